@@ -1,0 +1,379 @@
+"""Claims: who works on a chunk, how often it was tried, and how its items ended. In Redis, as Lua.
+
+Why: a Celery message on Redis can be lost or delivered twice, and Redis counts no deliveries. The claim makes a
+repeat harmless and a killer visible. All of it may vanish at any time (``FLUSHALL``): the producer's ledger is the
+truth and starts the chunk again.
+
+Keys of a run::
+
+    cxr:{run}          hash    state (running | cancelled)
+    cxr:{run}:done     bitmap  chunk numbers that the producer has harvested
+    cxr:{run}:c:{no}   hash    stage, attempt, lease (ms), owner, cur (breadcrumb), d:{i} (deaths), o:{i} (record)
+
+Every time stamp is the Redis server's: a worker's clock doesn't matter. Every write is fenced by its owner.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+import redis
+
+from backlog.errors import LostClaim, ServiceUnavailable, StorageFull, UsageError
+from backlog.messages import QUEUES, ItemRecord, Stage, parse_task_id
+from backlog.outcomes import Outcome, Reason
+
+#: An item at which its worker dies this often, while it is alone at work on it, is quarantined.
+MOST_DEATHS: Final = 2
+
+#: What nobody touched for this long, in seconds, belongs to a run that was given up.
+KEEP_SECONDS: Final = 30 * 24 * 3600
+
+_NOW: Final = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
+
+_CLAIM: Final = (
+    _NOW
+    + """
+local stage, first = tonumber(ARGV[2]), tonumber(ARGV[3])
+if redis.call('HGET', KEYS[1], 'state') == 'cancelled' then return {'cancelled'} end
+if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return {'done'} end
+local have = redis.call('HGET', KEYS[3], 'stage')
+if not have then
+  if stage ~= first then return {'stale'} end
+  redis.call('HSET', KEYS[3], 'stage', first)
+  have = first
+end
+have = tonumber(have)
+if have > stage then return {'done'} end
+if have < stage then return {'stale'} end
+if tonumber(redis.call('HGET', KEYS[3], 'lease') or '0') > now then return {'busy'} end
+local cur = redis.call('HGET', KEYS[3], 'cur')
+if cur then
+  redis.call('HDEL', KEYS[3], 'cur')
+  local deaths = redis.call('HINCRBY', KEYS[3], 'd:' .. cur, 1)
+  if deaths >= tonumber(ARGV[6]) then
+    local record = string.gsub(ARGV[7], '"attempts":0', '"attempts":' .. deaths)
+    redis.call('HSETNX', KEYS[3], 'o:' .. cur, record)
+  end
+end
+local attempt = redis.call('HINCRBY', KEYS[3], 'attempt', 1)
+redis.call('HSET', KEYS[3], 'lease', now + tonumber(ARGV[4]), 'owner', ARGV[5])
+redis.call('EXPIRE', KEYS[3], ARGV[8])
+local decided = {}
+for _, name in ipairs(redis.call('HKEYS', KEYS[3])) do
+  if string.sub(name, 1, 2) == 'o:' then decided[#decided + 1] = string.sub(name, 3) end
+end
+return {'run', attempt, decided}
+"""
+)
+
+_RENEW: Final = (
+    _NOW
+    + """
+if redis.call('HGET', KEYS[2], 'owner') ~= ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[1], 'state') == 'cancelled' then return 0 end
+redis.call('HSET', KEYS[2], 'lease', now + tonumber(ARGV[2]))
+return 1
+"""
+)
+
+_CRUMB: Final = """
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('HDEL', KEYS[1], 'cur') else redis.call('HSET', KEYS[1], 'cur', ARGV[2]) end
+return 1
+"""
+
+_FINISH: Final = """
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+for k = 3, #ARGV, 2 do redis.call('HSETNX', KEYS[1], 'o:' .. ARGV[k], ARGV[k + 1]) end
+redis.call('HSET', KEYS[1], 'stage', ARGV[2])
+redis.call('HDEL', KEYS[1], 'lease', 'owner', 'cur', 'attempt')
+return 1
+"""
+
+_RELEASE: Final = """
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+redis.call('HDEL', KEYS[1], 'lease', 'owner', 'cur')
+redis.call('HINCRBY', KEYS[1], 'attempt', -1)
+return 1
+"""
+
+_RESTART: Final = (
+    _NOW
+    + f"""
+local have = redis.call('HGET', KEYS[1], 'stage')
+if have and tonumber(have) >= {Stage.FINISHED.value} then return 0 end
+if tonumber(redis.call('HGET', KEYS[1], 'lease') or '0') > now then return 0 end
+redis.call('HSET', KEYS[1], 'stage', ARGV[1])
+redis.call('HDEL', KEYS[1], 'lease', 'owner')
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+)
+
+
+class Refusal(Enum):
+    """Why a message's chunk is not to be worked on. In every case the message is acknowledged and dropped."""
+
+    DONE = "done"  #: this stage is over
+    STALE = "stale"  #: the chunk was started again since; its new message is on the way
+    BUSY = "busy"  #: another worker holds it
+    CANCELLED = "cancelled"  #: the person cancelled the run
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What Redis knows of a chunk in flight."""
+
+    stage: Stage
+    leased: bool
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except redis.AuthenticationError as error:
+        raise UsageError("Redis refuses the password: see CXR_REDIS_URL and CXR_REDIS_PASSWORD") from error
+    except (redis.OutOfMemoryError, redis.ReadOnlyError) as error:
+        raise StorageFull(f"Redis takes no writes: {error}") from error
+    except redis.ResponseError as error:
+        if str(error).startswith(("OOM", "MISCONF")):
+            raise StorageFull(f"Redis takes no writes: {error}") from error
+        if str(error).startswith(("LOADING", "MASTERDOWN", "BUSY ")):
+            raise ServiceUnavailable(f"Redis is starting: {error}") from error
+        raise
+    except (redis.RedisError, OSError) as error:
+        raise ServiceUnavailable(f"Redis is away: {error.__class__.__name__}") from error
+
+
+class Claims:
+    """The claims of all runs on one Redis. One per process; connections are made when first needed."""
+
+    def __init__(self, url: str, *, lease_seconds: float = 10.0) -> None:
+        more: dict[str, Any] = {} if "socket" in url else {"socket_keepalive": True}
+        self.client = redis.Redis.from_url(
+            url.replace("redis+socket://", "unix://", 1),  # Celery's and redis-py's names for the same thing
+            decode_responses=True,
+            socket_timeout=10,
+            socket_connect_timeout=5,
+            health_check_interval=25,
+            **more,
+        )
+        self.lease_ms = int(lease_seconds * 1000)
+        self._claim, self._renew, self._crumb, self._finish, self._release, self._restart = (
+            self.client.register_script(text) for text in (_CLAIM, _RENEW, _CRUMB, _FINISH, _RELEASE, _RESTART)
+        )
+
+    # -- a worker's side ---------------------------------------------------------------------------------------
+
+    def claim(self, run: str, chunk: int, stage: Stage, first: Stage) -> Claim | Refusal:
+        """Ask for a chunk at a stage. The attempt is counted before any work.
+
+        Parameters
+        ----------
+        first
+            The stage at which chunks of this run begin.
+
+        Raises
+        ------
+        ServiceUnavailable
+            Redis is away.
+        """
+        owner = uuid.uuid4().hex
+        killed: ItemRecord = {
+            "outcome": Outcome.QUARANTINED.value,
+            "reason": Reason.KILLED_WORKER.value,
+            "detail": "its worker died while it was alone at work on this item",
+            "stage": stage.value,
+            "attempts": 0,
+        }
+        with _translated():
+            answer = self._claim(
+                keys=[f"cxr:{run}", f"cxr:{run}:done", f"cxr:{run}:c:{chunk}"],
+                args=[chunk, stage.value, first.value, self.lease_ms, owner, MOST_DEATHS, _dump(killed), KEEP_SECONDS],
+            )
+        if answer[0] != "run":
+            return Refusal(answer[0])
+        return Claim(self, run, chunk, owner, attempt=answer[1], decided=frozenset(int(i) for i in answer[2]))
+
+    # -- the producer's side -----------------------------------------------------------------------------------
+
+    def progress(self, run: str, chunks: Iterable[int]) -> dict[int, Progress]:
+        """Return how far each chunk is; chunks that Redis knows nothing of are missing from the answer."""
+        numbers = list(chunks)
+        with _translated():
+            seconds, micros = cast("tuple[int, int]", self.client.time())
+            pipe = self.client.pipeline(transaction=False)
+            for no in numbers:
+                pipe.hmget(f"cxr:{run}:c:{no}", ["stage", "lease"])
+            answers = pipe.execute()
+        now = seconds * 1000 + micros // 1000
+        return {
+            no: Progress(Stage(int(stage)), leased=int(lease or 0) > now)
+            for no, (stage, lease) in zip(numbers, answers, strict=True)
+            if stage is not None
+        }
+
+    def records(self, run: str, chunk: int) -> dict[int, ItemRecord]:
+        """Return how the items of a finished chunk ended, by their position in the chunk."""
+        with _translated():
+            fields = cast("dict[str, str]", self.client.hgetall(f"cxr:{run}:c:{chunk}"))
+        return {int(name[2:]): json.loads(text) for name, text in fields.items() if name.startswith("o:")}
+
+    def forget(self, run: str, chunks: Iterable[int]) -> None:
+        """Mark chunks as harvested and delete their claims. Call after the ledger has them."""
+        with _translated():
+            pipe = self.client.pipeline(transaction=True)
+            for no in chunks:
+                pipe.setbit(f"cxr:{run}:done", no, 1)
+                pipe.delete(f"cxr:{run}:c:{no}")
+            pipe.expire(f"cxr:{run}:done", KEEP_SECONDS)
+            pipe.execute()
+
+    def restart(self, run: str, chunk: int, first: Stage) -> bool:
+        """Put a lost chunk back to its first stage; its deaths and decided items stay. False while it is leased."""
+        with _translated():
+            return bool(self._restart(keys=[f"cxr:{run}:c:{chunk}"], args=[first.value, KEEP_SECONDS]))
+
+    def set_state(self, run: str, state: str) -> None:
+        """Say whether the run is ``running`` or ``cancelled``; repeated, since Redis may have lost it."""
+        with _translated():
+            self.client.hset(f"cxr:{run}", "state", state)
+            self.client.expire(f"cxr:{run}", KEEP_SECONDS)
+
+    def queued(self, run: str) -> set[int]:
+        """Return the chunks of a run that stand in a queue or with a worker, unacknowledged."""
+        with _translated():
+            pipe = self.client.pipeline(transaction=False)
+            for queue in QUEUES.values():
+                pipe.lrange(queue, 0, -1)
+            pipe.hvals("unacked")
+            *queues, unacked = pipe.execute()
+        messages = [json.loads(text) for queue in queues for text in queue]
+        messages += [json.loads(text)[0] for text in unacked]
+        found = (parse_task_id(message["headers"].get("id", "")) for message in messages)
+        return {chunk for name, chunk, _ in filter(None, found) if name == run}
+
+    def depths(self) -> dict[str, int]:
+        """Return how many messages wait in each queue."""
+        with _translated():
+            pipe = self.client.pipeline(transaction=False)
+            for queue in QUEUES.values():
+                pipe.llen(queue)
+            return dict(zip(QUEUES.values(), pipe.execute(), strict=True))
+
+    def drop(self, run: str) -> None:
+        """Delete every trace of a finished run."""
+        with _translated():
+            for key in self.client.scan_iter(match=f"cxr:{run}*", count=1000):
+                self.client.delete(key)
+
+    def tell(self, run: str, trouble: str) -> None:
+        """Say what a worker of a run is waiting for; forgotten when it is not said again."""
+        with _translated():
+            self.client.set(f"cxr:{run}:trouble", trouble, ex=20)
+
+    def trouble(self, run: str) -> str:
+        """Return what workers of a run are waiting for, if anything."""
+        with _translated():
+            return str(self.client.get(f"cxr:{run}:trouble") or "")
+
+    def ping(self) -> None:
+        """Raise ServiceUnavailable, StorageFull or UsageError unless Redis answers."""
+        with _translated():
+            self.client.ping()
+
+
+@dataclass
+class Claim:
+    """A chunk that is ours for as long as the lease is renewed; a context that renews it in the background."""
+
+    claims: Claims
+    run: str
+    chunk: int
+    owner: str
+    attempt: int
+    decided: frozenset[int]
+    _lost: threading.Event = field(default_factory=threading.Event)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    @property
+    def key(self) -> str:
+        """The claim's key in Redis."""
+        return f"cxr:{self.run}:c:{self.chunk}"
+
+    @property
+    def alone(self) -> bool:
+        """Whether items are worked on one by one, each with a breadcrumb: an earlier attempt died."""
+        return self.attempt > 1
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._beat, name=f"lease-{self.chunk}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(timeout=15)
+
+    def _beat(self) -> None:
+        while not self._over.wait(self.claims.lease_ms / 3000):
+            try:
+                with _translated():
+                    ours = self.claims._renew(  # noqa: SLF001  # the two classes are one subject
+                        keys=[f"cxr:{self.run}", self.key], args=[self.owner, self.claims.lease_ms]
+                    )
+            except (ServiceUnavailable, UsageError):
+                continue  # Redis is away: the fence decides when it is back
+            if not ours:
+                self._lost.set()
+                return
+
+    def check(self) -> None:
+        """Raise LostClaim when the chunk is no longer ours."""
+        if self._lost.is_set():
+            raise LostClaim(f"chunk {self.chunk} was taken over or cancelled")
+
+    def breadcrumb(self, item: int | None) -> None:
+        """Note which item is worked on next, so that a death can be laid at its door."""
+        with _translated():
+            ours = self.claims._crumb(keys=[self.key], args=[self.owner, "" if item is None else item])  # noqa: SLF001
+        if not ours:
+            raise LostClaim(f"chunk {self.chunk} was taken over")
+
+    def finish(self, following: Stage, records: Mapping[int, ItemRecord]) -> None:
+        """Set the chunk to its next stage and keep the records of items that ended, in one step.
+
+        Raises
+        ------
+        LostClaim
+            The chunk is another worker's; nothing was changed.
+        """
+        args: list[Any] = [self.owner, following.value]
+        for i, record in records.items():
+            args += [i, _dump(record)]
+        with _translated():
+            if not self.claims._finish(keys=[self.key], args=args):  # noqa: SLF001
+                raise LostClaim(f"chunk {self.chunk} was taken over")
+        self._over.set()
+
+    def release(self) -> None:
+        """Give the chunk back untried: this attempt doesn't count."""
+        self._over.set()
+        with _translated():
+            self.claims._release(keys=[self.key], args=[self.owner])  # noqa: SLF001
+
+
+def _dump(record: ItemRecord) -> str:
+    return json.dumps(record, separators=(",", ":"))

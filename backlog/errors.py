@@ -1,0 +1,54 @@
+"""The tree of errors.
+
+::
+
+    BacklogError                 every failure that we know by name; its text is written for a person
+    ├── InstanceRejected         this one image ends here: record the reason, go on
+    ├── ServiceUnavailable       a server is away: wait, come back, count nothing against the image
+    │   └── StorageFull          the same, for a disk or a Redis that has no room
+    ├── LostClaim                another worker owns the chunk now: stop, change nothing
+    └── UsageError               the person has to change something before it can work
+
+Anything else is a bug and stays loud.
+"""
+
+from __future__ import annotations
+
+from backlog.outcomes import Reason
+
+
+class BacklogError(Exception):
+    """A failure that has a name here. Its text says what happened, to what, and what to do."""
+
+
+class InstanceRejected(BacklogError):
+    """One image ends here, for a reason from the closed set.
+
+    Parameters
+    ----------
+    reason
+        Why; decides too whether the item counts as skipped or as quarantined.
+    detail
+        A short technical text. It reaches reports and logs, so it never quotes a header's value.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.reason = reason
+        self.detail = detail
+
+
+class ServiceUnavailable(BacklogError):
+    """A server is away or overloaded. The work waits; the image is not to blame."""
+
+
+class StorageFull(ServiceUnavailable):
+    """There is no room to write. The work waits until there is."""
+
+
+class LostClaim(BacklogError):
+    """Another worker owns this chunk now, or the run was cancelled. Stop without an effect."""
+
+
+class UsageError(BacklogError):
+    """The person has to change something (a path, a password, a setting) before it can work."""

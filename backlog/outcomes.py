@@ -1,0 +1,108 @@
+"""How an item ends: reported, skipped or quarantined, for a reason from a closed set.
+
+Skipped means that the item is rightly left without a score (a lateral view, a CT). Quarantined means that a
+person should look: the item should have been scored and could not be.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+
+class Outcome(Enum):
+    """How an item ends. Every input item ends in exactly one."""
+
+    REPORTED = "reported"
+    SKIPPED = "skipped"
+    QUARANTINED = "quarantined"
+
+
+class Reason(Enum):
+    """Why an item has no report. Closed, so that reasons can be counted."""
+
+    # skipped: rightly without a score
+    SYSTEM_FILE = "system_file"  #: left by an operating system (.DS_Store, Thumbs.db), or a DICOMDIR
+    NOT_IMAGE = "not_image"  #: a DICOM object without an image (SR, presentation state, plan, ...)
+    OWN_REPORT = "own_report"  #: written by this system
+    NOT_RADIOGRAPH = "not_radiograph"  #: an image of another modality (CT, MR, ...)
+    NOT_CHEST = "not_chest"  #: BodyPartExamined names another part
+    LATERAL = "lateral"  #: the model knows frontal views
+    MULTIFRAME = "multiframe"  #: more than one frame
+    FOR_PROCESSING = "for_processing"  #: raw detector data (Presentation Intent Type FOR PROCESSING)
+    DUPLICATE = "duplicate"  #: the same instance stands earlier in this run
+
+    # quarantined: a person should look
+    NOT_DICOM = "not_dicom"  #: no DICOM file, or one whose header can't be read
+    UNREADABLE = "unreadable"  #: the file or zip member can't be read whole (damaged, vanished, denied)
+    ENCRYPTED = "encrypted"  #: the zip member needs a password
+    UNSUPPORTED_COMPRESSION = "unsupported_compression"  #: a zip method other than stored and deflate
+    TOO_LARGE = "too_large"  #: declares or holds more than the limits allow
+    INVALID_UID = "invalid_uid"  #: a UID is missing or can't be written into a report
+    INVALID_PATIENT_ID = (
+        "invalid_patient_id"  #: Patient ID can't be written into a report without changing it
+    )
+    UID_CONFLICT = "uid_conflict"  #: the PACS holds other content under the same SOP Instance UID
+    REFUSED = "refused"  #: the PACS refused to store it
+    NOT_IN_PACS = "not_in_pacs"  #: was listed, but is gone from the PACS
+    NO_PIXELS = "no_pixels"  #: an image without pixel data
+    UNDECODABLE = "undecodable"  #: the pixel data can't be decoded
+    UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"  #: no decoder for it here
+    UNSUPPORTED_PIXELS = "unsupported_pixels"  #: photometric interpretation or layout the model can't see
+    BLANK = "blank"  #: every pixel has the same value, or nearly
+    TOO_SMALL = "too_small"  #: fewer pixels than any radiograph
+    DECODER_CRASHED = "decoder_crashed"  #: the decoder's process died, twice
+    DECODER_TIMEOUT = "decoder_timeout"  #: the decoder took longer than the limit
+    OUT_OF_MEMORY = "out_of_memory"  #: needs more memory than the limit
+    KILLED_WORKER = "killed_worker"  #: its worker died while it was alone at work on this item, twice
+    INVALID_SCORES = "invalid_scores"  #: the model gave no finite number
+    INVALID_REPORT = "invalid_report"  #: the report failed its check before it was sent
+    REPORT_CONFLICT = "report_conflict"  #: the PACS holds another report under the same UID
+    INTERNAL_ERROR = "internal_error"  #: a bug of ours; the worker's log has the trace
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether this reason means skipped or quarantined."""
+        return Outcome.SKIPPED if self in _SKIPS else Outcome.QUARANTINED
+
+
+_SKIPS: Final = frozenset(
+    {
+        Reason.SYSTEM_FILE,
+        Reason.NOT_IMAGE,
+        Reason.OWN_REPORT,
+        Reason.NOT_RADIOGRAPH,
+        Reason.NOT_CHEST,
+        Reason.LATERAL,
+        Reason.MULTIFRAME,
+        Reason.FOR_PROCESSING,
+        Reason.DUPLICATE,
+    }
+)
+
+
+class Flag(Enum):
+    """What was unusual about a scored image: a departure from the header or from the reference reader."""
+
+    DEPTH_CORRECTED = "depth_corrected"  #: pixel words exceed BitsStored; the depth they use was taken
+    CODESTREAM_DEPTH = "codestream_depth"  #: the compressed stream declares another depth than the header
+    LEFT_ALIGNED = "left_aligned"  #: HighBit puts the pixels into the upper bits of their words; shifted down
+    OVERLAY_MASKED = "overlay_masked"  #: high bits hold a retired overlay (60xx) and were masked away
+    SIGNED = "signed"  #: PixelRepresentation 1
+    RESCALED = "rescaled"  #: RescaleSlope/RescaleIntercept are not 1 and 0; only a negative slope shows
+    MODALITY_LUT = "modality_lut"  #: a Modality LUT was applied
+    MODALITY_LUT_IGNORED = "modality_lut_ignored"  #: a Modality LUT is malformed; stored values taken
+    MONOCHROME1_INVERTED = "monochrome1_inverted"  #: inverted, as MONOCHROME1 asks
+    PRESENTATION_INVERSE = "presentation_inverse"  #: inverted, as PresentationLUTShape INVERSE asks
+    PADDING_REPLACED = "padding_replaced"  #: pixel padding was set to black
+    GREY_RGB = "grey_rgb"  #: a grey image stored as colour
+    EXCESS_PIXEL_DATA = "excess_pixel_data"  #: PixelData is longer than one frame; the rest was ignored
+    LOOKS_INVERTED = "looks_inverted"  #: measured: the lungs are brighter than what lies between them
+    LOW_CONTRAST = "low_contrast"  #: uses under 1/16 of its declared range
+    UPSAMPLED = "upsampled"  #: smaller than the model's input
+    NON_SQUARE = "non_square"  #: the centre crop loses over a third of the image
+    VIEW_UNKNOWN = "view_unknown"  #: no ViewPosition; taken as frontal
+    BODY_PART_UNKNOWN = "body_part_unknown"  #: no BodyPartExamined; taken as chest
+    LATERAL_ASKED_FOR = "lateral_asked_for"  #: a lateral view, scored because the settings ask for it
+    NONCONFORMANT_UID = "nonconformant_uid"  #: a UID breaks the standard's rules; kept verbatim
+    HEADER_REPAIRED = "header_repaired"  #: an invalid attribute was corrected or left out of the report

@@ -1,0 +1,80 @@
+"""A PACS as this system needs it: store, fetch, look into a header, delete its own reports.
+
+``backlog/orthanc.py`` speaks to Orthanc over REST, ``backlog/folder.py`` keeps files in a folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from backlog.settings import Settings
+
+#: Tag (7FE0,0010) in little and in big endian: a header can be cut at its first occurrence. A nested icon image may
+#: hold it too, which is why a reader that misses an attribute in a header asks for the whole file.
+PIXEL_DATA_MARKS: Final = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a PACS answers to a store."""
+
+    instance: str  #: the PACS's own id of the instance
+    already: bool  #: it was there before; nothing was changed
+
+
+class Pacs(Protocol):
+    """Where images come from and reports go to.
+
+    Every method raises ServiceUnavailable when the PACS is away, UsageError when it refuses the credentials and
+    InstanceRejected when the one instance is to blame.
+    """
+
+    def identity(self) -> str:
+        """Return what tells this PACS from another, the same for everybody who speaks to it."""
+        ...
+
+    def store(self, dicom: bytes) -> Stored:
+        """Store one DICOM file. What is already there is left alone and counts as success."""
+        ...
+
+    def fetch(self, instance: str) -> bytes:
+        """Return one instance's file, as it was stored. Rejected as ``not_in_pacs`` when it is gone."""
+        ...
+
+    def header(self, instance: str) -> bytes:
+        """Return the beginning of one instance's file, at least up to its pixel data."""
+        ...
+
+    def delete(self, instance: str) -> bool:
+        """Delete one instance; False when it was not there."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+def connect(settings: Settings, url: str = "") -> Pacs:
+    """Return the PACS at an address (default: the settings'): ``http(s)://…`` or a folder."""
+    address = url or settings.pacs_url
+    if address.startswith(("http://", "https://")):
+        from backlog.orthanc import Orthanc  # noqa: PLC0415  # requests takes 60 ms to import
+
+        return Orthanc.from_settings(settings, address)
+    from backlog.folder import Folder  # noqa: PLC0415  # pydicom takes 150 ms to import
+
+    return Folder(Path(address))
+
+
+def until_pixels(steps: Iterator[bytes]) -> bytes:
+    """Read steps of a file until the tag of its pixel data has been seen, or to its end."""
+    held = bytearray()
+    for step in steps:
+        start = max(0, len(held) - 3)
+        held += step
+        if any(held.find(mark, start) >= 0 for mark in PIXEL_DATA_MARKS):
+            break
+    return bytes(held)

@@ -1,0 +1,153 @@
+"""The settings: the only reader of the environment.
+
+Every setting is one field of :class:`Settings`, with its variable, its default and one line of help. The README's
+table is made from these fields and a test compares the two. A secret may stand in a file instead: for ``CXR_X`` that
+is marked secret, ``CXR_X_FILE`` names it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from backlog.errors import UsageError
+
+PREFIX: Final = "CXR_"
+
+
+def _setting(default: object, text: str, *, secret: bool = False, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": text, "secret": secret, "choices": choices}, repr=not secret)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the environment can say. Built by :func:`from_environment`, never at import."""
+
+    redis_url: str = _setting(
+        "", "The broker, `redis://host:6379/0` or `rediss://…` for TLS. Empty: a private server is started for the run.", secret=True
+    )
+    redis_password: str = _setting("", "Password for CXR_REDIS_URL when the address holds none.", secret=True)
+    pacs_url: str = _setting("", "Workers: where images are read and reports stored, `http(s)://…` or a folder.")
+    pacs_username: str = _setting("", "User name for the PACS.")
+    pacs_password: str = _setting("", "Password for the PACS.", secret=True)
+    pacs_ca: str = _setting("", "A file with the certificate authority of an https PACS. Empty: the system's.")
+    pacs_storage: str = _setting(
+        "", "Orthanc's storage folder, readable here: images are read from it instead of over REST. Empty: REST only."
+    )
+    pacs_requests: int = _setting(8, "Most requests at a time that all workers together send to the PACS.")
+    pacs_seconds: float = _setting(60.0, "How long one PACS request may take, in seconds.")
+    weights: str = _setting(
+        "", "A local weights file (state dict or the released pickle), or `seeded` for meaningless test weights. "
+        "Empty: the released weights by name."
+    )
+    weights_sha256: str = _setting("", "SHA-256 of CXR_WEIGHTS when it is not the released file.")
+    engine: str = _setting("auto", "What runs the model.", choices=("auto", "onnxruntime", "torch"))
+    threads: int = _setting(0, "CPU threads of one inference process. 0: the cores shared among the processes.")
+    cache: str = _setting("", "Where weights and their export are kept. Empty: `~/.cache/cxr-backlog`.")
+    language: str = _setting("en", "Language of the reports.", choices=("en", "pt-BR"))
+    coding: str = _setting("open", "Codes of the findings; `snomed` needs a licence in some countries.", choices=("open", "snomed"))
+    modalities: str = _setting("CR,DX,RG,XR", "Modalities that may hold a chest radiograph, by comma.")
+    laterals: bool = _setting(False, "Score lateral views too, though the model knows frontal ones.")
+    chunk_size: int = _setting(32, "Most images in one message, 1 to 64.")
+    window: int = _setting(0, "Most chunks in flight at a time. 0: eight per inference worker, at least 16.")
+    lease_seconds: float = _setting(10.0, "How long a silent worker keeps its chunk before another may take it.")
+    patience_seconds: float = _setting(60.0, "How long a task waits for a PACS that is away before it hands its chunk back.")
+    reconcile_seconds: float = _setting(3.0, "How often lost messages are looked for. 0: never (only to prove the need).")
+    item_seconds: float = _setting(10.0, "How long the decoding of one image may take.")
+    item_megabytes: int = _setting(2048, "How much memory the decoding of one image may take, in MB.")
+    log: str = _setting("human", "Form of the log lines.", choices=("human", "json"))
+
+    @property
+    def broker(self) -> str:
+        """The broker's address, with the password from its own variable put in."""
+        if not self.redis_password:
+            return self.redis_url
+        parts = urlsplit(self.redis_url)
+        if parts.password or parts.scheme not in ("redis", "rediss"):
+            return self.redis_url
+        user, host = quote(parts.username or "", safe=""), parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"{user}:{quote(self.redis_password, safe='')}@{host}"))
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where weights and exports are kept."""
+        return Path(self.cache).expanduser() if self.cache else Path.home() / ".cache" / "cxr-backlog"
+
+
+def variable(setting: Field[Any]) -> str:
+    """Name of the environment variable of a field of :class:`Settings`."""
+    return PREFIX + setting.name.upper()
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings.
+
+    Parameters
+    ----------
+    environment
+        Instead of the process's own.
+
+    Raises
+    ------
+    UsageError
+        A value has the wrong form, a secret's file can't be read, or a variable with our prefix is unknown
+        (a misspelt setting would otherwise be ignored in silence).
+    """
+    given = os.environ if environment is None else environment
+    known = {variable(f): f for f in fields(Settings)}
+    secrets = {f"{name}_FILE": f for name, f in known.items() if f.metadata["secret"]}
+    values: dict[str, object] = {}
+    for name, text in given.items():
+        if name in known:
+            values.setdefault(known[name].name, _parse(known[name], name, text))
+        elif name in secrets:
+            values[secrets[name].name] = _secret(name, text)
+        elif name.startswith(PREFIX) and name not in _ELSEWHERE:
+            raise UsageError(f"unknown setting {name}: see the README's table of settings")
+    return Settings(**values)  # type: ignore[arg-type]  # built from the fields themselves
+
+
+def child_environment(**settings: str) -> dict[str, str]:
+    """Return this process's environment with some settings, by field name, for a process that we start."""
+    return {**os.environ, **{PREFIX + name.upper(): value for name, value in settings.items()}}
+
+
+#: Variables with our prefix that other programs read: the tests, compose.
+_ELSEWHERE: Final = frozenset({"CXR_TEST_DATA", "CXR_INBOX", "CXR_OUT", "CXR_BIND", "CXR_MODELS", "CXR_UID"})
+
+
+def _secret(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UsageError(f"{name} names a file that can't be read: {error.strerror}") from error
+
+
+def _parse(setting: Field[Any], name: str, text: str) -> object:
+    assert setting.default is not MISSING  # noqa: S101  # every setting has a default
+    kind = type(setting.default)
+    text = text.strip()
+    if text == "" and kind is not str:
+        return setting.default
+    choices = setting.metadata["choices"]
+    if choices and text not in choices:
+        raise UsageError(f"{name}={text!r} is none of {', '.join(choices)}")
+    parse: Callable[[str], object] = _boolean if kind is bool else kind
+    try:
+        value = parse(text)
+    except ValueError as error:
+        raise UsageError(f"{name}={text!r} is no {kind.__name__}") from error
+    if isinstance(value, (int, float)) and value < 0:
+        raise UsageError(f"{name}={text!r} is negative")
+    return value
+
+
+def _boolean(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise ValueError(text)
+    return words[text.lower()]

@@ -1,0 +1,1 @@
+"""What is to be done: sources, the ledger of a run, and its dispatch."""

@@ -1,0 +1,246 @@
+"""The window in flight: list, dispatch, harvest, reconcile.
+
+Redis holds only what is in flight, and may lose it at any time. A chunk that is in flight by the ledger, but stands
+in no queue, with no worker and under no lease, twice in a row, is lost: it is sent again from its first stage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from backlog.claims import Claims
+from backlog.claims import Progress as ChunkProgress
+from backlog.errors import ServiceUnavailable
+from backlog.messages import QUEUES, TASKS, ItemRecord, Job, Stage, task_id
+from producer.ledger import ChunkRow, Ledger, Tally
+from producer.sources import Page, Source
+
+_TICK: Final = 0.1
+_MOST_IN_FLIGHT: Final = 1024
+
+#: Without any progress for this long, in seconds, the person is told.
+_STANDSTILL: Final = 60.0
+
+
+@dataclass
+class Progress:
+    """How far the run is; made anew from stored states at each tick."""
+
+    listed: int = 0
+    all_listed: bool = False
+    total: int | None = None
+    uploaded: int = 0
+    inferred: int = 0
+    tally: Tally = field(default_factory=lambda: Tally(0, {}, {}))
+    in_flight: int = 0
+    resent: int = 0
+    paused: bool = False
+    trouble: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether every item has ended."""
+        return self.all_listed and self.tally.ended >= self.listed
+
+
+class Dispatcher:
+    """One run's producer: the only writer of its ledger."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        claims: Claims,
+        app: Celery,
+        source: Source,
+        job: Job,
+        *,
+        chunk_size: int,
+        window: int,
+        reconcile_seconds: float,
+        pause_file: Path,
+        stop: Callable[[], bool],
+        show: Callable[[Progress], None],
+    ) -> None:
+        self.ledger = ledger
+        self.claims = claims
+        self.app = app
+        self.source = source
+        self.job = job
+        self.chunk_size = chunk_size
+        self.window = window
+        self.reconcile_seconds = reconcile_seconds
+        self.pause_file = pause_file
+        self.stop = stop
+        self.show = show
+        self.progress = Progress(total=source.total)
+        self._in_flight: dict[int, ChunkRow] = {}
+        self._missing: set[int] = set()
+        self._pages: Iterator[Page] | None = None
+        self._reconciled = 0.0
+        self._seen: tuple[int, int, int, bool] = (0, 0, 0, False)
+        self._moved = time.monotonic()
+
+    def run(self) -> None:
+        """Work until every item has ended, or :attr:`stop` says so.
+
+        Raises
+        ------
+        producer.ledger.TakenOver
+            Another producer resumed this run.
+        """
+        self.ledger.take_over()
+        self._in_flight = {chunk.no: chunk for chunk in self.ledger.in_flight()}
+        while not self.stop():
+            started = time.monotonic()
+            try:
+                done = self._tick()
+                self.progress.trouble = self.claims.trouble(self.job["run"]) or self._standstill()
+            except (ServiceUnavailable, OperationalError) as error:
+                # Redis, the PACS or the disk is away: everything stands in the ledger, so wait and go on.
+                self.progress.trouble = str(error) or error.__class__.__name__
+                done = False
+                time.sleep(0.5)
+            self.show(self.progress)
+            if done:
+                return
+            time.sleep(max(0.0, _TICK - (time.monotonic() - started)))
+
+    def _tick(self) -> bool:
+        states = self.claims.progress(self.job["run"], self._in_flight)
+        self._harvest(states)
+        self._list()
+        self._dispatch()
+        if self.reconcile_seconds and time.monotonic() - self._reconciled >= self.reconcile_seconds:
+            self._reconcile(states)
+            self._reconciled = time.monotonic()
+        self._count(states)
+        return self.progress.done
+
+    def _standstill(self) -> str:
+        """Return a hint when nothing has moved for a while."""
+        seen = (self.progress.uploaded, self.progress.inferred, self.progress.tally.ended, self.progress.paused)
+        if seen != self._seen:
+            self._seen, self._moved = seen, time.monotonic()
+        quiet = time.monotonic() - self._moved
+        if not self._in_flight or quiet < _STANDSTILL:
+            return ""
+        waiting = ", ".join(f"{name} {count}" for name, count in self.claims.depths().items() if count)
+        return f"nothing has moved for {quiet:.0f} s; messages waiting: {waiting or 'none'}. Are workers running?"
+
+    # -- the four steps ------------------------------------------------------------------------------------------
+
+    def _harvest(self, states: dict[int, ChunkProgress]) -> None:
+        finished = [no for no, state in states.items() if state.stage is Stage.FINISHED]
+        if not finished:
+            return
+        harvested: list[tuple[ChunkRow, dict[int, ItemRecord]]] = [
+            (self._in_flight[no], self.claims.records(self.job["run"], no)) for no in finished
+        ]
+        self._learn(record for _, records in harvested for record in records.values())
+        self.ledger.harvest(harvested)
+        self.claims.forget(self.job["run"], finished)
+        for no in finished:
+            del self._in_flight[no]
+            self._missing.discard(no)
+
+    def _learn(self, records: Iterator[ItemRecord]) -> None:
+        """Keep which weights and engines made the scores: once known, no worker with other weights may join."""
+        for record in records:
+            if "weights" not in record:
+                continue
+            if not self.job["weights"]:
+                self.job["weights"], self.job["meaningful"] = record["weights"], record["meaningful"]
+                self.ledger.put("job", self.job)
+            engines = list(self.ledger.fact("engines", []))
+            if record["engine"] not in engines:
+                self.ledger.put("engines", [*engines, record["engine"]])
+            return
+
+    def _list(self) -> None:
+        """Read pages of the source until enough chunks wait."""
+        while not self.ledger.fact("all_listed", False) and len(self.ledger.waiting(self.window)) < self.window:
+            if self._pages is None:
+                self._pages = self.source.pages(self.ledger.fact("cursor", ""))
+            try:
+                page = next(self._pages)
+            except BaseException:
+                self._pages = None  # a broken generator never continues: begin again at the kept cursor
+                raise
+            self.ledger.add(page, self.chunk_size)
+
+    def _dispatch(self) -> None:
+        self.progress.paused = self.pause_file.exists()
+        if self.progress.paused:
+            return
+        room = self.window - len(self._in_flight)
+        if room <= 0:
+            self._widen()
+            return
+        chunks = self.ledger.waiting(room)
+        if not chunks:
+            return
+        self.claims.set_state(self.job["run"], "running")
+        self.ledger.dispatched(chunk.no for chunk in chunks)
+        self._in_flight |= {chunk.no: chunk for chunk in chunks}
+        for chunk in chunks:
+            self._send(chunk)
+
+    def _widen(self) -> None:
+        """Let more chunks fly when workers wait for work: replicas may have been added since."""
+        if self.window < _MOST_IN_FLIGHT and not any(self.claims.depths().values()):
+            self.window = min(_MOST_IN_FLIGHT, self.window * 2)
+
+    def _send(self, chunk: ChunkRow) -> None:
+        stage = self.source.first
+        key = "entry" if stage is Stage.UPLOAD else "instance"
+        items: list[dict[str, Any]] = [{"i": i, key: ref} for i, (_, ref) in enumerate(chunk.items)]
+        self.app.send_task(
+            TASKS[stage],
+            args=[self.job, chunk.no, items],
+            task_id=task_id(self.job["run"], chunk.no, stage),
+            queue=QUEUES[stage],
+            argsrepr=f"(run={self.job['run']}, chunk={chunk.no}, n={len(items)})",
+            kwargsrepr="{}",
+            retry=False,  # one retry layer: ours, at the next tick
+        )
+
+    def _reconcile(self, states: dict[int, ChunkProgress]) -> None:
+        """Find lost chunks and send them again."""
+        if not self._in_flight:
+            return
+        self.claims.set_state(self.job["run"], "running")
+        queued = self.claims.queued(self.job["run"])
+        absent = {
+            no
+            for no in self._in_flight
+            if no not in queued
+            and not ((state := states.get(no)) and (state.leased or state.stage is Stage.FINISHED))
+        }
+        for no in sorted(absent & self._missing):
+            if self.claims.restart(self.job["run"], no, self.source.first):
+                self._send(self._in_flight[no])
+                self.progress.resent += 1
+        self._missing = absent - self._missing
+
+    def _count(self, states: dict[int, ChunkProgress]) -> None:
+        seen = self.progress
+        seen.listed = int(self.ledger.fact("listed", 0))
+        seen.all_listed = bool(self.ledger.fact("all_listed", False))
+        seen.total = seen.listed if seen.all_listed else self.source.total
+        seen.tally = self.ledger.tally()
+        seen.in_flight = len(self._in_flight)
+        seen.uploaded = seen.inferred = seen.tally.ended
+        for no, state in states.items():
+            if no in self._in_flight:
+                size = len(self._in_flight[no].items)
+                seen.uploaded += size * (state.stage >= Stage.INFER)
+                seen.inferred += size * (state.stage >= Stage.REPORT)
+
+

@@ -1,0 +1,319 @@
+"""A run in SQLite: its entries in chunks, how each item ended, its scores. The truth; one producer writes it.
+
+Everything else may be lost at any time. Counts are kept by triggers inside the same transactions that write the
+items, so they can neither be doubled by a redelivery nor drift from the rows.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+from backlog.errors import BacklogError, StorageFull, UsageError
+from backlog.messages import ItemRecord
+from backlog.outcomes import Outcome, Reason
+from producer.sources import Page
+
+_SCHEMA: Final = """
+CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE chunk (
+    no INTEGER PRIMARY KEY,
+    items TEXT NOT NULL,                    -- JSON [[item, ref], ...]
+    state INTEGER NOT NULL DEFAULT 0        -- 0 waiting, 1 dispatched, 2 harvested
+);
+CREATE INDEX chunk_open ON chunk (state, no) WHERE state < 2;
+CREATE TABLE item (
+    no INTEGER PRIMARY KEY,                 -- its place in the source, from 0
+    outcome TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    detail TEXT NOT NULL DEFAULT '',
+    stage INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    ref TEXT NOT NULL DEFAULT '',
+    instance TEXT,
+    sop_instance_uid TEXT NOT NULL DEFAULT '',
+    study_instance_uid TEXT NOT NULL DEFAULT '',
+    sr_sop_instance_uid TEXT NOT NULL DEFAULT '',
+    sr_instance TEXT NOT NULL DEFAULT '',
+    sr_sha256 TEXT NOT NULL DEFAULT '',
+    flags TEXT NOT NULL DEFAULT '',
+    scores TEXT NOT NULL DEFAULT '',        -- JSON list, in the model's order
+    ended REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
+);
+CREATE UNIQUE INDEX item_instance ON item (instance) WHERE outcome = 'reported';
+CREATE INDEX item_quarantined ON item (reason, no) WHERE outcome = 'quarantined';
+CREATE TABLE tally (outcome TEXT, reason TEXT, count INTEGER NOT NULL, PRIMARY KEY (outcome, reason)) WITHOUT ROWID;
+CREATE TRIGGER item_in AFTER INSERT ON item BEGIN
+    INSERT INTO tally VALUES (new.outcome, new.reason, 1)
+    ON CONFLICT (outcome, reason) DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER item_out AFTER DELETE ON item BEGIN
+    UPDATE tally SET count = count - 1 WHERE outcome = old.outcome AND reason = old.reason;
+END;
+CREATE TABLE retracted (item INTEGER PRIMARY KEY, sr_sop_instance_uid TEXT NOT NULL, found INTEGER NOT NULL, at REAL NOT NULL);
+"""
+
+WAITING: Final = 0
+DISPATCHED: Final = 1
+HARVESTED: Final = 2
+
+
+class TakenOver(BacklogError):
+    """Another producer has opened this run since; this one must stop without another word."""
+
+
+@dataclass(frozen=True)
+class ChunkRow:
+    """A chunk as the ledger holds it."""
+
+    no: int
+    items: list[tuple[int, int | str]]  #: (item, ref)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many items ended how."""
+
+    reported: int
+    skipped: dict[str, int]
+    quarantined: dict[str, int]
+
+    @property
+    def ended(self) -> int:
+        """All items that ended."""
+        return self.reported + sum(self.skipped.values()) + sum(self.quarantined.values())
+
+
+class Ledger:
+    """The ledger of one run. Every writing transaction checks that no other producer has taken over."""
+
+    def __init__(self, path: Path, *, write: bool) -> None:
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path if write else f"file:{path}?mode=ro", uri=not write, isolation_level=None, timeout=30)
+            if write:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+        except sqlite3.OperationalError as error:
+            raise UsageError(f"{path}: the run's ledger can't be opened ({error})") from error
+        self._db.row_factory = sqlite3.Row
+        self._epoch: int | None = None
+
+    @classmethod
+    def create(cls, path: Path, facts: Mapping[str, object]) -> Ledger:
+        """Make the ledger of a new run.
+
+        Parameters
+        ----------
+        facts
+            What is fixed for the run: its source, its settings, its start.
+        """
+        temporary = path.with_suffix(".part")
+        temporary.unlink(missing_ok=True)
+        with _translated(path):
+            db = sqlite3.connect(temporary)
+            db.executescript(_SCHEMA)
+            db.executemany("INSERT INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()])
+            db.commit()
+            db.close()
+            temporary.replace(path)
+        return cls(path, write=True)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    # -- the run -------------------------------------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """Become the run's only producer: every earlier one fails at its next write."""
+        with self._transaction():
+            epoch = int(self._fact("epoch", 0)) + 1
+            self._put("epoch", epoch)
+        self._epoch = epoch
+
+    def fact(self, key: str, default: object = None) -> Any:
+        """Return something fixed or known of the run."""
+        return self._fact(key, default)
+
+    def put(self, key: str, value: object) -> None:
+        """Keep something about the run."""
+        with self._transaction():
+            self._put(key, value)
+
+    def _fact(self, key: str, default: object = None) -> Any:
+        row = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else default
+
+    def _put(self, key: str, value: object) -> None:
+        self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
+
+    # -- entries -------------------------------------------------------------------------------------------------
+
+    def add(self, page: Page, chunk_size: int) -> None:
+        """Keep a page of entries, in chunks, together with the cursor behind it."""
+        with self._transaction():
+            item = int(self._fact("listed", 0))
+            chunks: list[tuple[str]] = []
+            waiting: list[tuple[int, int | str]] = []
+            for entry in page.entries:
+                if entry.reason is None:
+                    waiting.append((item, entry.ref))
+                else:
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO item (no, outcome, reason, ref) VALUES (?, ?, ?, ?)",
+                        (item, entry.reason.outcome.value, entry.reason.value, json.dumps(entry.ref)),
+                    )
+                if len(waiting) == chunk_size:
+                    chunks.append((json.dumps(waiting, separators=(",", ":")),))
+                    waiting = []
+                item += 1
+            if waiting:
+                chunks.append((json.dumps(waiting, separators=(",", ":")),))
+            self._db.executemany("INSERT INTO chunk (items) VALUES (?)", chunks)
+            self._put("listed", item)
+            self._put("cursor", page.cursor)
+            self._put("all_listed", page.last)
+
+    def waiting(self, limit: int) -> list[ChunkRow]:
+        """Return the next chunks that were never dispatched."""
+        return self._chunks("SELECT no, items FROM chunk WHERE state = 0 ORDER BY no LIMIT ?", limit)
+
+    def in_flight(self) -> list[ChunkRow]:
+        """Return the chunks that were dispatched and not harvested."""
+        return self._chunks("SELECT no, items FROM chunk WHERE state = 1 ORDER BY no LIMIT ?", -1)
+
+    def _chunks(self, query: str, limit: int) -> list[ChunkRow]:
+        rows = self._db.execute(query, (limit,)).fetchall()
+        return [ChunkRow(row["no"], [(item, ref) for item, ref in json.loads(row["items"])]) for row in rows]
+
+    def dispatched(self, chunks: Iterable[int]) -> None:
+        """Keep that chunks are about to be sent: the intent first, since reconcile mends what was not sent."""
+        with self._transaction():
+            self._db.executemany("UPDATE chunk SET state = 1 WHERE no = ? AND state = 0", [(no,) for no in chunks])
+
+    def open_chunks(self) -> int:
+        """Return how many chunks are not harvested."""
+        return int(self._db.execute("SELECT count(*) FROM chunk WHERE state < 2").fetchone()[0])
+
+    # -- outcomes ------------------------------------------------------------------------------------------------
+
+    def harvest(self, harvested: Sequence[tuple[ChunkRow, Mapping[int, ItemRecord]]]) -> None:
+        """Keep how the items of finished chunks ended. Repeating it changes nothing."""
+        with self._transaction():
+            for chunk, records in harvested:
+                for i, (item, ref) in enumerate(chunk.items):
+                    self._write(item, ref, records.get(i) or _UNACCOUNTED)
+                self._db.execute("UPDATE chunk SET state = 2, items = '' WHERE no = ?", (chunk.no,))
+
+    def _write(self, item: int, ref: int | str, record: ItemRecord) -> None:
+        instance = record.get("instance")
+        if record["outcome"] == Outcome.REPORTED.value:
+            earlier = self._db.execute(
+                "SELECT no FROM item WHERE instance = ? AND outcome = 'reported' AND no <> ?", (instance, item)
+            ).fetchone()
+            if earlier:
+                record = {
+                    "outcome": Outcome.SKIPPED.value,
+                    "reason": Reason.DUPLICATE.value,
+                    "detail": f"the same instance as item {earlier['no']}",
+                    "stage": record.get("stage", 0),
+                    "instance": instance or "",
+                }
+        self._db.execute("DELETE FROM item WHERE no = ?", (item,))
+        self._db.execute(
+            "INSERT INTO item (no, outcome, reason, detail, stage, attempts, ref, instance, sop_instance_uid,"
+            " study_instance_uid, sr_sop_instance_uid, sr_instance, sr_sha256, flags, scores)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                item,
+                record["outcome"],
+                record.get("reason", ""),
+                record.get("detail", ""),
+                record.get("stage", 0),
+                record.get("attempts", 0),
+                json.dumps(ref),
+                instance,
+                record.get("sop_instance_uid", ""),
+                record.get("study_instance_uid", ""),
+                record.get("sr_sop_instance_uid", ""),
+                record.get("sr_instance", ""),
+                record.get("sr_sha256", ""),
+                " ".join(record.get("flags", [])),
+                json.dumps(record["scores"]) if record.get("scores") else "",
+            ),
+        )
+
+    def tally(self) -> Tally:
+        """Return how many items ended how."""
+        rows = self._db.execute("SELECT outcome, reason, count FROM tally WHERE count > 0 ORDER BY reason").fetchall()
+        groups: dict[str, dict[str, int]] = {outcome.value: {} for outcome in Outcome}
+        for row in rows:
+            groups[row["outcome"]][row["reason"]] = row["count"]
+        return Tally(
+            reported=sum(groups[Outcome.REPORTED.value].values()),
+            skipped=groups[Outcome.SKIPPED.value],
+            quarantined=groups[Outcome.QUARANTINED.value],
+        )
+
+    def items(self, outcome: Outcome | None = None) -> Iterator[dict[str, Any]]:
+        """Stream items in the source's order, or only those that ended in one way."""
+        where, values = ("WHERE outcome = ?", [outcome.value]) if outcome else ("", [])
+        cursor = self._db.cursor()
+        for row in cursor.execute(f"SELECT * FROM item {where} ORDER BY no", values):  # noqa: S608  # no input in it
+            yield dict(row)
+
+    def item(self, number: int) -> dict[str, Any] | None:
+        """Return one item."""
+        row = self._db.execute("SELECT * FROM item WHERE no = ?", (number,)).fetchone()
+        return dict(row) if row else None
+
+    def retract(self, item: int, uid: str, *, found: bool) -> None:
+        """Keep that a report was deleted again."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO retracted VALUES (?, ?, ?, (julianday('now') - 2440587.5) * 86400.0)", (item, uid, found))
+
+    def retracted(self) -> int:
+        """Return how many reports were deleted again."""
+        return int(self._db.execute("SELECT count(*) FROM retracted").fetchone()[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _translated(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                if self._epoch is not None and int(self._fact("epoch", 0)) != self._epoch:
+                    raise TakenOver(f"{self.path}: another producer has resumed this run; this one stops")
+                yield
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+
+#: A finished chunk whose record of an item is missing: a bug, and counted as one.
+_UNACCOUNTED: Final = cast(
+    "ItemRecord",
+    {
+        "outcome": Outcome.QUARANTINED.value,
+        "reason": Reason.INTERNAL_ERROR.value,
+        "detail": "its chunk finished without a record of it",
+    },
+)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "full" in text or "disk I/O" in text or "readonly" in text or "unable to open" in text:
+            raise StorageFull(f"{path}: the run's ledger can't be written ({text})") from error
+        raise

@@ -1,0 +1,122 @@
+"""What a run would do: counts, bytes, what would be skipped and why. Writes nothing and asks no worker."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from backlog.eligibility import Rules, judge
+from backlog.errors import InstanceRejected
+from backlog.header import facts, identity, read_header
+from backlog.outcomes import Outcome, Reason
+from backlog.settings import Settings
+from producer.runs import Paths, Selection, make_source
+from producer.sources import Entry, Folder, Source
+
+#: Images per second and core, of the forward pass that bounds everything else; `make bench` measures it.
+RATE_PER_CORE: Final = 8.0
+
+
+@dataclass
+class Plan:
+    """The account of a source."""
+
+    total: int = 0
+    size: int = 0  #: bytes, where the source tells
+    read: int = 0  #: items whose header was read
+    by_listing: Counter[Reason] = field(default_factory=Counter)  #: decided by the listing alone
+    by_header: Counter[Reason] = field(default_factory=Counter)  #: decided by the headers that were read
+    eligible: int = 0  #: of those read
+
+    def estimate(self, reasons: Counter[Reason], reason: Reason) -> int:
+        """Return how many of all items a count among the read ones stands for."""
+        waiting = self.total - sum(self.by_listing.values())
+        return round(reasons[reason] * waiting / self.read) if self.read else 0
+
+    @property
+    def would_score(self) -> int:
+        """How many items would be scored, estimated where not every header was read."""
+        waiting = self.total - sum(self.by_listing.values())
+        return round(self.eligible * waiting / self.read) if self.read else 0
+
+    def seconds(self, cores: int) -> float:
+        """Return about how long a run takes."""
+        return self.would_score / (RATE_PER_CORE * cores)
+
+    def skipped(self) -> dict[Reason, int]:
+        """Return how many items would be skipped, by reason."""
+        return {reason: count for reason, count in self._all().items() if reason.outcome is Outcome.SKIPPED}
+
+    def quarantined(self) -> dict[Reason, int]:
+        """Return how many items would be quarantined, by reason, as far as headers tell."""
+        return {reason: count for reason, count in self._all().items() if reason.outcome is Outcome.QUARANTINED}
+
+    def _all(self) -> Counter[Reason]:
+        found = Counter(self.by_listing)
+        for reason in self.by_header:
+            found[reason] += self.estimate(self.by_header, reason)
+        return found
+
+
+def make_plan(word: str, settings: Settings, pacs: str, selection: Selection, sample: int) -> Plan:
+    """Look at a source.
+
+    Parameters
+    ----------
+    sample
+        Most headers to read; they are spread over the source. 0 reads every one.
+    """
+    with tempfile.TemporaryDirectory(prefix="cxr-plan-") as folder:
+        source = make_source(word, settings, pacs, Paths(Path(folder)), selection)
+        plan = Plan()
+        for page in source.pages(""):
+            for entry in page.entries:
+                plan.total += 1
+                plan.size += _size(source, entry)
+                if entry.reason is not None:
+                    plan.by_listing[entry.reason] += 1
+        waiting = plan.total - sum(plan.by_listing.values())
+        step = max(1, waiting // sample) if sample else 1
+        rules = replace(Rules(), modalities=_modalities(settings), laterals=settings.laterals)
+        at = 0
+        for page in source.pages(""):
+            for entry in page.entries:
+                if entry.reason is not None:
+                    continue
+                if at % step == 0:
+                    _look(plan, source, entry, rules)
+                at += 1
+        return plan
+
+
+def _modalities(settings: Settings) -> frozenset[str]:
+    return frozenset(settings.modalities.upper().replace(" ", "").split(","))
+
+
+def _size(source: Source, entry: Entry) -> int:
+    if isinstance(source, Folder):
+        try:
+            return os.stat(source.path / source.name(entry.ref)).st_size
+        except OSError:
+            return 0
+    return entry.size
+
+
+def _look(plan: Plan, source: Source, entry: Entry, rules: Rules) -> None:
+    plan.read += 1
+    try:
+        header = read_header(source.read(entry.ref))
+        identity(header)
+        reason = judge(facts(header), rules)
+    except InstanceRejected as rejected:
+        reason = rejected.reason
+    except OSError:
+        reason = Reason.UNREADABLE
+    if reason is None:
+        plan.eligible += 1
+    else:
+        plan.by_header[reason] += 1

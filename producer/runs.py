@@ -1,0 +1,363 @@
+"""A run from the person's side: made, resumed, found again in its folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from backlog.eligibility import Rules
+from backlog.errors import UsageError
+from backlog.messages import Job
+from backlog.orthanc import Orthanc
+from backlog.pacs import connect
+from backlog.settings import Settings
+from producer import outputs
+from producer.dispatch import Dispatcher, Progress
+from producer.embedded import Embedded, prepare_model
+from producer.ledger import Ledger
+from producer.sources import Folder, OrthancSource, Source, Zip
+
+MODEL: Final = "densenet121-res224-all"
+
+#: Chunks in flight for each inference process, and at least.
+_WINDOW_PER_WORKER: Final = 8
+_WINDOW_LEAST: Final = 16
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which instances of an Orthanc."""
+
+    since: str = ""
+    modality: str = ""
+    study_date: str = ""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What lies in a run's folder."""
+
+    out: Path
+
+    @property
+    def ledger(self) -> Path:
+        """The run itself."""
+        return self.out / "ledger.sqlite"
+
+    @property
+    def listing(self) -> Path:
+        """A folder source's list of paths."""
+        return self.out / "source.list"
+
+    @property
+    def pause(self) -> Path:
+        """Present while the run is paused."""
+        return self.out / "pause"
+
+    @property
+    def cancel(self) -> Path:
+        """Present once the run is cancelled."""
+        return self.out / "cancel"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the run's producer."""
+        return self.out / "lock"
+
+    @property
+    def scores(self) -> Path:
+        """The table of scores."""
+        return self.out / "scores.csv"
+
+    @property
+    def summary(self) -> Path:
+        """The account."""
+        return self.out / "summary.json"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the processes of an embedded run."""
+        return self.out / "logs"
+
+    @property
+    def pacs(self) -> Path:
+        """The default PACS."""
+        return self.out / "pacs"
+
+
+def open_ledger(out: Path, *, write: bool = False) -> Ledger:
+    """Open the ledger of a run's folder.
+
+    Raises
+    ------
+    UsageError
+        The folder holds no run.
+    """
+    if not Paths(out).ledger.is_file():
+        raise UsageError(f"{out}: no run here (a run's folder holds ledger.sqlite)")
+    return Ledger(Paths(out).ledger, write=write)
+
+
+def make_source(word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection) -> Source:
+    """Return the source that SOURCE means: a zip, a folder, or the word ``orthanc``.
+
+    Raises
+    ------
+    UsageError
+        There is nothing of that name, or it doesn't go together with the other arguments.
+    """
+    if word == "orthanc":
+        if not pacs.startswith(("http://", "https://")):
+            raise UsageError("the source 'orthanc' needs the address of one: --pacs http://… or CXR_PACS_URL")
+        chosen = Rules(modalities=_modalities(settings), laterals=settings.laterals)
+        return OrthancSource(
+            Orthanc.from_settings(settings, pacs), chosen, selection.since, selection.modality, selection.study_date
+        )
+    if selection != Selection():
+        raise UsageError("--since, --modality and --study-date select from an Orthanc; a zip or a folder is taken whole")
+    path = Path(word)
+    if path.is_dir():
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise UsageError(f"{path}: this folder can't be read (permission denied)")
+        return Folder(path, paths.listing)
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder (SOURCE is a zip, a folder, or the word 'orthanc')")
+    return Zip(path)
+
+
+def create(word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection, *, workers: int) -> None:
+    """Make a run's folder and ledger; nothing is sent yet.
+
+    Raises
+    ------
+    UsageError
+        The folder holds a run already, or can't be written.
+    """
+    if paths.ledger.exists():
+        raise UsageError(f"{paths.out}: holds a run already. Go on with it: cxr-backlog resume {paths.out}")
+    try:
+        paths.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
+    source = make_source(word, settings, pacs, paths, selection)
+    now = datetime.now(UTC).replace(microsecond=0)
+    job: Job = {
+        "run": f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(3)}",
+        "when": now.isoformat(),
+        "source": source.spec,
+        "pacs": "",
+        "language": settings.language,
+        "coding": settings.coding,
+        "modalities": sorted(_modalities(settings)),
+        "laterals": settings.laterals,
+        "weights": "",
+        "meaningful": True,
+        "engine": "",
+    }
+    facts: dict[str, Any] = {
+        "job": job,
+        "word": word,
+        "pacs": pacs,
+        "selection": vars(selection),
+        "model": MODEL,
+        "workers": workers,
+        "chunk_size": _chunk_size(settings, source.total, workers),
+    }
+    Ledger.create(paths.ledger, facts).close()
+
+
+def _modalities(settings: Settings) -> frozenset[str]:
+    return frozenset(word.strip().upper() for word in settings.modalities.split(",") if word.strip())
+
+
+def _chunk_size(settings: Settings, total: int | None, workers: int) -> int:
+    """Return a chunk's size: small for a small backlog, so that every worker gets some of it."""
+    most = min(64, max(1, settings.chunk_size))
+    if total is None:
+        return most
+    return max(1, min(most, total // (4 * max(1, workers))))
+
+
+def go_on(
+    settings: Settings, paths: Paths, *, show: Callable[[Progress], None], say: Callable[[str], None]
+) -> tuple[dict[str, Any], bool]:
+    """Work on a run until it is complete or interrupted.
+
+    Parameters
+    ----------
+    show
+        Called with the progress, ten times a second.
+    say
+        Called with a line for the person, now and then.
+
+    Returns
+    -------
+    tuple
+        What summary.json says, and whether the run was interrupted.
+
+    Raises
+    ------
+    UsageError
+        Something has to be changed first: a wrong password, missing weights, a second producer.
+    """
+    with _only_producer(paths), _ledger(paths) as ledger, _stopper() as stopping:
+        job: Job = ledger.fact("job")
+        pacs_url = str(ledger.fact("pacs"))
+        selection = Selection(**ledger.fact("selection"))
+        source = make_source(str(ledger.fact("word")), settings, pacs_url, paths, selection)
+        pacs = connect(settings, pacs_url)
+        job["pacs"] = pacs.identity()  # the first word with the PACS: wrong address or password end here
+        pacs.close()
+        ledger.put("job", job)
+        with _workers(settings, paths, ledger, job, pacs_url, say, stopping) as redis_url:
+            seconds = float(ledger.fact("seconds", 0.0))
+            started = time.monotonic()
+            try:
+                _dispatch(replace(settings, redis_url=redis_url), paths, ledger, source, job, stopping.is_set, show)
+            finally:
+                ledger.put("seconds", seconds + time.monotonic() - started)
+        outputs.write_scores(ledger, paths.scores)
+        summary = outputs.write_summary(ledger, paths.summary)
+        return summary, not summary["complete"]
+
+
+def _dispatch(
+    settings: Settings,
+    paths: Paths,
+    ledger: Ledger,
+    source: Source,
+    job: Job,
+    stop: Callable[[], bool],
+    show: Callable[[Progress], None],
+) -> None:
+    from backlog.app import make_app  # noqa: PLC0415  # celery takes 300 ms to import
+    from backlog.claims import Claims  # noqa: PLC0415
+
+    claims = Claims(settings.broker, lease_seconds=settings.lease_seconds)
+    workers = int(ledger.fact("workers"))
+    dispatcher = Dispatcher(
+        ledger,
+        claims,
+        make_app(settings),
+        source,
+        job,
+        chunk_size=int(ledger.fact("chunk_size")),
+        window=settings.window or max(_WINDOW_LEAST, _WINDOW_PER_WORKER * workers),
+        reconcile_seconds=settings.reconcile_seconds,
+        pause_file=paths.pause,
+        stop=lambda: stop() or paths.cancel.exists(),
+        show=show,
+    )
+    dispatcher.run()
+    if dispatcher.progress.done:
+        claims.drop(job["run"])
+    elif paths.cancel.exists():
+        claims.set_state(job["run"], "cancelled")
+
+
+@contextmanager
+def _workers(
+    settings: Settings,
+    paths: Paths,
+    ledger: Ledger,
+    job: Job,
+    pacs_url: str,
+    say: Callable[[str], None],
+    stopping: _Stopper,
+) -> Iterator[str]:
+    """Yield the broker's address: the given one, or that of a private Redis with workers beside it."""
+    if settings.redis_url:
+        yield settings.redis_url
+        return
+    say("Preparing the model …")
+    model = prepare_model()
+    if job["weights"] and model["weights"] != job["weights"]:
+        raise UsageError("the weights are not those that this run began with: see CXR_WEIGHTS, or begin a new run")
+    job["weights"], job["meaningful"] = model["weights"], model["meaningful"]
+    ledger.put("job", job)
+    if not model["meaningful"]:
+        say("SEEDED WEIGHTS: the scores mean nothing. Every report and every row says so.")
+    workers = int(ledger.fact("workers"))
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // workers)
+    chosen = {"pacs_url": pacs_url, "threads": str(threads)}
+    with Embedded(
+        paths.logs, workers, chosen, on_restart=lambda name: say(f"The {name} process died; it was started again.")
+    ) as servers:
+        stopping.on_second = servers.kill
+        yield servers.redis_url
+
+
+class _Stopper:
+    """Turns the first Ctrl-C or SIGTERM into a request, the second into an end."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.on_second: Callable[[], None] = lambda: None
+
+    def is_set(self) -> bool:
+        """Whether the person asked to stop."""
+        return self._event.is_set()
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        if self._event.is_set():
+            self.on_second()
+            os._exit(4)
+        self._event.set()
+
+
+@contextmanager
+def _stopper() -> Iterator[_Stopper]:
+    stopper = _Stopper()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopper
+        return
+    earlier = {number: signal.signal(number, stopper) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopper
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _ledger(paths: Paths) -> Iterator[Ledger]:
+    ledger = open_ledger(paths.out, write=True)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+@contextmanager
+def _only_producer(paths: Paths) -> Iterator[None]:
+    """Hold the run's lock; a second producer on this machine is refused, one elsewhere is fenced by the ledger."""
+    try:
+        file = paths.lock.open("w")
+    except OSError as error:
+        raise UsageError(f"{paths.out}: can't be written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{paths.out}: another producer is at work on this run") from error
+        yield
+
+
+def is_running(paths: Paths) -> bool:
+    """Whether a producer on this machine is at work on the run."""
+    try:
+        with _only_producer(paths):
+            return False
+    except UsageError:
+        return True

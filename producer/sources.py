@@ -1,0 +1,268 @@
+"""Where the work comes from: a zip, a folder, or an Orthanc, as a stream of entries with a cursor.
+
+A source never holds all its entries. It yields pages; the ledger keeps each page together with the cursor after it,
+so that an interrupted enumeration goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Protocol
+
+from backlog.archive import Archive
+from backlog.eligibility import UNSPECIFIC_MODALITIES, Facts, Rules, judge
+from backlog.errors import UsageError
+from backlog.messages import SourceSpec, Stage
+from backlog.orthanc import Orthanc
+from backlog.outcomes import Reason
+
+#: Entries of one page.
+PAGE: Final = 5000
+
+#: Series of one page of Orthanc's answers.
+_SERIES_PAGE: Final = 500
+
+#: Left by operating systems; and DICOMDIR, the table of contents of a medium (PS3.10).
+_SYSTEM_NAMES: Final = frozenset({".ds_store", "thumbs.db", "desktop.ini", "dicomdir", ".gitkeep"})
+
+#: Series Manufacturer of the reports that this system writes.
+_OWN_MANUFACTURER: Final = "cxr-backlog"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One input item as its source lists it."""
+
+    ref: int | str  #: what finds it again: a place in the zip or the listing, or Orthanc's id
+    size: int = 0  #: bytes, where the source says so without being asked
+    reason: Reason | None = None  #: decided by the listing alone
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some entries, and the cursor that stands behind them."""
+
+    entries: list[Entry]
+    cursor: str
+    last: bool
+
+
+def _judge_series(tags: dict[str, str], rules: Rules) -> Reason | None:
+    """Judge by a series' tags alone: only where no tag of its instances could say otherwise."""
+    reason = judge(Facts.from_tags(tags), rules)
+    if reason is Reason.NOT_RADIOGRAPH and tags.get("Modality", "").strip().upper() in UNSPECIFIC_MODALITIES:
+        return None
+    return reason if reason in (Reason.NOT_IMAGE, Reason.NOT_RADIOGRAPH, Reason.NOT_CHEST) else None
+
+
+class Source(Protocol):
+    """An iterator of work."""
+
+    spec: SourceSpec
+    first: Stage  #: where its chunks begin
+    total: int | None  #: number of entries, where it is known beforehand
+
+    def pages(self, cursor: str) -> Iterator[Page]:
+        """Yield pages from a cursor on; the empty cursor is the beginning. The final page says so."""
+        ...
+
+    def read(self, ref: int | str) -> bytes:
+        """Return the file or header of one entry, for `plan` and `inspect`."""
+        ...
+
+    def name(self, ref: int | str) -> str:
+        """Return what the person calls this entry. May hold a patient's name: shown only when asked for."""
+        ...
+
+
+def _system_file(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.name.lower() in _SYSTEM_NAMES or path.name.startswith("._") or "__MACOSX" in path.parts
+
+
+@dataclass
+class Zip:
+    """The members of a zip archive, read in place."""
+
+    path: Path
+    first: Stage = Stage.UPLOAD
+    total: int | None = None
+    spec: SourceSpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.path = self.path.absolute()
+        self.spec = {"kind": "zip", "path": str(self.path), "listing": ""}
+        with Archive(self.path) as archive:
+            self.total = archive.count  # folders' entries included: an upper bound until all pages are read
+
+    def pages(self, cursor: str) -> Iterator[Page]:
+        """Stream the central directory; the cursor is the place of the next entry."""
+        with Archive(self.path) as archive:
+            place = int(cursor) if cursor else archive.first_place
+            entries: list[Entry] = []
+            for member in archive.members(place):
+                place = member.next_place
+                if not member.is_folder:
+                    reason = Reason.SYSTEM_FILE if _system_file(member.name) else None
+                    reason = reason or (Reason.ENCRYPTED if member.encrypted else None)
+                    entries.append(Entry(member.place, member.size, reason))
+                if len(entries) >= PAGE:
+                    yield Page(entries, str(place), last=False)
+                    entries = []
+            yield Page(entries, str(place), last=True)
+
+    def read(self, ref: int | str) -> bytes:
+        """Return one member's content."""
+        with Archive(self.path) as archive:
+            return archive.read(archive.member(int(ref)), limit=1 << 30)
+
+    def name(self, ref: int | str) -> str:
+        """Return the member's name."""
+        with Archive(self.path) as archive:
+            return archive.member(int(ref)).name
+
+
+@dataclass
+class Folder:
+    """The files of a folder and its subfolders.
+
+    The folder is listed once, into a file of NUL-ended relative paths: an entry is a place in that file. So paths,
+    which hold patients' names often enough, stay out of every message, and files that come later belong to a later run.
+    """
+
+    path: Path
+    listing: Path
+    first: Stage = Stage.UPLOAD
+    total: int | None = None
+    spec: SourceSpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.path, self.listing = self.path.absolute(), self.listing.absolute()
+        self.spec = {"kind": "folder", "path": str(self.path), "listing": str(self.listing)}
+
+    def pages(self, cursor: str) -> Iterator[Page]:
+        """Stream the listing, made first when it isn't there; the cursor is a place in it."""
+        if not self.listing.exists():
+            self._list()
+        place = int(cursor) if cursor else 0
+        with self.listing.open("rb") as file:
+            file.seek(place)
+            entries: list[Entry] = []
+            rest = b""
+            while step := file.read(1 << 20):
+                *names, rest = (rest + step).split(b"\0")
+                for name in names:
+                    reason = Reason.SYSTEM_FILE if _system_file(os.fsdecode(name)) else None
+                    entries.append(Entry(place, 0, reason))
+                    place += len(name) + 1
+                    if len(entries) >= PAGE:
+                        yield Page(entries, str(place), last=False)
+                        entries = []
+            yield Page(entries, str(place), last=True)
+
+    def _list(self) -> None:
+        temporary = self.listing.with_suffix(".part")
+        with temporary.open("wb") as file:
+            for name in _walk(os.fsencode(self.path)):
+                file.write(name + b"\0")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.listing)
+
+    def read(self, ref: int | str) -> bytes:
+        """Return one file's content."""
+        return (self.path / self.name(ref)).read_bytes()
+
+    def name(self, ref: int | str) -> str:
+        """Return the file's path below the folder."""
+        with self.listing.open("rb") as file:
+            file.seek(int(ref))
+            return os.fsdecode(file.read(1 << 16).split(b"\0", 1)[0])
+
+
+def _walk(root: bytes) -> Iterator[bytes]:
+    """Yield the paths of regular files below a folder, relative to it. Links to folders are not followed."""
+    waiting = [b""]
+    while waiting:
+        below = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, below)) as found:
+                for entry in found:
+                    relative = os.path.join(below, entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(relative)
+                    elif entry.is_file():
+                        yield relative
+        except PermissionError as error:
+            raise UsageError(f"{os.fsdecode(root)}: one of its folders can't be read ({error.strerror})") from error
+
+
+@dataclass
+class OrthancSource:
+    """The instances of an Orthanc, or of a selection of its series.
+
+    Series by series, since a series' tags tell without a download that its instances are no radiographs. The reports
+    that this system wrote are results, not inputs: their series are left out.
+    """
+
+    orthanc: Orthanc
+    rules: Rules
+    since: str = ""  #: YYYYMMDD or YYYYMMDDTHHMMSS: series that Orthanc changed before are left out
+    modality: str = ""  #: as in a DICOM query, ``CR\\DX``
+    study_date: str = ""  #: as in a DICOM query, ``20240101-20241231``
+    first: Stage = Stage.INFER
+    total: int | None = None
+    spec: SourceSpec = field(default_factory=lambda: {"kind": "orthanc", "path": "", "listing": ""})
+
+    def pages(self, cursor: str) -> Iterator[Page]:
+        """Stream Orthanc's series; the cursor is ``offset:last series``, so that a deletion meanwhile is noticed."""
+        query = {"Modality": self.modality, "StudyDate": self.study_date}
+        query = {keyword: wanted for keyword, wanted in query.items() if wanted}
+        offset, _, last = cursor.partition(":")
+        at = int(offset or 0)
+        while True:
+            at = self._found_again(at, last, query)
+            series = self.orthanc.series(at, _SERIES_PAGE, query)
+            entries = [entry for one in series for entry in self._entries(one)]
+            at += len(series)
+            last = str(series[-1]["ID"]) if series else last
+            yield Page(entries, f"{at}:{last}", last=len(series) < _SERIES_PAGE)
+            if len(series) < _SERIES_PAGE:
+                return
+
+    def _found_again(self, at: int, last: str, query: dict[str, str]) -> int:
+        """Return the offset behind the last series read. Deletions since then have moved it towards the beginning.
+
+        When it is gone itself, the enumeration begins anew: what was read already then counts as ``duplicate``.
+        """
+        probe = at
+        while last and probe > 0:
+            low = max(0, probe - _SERIES_PAGE)
+            ids = [str(one["ID"]) for one in self.orthanc.series(low, probe - low, query)]
+            if last in ids:
+                return low + ids.index(last) + 1
+            probe = low
+        return 0
+
+    def _entries(self, series: dict[str, Any]) -> Iterator[Entry]:
+        tags = {str(k): str(v) for k, v in dict(series.get("MainDicomTags", {})).items()}
+        if tags.get("Modality") == "SR" and tags.get("Manufacturer", "").startswith(_OWN_MANUFACTURER):
+            return
+        if self.since and str(series.get("LastUpdate", "")) < self.since:
+            return
+        reason = _judge_series(tags, self.rules)
+        for instance in series.get("Instances", []):
+            yield Entry(str(instance), 0, reason)
+
+    def read(self, ref: int | str) -> bytes:
+        """Return one instance's header."""
+        return self.orthanc.header(str(ref))
+
+    def name(self, ref: int | str) -> str:
+        """Return Orthanc's id, which is all it is called by."""
+        return str(ref)
+
+

@@ -1,0 +1,243 @@
+"""One stage of one chunk: claimed, worked on, its successor sent. What the three tasks have in common.
+
+The order is: effects, then the claim's next stage, then the successor's message, then the acknowledgement. A crash
+before the mark repeats the stage, which has no further effect; a crash between mark and message loses the message,
+which reconcile sends again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from celery import Celery
+from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
+
+from backlog.claims import Claim, Claims, Refusal
+from backlog.errors import BacklogError, InstanceRejected, LostClaim, ServiceUnavailable, UsageError
+from backlog.log import event, where
+from backlog.messages import QUEUES, TASKS, ItemRecord, Job, Stage, task_id
+from backlog.outcomes import Reason
+
+T = TypeVar("T")
+
+#: What a stage does with its items: records of those that ended, and the items of the next stage.
+Records = dict[int, ItemRecord]
+Process = Callable[["Attempt", list[Any]], tuple[Records, list[Any]]]
+
+_LONGEST_PAUSE: Final = 5.0
+
+
+class Stopping(Exception):  # noqa: N818  # not an error: the worker was asked to stop
+    """This process was asked to stop: hand the chunk back and leave."""
+
+
+#: Set by :func:`ask_to_stop`: the next item is not begun.
+_stopping = threading.Event()
+
+
+def ask_to_stop(*_: object) -> None:
+    """Make the running chunk hand itself back before its next item; a signal handler."""
+    _stopping.set()
+
+
+#: The signal that a worker's parent sends its processes when it is told to stop.
+STOP_SIGNAL: Final = signal.SIGUSR2
+
+
+@dataclass
+class Attempt:
+    """One attempt at one stage of one chunk, as a stage's code sees it."""
+
+    claim: Claim
+    stage: Stage
+    patience: float  #: seconds that this attempt waits for servers that are away, in all
+
+    def before(self, item: int) -> None:
+        """Call before each item: leaves a breadcrumb where one is needed, and stops where there is a reason to.
+
+        Raises
+        ------
+        LostClaim, Stopping
+            Another worker has the chunk; this process is to end.
+        """
+        self.claim.check()
+        if _stopping.is_set():
+            raise Stopping
+        if self.claim.alone:
+            self.claim.breadcrumb(item)
+
+    def insist(self, effect: Callable[[], T]) -> T:
+        """Do something, again and again while a server is away, until the patience is used up.
+
+        Raises
+        ------
+        ServiceUnavailable, UsageError
+            Still away; still refused.
+        LostClaim, Stopping
+            As in :meth:`before`.
+        """
+        pause = 0.25
+        while True:
+            started = time.monotonic()
+            try:
+                return effect()
+            except (ServiceUnavailable, UsageError) as error:
+                self.patience -= time.monotonic() - started
+                if self.patience <= 0:
+                    raise
+                event("service.waiting", logging.WARNING, error=str(error), seconds=round(pause, 2))
+                self._tell(error)
+            self.wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def wait(self, seconds: float) -> None:
+        """Wait a little, with jitter; stopping interrupts it."""
+        seconds *= random.uniform(0.75, 1.25)  # noqa: S311  # not for secrets
+        self.patience -= seconds
+        if _stopping.wait(seconds):
+            raise Stopping
+        self.claim.check()
+
+    def _tell(self, error: BacklogError) -> None:
+        try:
+            self.claim.claims.tell(self.claim.run, str(error))
+        except BacklogError:
+            pass  # it is Redis that is away: the producer sees that itself
+
+    def record(self, item: int, rejected: InstanceRejected, **known: Any) -> ItemRecord:
+        """Return the record of an item that ends here."""
+        event(
+            "instance.rejected",
+            run=self.claim.run,
+            chunk=self.claim.chunk,
+            item=item,
+            reason=rejected.reason.value,
+            stage=self.stage.value,
+        )
+        record: ItemRecord = {
+            "outcome": rejected.reason.outcome.value,
+            "reason": rejected.reason.value,
+            "detail": rejected.detail,
+            "stage": self.stage.value,
+            "attempts": self.claim.attempt,
+        }
+        record.update(known)  # type: ignore[typeddict-item]  # UIDs and the PACS's id, where they are known
+        return record
+
+    def each(self, items: Iterable[Any], effect: Callable[[Any], T]) -> tuple[Records, list[tuple[Any, T]]]:
+        """Do one thing for each item, one by one: (records of those that failed, results of the others)."""
+        failed: Records = {}
+        done: list[tuple[Any, T]] = []
+        for item in items:
+            self.before(item["i"])
+            known = {"instance": item["instance"]} if "instance" in item else {}
+            try:
+                done.append((item, self.insist(lambda item=item: effect(item))))  # type: ignore[misc]
+            except InstanceRejected as rejected:
+                failed[item["i"]] = self.record(item["i"], rejected, **known)
+            except MemoryError:
+                # Uncaught it would stop the whole worker.
+                rejected = InstanceRejected(Reason.OUT_OF_MEMORY, "more memory than this worker has")
+                failed[item["i"]] = self.record(item["i"], rejected, **known)
+            except (ServiceUnavailable, UsageError, LostClaim, Stopping):
+                raise
+            except Exception as error:  # noqa: BLE001  # the edge of one item: a bug costs it, not the run
+                event(
+                    "instance.failed",
+                    logging.ERROR,
+                    error=where(error),
+                    chunk=self.claim.chunk,
+                    item=item["i"],
+                )
+                rejected = InstanceRejected(Reason.INTERNAL_ERROR, where(error))
+                failed[item["i"]] = self.record(item["i"], rejected, **known)
+        return failed, done
+
+
+def work(
+    app: Celery,
+    claims: Claims,
+    patience: float,
+    stage: Stage,
+    job: Job,
+    chunk: int,
+    items: list[Any],
+    process: Process,
+) -> None:
+    """Do one stage of one chunk, once.
+
+    Raises
+    ------
+    celery.exceptions.Reject
+        The chunk goes back into its queue, untried: a server is away for longer than the patience, or this worker stops.
+    """
+    first = Stage.INFER if job["source"]["kind"] == "orthanc" else Stage.UPLOAD
+    started = time.monotonic()
+    try:
+        claim = claims.claim(job["run"], chunk, stage, first)
+    except (ServiceUnavailable, UsageError) as error:
+        _pause(error)
+        raise Reject(str(error), requeue=True) from error
+    if isinstance(claim, Refusal):
+        event("chunk.refused", run=job["run"], chunk=chunk, stage=stage.value, reason=claim.value)
+        return
+    try:
+        with claim:
+            todo = [item for item in items if item["i"] not in claim.decided]
+            records, following = process(Attempt(claim, stage, patience), todo)
+            claim.check()
+            claim.finish(Stage(stage + 1) if following else Stage.FINISHED, records)
+        if following:
+            send(app, Stage(stage + 1), job, chunk, following)
+    except LostClaim:
+        event("chunk.lost", logging.WARNING, run=job["run"], chunk=chunk, stage=stage.value)
+        return
+    except (ServiceUnavailable, UsageError, OperationalError, Stopping) as error:
+        if not isinstance(error, Stopping):
+            _pause(error)
+        _release(claim)
+        raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from error
+    except BaseException:
+        _release(claim)  # a bug in this stage; the attempt is over and the trace is loud
+        raise
+    event(
+        "chunk.done",
+        run=job["run"],
+        chunk=chunk,
+        stage=stage.value,
+        items=len(todo),
+        attempt=claim.attempt,
+        ms=round(1000 * (time.monotonic() - started)),
+    )
+
+
+def send(app: Celery, stage: Stage, job: Job, chunk: int, items: list[Any]) -> None:
+    """Send a chunk's message for one stage. Its printed form shows no more than run, chunk and count."""
+    app.send_task(
+        TASKS[stage],
+        args=[job, chunk, items],
+        task_id=task_id(job["run"], chunk, stage),
+        queue=QUEUES[stage],
+        argsrepr=f"(run={job['run']}, chunk={chunk}, n={len(items)})",
+        kwargsrepr="{}",
+    )
+
+
+def _release(claim: Claim) -> None:
+    try:
+        claim.release()
+    except (ServiceUnavailable, UsageError):
+        pass  # the lease runs out by itself
+
+
+def _pause(error: BaseException) -> None:
+    event("service.away", logging.WARNING, error=str(error))
+    _stopping.wait(1.0)

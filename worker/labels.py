@@ -1,0 +1,27 @@
+"""The findings that the model scores, in the order of its outputs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Output k of the model is label k: torchxrayvision 1.5.7, models.py, model_urls["densenet121-res224-all"].
+LABELS: Final[tuple[str, ...]] = (
+    "Atelectasis",
+    "Consolidation",
+    "Infiltration",
+    "Pneumothorax",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Effusion",
+    "Pneumonia",
+    "Pleural_Thickening",
+    "Cardiomegaly",
+    "Nodule",
+    "Mass",
+    "Hernia",
+    "Lung Lesion",
+    "Fracture",
+    "Lung Opacity",
+    "Enlarged Cardiomediastinum",
+)

@@ -1,0 +1,195 @@
+"""Where things stand in a DICOM file: one walk over its elements, before anything is believed.
+
+The walk checks what a hostile file would use against a reader (lengths beyond the end, sequences nested
+without end, millions of elements, a deflated data set that inflates without end) and finds where the pixel
+data begins. It copies nothing but a deflated data set, and works with a stack of its own: a deep file can't
+exhaust the interpreter's. Reading the values is left to pydicom.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+from backlog.errors import InstanceRejected
+from backlog.outcomes import Reason
+
+#: PS3.5 annex A.
+IMPLICIT_LITTLE: Final = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE: Final = "1.2.840.10008.1.2.1"
+DEFLATED: Final = "1.2.840.10008.1.2.1.99"
+EXPLICIT_BIG: Final = "1.2.840.10008.1.2.2"
+
+#: More than any radiograph: 64 megapixels of 16 bits, twice.
+MOST_INFLATED: Final = 256 << 20
+#: What stands before the pixel data; private blobs of some vendors reach a few megabytes.
+MOST_HEADER: Final = 64 << 20
+#: A radiograph has a few hundred elements.
+MOST_ELEMENTS: Final = 100_000
+#: PS3.3 nests six deep at most.
+MOST_DEPTH: Final = 32
+
+_PREAMBLE: Final = 132  # PS3.10 7.1: 128 bytes and "DICM"
+_UNDEFINED: Final = 0xFFFFFFFF
+_ITEM: Final = 0xFFFEE000
+_ITEM_END: Final = 0xFFFEE00D
+_SEQUENCE_END: Final = 0xFFFEE0DD
+_PIXEL_DATA: Final = 0x7FE00010
+_PIXELS: Final = frozenset({_PIXEL_DATA, 0x7FE00008, 0x7FE00009})  # integer, float, double
+#: PS3.5 7.1.2: explicit value representations with a length of 32 bits, and those with one of 16.
+_LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT_VRS: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A file's parts.
+
+    ``body`` is the data set without the file meta information, inflated where the transfer syntax is
+    deflated.
+    """
+
+    transfer_syntax_uid: str
+    body: memoryview
+    implicit: bool
+    little: bool
+    header_end: int  #: offset in ``body`` of the pixel data element, or of the end
+    pixel_vr: bytes  #: b"OB", b"OW", ...; empty without pixel data
+    pixel_start: int  #: offset in ``body`` of the pixel data's value, or -1 without pixel data
+    pixel_length: int  #: declared; -1 for encapsulated pixel data
+    float_pixels: bool = False
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether there is a pixel data element, even an empty one."""
+        return self.pixel_start >= 0
+
+
+def survey(dicom: bytes | memoryview) -> Layout:
+    """Walk over a file up to its pixel data.
+
+    Parameters
+    ----------
+    dicom
+        A file of PS3.10, whole or cut somewhere after the start of its pixel data.
+
+    Raises
+    ------
+    InstanceRejected
+        ``not_dicom`` when it is no such file or its elements do not follow each other, ``too_large`` when the
+        header passes the limits above.
+    """
+    data = memoryview(dicom)
+    if len(data) < _PREAMBLE or bytes(data[128:132]) != b"DICM":
+        raise InstanceRejected(Reason.NOT_DICOM, "no DICM prefix")
+    uid, start = _file_meta(data)
+    if uid == DEFLATED:
+        return _walk(_inflate(data[start:]), uid, implicit=False, little=True)
+    implicit, little = uid == IMPLICIT_LITTLE, uid != EXPLICIT_BIG
+    body = data[start:]
+    if uid in (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG) and len(body) >= 6:
+        # Some writers declare one and write the other; the first element's VR tells (pydicom looks there
+        # too).
+        implicit = bytes(body[4:6]) not in _LONG_VRS | _SHORT_VRS
+        little = little or implicit
+    return _walk(body, uid, implicit=implicit, little=little)
+
+
+def _file_meta(data: memoryview) -> tuple[str, int]:
+    """Return the transfer syntax and where the data set begins (PS3.10 7.1: explicit little)."""
+    at, uid = _PREAMBLE, ""
+    while at + 8 <= len(data):
+        group, element = struct.unpack_from("<HH", data, at)
+        if group != 2:
+            break
+        vr = bytes(data[at + 4 : at + 6])
+        if vr in _LONG_VRS:
+            if at + 12 > len(data):
+                break
+            length, value = struct.unpack_from("<I", data, at + 8)[0], at + 12
+        else:
+            length, value = struct.unpack_from("<H", data, at + 6)[0], at + 8
+        if value + length > len(data):
+            raise InstanceRejected(Reason.NOT_DICOM, "file meta information runs past the end")
+        if element == 0x0010:
+            uid = bytes(data[value : value + min(length, 64)]).rstrip(b"\0 ").decode("ascii", "replace")
+        at = value + length
+    if not uid:
+        raise InstanceRejected(Reason.NOT_DICOM, "no transfer syntax")
+    return uid, at
+
+
+def _inflate(deflated: memoryview) -> memoryview:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        body = inflater.decompress(deflated, MOST_INFLATED)
+    except zlib.error as error:
+        raise InstanceRejected(Reason.NOT_DICOM, "the deflated data set is damaged") from error
+    if inflater.unconsumed_tail:
+        raise InstanceRejected(Reason.TOO_LARGE, f"inflates to over {MOST_INFLATED} bytes")
+    # A file cut short is found out later, by the length of what it misses: a header alone may well be cut.
+    return memoryview(body)
+
+
+def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Layout:
+    tag_of = struct.Struct("<HH" if little else ">HH").unpack_from
+    long_of = struct.Struct("<I" if little else ">I").unpack_from
+    short_of = struct.Struct("<H" if little else ">H").unpack_from
+    end, at, seen = len(body), 0, 0
+    depth = (
+        0  # of open sequences and items of undefined length, which alone must be entered to find their end
+    )
+    opaque: list[
+        bool
+    ] = []  # for each of them, whether it is implicit inside whatever the transfer syntax says
+
+    def layout(start: int, vr: bytes, value: int, length: int, tag: int) -> Layout:
+        return Layout(
+            uid, body, implicit, little, start, vr, value, length, tag != _PIXEL_DATA and value >= 0
+        )
+
+    while at < end:
+        seen += 1
+        if seen > MOST_ELEMENTS or at > MOST_HEADER:
+            raise InstanceRejected(Reason.TOO_LARGE, "the header has too many elements or bytes")
+        if at + 8 > end:
+            raise InstanceRejected(Reason.NOT_DICOM, "the header ends within an element")
+        group, element = tag_of(body, at)
+        tag = group << 16 | element
+        vr = b""
+        if group == 0xFFFE or implicit or (opaque and opaque[-1]):
+            length, value = long_of(body, at + 4)[0], at + 8
+        else:
+            vr = bytes(body[at + 4 : at + 6])
+            if vr in _LONG_VRS:
+                if at + 12 > end:
+                    raise InstanceRejected(Reason.NOT_DICOM, "the header ends within an element")
+                length, value = long_of(body, at + 8)[0], at + 12
+            elif vr in _SHORT_VRS:
+                length, value = short_of(body, at + 6)[0], at + 8
+            else:
+                raise InstanceRejected(Reason.NOT_DICOM, "an element has no value representation")
+        if tag in _PIXELS and depth == 0:
+            return layout(at, vr, value, -1 if length == _UNDEFINED else length, tag)
+        if tag in (_ITEM_END, _SEQUENCE_END):
+            if depth == 0:
+                raise InstanceRejected(Reason.NOT_DICOM, "a delimiter without its sequence")
+            depth -= 1
+            opaque.pop()
+            at = value
+        elif length == _UNDEFINED:
+            depth += 1
+            if depth > MOST_DEPTH:
+                raise InstanceRejected(Reason.NOT_DICOM, f"sequences nested over {MOST_DEPTH} levels")
+            # PS3.5 6.2.2: a sequence of VR UN is implicit little endian inside, and so is all that it holds.
+            opaque.append(vr == b"UN" or (bool(opaque) and opaque[-1]))
+            at = value
+        else:
+            if value + length > end:
+                raise InstanceRejected(Reason.NOT_DICOM, "an element runs past the end")
+            at = value + length
+    if depth:
+        raise InstanceRejected(Reason.NOT_DICOM, "a sequence has no end")
+    return layout(end, b"", -1, 0, 0)

@@ -1,0 +1,33 @@
+"""The worker's application: ``celery -A worker.main worker -Q inference``. Reads the environment at import."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from celery.signals import worker_process_init, worker_shutting_down, worker_ready
+from billiard.process import active_children
+
+from backlog.app import make_app
+from backlog.log import set_up
+from backlog.settings import from_environment
+from worker import tasks
+from worker.chunk import STOP_SIGNAL, ask_to_stop
+
+settings = from_environment()
+set_up(settings.log)
+app = make_app(settings)
+tasks.register(app, settings)
+
+
+@worker_process_init.connect
+def _listen(**_: Any) -> None:
+    signal.signal(STOP_SIGNAL, ask_to_stop)
+
+
+@worker_shutting_down.connect
+def _tell_children(**_: Any) -> None:
+    for child in active_children():
+        if child.pid is not None:
+            os.kill(child.pid, STOP_SIGNAL)

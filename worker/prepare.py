@@ -1,0 +1,43 @@
+"""Find, verify and export the model before any work begins: ``python -m worker.prepare``.
+
+Prints one line of JSON for the caller; what goes wrong is one line on standard error and exit code 2. Run by the
+producer before it starts workers on this machine, by the containers' start, and by hand to fill a cache that machines
+without a network share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from backlog.errors import UsageError
+from backlog.log import set_up
+from backlog.settings import from_environment
+
+
+def main() -> None:
+    """Prepare the weights and their export."""
+    parser = argparse.ArgumentParser(prog="python -m worker.prepare", description=__doc__)
+    parser.add_argument("--offline", action="store_true", help="don't download; fail where a file is missing")
+    arguments = parser.parse_args()
+    try:
+        settings = from_environment()
+        set_up(settings.log)
+        from worker.engine import load  # noqa: PLC0415  # after a bad setting has been said
+        from worker.weights import locate  # noqa: PLC0415
+
+        weights = locate(
+            settings.weights, settings.weights_sha256, settings.cache_folder, download=not arguments.offline
+        )
+        engine = load(
+            weights, engine=settings.engine, cache=settings.cache_folder, threads=settings.threads or 1
+        )
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from None
+    print(json.dumps({"weights": weights.sha256, "meaningful": weights.meaningful, "engine": engine.name}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

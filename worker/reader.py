@@ -1,0 +1,257 @@
+"""Reading images in a process of its own, so that a codec that crashes, hangs or swells costs one image.
+
+The inference process asks for images by the PACS's id; the reader fetches the file, judges its header, decodes it and
+answers with the 224 × 224 picture. It runs ahead while the model works on the image before. Its memory is limited by
+the kernel, its time by the one who asks.
+
+On the pipe: a request is one line of JSON; an answer is two lengths (big-endian uint32), JSON, and the picture.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import selectors
+import struct
+import subprocess
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from backlog.eligibility import Rules, flags, judge
+from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.log import where
+from backlog.outcomes import Flag, Reason
+from backlog.pacs import Pacs, connect
+from backlog.settings import Settings, from_environment
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_LENGTHS: Final = struct.Struct(">2I")
+_SIDE: Final = 224
+
+#: Deaths of a reader at one image before the image is to blame; the first may be somebody else's SIGKILL.
+_MOST_DEATHS: Final = 2
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as the model sees it."""
+
+    image: NDArray[np.float32]  #: (224, 224), range [-1024, 1024]
+    flags: frozenset[Flag]
+    sop_instance_uid: str
+    study_instance_uid: str
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """An image that the model won't see, and why."""
+
+    rejection: InstanceRejected
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
+
+
+class Reader:
+    """A reader process and its pipe. Started when first asked, started again when it dies."""
+
+    def __init__(self, settings: Settings, rules: Rules) -> None:
+        self._seconds = settings.item_seconds
+        self._fetch_seconds = settings.pacs_seconds * 2 + 10
+        self._rules = {"modalities": sorted(rules.modalities), "laterals": rules.laterals}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._buffer = bytearray()
+
+    def read(self, instances: Sequence[str]) -> Iterator[Picture | Unseen]:
+        """Yield one answer for each instance, in order, while the reader works ahead.
+
+        Raises
+        ------
+        ServiceUnavailable, UsageError
+            The PACS is away or refuses us. Ask again for this instance and those after it.
+        """
+        deaths = 0
+        done = 0
+        while done < len(instances):
+            waiting = deque(instances[done:])
+            try:
+                self._ask(waiting)
+                while waiting:
+                    answer = self._answer()
+                    deaths = 0
+                    waiting.popleft()
+                    done += 1
+                    yield answer
+            except _Died as died:
+                self.stop()
+                deaths += 1
+                if died.reason is Reason.DECODER_TIMEOUT or deaths >= _MOST_DEATHS:
+                    deaths = 0
+                    done += 1
+                    yield Unseen(InstanceRejected(died.reason, died.detail))
+            except BaseException:
+                self.stop()  # answers to the rest are still on their way: a fresh pipe is simpler than counting them
+                raise
+
+    def stop(self) -> None:
+        """Kill the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    try:
+                        pipe.close()
+                    except BrokenPipeError:
+                        pass
+        self._process = None
+        self._buffer.clear()
+
+    def _ask(self, instances: deque[str]) -> None:
+        if self._process is None or self._process.poll() is not None:
+            self.stop()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "worker.reader"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        request = "".join(json.dumps({"instance": instance} | self._rules) + "\n" for instance in instances)
+        assert self._process.stdin is not None  # noqa: S101  # it was opened with a pipe
+        try:
+            self._process.stdin.write(request.encode())
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise _Died(Reason.DECODER_CRASHED, "the reader died before it was asked") from error
+
+    def _answer(self) -> Picture | Unseen:
+        head, _ = self._frame(self._fetch_seconds, timed=False)
+        if head["state"] == "fetched":
+            head, blob = self._frame(self._seconds, timed=True)
+        else:
+            blob = b""
+        match head["state"]:
+            case "picture":
+                import numpy as np  # noqa: PLC0415  # the upload worker has none
+
+                image = np.frombuffer(blob, dtype=np.float32).reshape(_SIDE, _SIDE)
+                found = frozenset(Flag(name) for name in head["flags"])
+                return Picture(image, found, head["sop"], head["study"])
+            case "rejected":
+                rejection = InstanceRejected(Reason(head["reason"]), head["detail"])
+                return Unseen(rejection, head["sop"], head["study"])
+            case "refused":
+                raise UsageError(head["detail"])
+            case _:
+                raise ServiceUnavailable(head["detail"])
+
+    def _frame(self, seconds: float, *, timed: bool) -> tuple[dict[str, Any], bytes]:
+        deadline = time.monotonic() + seconds
+        lengths = self._take(_LENGTHS.size, deadline, timed=timed)
+        head_length, blob_length = _LENGTHS.unpack(lengths)
+        head = self._take(head_length, deadline, timed=timed)
+        return json.loads(head), self._take(blob_length, deadline, timed=timed)
+
+    def _take(self, size: int, deadline: float, *, timed: bool) -> bytes:
+        assert self._process is not None  # noqa: S101  # _ask started it
+        assert self._process.stdout is not None  # noqa: S101
+        handle = self._process.stdout.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(handle, selectors.EVENT_READ)
+            while len(self._buffer) < size:
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    if timed:
+                        raise _Died(Reason.DECODER_TIMEOUT, f"decoding took longer than {self._seconds:g} s")
+                    raise ServiceUnavailable("the PACS took too long over one image")
+                step = os.read(handle, 1 << 20)
+                if not step:
+                    code = self._process.wait()
+                    raise _Died(Reason.DECODER_CRASHED, f"the decoder's process ended with {code}, twice")
+                self._buffer += step
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+
+class _Died(Exception):  # noqa: N818  # private: it never leaves this module
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
+    """Answer requests until their end. The body of the reader's process."""
+    from backlog.header import facts, identity, read_header  # noqa: PLC0415  # after the memory limit is set
+    from worker.pixels import model_input  # noqa: PLC0415
+
+    for line in requests:
+        request = json.loads(line)
+        rules = Rules(modalities=frozenset(request["modalities"]), laterals=request["laterals"])
+        sop = study = ""
+        try:
+            dicom = pacs.fetch(request["instance"])
+            _write(answers, {"state": "fetched"})
+            header = read_header(dicom)
+            of = identity(header)
+            sop, study = of.sop_instance_uid, of.study_instance_uid
+            known = facts(header)
+            reason = judge(known, rules)
+            if reason is not None:
+                raise InstanceRejected(reason)
+            seen = model_input(dicom)
+            names = sorted(flag.value for flag in seen.flags | flags(known, rules))
+            _write(
+                answers,
+                {"state": "picture", "flags": names, "sop": sop, "study": study},
+                seen.image.tobytes(),
+            )
+        except InstanceRejected as rejected:
+            _reject(answers, rejected.reason, rejected.detail, sop, study)
+        except MemoryError:
+            _reject(answers, Reason.OUT_OF_MEMORY, "decoding needs more memory than the limit", sop, study)
+        except UsageError as error:
+            _write(answers, {"state": "refused", "detail": str(error)})
+        except ServiceUnavailable as error:
+            _write(answers, {"state": "unavailable", "detail": str(error)})
+        except Exception as error:  # noqa: BLE001  # the edge of one item: a bug of ours costs it, not the run
+            _reject(answers, Reason.INTERNAL_ERROR, where(error), sop, study)
+
+
+def _reject(answers: IO[bytes], reason: Reason, detail: str, sop: str, study: str) -> None:
+    _write(
+        answers, {"state": "rejected", "reason": reason.value, "detail": detail, "sop": sop, "study": study}
+    )
+
+
+def _write(answers: IO[bytes], head: dict[str, object], blob: bytes = b"") -> None:
+    text = json.dumps(head).encode()
+    answers.write(_LENGTHS.pack(len(text), len(blob)) + text + blob)
+    answers.flush()
+
+
+def main() -> None:
+    """Run as a reader: requests on standard input, answers on standard output."""
+    settings = from_environment()
+    limit = settings.item_megabytes << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = os.fdopen(os.dup(1), "wb")
+    # Whatever a codec or a library prints would break the frames, and may quote a header: it goes nowhere.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    serve(sys.stdin.buffer, answers, connect(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What a report is made from, besides the image's header and its scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+#: SOP Class UID and name of each document that can hold a TID 1500 report (PS3.4 annex B.5).
+SOP_CLASSES: Final = {
+    "comprehensive3d": "1.2.840.10008.5.1.4.1.1.88.34",
+    "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33",
+    "enhanced": "1.2.840.10008.5.1.4.1.1.88.22",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What made the scores.
+
+    Parameters
+    ----------
+    name
+        For example ``densenet121-res224-all``. At most 64 characters.
+    version
+        Of the software that defines it, for example ``torchxrayvision 1.5.7``. At most 64 characters.
+    weights_sha256
+        SHA-256 of the weights file, as 64 hexadecimal digits.
+    meaningful
+        False for seeded weights: the report then says that its scores mean nothing.
+    """
+
+    name: str
+    version: str
+    weights_sha256: str
+    meaningful: bool = True
+
+
+@dataclass(frozen=True)
+class Options:
+    """How reports are written, the same for a whole run; part of their UIDs.
+
+    Parameters
+    ----------
+    language
+        ``en`` or ``pt-BR``: of code meanings and sentences. Codes are the same.
+    coding
+        ``open`` or ``snomed``: which codes the findings get.
+    iod
+        ``comprehensive3d``, ``comprehensive`` or ``enhanced``: the kind of SR document.
+    """
+
+    language: str = "en"
+    coding: str = "open"
+    iod: str = "comprehensive3d"
+
+
+@dataclass(frozen=True)
+class Predecessor:
+    """An earlier report of the same image, by other weights, that a new report refers to."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str

@@ -1,0 +1,167 @@
+"""Stored words → stored values, with the depth that they really have (PS3.5 8.1, PS3.3 C.7.6.3.1).
+
+Readers trust BitsStored and mask what lies above it; where the words really use more bits the image then
+wraps around in silence. Here the words are looked at first. High bits count as pixels unless the header
+says that they are something else: a retired overlay (group 60xx), or padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from backlog.outcomes import Flag
+from worker.codestream import BASELINE, Codestream
+from worker.declared import Declared
+from worker.header import number
+
+_OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
+_OVERLAY_DATA: Final = 0x3000
+_OVERLAY_BIT_POSITION: Final = 0x0102
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The stored values of one frame and the range that they could fill."""
+
+    values: NDArray[Any]  #: (rows, columns), uint8, uint16 or int16
+    bits: int
+    low: int
+    high: int
+    padding: NDArray[np.bool_] | None  #: where there is padding; its values are then any other pixel's
+    padding_value: int | None  #: what stood there; None for more than one value
+    flags: frozenset[Flag]
+
+
+def stored_values(
+    words: NDArray[Any], header: Dataset, declared: Declared, codestream: Codestream | None
+) -> Stored:
+    """Return the values that the words of a grey frame hold.
+
+    Parameters
+    ----------
+    words
+        (rows, columns), uint8 or uint16, as decoded.
+    header, declared
+        What the header says.
+    codestream
+        What the compressed stream says, if there is one.
+    """
+    flags: set[Flag] = set()
+    bits = declared.bits_stored
+    if codestream is None:
+        words = _without_overlays(words, header, declared, flags)
+    words, padding, padding_value = _without_padding(words, header, declared)
+    if codestream is not None:
+        bits = _depth_of_codestream(bits, codestream, flags)
+    elif declared.high_bit >= bits:
+        words = _aligned(words, declared, flags)
+    if declared.signed:
+        flags.add(Flag.SIGNED)
+        values, bits = _signed(words, bits, codestream, flags)
+        # Without a negative value the sign bit was never used: the same pixels as unsigned of one bit less.
+        low = -(1 << bits - 1) if values.min() < 0 else 0
+        bits = bits if low else max(bits - 1, 1)
+        high = (1 << bits - 1) - 1 if low else (1 << bits) - 1
+        return Stored(values, bits, low, high, padding, padding_value, frozenset(flags))
+    most = int(words.max())
+    if most >> bits:
+        bits = most.bit_length()
+        flags.add(Flag.DEPTH_CORRECTED)
+    elif codestream is not None and bits > declared.bits_stored and most >> declared.bits_stored:
+        flags.add(Flag.DEPTH_CORRECTED)
+    return Stored(words, bits, 0, (1 << bits) - 1, padding, padding_value, frozenset(flags))
+
+
+def _depth_of_codestream(bits: int, codestream: Codestream, flags: set[Flag]) -> int:
+    """Weigh the compressed stream's precision against BitsStored.
+
+    A stream of more bits knows better, unless it counts 8 or 16, which is the size of the words that its
+    encoder was given: then the data decides. A stream of fewer bits contradicts nothing, except in JPEG
+    baseline, for whose 8 bits the pixels had to be scaled.
+    """
+    if codestream.bits == bits or (codestream.bits > bits and codestream.bits in (8, 16)):
+        return bits
+    flags.add(Flag.CODESTREAM_DEPTH)
+    return codestream.bits if codestream.bits > bits or codestream.process == BASELINE else bits
+
+
+def _without_overlays(
+    words: NDArray[Any], header: Dataset, declared: Declared, flags: set[Flag]
+) -> NDArray[Any]:
+    """Clear the bits that retired overlays use (PS3.3-2004 C.9.2): a position, and no data of their own."""
+    pixel_bits = range(declared.high_bit + 1 - declared.bits_stored, declared.high_bit + 1)
+    mask = 0
+    for group in _OVERLAY_GROUPS:
+        if Tag(group, _OVERLAY_BIT_POSITION) not in header or Tag(group, _OVERLAY_DATA) in header:
+            continue
+        position = number(header, Tag(group, _OVERLAY_BIT_POSITION))
+        if position is not None and position < declared.bits_allocated and position not in pixel_bits:
+            mask |= 1 << position
+    if mask == 0 or not (words & words.dtype.type(mask)).any():
+        return words
+    flags.add(Flag.OVERLAY_MASKED)
+    cleared: NDArray[Any] = words & words.dtype.type(~mask & ((1 << declared.bits_allocated) - 1))
+    return cleared
+
+
+def _without_padding(
+    words: NDArray[Any], header: Dataset, declared: Declared
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None, int | None]:
+    """Replace padding (PS3.3 C.7.5.1.1.2) by another pixel's word: it plays no part in any measurement."""
+    value, limit = number(header, "PixelPaddingValue"), number(header, "PixelPaddingRangeLimit")
+    if value is None:
+        return words, None, None
+    plain, ends = words, [value, value if limit is None else limit]
+    if declared.signed:
+        plain = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
+        ends = [end - (1 << 16) if end >> 15 else end for end in ends]
+    padding = (plain >= min(ends)) & (plain <= max(ends))
+    if not padding.any() or padding.all():
+        return words, None, None
+    words = words.copy()
+    words[padding] = words[~padding][0]
+    return words, padding, ends[0] if limit is None else None
+
+
+def _aligned(words: NDArray[Any], declared: Declared, flags: set[Flag]) -> NDArray[Any]:
+    """Shift words whose HighBit lies above BitsStored, if the bits below the pixels are really empty."""
+    shift = declared.high_bit + 1 - declared.bits_stored
+    if (words & words.dtype.type((1 << shift) - 1)).any():
+        return words
+    flags.add(Flag.LEFT_ALIGNED)
+    shifted: NDArray[Any] = words >> words.dtype.type(shift)
+    return shifted
+
+
+def _signed(
+    words: NDArray[Any], bits: int, codestream: Codestream | None, flags: set[Flag]
+) -> tuple[NDArray[Any], int]:
+    """Return signed values and their depth, whether or not the high bits repeat the sign."""
+    if codestream is not None:
+        return _extended(words, codestream.bits), max(bits, codestream.bits)
+    values = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
+    if _fits(values, bits):
+        return values, bits
+    if int(words.max()) >> bits == 0:
+        return _extended(words, bits), bits
+    flags.add(Flag.DEPTH_CORRECTED)
+    while not _fits(values, bits):
+        bits += 1
+    return values, bits
+
+
+def _fits(values: NDArray[Any], bits: int) -> bool:
+    half = 1 << bits - 1
+    return bool(-half <= int(values.min()) and int(values.max()) < half)
+
+
+def _extended(words: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Read the lowest ``bits`` as two's complement."""
+    unused = 16 - bits
+    return (words.astype(np.uint16) << np.uint16(unused)).view(np.int16) >> np.int16(unused)
