@@ -51,9 +51,9 @@ def make_app(settings: Settings, *, include: tuple[str, ...] = ()) -> Celery:
         broker_channel_error_retry=True,
         # The claim decides who works; a cancelled task would only be done again.
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # SIGTERM lets a running chunk reach its next image and hand itself back.
-        worker_soft_shutdown_timeout=25.0,
-        worker_enable_soft_shutdown_on_idle=False,
+        # SIGTERM is a warm shutdown, and worker/main.py tells the processes, so that a chunk hands itself back at
+        # its next image. Celery's soft shutdown is not used: it sleeps its whole time, also when nothing runs.
+        worker_soft_shutdown_timeout=0.0,
         # A worker that has scored for days must not grow for days.
         worker_max_tasks_per_child=None,
         worker_hijack_root_logger=False,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from isal import isal_zlib
 
@@ -29,6 +29,7 @@ _LOCAL: Final = struct.Struct("<4s2B4HL2L2H")  # 4.3.7 local file header
 _STORED: Final = 0
 _DEFLATED: Final = 8
 _ENCRYPTED: Final = 0x1 | 0x40 | 0x2000  #: general purpose bits 0, 6 and 13 (4.4.4)
+_ENTRY_SIGNATURE: Final = b"PK\x01\x02"
 _MAX16: Final = 0xFFFF
 _MAX32: Final = 0xFFFFFFFF
 
@@ -52,8 +53,8 @@ class Member:
 
     @property
     def is_folder(self) -> bool:
-        """Whether the entry is only a folder's name."""
-        return self.name.endswith("/")
+        """Whether the entry is only a folder's name. One with content is an item, whatever it is called."""
+        return self.name.endswith("/") and self.size == 0
 
 
 class Archive:
@@ -76,6 +77,7 @@ class Archive:
         try:
             self._file.seek(0, 2)
             self._length = self._file.tell()
+            self._shift = 0  #: how much stands before the zip itself
             self.count, self._size, self._start = self._directory()
         except BaseException:
             self._file.close()
@@ -84,7 +86,9 @@ class Archive:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -103,34 +107,62 @@ class Archive:
 
     def _directory(self) -> tuple[int, int, int]:
         """Return (number of entries, size and offset of the central directory)."""
-        tail_at = max(0, self._length - _END.size - _MAX16)
-        self._file.seek(tail_at)
-        tail = self._file.read()
-        at = tail.rfind(b"PK\x05\x06")
-        if at < 0 or at + _END.size > len(tail):
-            self._file.seek(0)
-            if self._file.read(4) == b"PK\x03\x04":
-                raise UsageError(f"{self.path}: this zip is cut off: its directory, at the end, is missing. Copy it again.")
-            raise UsageError(f"{self.path}: this is no zip archive")
-        _, disk, first_disk, _, count, size, start, _ = _END.unpack_from(tail, at)
-        if disk or first_disk:
-            if disk not in (0, _MAX16):
-                raise UsageError(f"{self.path}: one part of a zip in several parts; join them first")
-        end = tail_at + at
+        end, (_, disk, first_disk, _, count, size, start, _) = self._end_record()
+        if (disk or first_disk) and disk != _MAX16:
+            raise UsageError(f"{self.path}: one part of a zip in several parts; join them first")
         locator_at = end - _END64_LOCATOR.size
         if locator_at >= 0:
             self._file.seek(locator_at)
             signature, _, end64_at, _ = _END64_LOCATOR.unpack(self._file.read(_END64_LOCATOR.size))
             if signature == b"PK\x06\x07":
-                self._file.seek(end64_at)
-                record = self._file.read(_END64.size)
-                if len(record) < _END64.size or record[:4] != b"PK\x06\x06":
-                    raise UsageError(f"{self.path}: this zip is damaged: its zip64 directory record is missing")
-                *_, count, size, start = _END64.unpack(record)
-                end = end64_at
-        if start + size > end:
-            raise UsageError(f"{self.path}: this zip is damaged: its directory lies outside the file")
+                end, count, size, start = self._end64_record(end64_at, locator_at)
+        # What stands before the zip (a self-extracting archive's program) is not counted in its offsets.
+        if start + size < end and not self._begins(start, _ENTRY_SIGNATURE):
+            self._shift = end - size - start
+            start += self._shift
+        if start + size > end or (size and not self._begins(start, _ENTRY_SIGNATURE)):
+            raise UsageError(f"{self.path}: this zip is damaged: its directory is not where it should be")
+        if self._begins(start + size, _ENTRY_SIGNATURE):
+            raise UsageError(f"{self.path}: this zip is damaged: its directory is longer than it says")
         return count, size, start
+
+    def _end_record(self) -> tuple[int, tuple[Any, ...]]:
+        """Return the offset and the fields of the end record; a comment may hold what looks like one."""
+        tail_at = max(0, self._length - _END.size - _MAX16)
+        self._file.seek(tail_at)
+        tail = self._file.read()
+        found: list[tuple[int, tuple[Any, ...]]] = []
+        at = tail.rfind(b"PK\x05\x06")
+        while at >= 0:
+            if at + _END.size <= len(tail):
+                fields = _END.unpack_from(tail, at)
+                found.append((tail_at + at, fields))
+                if at + _END.size + fields[-1] == len(tail):
+                    return found[-1]
+            at = tail.rfind(b"PK\x05\x06", 0, at)
+        if found:
+            return found[0]  # bytes follow that are no part of the zip, or its comment is cut off
+        if self._begins(0, b"PK\x03\x04"):
+            raise UsageError(
+                f"{self.path}: this zip is cut off: its directory, at the end, is missing. Copy it again."
+            )
+        raise UsageError(f"{self.path}: this is no zip archive")
+
+    def _end64_record(self, end64_at: int, locator_at: int) -> tuple[int, int, int, int]:
+        """Return the zip64 end record's own offset, and (count, size, start) of the directory."""
+        for at in (end64_at, locator_at - _END64.size):  # the second where something stands before the zip
+            if 0 <= at <= locator_at - _END64.size:
+                self._file.seek(at)
+                signature, *_, count, size, start = _END64.unpack(self._file.read(_END64.size))
+                if signature == b"PK\x06\x06":
+                    return at, count, size, start
+        raise UsageError(f"{self.path}: this zip is damaged: its zip64 directory record is missing")
+
+    def _begins(self, at: int, signature: bytes) -> bool:
+        if at >= self._length:
+            return False
+        self._file.seek(at)
+        return self._file.read(len(signature)) == signature
 
     def members(self, place: int | None = None) -> Iterator[Member]:
         """Stream the directory's entries, folders included, from a place (default: the first).
@@ -138,10 +170,11 @@ class Archive:
         Raises
         ------
         UsageError
-            The directory is damaged at some entry.
+            The directory is damaged at some entry, or holds fewer or more than it says.
         """
         at = self._start if place is None else place
         buffer, base = b"", at
+        seen = 0
         while at < self.end_place:
             need = at - base
             if len(buffer) - need < _ENTRY.size + 3 * _MAX16 and base + len(buffer) < self.end_place:
@@ -151,7 +184,13 @@ class Archive:
             if member is None:
                 raise UsageError(f"{self.path}: the zip's directory is damaged at byte {at}")
             yield member
+            seen += 1
             at = member.next_place
+        # Old programs write only the lower 16 bits of a larger count.
+        if place is None and (seen - self.count) & _MAX16:
+            raise UsageError(
+                f"{self.path}: this zip is damaged: its directory holds {seen} entries, not {self.count}"
+            )
 
     def member(self, place: int) -> Member:
         """Return one entry by its place.
@@ -164,20 +203,19 @@ class Archive:
         if not self._start <= place < self.end_place:
             raise InstanceRejected(Reason.UNREADABLE, "the zip has changed since it was listed")
         self._file.seek(place)
-        member = self._parse(self._file.read(_ENTRY.size + 3 * _MAX16), 0, place)
+        member = self._parse(self._file.read(min(_ENTRY.size + 3 * _MAX16, self.end_place - place)), 0, place)
         if member is None:
             raise InstanceRejected(Reason.UNREADABLE, "the zip has changed since it was listed")
         return member
 
-    @staticmethod
-    def _parse(buffer: bytes, at: int, place: int) -> Member | None:
+    def _parse(self, buffer: bytes, at: int, place: int) -> Member | None:
         if at + _ENTRY.size > len(buffer):
             return None
         (signature, _, _, _, _, flags, method, _, _, crc, packed, size,
          name_length, extra_length, comment_length, _, _, _, header) = _ENTRY.unpack_from(buffer, at)  # fmt: skip
         names_at = at + _ENTRY.size
         end = names_at + name_length + extra_length + comment_length
-        if signature != b"PK\x01\x02" or end > len(buffer):
+        if signature != _ENTRY_SIGNATURE or end > len(buffer):
             return None
         raw = buffer[names_at : names_at + name_length]
         extra = buffer[names_at + name_length : names_at + name_length + extra_length]
@@ -190,7 +228,7 @@ class Archive:
             method=method,
             crc=crc,
             encrypted=bool(flags & _ENCRYPTED),
-            header=header,
+            header=header + self._shift,
             next_place=place + end - at,
         )
 
@@ -211,8 +249,9 @@ class Archive:
             raise InstanceRejected(Reason.ENCRYPTED, "the zip member needs a password; unpack it first")
         if member.method not in (_STORED, _DEFLATED):
             raise InstanceRejected(Reason.UNSUPPORTED_COMPRESSION, f"zip method {member.method}")
-        if member.size > limit:
-            raise InstanceRejected(Reason.TOO_LARGE, f"declares {member.size} bytes; the limit is {limit}")
+        declared = max(member.size, member.packed)
+        if declared > limit:
+            raise InstanceRejected(Reason.TOO_LARGE, f"declares {declared} bytes; the limit is {limit}")
         try:
             self._file.seek(member.header)
             local = self._file.read(_LOCAL.size)
@@ -221,8 +260,10 @@ class Archive:
             *_, name_length, extra_length = _LOCAL.unpack(local)
             self._file.seek(name_length + extra_length, 1)
             packed = self._file.read(min(member.packed, self._length))
-        except (OSError, ValueError) as error:
-            raise InstanceRejected(Reason.UNREADABLE, f"the zip can't be read: {error.__class__.__name__}") from error
+        except (OSError, ValueError, OverflowError) as error:
+            raise InstanceRejected(
+                Reason.UNREADABLE, f"the zip can't be read: {error.__class__.__name__}"
+            ) from error
         if len(packed) < member.packed:
             raise InstanceRejected(Reason.UNREADABLE, "the zip ends inside this member")
         content = packed if member.method == _STORED else _inflate(packed, member.size)
@@ -252,4 +293,6 @@ def _inflate(packed: bytes, size: int) -> bytes:
         inflater = isal_zlib.decompressobj(-15)
         return inflater.decompress(packed, size + 1)
     except (isal_zlib.error, ValueError, OverflowError, MemoryError) as error:
-        raise InstanceRejected(Reason.UNREADABLE, "the zip member is damaged: it can't be inflated") from error
+        raise InstanceRejected(
+            Reason.UNREADABLE, "the zip member is damaged: it can't be inflated"
+        ) from error

@@ -76,6 +76,10 @@ class Folder:
                 return False
         return True
 
+    def holders(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # the name says which instance it is
+        """Return 1 when the instance is there, else 0: a name is its instance's identifiers, so it can't be there twice."""
+        return int(self._path(instance).exists())
+
     def close(self) -> None:
         """Nothing is held open."""
 

@@ -88,6 +88,7 @@ class ItemRecord(TypedDict, total=False):
     sr_sop_instance_uid: str
     sr_instance: str
     sr_sha256: str
+    sr_ours: bool
     flags: list[str]
     scores: list[float]
     weights: str

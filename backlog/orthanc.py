@@ -118,6 +118,11 @@ class Orthanc:
             raise
         return True
 
+    def holders(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # Orthanc knows by the UID
+        """Return how many instances have this UID, in whatever study."""
+        found = self._call("POST", "/tools/lookup", data=sop_instance_uid.encode()).json()
+        return sum(1 for one in found if one.get("Type") == "Instance")
+
     def close(self) -> None:
         """Close the connections."""
         self._session.close()

@@ -52,6 +52,10 @@ class Pacs(Protocol):
         """Delete one instance; False when it was not there."""
         ...
 
+    def holders(self, sop_instance_uid: str, instance: str) -> int:
+        """Return how many instances with a SOP Instance UID the PACS holds; ``instance`` is the one known."""
+        ...
+
     def close(self) -> None:
         """Let go of connections."""
         ...

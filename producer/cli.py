@@ -203,6 +203,227 @@ def export(out: Path, form: str, to: Path | None) -> None:
     ledger.close()
 
 
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the demo. Default: a new one here.")
+@click.option("--count", type=click.IntRange(1, 10_000), default=24, show_default=True, help="Images to make.")
+def demo(out: Path | None, count: int) -> None:
+    """Run the main job on synthetic radiographs that are made first.
+
+    Uses the released weights; where they can't be had, and only here, goes on with seeded weights and says so.
+    """
+    from dataclasses import replace  # noqa: PLC0415
+
+    from producer.embedded import prepare_model  # noqa: PLC0415
+    from producer.runs import Paths, Selection, create  # noqa: PLC0415
+    from producer.synthetic import write_backlog  # noqa: PLC0415
+
+    settings = _settings()
+    if settings.redis_url:
+        raise UsageError("the demo starts its own Redis and workers: unset CXR_REDIS_URL")
+    out = (out or Path(f"cxr-demo-{datetime.now():%Y%m%d-%H%M%S}")).absolute()  # noqa: DTZ005  # the person's clock
+    out.mkdir(parents=True, exist_ok=True)
+    backlog = out / "backlog.zip"
+    click.echo(f"Making {count} synthetic radiographs …")
+    made = write_backlog(backlog, count=count)
+    click.echo(f"{backlog}: {made} files")
+    if not settings.weights:
+        try:
+            prepare_model()
+        except UsageError as error:
+            click.echo(f"{error}\nThe demo goes on with SEEDED WEIGHTS: ITS SCORES MEAN NOTHING.")
+            settings = replace(settings, weights="seeded")
+    paths = Paths(out / "run")
+    create(str(backlog), settings, str(paths.pacs), paths, Selection(), workers=_cores())
+    _work(settings, paths)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the 224 × 224 PNG that the model sees.")
+@click.option("--no-scores", is_flag=True, help="Don't load the model.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def inspect(file: Path, picture: Path | None, no_scores: bool, as_json: bool) -> None:
+    """Say what the system would do with one DICOM file, and why."""
+    from producer.embedded import ask_worker  # noqa: PLC0415
+
+    arguments = [str(file), *(["--picture", str(picture)] if picture else []), *(["--no-scores"] if no_scores else [])]
+    found = ask_worker("worker.inspection", *arguments)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    reason = f" ({found['reason']}{': ' if found['detail'] else ''}{found['detail']})" if found["reason"] else ""
+    click.echo(f"This file {found['outcome']}{reason}")
+    for key, value in found.get("facts", {}).items():
+        click.echo(f"  {key:<22} {_printable(value)}")
+    if "bits" in found:
+        click.echo(f"  {'bits used':<22} {found['bits']}")
+        click.echo(f"  {'flags':<22} {' '.join(found['flags']) or 'none'}")
+    if "picture" in found:
+        click.echo(f"  {'picture':<22} {found['picture']}")
+    for label, score in found.get("scores", {}).items():
+        click.echo(f"  {label:<28} {score:.4f}{'  at or above the operating point' if score >= 0.5 else ''}")
+
+
+def _printable(value: object) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(value)) or "-"
+
+
+@main.command()
+@click.option("--markdown", is_flag=True, help="As the README's table.")
+def settings(markdown: bool) -> None:
+    """List every setting, its default and its meaning."""
+    from dataclasses import fields  # noqa: PLC0415
+
+    from backlog.settings import Settings, variable  # noqa: PLC0415
+
+    for field in fields(Settings):
+        text, default = field.metadata["help"], field.default
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        if field.metadata["choices"]:
+            text += f" One of {', '.join(field.metadata['choices'])}."
+        if field.metadata["secret"]:
+            text += f" Or {variable(field)}_FILE names a file with it."
+        if markdown:
+            click.echo(f"| `{variable(field)}` | {f'`{shown}`' if shown else ''} | {text} |")
+        else:
+            click.echo(f"{variable(field):<24} {shown or '-':<14} {text.replace('`', '')}")
+
+
+class _ListByDefault(click.Group):
+    """``quarantine OUT`` is short for ``quarantine list OUT``."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = ["list", *args]
+        return super().resolve_command(ctx, args)
+
+
+@main.group(cls=_ListByDefault)
+def quarantine() -> None:
+    """List, show or replay what a run could not score. 'quarantine OUT' lists."""
+
+
+_NAMES = click.option("--names", is_flag=True, help="Show what the source calls each item. May show patients' names.")
+
+
+@quarantine.command("list")
+@_OUT
+@_NAMES
+@click.option("--reason", multiple=True, help="Only this reason; may be given more than once.")
+def quarantine_list(out: Path, names: bool, reason: tuple[str, ...]) -> None:
+    """List the quarantined items with their reasons."""
+    from backlog.outcomes import Outcome  # noqa: PLC0415
+    from producer.runs import open_ledger  # noqa: PLC0415
+
+    ledger = open_ledger(out)
+    name = _namer(ledger, out) if names else None
+    for item in ledger.items(Outcome.QUARANTINED):
+        if not reason or item["reason"] in reason:
+            more = f"  {name(item)}" if name else ""
+            click.echo(f"{item['no']:>8}  {item['reason']:<28} {item['detail']}{more}".rstrip())
+    counts = ledger.tally().quarantined
+    click.echo(f"Quarantined {_reasons(counts)}")
+    ledger.close()
+
+
+@quarantine.command("show")
+@_OUT
+@click.argument("item", type=int)
+@_NAMES
+def quarantine_show(out: Path, item: int, names: bool) -> None:
+    """Show all that is known of one item."""
+    from producer.runs import open_ledger  # noqa: PLC0415
+
+    ledger = open_ledger(out)
+    found = ledger.item(item)
+    if found is None:
+        raise UsageError(f"{out}: no item {item} has ended")
+    if names:
+        found["name"] = _namer(ledger, out)(found)
+    for key, value in found.items():
+        if value not in ("", None):
+            click.echo(f"{key:<20} {value}")
+    ledger.close()
+
+
+@quarantine.command("replay")
+@_OUT
+@click.option("--to", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the new run.")
+@click.option("--reason", multiple=True, help="Only this reason; may be given more than once.")
+def quarantine_replay(out: Path, to: Path, reason: tuple[str, ...]) -> None:
+    """Try the quarantined items again, as a run of their own."""
+    from producer.runs import Paths, create_replay  # noqa: PLC0415
+
+    settings = _settings()
+    count = create_replay(Paths(out.absolute()), Paths(to.absolute()), frozenset(reason), settings)
+    click.echo(f"Trying {count} items again.")
+    _work(settings, Paths(to.absolute()))
+
+
+def _namer(ledger: Any, out: Path) -> Any:
+    from producer.runs import Paths, source_of  # noqa: PLC0415
+
+    source = source_of(ledger, _settings(), Paths(out.absolute()))
+
+    def name(item: dict[str, Any]) -> str:
+        return _printable(source.name(json.loads(item["ref"])))
+
+    return name
+
+
+@main.command()
+@_OUT
+def verify(out: Path) -> None:
+    """Read every report of a run back from the PACS. Fails when one is missing, changed or there twice."""
+    from backlog.pacs import connect  # noqa: PLC0415
+    from producer.aftercare import verify as read_back  # noqa: PLC0415
+    from producer.runs import open_ledger  # noqa: PLC0415
+
+    ledger = open_ledger(out)
+    found = read_back(ledger, connect(_settings(), str(ledger.fact("pacs"))))
+    taken_back = ledger.retracted()
+    ledger.close()
+    click.echo(f"Right       {found.right}")
+    for title, items in (("Missing", found.missing), ("Different", found.different), ("Twice", found.twice)):
+        click.echo(f"{title:<11} {len(items)}" + (f" (items {_some(items)})" if items else ""))
+    click.echo(f"Unaccounted {found.unaccounted}")
+    if taken_back:
+        click.echo(f"Retracted   {taken_back}")
+    sys.exit(OK if found.complete else FAILED)
+
+
+@main.command()
+@_OUT
+@click.option("--yes", is_flag=True, help="Delete; without, only list.")
+def retract(out: Path, yes: bool) -> None:
+    """Delete the reports that a run wrote, and nothing else."""
+    from backlog.pacs import connect  # noqa: PLC0415
+    from producer.aftercare import retract as take_back  # noqa: PLC0415
+    from producer.aftercare import written  # noqa: PLC0415
+    from producer.runs import Paths, is_running, open_ledger  # noqa: PLC0415
+
+    if not yes:
+        ledger = open_ledger(out)
+        count = 0
+        for item in written(ledger):
+            click.echo(item["sr_sop_instance_uid"])
+            count += 1
+        ledger.close()
+        click.echo(f"{count} reports were written by this run. Delete them with: cxr-backlog retract {out} --yes")
+        return
+    open_ledger(out).close()
+    if is_running(Paths(out)):
+        raise UsageError(f"{out}: the run is at work; cancel it first")
+    ledger = open_ledger(out, write=True)
+    deleted, others = take_back(ledger, connect(_settings(), str(ledger.fact("pacs"))))
+    ledger.close()
+    click.echo(f"Deleted {deleted} reports." + (f" {others} were gone or changed already and were left alone." if others else ""))
+
+
+def _some(items: list[int]) -> str:
+    return ", ".join(map(str, items[:10])) + (" …" if len(items) > 10 else "")
+
+
 def _selection(since: str, modality: str, study_date: str) -> Any:
     from producer.runs import Selection  # noqa: PLC0415
 
@@ -226,7 +447,7 @@ def _work(settings: Settings, paths: Paths) -> NoReturn:
     from producer.show import display  # noqa: PLC0415
 
     ledger = open_ledger(paths.out)
-    orthanc = ledger.fact("word") == "orthanc"
+    orthanc, pacs = ledger.fact("word") == "orthanc", ledger.fact("pacs")
     ledger.close()
     from backlog.messages import Stage  # noqa: PLC0415
 
@@ -234,6 +455,7 @@ def _work(settings: Settings, paths: Paths) -> NoReturn:
         summary, interrupted = go_on(settings, paths, show=shown.show, say=shown.say)
     for line in _summary_lines(summary):
         click.echo(line)
+    click.echo(f"Reports   in the PACS at {pacs}")
     click.echo(f"Scores    {paths.scores}")
     click.echo(f"Summary   {paths.summary}")
     if interrupted:

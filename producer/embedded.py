@@ -49,8 +49,19 @@ def prepare_model(**settings: str) -> dict[str, Any]:
     UsageError
         The weights are missing or wrong; the text says what to do.
     """
+    return ask_worker("worker.prepare", **settings)
+
+
+def ask_worker(module: str, *arguments: str, **settings: str) -> dict[str, Any]:
+    """Run a module of the worker's in a process of its own and return the JSON object that it prints.
+
+    Raises
+    ------
+    UsageError
+        It said what the person has to change, and ended with 2.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "worker.prepare"],
+        [sys.executable, "-m", module, *arguments],
         env=child_environment(**settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -60,7 +71,7 @@ def prepare_model(**settings: str) -> dict[str, Any]:
     if done.returncode == 2:
         raise UsageError(done.stderr.strip().splitlines()[-1])
     if done.returncode != 0:
-        raise BacklogError(f"the model can't be prepared:\n{done.stderr.strip()}")
+        raise BacklogError(f"{module} failed:\n{done.stderr.strip()}")
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer
 
@@ -124,8 +135,6 @@ class Embedded:
         socket = self._folder / "redis.sock"
         self.redis_url = f"redis+socket://{socket}"
         environment = child_environment(redis_url=self.redis_url, **self.settings) | {
-            # SIGTERM to a worker: finish the image at hand, give the chunk back, leave.
-            "REMAP_SIGTERM": "SIGQUIT",
             "PYTHONUNBUFFERED": "1",
         }
         self._children = [

@@ -19,7 +19,11 @@ from backlog.messages import ItemRecord
 from backlog.outcomes import Outcome, Reason
 from producer.sources import Page
 
-_SCHEMA: Final = """
+#: Changes with the schema: a ledger of another version is refused, not guessed at.
+VERSION: Final = 1
+
+_SCHEMA: Final = f"""
+PRAGMA user_version = {VERSION};
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE chunk (
     no INTEGER PRIMARY KEY,
@@ -41,6 +45,7 @@ CREATE TABLE item (
     sr_sop_instance_uid TEXT NOT NULL DEFAULT '',
     sr_instance TEXT NOT NULL DEFAULT '',
     sr_sha256 TEXT NOT NULL DEFAULT '',
+    sr_ours INTEGER NOT NULL DEFAULT 0,     -- 1 when this run wrote it, 0 when an earlier one had
     flags TEXT NOT NULL DEFAULT '',
     scores TEXT NOT NULL DEFAULT '',        -- JSON list, in the model's order
     ended REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
@@ -99,8 +104,11 @@ class Ledger:
             if write:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
-        except sqlite3.OperationalError as error:
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
             raise UsageError(f"{path}: the run's ledger can't be opened ({error})") from error
+        if version != VERSION:
+            raise UsageError(f"{path}: written by another version of this program (ledger {version}, not {VERSION})")
         self._db.row_factory = sqlite3.Row
         self._epoch: int | None = None
 
@@ -228,8 +236,8 @@ class Ledger:
         self._db.execute("DELETE FROM item WHERE no = ?", (item,))
         self._db.execute(
             "INSERT INTO item (no, outcome, reason, detail, stage, attempts, ref, instance, sop_instance_uid,"
-            " study_instance_uid, sr_sop_instance_uid, sr_instance, sr_sha256, flags, scores)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " study_instance_uid, sr_sop_instance_uid, sr_instance, sr_sha256, sr_ours, flags, scores)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 item,
                 record["outcome"],
@@ -244,6 +252,7 @@ class Ledger:
                 record.get("sr_sop_instance_uid", ""),
                 record.get("sr_instance", ""),
                 record.get("sr_sha256", ""),
+                record.get("sr_ours", False),
                 " ".join(record.get("flags", [])),
                 json.dumps(record["scores"]) if record.get("scores") else "",
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
 import signal
@@ -20,13 +21,14 @@ from backlog.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.messages import Job
 from backlog.orthanc import Orthanc
+from backlog.outcomes import Outcome
 from backlog.pacs import connect
 from backlog.settings import Settings
 from producer import outputs
 from producer.dispatch import Dispatcher, Progress
 from producer.embedded import Embedded, prepare_model
 from producer.ledger import Ledger
-from producer.sources import Folder, OrthancSource, Source, Zip
+from producer.sources import Again, Folder, OrthancSource, Source, Zip
 
 MODEL: Final = "densenet121-res224-all"
 
@@ -136,6 +138,48 @@ def make_source(word: str, settings: Settings, pacs: str, paths: Paths, selectio
     return Zip(path)
 
 
+def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
+    """Return the source of a run, as its ledger knows it."""
+    job: Job = ledger.fact("job")
+    if job["source"]["listing"]:
+        paths = Paths(Path(job["source"]["listing"]).parent)  # a replay reads the listing of the run that it repeats
+    selection = Selection(**ledger.fact("selection"))
+    source = make_source(str(ledger.fact("word")), settings, str(ledger.fact("pacs")), paths, selection)
+    replayed = ledger.fact("replayed")
+    return source if replayed is None else Again(source, replayed)
+
+
+def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Settings) -> int:
+    """Make a new run of another run's quarantined items; returns their count.
+
+    Raises
+    ------
+    UsageError
+        Nothing of that kind is quarantined, or the new folder holds a run already.
+    """
+    if paths.ledger.exists():
+        raise UsageError(f"{paths.out}: holds a run already")
+    ledger = open_ledger(of.out)
+    items = [item for item in ledger.items(Outcome.QUARANTINED) if not reasons or item["reason"] in reasons]
+    if not items:
+        raise UsageError(f"{of.out}: nothing is quarantined" + (f" for {', '.join(sorted(reasons))}" if reasons else ""))
+    facts = {key: ledger.fact(key) for key in ("word", "pacs", "selection", "model", "workers", "chunk_size")}
+    job: Job = ledger.fact("job")
+    ledger.close()
+    now = datetime.now(UTC).replace(microsecond=0)
+    job |= {"run": _name(now), "when": now.isoformat()}
+    job |= {"language": settings.language, "coding": settings.coding, "laterals": settings.laterals}
+    job["modalities"] = sorted(_modalities(settings))
+    paths.out.mkdir(parents=True, exist_ok=True)
+    replayed = [json.loads(item["ref"]) for item in items]
+    Ledger.create(paths.ledger, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)}).close()
+    return len(items)
+
+
+def _name(now: datetime) -> str:
+    return f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
+
+
 def create(word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection, *, workers: int) -> None:
     """Make a run's folder and ledger; nothing is sent yet.
 
@@ -153,7 +197,7 @@ def create(word: str, settings: Settings, pacs: str, paths: Paths, selection: Se
     source = make_source(word, settings, pacs, paths, selection)
     now = datetime.now(UTC).replace(microsecond=0)
     job: Job = {
-        "run": f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(3)}",
+        "run": _name(now),
         "when": now.isoformat(),
         "source": source.spec,
         "pacs": "",
@@ -214,8 +258,7 @@ def go_on(
     with _only_producer(paths), _ledger(paths) as ledger, _stopper() as stopping:
         job: Job = ledger.fact("job")
         pacs_url = str(ledger.fact("pacs"))
-        selection = Selection(**ledger.fact("selection"))
-        source = make_source(str(ledger.fact("word")), settings, pacs_url, paths, selection)
+        source = source_of(ledger, settings, paths)
         pacs = connect(settings, pacs_url)
         job["pacs"] = pacs.identity()  # the first word with the PACS: wrong address or password end here
         pacs.close()
@@ -281,7 +324,8 @@ def _workers(
         yield settings.redis_url
         return
     say("Preparing the model …")
-    model = prepare_model()
+    chosen = {"pacs_url": pacs_url, "weights": settings.weights, "weights_sha256": settings.weights_sha256}
+    model = prepare_model(**chosen)
     if job["weights"] and model["weights"] != job["weights"]:
         raise UsageError("the weights are not those that this run began with: see CXR_WEIGHTS, or begin a new run")
     job["weights"], job["meaningful"] = model["weights"], model["meaningful"]
@@ -290,7 +334,7 @@ def _workers(
         say("SEEDED WEIGHTS: the scores mean nothing. Every report and every row says so.")
     workers = int(ledger.fact("workers"))
     threads = settings.threads or max(1, (os.cpu_count() or 1) // workers)
-    chosen = {"pacs_url": pacs_url, "threads": str(threads)}
+    chosen["threads"] = str(threads)
     with Embedded(
         paths.logs, workers, chosen, on_restart=lambda name: say(f"The {name} process died; it was started again.")
     ) as servers:

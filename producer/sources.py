@@ -266,3 +266,30 @@ class OrthancSource:
         return str(ref)
 
 
+
+
+@dataclass
+class Again:
+    """Chosen entries of another source, for a replay. They are few enough for one page."""
+
+    source: Source
+    refs: list[int | str]
+    first: Stage = field(init=False)
+    total: int | None = field(init=False)
+    spec: SourceSpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.first, self.spec, self.total = self.source.first, self.source.spec, len(self.refs)
+
+    def pages(self, cursor: str) -> Iterator[Page]:
+        """Yield the entries; the cursor is their count."""
+        entries = [Entry(ref) for ref in self.refs] if not cursor else []
+        yield Page(entries, str(len(self.refs)), last=True)
+
+    def read(self, ref: int | str) -> bytes:
+        """Return what the other source returns."""
+        return self.source.read(ref)
+
+    def name(self, ref: int | str) -> str:
+        """Return what the other source calls it."""
+        return self.source.name(ref)

@@ -60,8 +60,8 @@ class Attempt:
     stage: Stage
     patience: float  #: seconds that this attempt waits for servers that are away, in all
 
-    def before(self, item: int) -> None:
-        """Call before each item: leaves a breadcrumb where one is needed, and stops where there is a reason to.
+    def go_on(self) -> None:
+        """Call between items: stops where there is a reason to.
 
         Raises
         ------
@@ -71,6 +71,10 @@ class Attempt:
         self.claim.check()
         if _stopping.is_set():
             raise Stopping
+
+    def before(self, item: int) -> None:
+        """Call before each item: as :meth:`go_on`, and leaves a breadcrumb where one is needed."""
+        self.go_on()
         if self.claim.alone:
             self.claim.breadcrumb(item)
 
@@ -185,7 +189,7 @@ def work(
         claim = claims.claim(job["run"], chunk, stage, first)
     except (ServiceUnavailable, UsageError) as error:
         _pause(error)
-        raise Reject(str(error), requeue=True) from error
+        raise Reject(str(error), requeue=True) from None
     if isinstance(claim, Refusal):
         event("chunk.refused", run=job["run"], chunk=chunk, stage=stage.value, reason=claim.value)
         return
@@ -204,7 +208,7 @@ def work(
         if not isinstance(error, Stopping):
             _pause(error)
         _release(claim)
-        raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from error
+        raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None
     except BaseException:
         _release(claim)  # a bug in this stage; the attempt is over and the trace is loud
         raise

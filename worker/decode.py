@@ -32,6 +32,9 @@ _JPEG: Final = {
     "1.2.840.10008.1.2.4.80": frozenset({JPEG_LS}),
     "1.2.840.10008.1.2.4.81": frozenset({JPEG_LS}),
 }
+#: ISO/IEC 10918-1 B.2.2: the precisions of the lossy processes. (GDCM writes 16 into extended streams, and
+#: garbage.)
+_LOSSY_BITS: Final = {BASELINE: (8,), EXTENDED: (8, 12)}
 _JPEG_2000: Final = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
 
 
@@ -110,7 +113,9 @@ def _rle(stream: bytes, declared: Declared) -> NDArray[Any]:
         raise _undecodable("more RLE data than any encoder writes")
     rows, columns, bits_allocated = declared.rows, declared.columns, declared.bits_allocated
     plain = _guarded(
-        lambda: decode_pixel_data(stream, version=2, rows=rows, columns=columns, bits_allocated=bits_allocated)
+        lambda: decode_pixel_data(
+            stream, version=2, rows=rows, columns=columns, bits_allocated=bits_allocated
+        )
     )
     return _arranged(_words(plain, declared.bits_allocated, declared), declared, planar=True)
 
@@ -159,8 +164,10 @@ def _compare(codestream: Codestream, declared: Declared) -> None:
         raise _undecodable("the compressed image has another size than its header")
     if codestream.components != declared.samples:
         raise _undecodable("the compressed image has another number of components than its header")
-    if not 2 <= codestream.bits <= 16:
-        raise InstanceRejected(Reason.UNSUPPORTED_PIXELS, "a sample precision outside 2 to 16 bits")
+    if codestream.bits not in _LOSSY_BITS.get(codestream.process, range(2, 17)):
+        raise InstanceRejected(
+            Reason.UNSUPPORTED_PIXELS, "a sample precision that its coding process does not have"
+        )
 
 
 def _guarded(decoder: Callable[..., Any], *arguments: object) -> bytes | bytearray:

@@ -66,17 +66,38 @@ def without_colour(words: NDArray[Any]) -> NDArray[Any]:
     raise InstanceRejected(Reason.UNSUPPORTED_PIXELS, "a colour image")
 
 
-def grey_image(stored: Stored, header: Dataset, declared: Declared) -> Grey:
-    """Return the image with black at -1024 and white at 1024."""
-    flags = set(stored.flags)
-    inverted = _polarity(header, declared, flags)
-    mapped = _modality_lut(stored, header, declared, flags)
-    if mapped is stored and _falling(header, flags):
+def polarity(header: Dataset, declared: Declared) -> tuple[bool, frozenset[Flag]]:
+    """Return whether low values are white, and what says so.
+
+    MONOCHROME1 and PresentationLUTShape INVERSE are two ways to say the same: the DX IOD asks for both
+    together (PS3.3 C.8.11.3.1.2). So either is one inversion, and both are one. A negative RescaleSlope is
+    another matter and turns the greys once more; everything else of a linear rescale cancels, because its
+    range moves with it.
+    """
+    flags: set[Flag] = set()
+    inverted = False
+    if declared.photometric_interpretation == "MONOCHROME1":
+        flags.add(Flag.MONOCHROME1_INVERTED)
+        inverted = True
+    elif declared.samples == 1 and text(header, "PresentationLUTShape").upper() == "INVERSE":
+        flags.add(Flag.PRESENTATION_INVERSE)
+        inverted = True
+    slope, intercept = decimal(header, "RescaleSlope"), decimal(header, "RescaleIntercept")
+    if slope not in (None, 1.0) or intercept not in (None, 0.0):
+        flags.add(Flag.RESCALED)
+    if slope is not None and slope < 0:
         inverted = not inverted
+    return inverted, frozenset(flags)
+
+
+def grey_image(stored: Stored, header: Dataset, declared: Declared, *, inverted: bool) -> Grey:
+    """Return the image and the map that puts its black at -1024 and its white at 1024."""
+    flags = set(stored.flags)
+    mapped = _modality_lut(stored, header, declared, flags)
     image, low, high = mapped.values, mapped.low, mapped.high
-    if stored.padding is not None and stored.padding_value != (stored.high if inverted else stored.low):
-        flags.add(Flag.PADDING_REPLACED)
     if stored.padding is not None:
+        if stored.padding_value != (stored.high if inverted else stored.low):
+            flags.add(Flag.PADDING_REPLACED)
         image = image.copy()
         image[stored.padding] = high if inverted else low
     scale = 2048.0 / (high - low)
@@ -84,30 +105,6 @@ def grey_image(stored: Stored, header: Dataset, declared: Declared) -> Grey:
     if inverted:
         scale, offset = -scale, -offset
     return Grey(image, scale, offset, mapped.bits, frozenset(flags))
-
-
-def _polarity(header: Dataset, declared: Declared, flags: set[Flag]) -> bool:
-    """Whether low values are white.
-
-    MONOCHROME1 and PresentationLUTShape INVERSE are two ways to say the same: the DX IOD asks for both
-    together (PS3.3 C.8.11.3.1.2). So either is one inversion, and both are one.
-    """
-    if declared.photometric_interpretation == "MONOCHROME1":
-        flags.add(Flag.MONOCHROME1_INVERTED)
-        return True
-    if text(header, "PresentationLUTShape").upper() == "INVERSE" and declared.samples == 1:
-        flags.add(Flag.PRESENTATION_INVERSE)
-        return True
-    return False
-
-
-def _falling(header: Dataset, flags: set[Flag]) -> bool:
-    """Whether rescaling turns the greys around. The rest of a linear rescale cancels: its range moves with it."""
-    slope, intercept = decimal(header, "RescaleSlope"), decimal(header, "RescaleIntercept")
-    slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
-    if (slope, intercept) != (1.0, 0.0):
-        flags.add(Flag.RESCALED)
-    return slope < 0
 
 
 def _modality_lut(stored: Stored, header: Dataset, declared: Declared, flags: set[Flag]) -> Stored:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from typing import Any
 
-from celery.signals import worker_process_init, worker_shutting_down, worker_ready
 from billiard.process import active_children
+from celery.platforms import SecurityWarning
+from celery.signals import worker_process_init, worker_shutting_down
 
 from backlog.app import make_app
 from backlog.log import set_up
@@ -17,6 +19,8 @@ from worker.chunk import STOP_SIGNAL, ask_to_stop
 
 settings = from_environment()
 set_up(settings.log)
+# A person who runs everything on one machine as root knows it; the containers don't run as root.
+warnings.filterwarnings("ignore", category=SecurityWarning)
 app = make_app(settings)
 tasks.register(app, settings)
 

@@ -18,7 +18,7 @@ from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from worker.declared import declared
 from worker.decode import decode
-from worker.grey import grey_image, without_colour
+from worker.grey import grey_image, polarity, without_colour
 from worker.header import dataset_of
 from worker.layout import survey
 from worker.resize import SIZE, centre_crop, resize
@@ -76,11 +76,12 @@ def _model_input(dicom: bytes | memoryview) -> ModelInput:
     if words.ndim == 3:
         words = without_colour(words)
         flags.add(Flag.GREY_RGB)
-    stored = stored_values(words, header, promise, frame.codestream)
-    grey = grey_image(stored, header, promise)
+    inverted, reasons = polarity(header, promise)
+    stored = stored_values(words, header, promise, frame.codestream, inverted=inverted)
+    grey = grey_image(stored, header, promise, inverted=inverted)
     square = centre_crop(grey.image)
     image = resize(square, grey.scale, grey.offset)
-    flags |= grey.flags | _geometry(grey.image.shape[0], grey.image.shape[1]) | _looks(image)
+    flags |= reasons | grey.flags | _geometry(grey.image.shape[0], grey.image.shape[1]) | _looks(image)
     return ModelInput(image, frozenset(flags), grey.bits)
 
 

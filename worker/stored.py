@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
+from scipy import ndimage
 
 from backlog.outcomes import Flag
 from worker.codestream import BASELINE, Codestream
@@ -39,7 +40,12 @@ class Stored:
 
 
 def stored_values(
-    words: NDArray[Any], header: Dataset, declared: Declared, codestream: Codestream | None
+    words: NDArray[Any],
+    header: Dataset,
+    declared: Declared,
+    codestream: Codestream | None,
+    *,
+    inverted: bool,
 ) -> Stored:
     """Return the values that the words of a grey frame hold.
 
@@ -51,12 +57,14 @@ def stored_values(
         What the header says.
     codestream
         What the compressed stream says, if there is one.
+    inverted
+        Whether low values are white.
     """
     flags: set[Flag] = set()
     bits = declared.bits_stored
     if codestream is None:
         words = _without_overlays(words, header, declared, flags)
-    words, padding, padding_value = _without_padding(words, header, declared)
+    words, padding, padding_value = _without_padding(words, header, declared, inverted=inverted)
     if codestream is not None:
         bits = _depth_of_codestream(bits, codestream, flags)
     elif declared.high_bit >= bits:
@@ -111,12 +119,16 @@ def _without_overlays(
 
 
 def _without_padding(
-    words: NDArray[Any], header: Dataset, declared: Declared
+    words: NDArray[Any], header: Dataset, declared: Declared, *, inverted: bool
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None, int | None]:
-    """Replace padding (PS3.3 C.7.5.1.1.2) by another pixel's word: it plays no part in any measurement."""
+    """Replace padding (PS3.3 C.7.5.1.1.2) by another pixel's word: it plays no part in any measurement.
+
+    Padding makes an image rectangular, so it reaches the border. Pixels of the same value inside the image
+    are pixels, whatever the header says of them.
+    """
     value, limit = number(header, "PixelPaddingValue"), number(header, "PixelPaddingRangeLimit")
-    if value is None:
-        return words, None, None
+    if value is None or (value == 0 and limit is None and not inverted and not declared.signed):
+        return words, None, None  # none, or black as it is
     plain, ends = words, [value, value if limit is None else limit]
     if declared.signed:
         plain = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
@@ -124,9 +136,23 @@ def _without_padding(
     padding = (plain >= min(ends)) & (plain <= max(ends))
     if not padding.any() or padding.all():
         return words, None, None
+    padding = _reaching_border(padding)
+    if not padding.any():
+        return words, None, None
     words = words.copy()
     words[padding] = words[~padding][0]
     return words, padding, ends[0] if limit is None else None
+
+
+def _reaching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the connected parts of a mask that touch a side of the image."""
+    labels, count = ndimage.label(mask)
+    touching = np.zeros(count + 1, np.bool_)
+    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        touching[side] = True
+    touching[0] = False
+    reaching: NDArray[np.bool_] = touching[labels]
+    return reaching
 
 
 def _aligned(words: NDArray[Any], declared: Declared, flags: set[Flag]) -> NDArray[Any]:

@@ -1,0 +1,41 @@
+# The commands a person types. `make` alone lists them.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+
+-include deploy/compose.mk
+
+.PHONY: help demo test check lint types environment bench chaos fuzz clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+environment: ## make .venv with everything that running needs
+	@scripts/environment all
+
+demo: environment ## run the main job on synthetic radiographs
+	@.venv/bin/cxr-backlog demo
+
+check: ## lint and types only
+	@scripts/environment dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: ## install what the tests need; lint, types, tests
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk
+	@$(MAKE) --no-print-directory check
+	$(PY) -m pytest -q
+
+bench: ## measure, as ratios in one run
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc
+	@scripts/environment dev
+	$(PY) -m bench
+
+chaos: ## break everything on purpose and count what is lost
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc
+	@scripts/environment dev
+	$(PY) -m tests.chaos
+
+clean: ## remove what the targets above made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,101 @@
+"""Fixtures: real Redis, real Orthanc, seeded weights, the test cases, and our command line as a person runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ROOT, OrthancServer, RedisServer, missing
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def need(program: str) -> None:
+    """Skip where a program is missing, with the reason; fail in CI."""
+    if missing(program):
+        if os.environ.get("CI"):
+            pytest.fail(f"{program} is not installed: `make test` installs it")
+        pytest.skip(f"{program} is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The person's own CXR_* settings don't reach the tests."""
+    for name in list(os.environ):
+        if name.startswith("CXR_") and name != "CXR_TEST_DATA":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    need("redis-server")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty Redis of our own."""
+    redis_server.client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def orthanc_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancServer]:
+    need("Orthanc")
+    server = OrthancServer(tmp_path_factory.mktemp("orthanc"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def orthanc(orthanc_server: OrthancServer) -> OrthancServer:
+    """An empty Orthanc of our own."""
+    if not orthanc_server.answers():
+        orthanc_server.stop(9)
+        orthanc_server.start()
+    orthanc_server.clear()
+    return orthanc_server
+
+
+@pytest.fixture(scope="session")
+def model_cache(request: pytest.FixtureRequest) -> Path:
+    """A cache with seeded weights and their export, kept between test runs."""
+    assert request.config.cache is not None
+    cache = request.config.cache.mkdir("cxr-models")
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.prepare"],
+        env=os.environ | {"CXR_WEIGHTS": "seeded", "CXR_CACHE": str(cache)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(cache)
+
+
+@pytest.fixture
+def cli(model_cache: Path, tmp_path: Path) -> Cli:
+    """Our command line, with seeded weights: ``cli("run", path, CXR_PACS_USERNAME="me")``."""
+
+    def call(*arguments: object, timeout: float = 240, **settings: str) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("CXR_")}
+        environment |= {"CXR_WEIGHTS": "seeded", "CXR_CACHE": str(model_cache)} | settings
+        return subprocess.run(
+            [str(Path(sys.executable).with_name("cxr-backlog")), *map(str, arguments)],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return call

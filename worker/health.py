@@ -1,0 +1,22 @@
+"""A file that is touched for as long as the worker is alive and connected: what its container's health check looks at.
+
+Imported by workers in containers only (``--include worker.health``). Celery's own question, ``inspect ping``, starts a
+Python process and costs over a second of CPU each time; looking at a file's age costs next to nothing. The heartbeat
+stops when the main process hangs and when it has lost Redis.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from celery.signals import heartbeat_sent
+
+#: In the container's own memory; the Dockerfile's HEALTHCHECK names it too.
+ALIVE: Final = Path("/tmp/worker-alive")  # noqa: S108  # one container, one worker
+
+
+@heartbeat_sent.connect  # type: ignore[untyped-decorator]  # celery ships no types
+def touch(**_: Any) -> None:
+    """Say that this worker lives; called every two seconds by its main process."""
+    ALIVE.touch()
