@@ -1,14 +1,13 @@
 """Members of a zip archive by place, never extracted (PKWARE APPNOTE 6.3.10).
 
-The standard library's ``zipfile`` keeps half a kilobyte for every member: a gigabyte for two million images, in the
-producer and in every upload worker. Here the central directory is read as a stream, and a member is found again by
-the offset of its entry, which is all that travels in a message.
+The standard library's ``zipfile`` keeps half a kilobyte for every member: a gigabyte for two million images,
+in the producer and in every upload worker. Here the central directory is read as a stream, and a member is
+found again by the offset of its entry, which is all that travels in a message.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,17 +130,17 @@ class Archive:
         tail_at = max(0, self._length - _END.size - _MAX16)
         self._file.seek(tail_at)
         tail = self._file.read()
-        found: list[tuple[int, tuple[Any, ...]]] = []
-        at = tail.rfind(b"PK\x05\x06")
-        while at >= 0:
-            if at + _END.size <= len(tail):
-                fields = _END.unpack_from(tail, at)
-                found.append((tail_at + at, fields))
-                if at + _END.size + fields[-1] == len(tail):
-                    return found[-1]
-            at = tail.rfind(b"PK\x05\x06", 0, at)
+        found: list[tuple[bool, bool, int, tuple[Any, ...]]] = []
+        at = tail.find(b"PK\x05\x06")
+        while 0 <= at <= len(tail) - _END.size:
+            fields = _END.unpack_from(tail, at)
+            *_, size, start, comment = fields
+            to_the_end = at + _END.size + comment == len(tail)
+            behind_directory = start + size == tail_at + at or _MAX32 in (start, size)
+            found.append((to_the_end, behind_directory, tail_at + at, fields))
+            at = tail.find(b"PK\x05\x06", at + 1)
         if found:
-            return found[0]  # bytes follow that are no part of the zip, or its comment is cut off
+            return max(found)[2:]
         if self._begins(0, b"PK\x03\x04"):
             raise UsageError(
                 f"{self.path}: this zip is cut off: its directory, at the end, is missing. Copy it again."
@@ -211,8 +210,8 @@ class Archive:
     def _parse(self, buffer: bytes, at: int, place: int) -> Member | None:
         if at + _ENTRY.size > len(buffer):
             return None
-        (signature, _, _, _, _, flags, method, _, _, crc, packed, size,
-         name_length, extra_length, comment_length, _, _, _, header) = _ENTRY.unpack_from(buffer, at)  # fmt: skip
+        signature, *_, flags, method, _, _, crc, packed, size = _ENTRY.unpack_from(buffer, at)[:12]
+        name_length, extra_length, comment_length, *_, header = _ENTRY.unpack_from(buffer, at)[12:]
         names_at = at + _ENTRY.size
         end = names_at + name_length + extra_length + comment_length
         if signature != _ENTRY_SIGNATURE or end > len(buffer):
@@ -267,7 +266,7 @@ class Archive:
         if len(packed) < member.packed:
             raise InstanceRejected(Reason.UNREADABLE, "the zip ends inside this member")
         content = packed if member.method == _STORED else _inflate(packed, member.size)
-        if len(content) != member.size or zlib.crc32(content) != member.crc:
+        if len(content) != member.size or isal_zlib.crc32(content) != member.crc:
             raise InstanceRejected(Reason.UNREADABLE, "the zip member is damaged: its checksum is wrong")
         return content
 

@@ -8,7 +8,11 @@ Keys of a run::
 
     cxr:{run}          hash    state (running | cancelled)
     cxr:{run}:done     bitmap  chunk numbers that the producer has harvested
-    cxr:{run}:c:{no}   hash    stage, attempt, lease (ms), owner, cur (breadcrumb), d:{i} (deaths), o:{i} (record)
+    cxr:{run}:c:{no}   hash    stage, a:{stage} (attempts), lease (ms), owner, cur (breadcrumb, item:stage),
+                               d:{i} (deaths), o:{i} (record), t:{stage} (how long it took)
+
+Attempts are counted for each stage, so that a chunk that is started again from its first stage still knows, when it
+comes to the stage that killed its worker, that it has to go item by item there.
 
 Every time stamp is the Redis server's: a worker's clock doesn't matter. Every write is fenced by its owner.
 """
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +33,7 @@ from typing import Any, Final, Self, cast
 import redis
 
 from backlog.errors import LostClaim, ServiceUnavailable, StorageFull, UsageError
-from backlog.messages import QUEUES, ItemRecord, Stage, parse_task_id
+from backlog.messages import QUEUES, TASKS, ItemRecord, Stage, StageTime, parse_task_id
 from backlog.outcomes import Outcome, Reason
 
 #: An item at which its worker dies this often, while it is alone at work on it, is quarantined.
@@ -58,13 +63,15 @@ if tonumber(redis.call('HGET', KEYS[3], 'lease') or '0') > now then return {'bus
 local cur = redis.call('HGET', KEYS[3], 'cur')
 if cur then
   redis.call('HDEL', KEYS[3], 'cur')
-  local deaths = redis.call('HINCRBY', KEYS[3], 'd:' .. cur, 1)
+  local item, at = string.match(cur, '(%d+):(%d+)')
+  local deaths = redis.call('HINCRBY', KEYS[3], 'd:' .. item, 1)
   if deaths >= tonumber(ARGV[6]) then
     local record = string.gsub(ARGV[7], '"attempts":0', '"attempts":' .. deaths)
-    redis.call('HSETNX', KEYS[3], 'o:' .. cur, record)
+    record = string.gsub(record, '"stage":%d+', '"stage":' .. at)
+    redis.call('HSETNX', KEYS[3], 'o:' .. item, record)
   end
 end
-local attempt = redis.call('HINCRBY', KEYS[3], 'attempt', 1)
+local attempt = redis.call('HINCRBY', KEYS[3], 'a:' .. stage, 1)
 redis.call('HSET', KEYS[3], 'lease', now + tonumber(ARGV[4]), 'owner', ARGV[5])
 redis.call('EXPIRE', KEYS[3], ARGV[8])
 local decided = {}
@@ -87,22 +94,34 @@ return 1
 
 _CRUMB: Final = """
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then redis.call('HDEL', KEYS[1], 'cur') else redis.call('HSET', KEYS[1], 'cur', ARGV[2]) end
+if ARGV[2] == '' then redis.call('HDEL', KEYS[1], 'cur')
+else redis.call('HSET', KEYS[1], 'cur', ARGV[2] .. ':' .. redis.call('HGET', KEYS[1], 'stage')) end
 return 1
 """
 
-_FINISH: Final = """
+_FINISH: Final = (
+    _NOW
+    + """
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-for k = 3, #ARGV, 2 do redis.call('HSETNX', KEYS[1], 'o:' .. ARGV[k], ARGV[k + 1]) end
+local time = string.sub(ARGV[4], 1, -2) .. string.format(',"at":%.0f}', now)
+redis.call('HSET', KEYS[1], 't:' .. ARGV[3], time)
+for k = 5, #ARGV, 2 do redis.call('HSETNX', KEYS[1], 'o:' .. ARGV[k], ARGV[k + 1]) end
 redis.call('HSET', KEYS[1], 'stage', ARGV[2])
-redis.call('HDEL', KEYS[1], 'lease', 'owner', 'cur', 'attempt')
+redis.call('HDEL', KEYS[1], 'lease', 'owner', 'cur', 'a:' .. ARGV[3])
 return 1
 """
+)
 
 _RELEASE: Final = """
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
 redis.call('HDEL', KEYS[1], 'lease', 'owner', 'cur')
-redis.call('HINCRBY', KEYS[1], 'attempt', -1)
+redis.call('HINCRBY', KEYS[1], 'a:' .. redis.call('HGET', KEYS[1], 'stage'), -1)
+return 1
+"""
+
+_FAIL: Final = """
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+redis.call('HDEL', KEYS[1], 'lease', 'owner')
 return 1
 """
 
@@ -137,12 +156,25 @@ class Progress:
     leased: bool
 
 
+@dataclass(frozen=True)
+class Messages:
+    """The chunks of a run that have a message."""
+
+    waiting: frozenset[int]  #: in a queue
+    taken: frozenset[int]  #: with a worker, not acknowledged; stays so for an hour when that worker was killed
+
+
+def _chunks(run: str, messages: Iterable[dict[str, Any]]) -> frozenset[int]:
+    found = (parse_task_id(message["headers"].get("id", "")) for message in messages)
+    return frozenset(chunk for name, chunk, _ in filter(None, found) if name == run)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except redis.AuthenticationError as error:
-        raise UsageError("Redis refuses the password: see CXR_REDIS_URL and CXR_REDIS_PASSWORD") from error
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise UsageError("Redis refuses the user or the password: see CXR_REDIS_URL and CXR_REDIS_PASSWORD") from error
     except (redis.OutOfMemoryError, redis.ReadOnlyError) as error:
         raise StorageFull(f"Redis takes no writes: {error}") from error
     except redis.ResponseError as error:
@@ -160,17 +192,20 @@ class Claims:
 
     def __init__(self, url: str, *, lease_seconds: float = 10.0) -> None:
         more: dict[str, Any] = {} if "socket" in url else {"socket_keepalive": True}
-        self.client = redis.Redis.from_url(
-            url.replace("redis+socket://", "unix://", 1),  # Celery's and redis-py's names for the same thing
-            decode_responses=True,
-            socket_timeout=10,
-            socket_connect_timeout=5,
-            health_check_interval=25,
-            **more,
-        )
+        try:
+            self.client = redis.Redis.from_url(
+                url.replace("redis+socket://", "unix://", 1),  # Celery's and redis-py's names for the same thing
+                decode_responses=True,
+                socket_timeout=10,
+                socket_connect_timeout=5,
+                health_check_interval=25,
+                **more,
+            )
+        except ValueError as error:  # not quoted: the address may hold the password
+            raise UsageError("CXR_REDIS_URL is no address of a Redis: redis://host:6379/0") from error
         self.lease_ms = int(lease_seconds * 1000)
-        self._claim, self._renew, self._crumb, self._finish, self._release, self._restart = (
-            self.client.register_script(text) for text in (_CLAIM, _RENEW, _CRUMB, _FINISH, _RELEASE, _RESTART)
+        self._claim, self._renew, self._crumb, self._finish, self._release, self._fail, self._restart = (
+            self.client.register_script(text) for text in (_CLAIM, _RENEW, _CRUMB, _FINISH, _RELEASE, _FAIL, _RESTART)
         )
 
     # -- a worker's side ---------------------------------------------------------------------------------------
@@ -203,7 +238,8 @@ class Claims:
             )
         if answer[0] != "run":
             return Refusal(answer[0])
-        return Claim(self, run, chunk, owner, attempt=answer[1], decided=frozenset(int(i) for i in answer[2]))
+        decided = frozenset(int(i) for i in answer[2])
+        return Claim(self, run, chunk, owner, attempt=answer[1], decided=decided, stage=stage)
 
     # -- the producer's side -----------------------------------------------------------------------------------
 
@@ -229,6 +265,12 @@ class Claims:
             fields = cast("dict[str, str]", self.client.hgetall(f"cxr:{run}:c:{chunk}"))
         return {int(name[2:]): json.loads(text) for name, text in fields.items() if name.startswith("o:")}
 
+    def times(self, run: str, chunk: int) -> dict[Stage, StageTime]:
+        """Return how long each stage of a chunk took, of those that have ended."""
+        with _translated():
+            fields = self.client.hmget(f"cxr:{run}:c:{chunk}", [f"t:{stage.value}" for stage in TASKS])
+        return {stage: json.loads(text) for stage, text in zip(TASKS, cast("list[str | None]", fields), strict=True) if text}
+
     def forget(self, run: str, chunks: Iterable[int]) -> None:
         """Mark chunks as harvested and delete their claims. Call after the ledger has them."""
         with _translated():
@@ -250,18 +292,18 @@ class Claims:
             self.client.hset(f"cxr:{run}", "state", state)
             self.client.expire(f"cxr:{run}", KEEP_SECONDS)
 
-    def queued(self, run: str) -> set[int]:
-        """Return the chunks of a run that stand in a queue or with a worker, unacknowledged."""
+    def messages(self, run: str) -> Messages:
+        """Return the chunks of a run that have a message."""
         with _translated():
             pipe = self.client.pipeline(transaction=False)
             for queue in QUEUES.values():
                 pipe.lrange(queue, 0, -1)
             pipe.hvals("unacked")
             *queues, unacked = pipe.execute()
-        messages = [json.loads(text) for queue in queues for text in queue]
-        messages += [json.loads(text)[0] for text in unacked]
-        found = (parse_task_id(message["headers"].get("id", "")) for message in messages)
-        return {chunk for name, chunk, _ in filter(None, found) if name == run}
+        return Messages(
+            waiting=_chunks(run, (json.loads(text) for queue in queues for text in queue)),
+            taken=_chunks(run, (json.loads(text)[0] for text in unacked)),
+        )
 
     def depths(self) -> dict[str, int]:
         """Return how many messages wait in each queue."""
@@ -271,11 +313,32 @@ class Claims:
                 pipe.llen(queue)
             return dict(zip(QUEUES.values(), pipe.execute(), strict=True))
 
-    def drop(self, run: str) -> None:
-        """Delete every trace of a finished run."""
+    def oldest(self) -> dict[str, tuple[str, int, Stage]]:
+        """Return the run, chunk and stage of the message that waits longest in each queue that isn't empty."""
         with _translated():
-            for key in self.client.scan_iter(match=f"cxr:{run}*", count=1000):
+            pipe = self.client.pipeline(transaction=False)
+            for queue in QUEUES.values():
+                pipe.lindex(queue, -1)  # kombu pushes at the left
+            answers = pipe.execute()
+        heads = {queue: json.loads(text)["headers"] for queue, text in zip(QUEUES.values(), answers, strict=True) if text}
+        found = {queue: parse_task_id(head.get("id", "")) for queue, head in heads.items()}
+        return {queue: task for queue, task in found.items() if task}
+
+    def server(self) -> dict[str, Any]:
+        """Return what Redis says of itself (``INFO``)."""
+        with _translated():
+            return dict(cast("dict[str, Any]", self.client.info()))
+
+    def drop(self, run: str) -> None:
+        """Delete every trace of a finished run, but that it is over.
+
+        A message that a dead worker held comes back an hour later. Nobody may work on it then: its report may have
+        been retracted since.
+        """
+        with _translated():
+            for key in self.client.scan_iter(match=f"cxr:{run}:*", count=1000):
                 self.client.delete(key)
+        self.set_state(run, "cancelled")
 
     def tell(self, run: str, trouble: str) -> None:
         """Say what a worker of a run is waiting for; forgotten when it is not said again."""
@@ -303,6 +366,8 @@ class Claim:
     owner: str
     attempt: int
     decided: frozenset[int]
+    stage: Stage
+    _began: float = field(default_factory=time.monotonic)
     _lost: threading.Event = field(default_factory=threading.Event)
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -352,15 +417,21 @@ class Claim:
         if not ours:
             raise LostClaim(f"chunk {self.chunk} was taken over")
 
-    def finish(self, following: Stage, records: Mapping[int, ItemRecord]) -> None:
+    def finish(self, following: Stage, records: Mapping[int, ItemRecord], items: int = 0) -> None:
         """Set the chunk to its next stage and keep the records of items that ended, in one step.
+
+        Parameters
+        ----------
+        items
+            How many this stage worked on; kept with the time that it took.
 
         Raises
         ------
         LostClaim
             The chunk is another worker's; nothing was changed.
         """
-        args: list[Any] = [self.owner, following.value]
+        spent = {"ms": round(1000 * (time.monotonic() - self._began)), "items": items, "attempt": self.attempt}
+        args: list[Any] = [self.owner, following.value, self.stage.value, json.dumps(spent)]
         for i, record in records.items():
             args += [i, _dump(record)]
         with _translated():
@@ -373,6 +444,12 @@ class Claim:
         self._over.set()
         with _translated():
             self.claims._release(keys=[self.key], args=[self.owner])  # noqa: SLF001
+
+    def fail(self) -> None:
+        """Give the chunk back after a bug: the attempt counts, and where there is a breadcrumb its item is to blame."""
+        self._over.set()
+        with _translated():
+            self.claims._fail(keys=[self.key], args=[self.owner])  # noqa: SLF001
 
 
 def _dump(record: ItemRecord) -> str:

@@ -39,17 +39,19 @@ class Folder:
         """Store one file, durably and whole or not at all; what is already there is left alone."""
         instance = instance_id(identity(read_header(dicom)))
         path = self._path(instance)
-        if path.exists():
-            return Stored(instance, already=True)
         temporary = path.with_name(f".{uuid.uuid4().hex}.part")
         with _translated(self.root):
+            if path.exists():
+                return Stored(instance, already=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("xb") as file:
                     file.write(dicom)
                     file.flush()
                     os.fsync(file.fileno())
-                os.link(temporary, path)  # fails when another worker was first, so nothing is ever overwritten
+                os.link(
+                    temporary, path
+                )  # fails when another worker was first, so nothing is ever overwritten
             except FileExistsError:
                 return Stored(instance, already=True)
             finally:
@@ -78,7 +80,8 @@ class Folder:
 
     def holders(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # the name says which instance it is
         """Return 1 when the instance is there, else 0: a name is its instance's identifiers, so it can't be there twice."""
-        return int(self._path(instance).exists())
+        with _translated(self.root):
+            return int(self._path(instance).exists())
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -93,7 +96,9 @@ def instance_id(of: Identity) -> str:
     """Return ``study/instance`` for an instance: hashes of its patient's and its own identifiers."""
     patient_study = f"{of.patient_id}|{of.study_instance_uid}"
     whole = f"{patient_study}|{of.series_instance_uid}|{of.sop_instance_uid}"
-    return "/".join(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in (patient_study, whole))
+    return "/".join(
+        hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in (patient_study, whole)
+    )
 
 
 def _sync(folder: Path) -> None:
@@ -111,6 +116,6 @@ def _translated(root: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InstanceRejected(Reason.NOT_IN_PACS, "the folder PACS doesn't hold it (any more)") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageFull(f"{root}: no room left on the disk") from error
         raise ServiceUnavailable(f"{root}: {error.strerror}") from error

@@ -74,6 +74,15 @@ class ReportItem(TypedDict):
     flags: list[str]
 
 
+class StageTime(TypedDict):
+    """How long one stage of one chunk took, kept with the chunk's claim like the records."""
+
+    ms: int  #: of the attempt that ended it, from claim to mark, without the wait in the queue
+    items: int  #: that it worked on
+    attempt: int  #: the number of that attempt
+    at: int  #: when it ended, in ms since 1970 by the Redis server's clock
+
+
 class ItemRecord(TypedDict, total=False):
     """How one item ended; kept with the chunk's claim until the producer has harvested it."""
 

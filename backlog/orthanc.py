@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
@@ -56,6 +57,8 @@ class Orthanc:
         self._session.auth = (username, password) if username else None
         self._session.trust_env = False  # no proxy and no netrc between a hospital's worker and its PACS
         if ca:
+            if not Path(ca).is_file():
+                raise UsageError(f"CXR_PACS_CA names no file: {ca}")
             self._session.verify = ca
 
     @classmethod
@@ -74,12 +77,19 @@ class Orthanc:
 
     def identity(self) -> str:
         """Return Orthanc's own identifier of its database; empty before Orthanc 1.11, which has none."""
-        return str(self._json("/system").get("DatabaseServerIdentifier", ""))
+        try:
+            return str(self._json("/system").get("DatabaseServerIdentifier", ""))
+        except InstanceRejected as error:
+            raise self._stranger() from error
 
     def store(self, dicom: bytes) -> Stored:
         """Store one file. Orthanc answers ``AlreadyStored`` for a known SOP Instance UID and changes nothing."""
-        answer = self._call("POST", "/instances", data=dicom).json()
-        if not isinstance(answer, dict) or answer.get("Status") not in ("Success", "AlreadyStored"):
+        answer = self._parsed(self._call("POST", "/instances", data=dicom))
+        if (
+            not isinstance(answer, dict)
+            or answer.get("Status") not in ("Success", "AlreadyStored")
+            or not _ID.fullmatch(str(answer.get("ID")))
+        ):
             raise InstanceRejected(Reason.REFUSED, "Orthanc gave no status of one stored instance")
         return Stored(str(answer["ID"]), already=answer["Status"] == "AlreadyStored")
 
@@ -91,7 +101,8 @@ class Orthanc:
                 return path.read_bytes()
             except OSError:
                 pass  # moved or compressed since: REST knows
-        return self._call("GET", f"/instances/{_checked(instance)}/file").content
+        with self._call("GET", f"/instances/{_checked(instance)}/file", stream=True) as response:
+            return self._body(response)
 
     def header(self, instance: str) -> bytes:
         """Return the beginning of one instance's file, at least up to its pixel data."""
@@ -103,8 +114,8 @@ class Orthanc:
             except OSError:
                 pass
         with self._call("GET", f"/instances/{_checked(instance)}/file", stream=True) as response:
-            if int(response.headers.get("Content-Length", 0)) <= _SMALL:
-                return response.content
+            if int(response.headers.get("Content-Length", _SMALL + 1)) <= _SMALL:
+                return self._body(response)
             with _translated(self.url):
                 return until_pixels(response.iter_content(_STEP))
 
@@ -120,7 +131,7 @@ class Orthanc:
 
     def holders(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # Orthanc knows by the UID
         """Return how many instances have this UID, in whatever study."""
-        found = self._call("POST", "/tools/lookup", data=sop_instance_uid.encode()).json()
+        found = self._parsed(self._call("POST", "/tools/lookup", data=sop_instance_uid.encode()))
         return sum(1 for one in found if one.get("Type") == "Instance")
 
     def close(self) -> None:
@@ -138,10 +149,10 @@ class Orthanc:
             DICOM keywords and what they have to match; empty for everything, which Orthanc answers faster.
         """
         if not query:
-            answer = self._call("GET", f"/series?expand&since={since}&limit={limit}").json()
+            answer = self._parsed(self._call("GET", f"/series?expand&since={since}&limit={limit}"))
         else:
             body = {"Level": "Series", "Query": dict(query), "Expand": True, "Since": since, "Limit": limit}
-            answer = self._call("POST", "/tools/find", json=body).json()
+            answer = self._parsed(self._call("POST", "/tools/find", json=body))
         return list(answer)
 
     def statistics(self) -> dict[str, Any]:
@@ -162,12 +173,39 @@ class Orthanc:
             return None
         return self.storage / uuid[:2] / uuid[2:4] / uuid
 
+    def _body(self, response: requests.Response) -> bytes:
+        """Read a body in one go; `requests` would read it in steps of 10 kB."""
+        with _translated(self.url):
+            body: bytes = response.raw.read()
+        announced = response.headers.get("Content-Length")
+        if announced is not None and len(body) != int(announced):
+            raise ServiceUnavailable(f"the PACS at {self.url} broke off an answer")
+        return body
+
     def _json(self, path: str) -> dict[str, Any]:
-        return dict(self._call("GET", path).json())
+        answer = self._parsed(self._call("GET", path))
+        if not isinstance(answer, dict):
+            raise self._stranger()
+        return answer
+
+    def _parsed(self, response: requests.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError as error:
+            raise self._stranger() from error
+
+    def _stranger(self) -> UsageError:
+        return UsageError(f"what answers at {self.url} is no Orthanc: see CXR_PACS_URL")
 
     def _call(self, method: str, path: str, **more: Any) -> requests.Response:
         with _translated(self.url):
-            response = self._session.request(method, self.url + path, timeout=self._timeout, **more)
+            # A redirected POST would arrive as a GET, and look like a refusal of every image.
+            response = self._session.request(
+                method, self.url + path, timeout=self._timeout, allow_redirects=False, **more
+            )
+        if response.is_redirect:
+            response.close()
+            raise UsageError(f"the PACS at {self.url} redirects elsewhere: give its own address")
         if response.ok:
             return response
         try:
@@ -211,5 +249,5 @@ def _translated(url: str) -> Iterator[None]:
         raise UsageError(f"the certificate of the PACS at {url} is not trusted: see CXR_PACS_CA") from error
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema) as error:
         raise UsageError(f"{url!r} is no address of a PACS") from error
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise ServiceUnavailable(f"the PACS at {url} is away: {error.__class__.__name__}") from error

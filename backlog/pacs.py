@@ -65,10 +65,10 @@ def connect(settings: Settings, url: str = "") -> Pacs:
     """Return the PACS at an address (default: the settings'): ``http(s)://…`` or a folder."""
     address = url or settings.pacs_url
     if address.startswith(("http://", "https://")):
-        from backlog.orthanc import Orthanc  # noqa: PLC0415  # requests takes 60 ms to import
+        from backlog.orthanc import Orthanc  # requests takes 60 ms to import
 
         return Orthanc.from_settings(settings, address)
-    from backlog.folder import Folder  # noqa: PLC0415  # pydicom takes 150 ms to import
+    from backlog.folder import Folder  # pydicom takes 150 ms to import
 
     return Folder(Path(address))
 

@@ -7,6 +7,7 @@ is marked secret, ``CXR_X_FILE`` names it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -20,7 +21,9 @@ PREFIX: Final = "CXR_"
 
 
 def _setting(default: object, text: str, *, secret: bool = False, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": text, "secret": secret, "choices": choices}, repr=not secret)
+    return field(
+        default=default, metadata={"help": text, "secret": secret, "choices": choices}, repr=not secret
+    )
 
 
 @dataclass(frozen=True)
@@ -28,49 +31,76 @@ class Settings:
     """Everything that the environment can say. Built by :func:`from_environment`, never at import."""
 
     redis_url: str = _setting(
-        "", "The broker, `redis://host:6379/0` or `rediss://…` for TLS. Empty: a private server is started for the run.", secret=True
+        "",
+        "The broker, `redis://host:6379/0` or `rediss://…` for TLS. Empty: a private server is started for the run.",
+        secret=True,
     )
     redis_password: str = _setting("", "Password for CXR_REDIS_URL when the address holds none.", secret=True)
-    pacs_url: str = _setting("", "Workers: where images are read and reports stored, `http(s)://…` or a folder.")
+    pacs_url: str = _setting(
+        "", "Workers: where images are read and reports stored, `http(s)://…` or a folder."
+    )
     pacs_username: str = _setting("", "User name for the PACS.")
     pacs_password: str = _setting("", "Password for the PACS.", secret=True)
-    pacs_ca: str = _setting("", "A file with the certificate authority of an https PACS. Empty: the system's.")
+    pacs_ca: str = _setting(
+        "", "A file with the certificate authority of an https PACS. Empty: the system's."
+    )
     pacs_storage: str = _setting(
-        "", "Orthanc's storage folder, readable here: images are read from it instead of over REST. Empty: REST only."
+        "",
+        "Orthanc's storage folder, readable here: images are read from it instead of over REST. Empty: REST only.",
     )
     pacs_requests: int = _setting(8, "Most requests at a time that all workers together send to the PACS.")
     pacs_seconds: float = _setting(60.0, "How long one PACS request may take, in seconds.")
     weights: str = _setting(
-        "", "A local weights file (state dict or the released pickle), or `seeded` for meaningless test weights. "
-        "Empty: the released weights by name."
+        "",
+        "A local weights file (state dict or the released pickle), or `seeded` for meaningless test weights. "
+        "Empty: the released weights by name.",
     )
     weights_sha256: str = _setting("", "SHA-256 of CXR_WEIGHTS when it is not the released file.")
     engine: str = _setting("auto", "What runs the model.", choices=("auto", "onnxruntime", "torch"))
-    threads: int = _setting(0, "CPU threads of one inference process. 0: the cores shared among the processes.")
+    threads: int = _setting(
+        0, "CPU threads of one inference process. 0: the cores shared among the processes."
+    )
     cache: str = _setting("", "Where weights and their export are kept. Empty: `~/.cache/cxr-backlog`.")
     language: str = _setting("en", "Language of the reports.", choices=("en", "pt-BR"))
-    coding: str = _setting("open", "Codes of the findings; `snomed` needs a licence in some countries.", choices=("open", "snomed"))
+    coding: str = _setting(
+        "open",
+        "Codes of the findings; `snomed` needs a licence in some countries.",
+        choices=("open", "snomed"),
+    )
     modalities: str = _setting("CR,DX,RG,XR", "Modalities that may hold a chest radiograph, by comma.")
     laterals: bool = _setting(False, "Score lateral views too, though the model knows frontal ones.")
     chunk_size: int = _setting(32, "Most images in one message, 1 to 64.")
     window: int = _setting(0, "Most chunks in flight at a time. 0: eight per inference worker, at least 16.")
-    lease_seconds: float = _setting(10.0, "How long a silent worker keeps its chunk before another may take it.")
-    patience_seconds: float = _setting(60.0, "How long a task waits for a PACS that is away before it hands its chunk back.")
-    reconcile_seconds: float = _setting(3.0, "How often lost messages are looked for. 0: never (only to prove the need).")
+    lease_seconds: float = _setting(
+        10.0, "How long a silent worker keeps its chunk before another may take it."
+    )
+    patience_seconds: float = _setting(
+        60.0, "How long a task waits for a PACS that is away before it hands its chunk back."
+    )
+    reconcile_seconds: float = _setting(
+        3.0, "How often lost messages are looked for. 0: never (only to prove the need)."
+    )
     item_seconds: float = _setting(10.0, "How long the decoding of one image may take.")
     item_megabytes: int = _setting(2048, "How much memory the decoding of one image may take, in MB.")
     log: str = _setting("human", "Form of the log lines.", choices=("human", "json"))
+    metrics_port: int = _setting(
+        0, "Port where the producer of a run serves its numbers for Prometheus. 0: nowhere."
+    )
+    metrics_bind: str = _setting("127.0.0.1", "Address where it does; the numbers need no password.")
 
     @property
     def broker(self) -> str:
-        """The broker's address, with the password from its own variable put in."""
-        if not self.redis_password:
-            return self.redis_url
+        """The broker's address: with the password from its own variable, and TLS that checks certificates."""
         parts = urlsplit(self.redis_url)
-        if parts.password or parts.scheme not in ("redis", "rediss"):
+        if parts.scheme not in ("redis", "rediss"):
             return self.redis_url
-        user, host = quote(parts.username or "", safe=""), parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=f"{user}:{quote(self.redis_password, safe='')}@{host}"))
+        if self.redis_password and not parts.password:
+            user, host = quote(parts.username or "", safe=""), parts.netloc.rpartition("@")[2]
+            parts = parts._replace(netloc=f"{user}:{quote(self.redis_password, safe='')}@{host}")
+        if parts.scheme == "rediss" and "ssl_cert_reqs=" not in parts.query:
+            # Celery takes any certificate, whoever sends it, unless the address says otherwise.
+            parts = parts._replace(query="&".join(filter(None, (parts.query, "ssl_cert_reqs=required"))))
+        return urlunsplit(parts)
 
     @property
     def cache_folder(self) -> Path:
@@ -117,7 +147,25 @@ def child_environment(**settings: str) -> dict[str, str]:
 
 
 #: Variables with our prefix that other programs read: the tests, compose.
-_ELSEWHERE: Final = frozenset({"CXR_TEST_DATA", "CXR_INBOX", "CXR_OUT", "CXR_BIND", "CXR_MODELS", "CXR_UID"})
+_ELSEWHERE: Final = frozenset(
+    {"CXR_TEST_DATA", "CXR_INBOX", "CXR_OUT", "CXR_MODELS", "CXR_BIND", "CXR_UID", "CXR_GID", "CXR_TLS"}
+    | {"CXR_INTERNAL", "CXR_REDIS_PORT", "CXR_TLS_BIND", "CXR_SERVER"}
+    | {
+        "CXR_ORTHANC_PORT",
+        "CXR_ORTHANC_LIMIT",
+        "CXR_FLOWER_PORT",
+        "CXR_FLOWER_USERNAME",
+        "CXR_FLOWER_PASSWORD",
+    }
+    | {
+        "CXR_FLOWER_PREFIX",
+        "CXR_FLOWER_LIMIT",
+        "CXR_REDIS_MAXMEMORY",
+        "CXR_REDIS_LIMIT",
+        "CXR_PRODUCER_LIMIT",
+    }
+    | {"CXR_UPLOAD_LIMIT", "CXR_INFERENCE_LIMIT", "CXR_INFERENCE_GPU_LIMIT", "CXR_REPORT_LIMIT"}
+)
 
 
 def _secret(name: str, path: str) -> str:
@@ -131,9 +179,9 @@ def _parse(setting: Field[Any], name: str, text: str) -> object:
     assert setting.default is not MISSING  # noqa: S101  # every setting has a default
     kind = type(setting.default)
     text = text.strip()
-    if text == "" and kind is not str:
-        return setting.default
     choices = setting.metadata["choices"]
+    if text == "" and (choices or kind is not str):
+        return setting.default  # compose passes on what is not set as empty
     if choices and text not in choices:
         raise UsageError(f"{name}={text!r} is none of {', '.join(choices)}")
     parse: Callable[[str], object] = _boolean if kind is bool else kind
@@ -141,13 +189,22 @@ def _parse(setting: Field[Any], name: str, text: str) -> object:
         value = parse(text)
     except ValueError as error:
         raise UsageError(f"{name}={text!r} is no {kind.__name__}") from error
-    if isinstance(value, (int, float)) and value < 0:
-        raise UsageError(f"{name}={text!r} is negative")
+    if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+        raise UsageError(f"{name}={text!r} is negative or endless")
     return value
 
 
 def _boolean(text: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
     if text.lower() not in words:
         raise ValueError(text)
     return words[text.lower()]

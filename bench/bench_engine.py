@@ -72,7 +72,7 @@ def main(cache: Path, rounds: int) -> None:
         for name, taken in times.items():
             if f" {threads} thread(s)" in name:
                 median = statistics.median(taken)
-                print(f"{name:42} {IMAGES / median:6.1f} images/s  {base / median:5.2f} × eager")
+                print(f"{name:42} {IMAGES / median:6.1f} images/s  {base / median:5.2f} x eager")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from backlog.header import dataset_of
+from backlog.layout import survey
 from tests.dicom_images import (
     JPEG_2000_LOSSLESS,
     JPEG_LOSSLESS_SV1,
@@ -27,8 +29,6 @@ from tests.dicom_images import (
 )
 from worker.declared import declared
 from worker.decode import decode
-from worker.header import dataset_of
-from worker.layout import survey
 from worker.pixels import model_input
 
 ROWS, COLUMNS, BITS = 2500, 2048, 12

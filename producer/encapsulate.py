@@ -63,7 +63,7 @@ def _rle(words: Any, _bits: int) -> bytes:
 
 
 def _jpeg_ls(words: Any, bits: int) -> bytes:
-    from jpeg_ls import encode_pixel_data
+    from jpeg_ls import encode_pixel_data  # type: ignore[import-untyped]  # it ships no types
 
     rows, columns = words.shape
     return bytes(
@@ -104,9 +104,9 @@ def _jpeg_lossless(words: Any, bits: int) -> bytes:
     size = np.frexp(np.abs(difference).astype(np.float64))[1].astype(np.int32)
     further = np.where(size == 16, 0, size)
     low = np.where(difference < 0, difference + (1 << further) - 1, difference) & ((1 << further) - 1)
-    code = (size << further) | low
-    length = 5 + further
-    place = length[:, None] - 1 - np.arange(20)
+    code = ((size << further) | low).astype(np.int32)
+    length = (5 + further).astype(np.int32)
+    place = length[:, None] - 1 - np.arange(20, dtype=np.int32)
     bit = (code[:, None] >> np.maximum(place, 0)) & 1
     stream = bit[place >= 0].astype(np.uint8)
     stream = np.append(stream, np.ones(-len(stream) % 8, np.uint8))

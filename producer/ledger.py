@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from backlog.errors import BacklogError, StorageFull, UsageError
-from backlog.messages import ItemRecord
+from backlog.messages import ItemRecord, Stage, StageTime
 from backlog.outcomes import Outcome, Reason
 from producer.sources import Page
 
 #: Changes with the schema: a ledger of another version is refused, not guessed at.
-VERSION: Final = 1
+VERSION: Final = 2
 
 _SCHEMA: Final = f"""
 PRAGMA user_version = {VERSION};
@@ -48,20 +49,36 @@ CREATE TABLE item (
     sr_ours INTEGER NOT NULL DEFAULT 0,     -- 1 when this run wrote it, 0 when an earlier one had
     flags TEXT NOT NULL DEFAULT '',
     scores TEXT NOT NULL DEFAULT '',        -- JSON list, in the model's order
+    chunk INTEGER,                          -- NULL when the listing alone decided it
+    engine TEXT NOT NULL DEFAULT '',
     ended REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
 );
 CREATE UNIQUE INDEX item_instance ON item (instance) WHERE outcome = 'reported';
 CREATE INDEX item_quarantined ON item (reason, no) WHERE outcome = 'quarantined';
-CREATE TABLE tally (outcome TEXT, reason TEXT, count INTEGER NOT NULL, PRIMARY KEY (outcome, reason)) WITHOUT ROWID;
+CREATE TABLE tally (
+    outcome TEXT, reason TEXT, stage INTEGER, count INTEGER NOT NULL, PRIMARY KEY (outcome, reason, stage)
+) WITHOUT ROWID;
 CREATE TRIGGER item_in AFTER INSERT ON item BEGIN
-    INSERT INTO tally VALUES (new.outcome, new.reason, 1)
-    ON CONFLICT (outcome, reason) DO UPDATE SET count = count + 1;
+    INSERT INTO tally VALUES (new.outcome, new.reason, new.stage, 1)
+    ON CONFLICT (outcome, reason, stage) DO UPDATE SET count = count + 1;
 END;
 CREATE TRIGGER item_out AFTER DELETE ON item BEGIN
-    UPDATE tally SET count = count - 1 WHERE outcome = old.outcome AND reason = old.reason;
+    UPDATE tally SET count = count - 1 WHERE outcome = old.outcome AND reason = old.reason AND stage = old.stage;
 END;
+CREATE TABLE timing (                       -- how long each stage of each chunk took
+    chunk INTEGER, stage INTEGER, ms INTEGER NOT NULL, items INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    PRIMARY KEY (chunk, stage)
+) WITHOUT ROWID;
+CREATE TABLE effect (                       -- what this run changed or found in the PACS, in order; never deleted
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, item INTEGER NOT NULL, at REAL NOT NULL, UNIQUE (kind, item)
+);
 CREATE TABLE retracted (item INTEGER PRIMARY KEY, sr_sop_instance_uid TEXT NOT NULL, found INTEGER NOT NULL, at REAL NOT NULL);
 """
+
+#: Kinds of effects: a report stored by this run, one of an earlier run found instead, one deleted again.
+STORED: Final = "report.stored"
+FOUND: Final = "report.found"
+RETRACTED: Final = "report.retracted"
 
 WAITING: Final = 0
 DISPATCHED: Final = 1
@@ -100,7 +117,9 @@ class Ledger:
     def __init__(self, path: Path, *, write: bool) -> None:
         self.path = path
         try:
-            self._db = sqlite3.connect(path if write else f"file:{path}?mode=ro", uri=not write, isolation_level=None, timeout=30)
+            # By URI, whose special characters a folder's name may hold.
+            address = f"{path.absolute().as_uri()}?mode={'rw' if write else 'ro'}"
+            self._db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=30)
             if write:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
@@ -108,6 +127,7 @@ class Ledger:
         except sqlite3.Error as error:
             raise UsageError(f"{path}: the run's ledger can't be opened ({error})") from error
         if version != VERSION:
+            self._db.close()
             raise UsageError(f"{path}: written by another version of this program (ledger {version}, not {VERSION})")
         self._db.row_factory = sqlite3.Row
         self._epoch: int | None = None
@@ -211,16 +231,36 @@ class Ledger:
 
     # -- outcomes ------------------------------------------------------------------------------------------------
 
-    def harvest(self, harvested: Sequence[tuple[ChunkRow, Mapping[int, ItemRecord]]]) -> None:
-        """Keep how the items of finished chunks ended. Repeating it changes nothing."""
+    def harvest(
+        self,
+        harvested: Sequence[tuple[ChunkRow, Mapping[int, ItemRecord]]],
+        times: Mapping[int, Mapping[Stage, StageTime]] | None = None,
+    ) -> None:
+        """Keep how the items of finished chunks ended. Repeating it changes nothing.
+
+        Parameters
+        ----------
+        times
+            How long the stages of each chunk took, by the chunk's number.
+        """
         with self._transaction():
             for chunk, records in harvested:
+                took = (times or {}).get(chunk.no, {})
                 for i, (item, ref) in enumerate(chunk.items):
-                    self._write(item, ref, records.get(i) or _UNACCOUNTED)
+                    self._write(item, ref, records.get(i) or _UNACCOUNTED, chunk.no, took)
                 self._db.execute("UPDATE chunk SET state = 2, items = '' WHERE no = ?", (chunk.no,))
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO timing VALUES (?, ?, ?, ?, ?)",
+                    [(chunk.no, stage.value, t["ms"], t["items"], t["attempt"]) for stage, t in took.items()],
+                )
 
-    def _write(self, item: int, ref: int | str, record: ItemRecord) -> None:
+    def _write(
+        self, item: int, ref: int | str, record: ItemRecord, chunk: int, took: Mapping[Stage, StageTime]
+    ) -> None:
         instance = record.get("instance")
+        # When its stage ended, not when the producer came to look: that may have been away for hours.
+        time_of_stage = took.get(Stage(record.get("stage", 0)))
+        ended = time_of_stage["at"] / 1000 if time_of_stage else time.time()
         if record["outcome"] == Outcome.REPORTED.value:
             earlier = self._db.execute(
                 "SELECT no FROM item WHERE instance = ? AND outcome = 'reported' AND no <> ?", (instance, item)
@@ -236,8 +276,8 @@ class Ledger:
         self._db.execute("DELETE FROM item WHERE no = ?", (item,))
         self._db.execute(
             "INSERT INTO item (no, outcome, reason, detail, stage, attempts, ref, instance, sop_instance_uid,"
-            " study_instance_uid, sr_sop_instance_uid, sr_instance, sr_sha256, sr_ours, flags, scores)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " study_instance_uid, sr_sop_instance_uid, sr_instance, sr_sha256, sr_ours, flags, scores, chunk,"
+            " engine, ended) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 item,
                 record["outcome"],
@@ -255,12 +295,23 @@ class Ledger:
                 record.get("sr_ours", False),
                 " ".join(record.get("flags", [])),
                 json.dumps(record["scores"]) if record.get("scores") else "",
+                chunk,
+                record.get("engine", ""),
+                ended,
             ),
         )
+        if record["outcome"] == Outcome.REPORTED.value:
+            self._effect(STORED if record.get("sr_ours") else FOUND, item, ended)
+
+    def _effect(self, kind: str, item: int, at: float) -> None:
+        self._db.execute("INSERT OR IGNORE INTO effect (kind, item, at) VALUES (?, ?, ?)", (kind, item, at))
 
     def tally(self) -> Tally:
         """Return how many items ended how."""
-        rows = self._db.execute("SELECT outcome, reason, count FROM tally WHERE count > 0 ORDER BY reason").fetchall()
+        rows = self._db.execute(
+            "SELECT outcome, reason, sum(count) AS count FROM tally WHERE count > 0"
+            " GROUP BY outcome, reason ORDER BY reason"
+        ).fetchall()
         groups: dict[str, dict[str, int]] = {outcome.value: {} for outcome in Outcome}
         for row in rows:
             groups[row["outcome"]][row["reason"]] = row["count"]
@@ -285,11 +336,29 @@ class Ledger:
     def retract(self, item: int, uid: str, *, found: bool) -> None:
         """Keep that a report was deleted again."""
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO retracted VALUES (?, ?, ?, (julianday('now') - 2440587.5) * 86400.0)", (item, uid, found))
+            now = time.time()
+            self._db.execute("INSERT OR REPLACE INTO retracted VALUES (?, ?, ?, ?)", (item, uid, found, now))
+            if found:
+                self._effect(RETRACTED, item, now)
 
     def retracted(self) -> int:
         """Return how many reports were deleted again."""
         return int(self._db.execute("SELECT count(*) FROM retracted").fetchone()[0])
+
+    def group(self, studies: Iterable[tuple[str, str]]) -> None:
+        """Tell which group each study (by its UID) belongs to, for this connection's queries alone.
+
+        Kept in a temporary table, which SQLite puts on the disk: a million studies cost no memory.
+        """
+        self._db.execute("CREATE TEMP TABLE grouping (uid TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID")
+        self._db.execute("BEGIN")
+        self._db.executemany("INSERT OR REPLACE INTO grouping VALUES (?, ?)", studies)
+        self._db.execute("COMMIT")
+
+    def select(self, query: str, *values: object) -> Iterator[dict[str, Any]]:
+        """Stream the rows of a query that only reads: the report's and the audit's."""
+        for row in self._db.cursor().execute(query, values):
+            yield dict(row)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

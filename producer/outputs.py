@@ -46,7 +46,7 @@ def rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
 
 def write_scores(ledger: Ledger, path: Path) -> None:
     """Write scores.csv, whole or not at all."""
-    with _whole(path, newline="") as file:
+    with whole(path, newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row in rows(ledger):
@@ -55,7 +55,7 @@ def write_scores(ledger: Ledger, path: Path) -> None:
 
 def write_jsonl(ledger: Ledger, path: Path) -> None:
     """Write one JSON object a line."""
-    with _whole(path) as file:
+    with whole(path) as file:
         for row in rows(ledger):
             file.write(json.dumps(row) + "\n")
 
@@ -87,7 +87,7 @@ WRITERS: Final = {"csv": write_scores, "jsonl": write_jsonl, "parquet": write_pa
 def write_summary(ledger: Ledger, path: Path) -> dict[str, Any]:
     """Write summary.json and return what it says."""
     summary = summarise(ledger)
-    with _whole(path) as file:
+    with whole(path) as file:
         json.dump(summary, file, indent=2)
         file.write("\n")
     return summary
@@ -119,7 +119,14 @@ def _cell(value: object) -> object:
 
 
 @contextmanager
-def _whole(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
+def whole(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
+    """Write a file beside its place and move it there at the end: whole, or not at all.
+
+    Raises
+    ------
+    StorageFull
+        It can't be written.
+    """
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("w", encoding="utf-8", newline=newline) as file:

@@ -106,7 +106,8 @@ def _side(random: np.random.Generator, x: Sketch, y: Sketch, texture: Sketch) ->
 
 def _step(distance: Sketch, softness: float) -> Sketch:
     """Rise from 0 to 1 where the distance turns positive."""
-    return 0.5 + 0.5 * np.tanh(distance / softness)
+    risen: Sketch = 0.5 + 0.5 * np.tanh(distance / softness)
+    return risen
 
 
 def _ellipse(
@@ -127,7 +128,8 @@ def _band(distance: Sketch, half_width: float) -> Sketch:
     square = np.square(distance / half_width)
     # Cut off at e^-36, which is invisible: smaller numbers would only be slow ones.
     square = np.minimum(square, np.float32(6))
-    return np.exp(-np.square(square)) * (np.float32(0.6) + np.float32(0.5) * square)
+    bone: Sketch = np.exp(-np.square(square)) * (np.float32(0.6) + np.float32(0.5) * square)
+    return bone
 
 
 def _smooth_noise(random: np.random.Generator, cells: int) -> Picture:

@@ -10,25 +10,32 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from backlog.eligibility import Rules
-from backlog.errors import UsageError
+from backlog.errors import StorageFull, UsageError
 from backlog.messages import Job
 from backlog.orthanc import Orthanc
 from backlog.outcomes import Outcome
 from backlog.pacs import connect
 from backlog.settings import Settings
 from producer import outputs
+from producer.audit import Audit
 from producer.dispatch import Dispatcher, Progress
 from producer.embedded import Embedded, prepare_model
 from producer.ledger import Ledger
 from producer.sources import Again, Folder, OrthancSource, Source, Zip
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from backlog.claims import Claims
+    from producer.metrics import Metrics
 
 MODEL: Final = "densenet121-res224-all"
 
@@ -86,6 +93,16 @@ class Paths:
     def summary(self) -> Path:
         """The account."""
         return self.out / "summary.json"
+
+    @property
+    def page(self) -> Path:
+        """The report page."""
+        return self.out / "report.html"
+
+    @property
+    def audit(self) -> Path:
+        """One line for each effect."""
+        return self.out / "audit.jsonl"
 
     @property
     def logs(self) -> Path:
@@ -255,7 +272,10 @@ def go_on(
     UsageError
         Something has to be changed first: a wrong password, missing weights, a second producer.
     """
-    with _only_producer(paths), _ledger(paths) as ledger, _stopper() as stopping:
+    with _only_producer(paths), _ledger(paths) as ledger, Audit(ledger, paths.audit) as audit, _stopper() as stopping:
+        if audit.damaged:
+            say(f"The audit was damaged. It goes on from its last sound line; the rest is kept in {audit.damaged}")
+        audit.catch_up()
         job: Job = ledger.fact("job")
         pacs_url = str(ledger.fact("pacs"))
         source = source_of(ledger, settings, paths)
@@ -267,12 +287,25 @@ def go_on(
             seconds = float(ledger.fact("seconds", 0.0))
             started = time.monotonic()
             try:
-                _dispatch(replace(settings, redis_url=redis_url), paths, ledger, source, job, stopping.is_set, show)
+                _dispatch(replace(settings, redis_url=redis_url), paths, ledger, source, job, stopping.is_set, show, audit)
             finally:
                 ledger.put("seconds", seconds + time.monotonic() - started)
+        audit.catch_up(durable=True)
         outputs.write_scores(ledger, paths.scores)
         summary = outputs.write_summary(ledger, paths.summary)
+        if summary["complete"]:
+            _write_page(ledger, paths, audit, say)
         return summary, not summary["complete"]
+
+
+def _write_page(ledger: Ledger, paths: Paths, audit: Audit, say: Callable[[str], None]) -> None:
+    """Write the report page. It is the last thing of a run, and the run is complete without it."""
+    from producer.report_page import write_page  # noqa: PLC0415
+
+    try:
+        write_page(ledger, paths.page, audit=audit.head)
+    except (UsageError, StorageFull) as error:
+        say(f"No report page: {error}")
 
 
 def _dispatch(
@@ -283,16 +316,19 @@ def _dispatch(
     job: Job,
     stop: Callable[[], bool],
     show: Callable[[Progress], None],
+    audit: Audit,
 ) -> None:
     from backlog.app import make_app  # noqa: PLC0415  # celery takes 300 ms to import
     from backlog.claims import Claims  # noqa: PLC0415
 
     claims = Claims(settings.broker, lease_seconds=settings.lease_seconds)
     workers = int(ledger.fact("workers"))
+    app = make_app(settings)
+    metrics = _metrics(settings, ledger, claims, app, job)
     dispatcher = Dispatcher(
         ledger,
         claims,
-        make_app(settings),
+        app,
         source,
         job,
         chunk_size=int(ledger.fact("chunk_size")),
@@ -301,12 +337,26 @@ def _dispatch(
         pause_file=paths.pause,
         stop=lambda: stop() or paths.cancel.exists(),
         show=show,
+        kept=audit.catch_up,
     )
-    dispatcher.run()
+    with metrics or nullcontext():
+        if metrics is not None:
+            metrics.follow(dispatcher)
+        dispatcher.run()
     if dispatcher.progress.done:
         claims.drop(job["run"])
     elif paths.cancel.exists():
         claims.set_state(job["run"], "cancelled")
+
+
+def _metrics(settings: Settings, ledger: Ledger, claims: Claims, app: Celery, job: Job) -> Metrics | None:
+    """Return what serves the run's numbers, where the settings ask for it."""
+    if not settings.metrics_port:
+        return None
+    from producer.metrics import Metrics  # noqa: PLC0415  # an extra's library
+
+    pacs = connect(replace(settings, pacs_seconds=min(5.0, settings.pacs_seconds)), str(ledger.fact("pacs")))
+    return Metrics(ledger, claims, app, pacs, job, settings)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ so that an interrupted enumeration goes on where it stopped.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -166,7 +167,7 @@ class Folder:
     def _list(self) -> None:
         temporary = self.listing.with_suffix(".part")
         with temporary.open("wb") as file:
-            for name in _walk(os.fsencode(self.path)):
+            for name in _walk(os.fsencode(self.path), without=os.fsencode(self.listing.parent)):
                 file.write(name + b"\0")
             file.flush()
             os.fsync(file.fileno())
@@ -183,8 +184,11 @@ class Folder:
             return os.fsdecode(file.read(1 << 16).split(b"\0", 1)[0])
 
 
-def _walk(root: bytes) -> Iterator[bytes]:
-    """Yield the paths of regular files below a folder, relative to it. Links to folders are not followed."""
+def _walk(root: bytes, *, without: bytes) -> Iterator[bytes]:
+    """Yield the paths of files below a folder, relative to it, but none below another: the run's own.
+
+    Links to folders are not followed: they may lead in a circle, or to what is listed already.
+    """
     waiting = [b""]
     while waiting:
         below = waiting.pop()
@@ -193,11 +197,19 @@ def _walk(root: bytes) -> Iterator[bytes]:
                 for entry in found:
                     relative = os.path.join(below, entry.name)
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append(relative)
-                    elif entry.is_file():
+                        if not os.path.samefile(entry.path, without):
+                            waiting.append(relative)
+                    elif _is_item(entry):
                         yield relative
-        except PermissionError as error:
+        except OSError as error:
             raise UsageError(f"{os.fsdecode(root)}: one of its folders can't be read ({error.strerror})") from error
+
+
+def _is_item(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return True  # a link to nowhere or in a circle: listed, so that it is quarantined as unreadable
 
 
 @dataclass
@@ -251,7 +263,7 @@ class OrthancSource:
         tags = {str(k): str(v) for k, v in dict(series.get("MainDicomTags", {})).items()}
         if tags.get("Modality") == "SR" and tags.get("Manufacturer", "").startswith(_OWN_MANUFACTURER):
             return
-        if self.since and str(series.get("LastUpdate", "")) < self.since:
+        if self.since and str(series.get("LastUpdate", self.since)) < self.since:
             return
         reason = _judge_series(tags, self.rules)
         for instance in series.get("Instances", []):

@@ -58,12 +58,12 @@ _PEOPLE: Final = (
 
 @dataclass(frozen=True)
 class Shot:
-    """How one image is taken and stored. Two with the same numbers belong to one study, or are one series."""
+    """How one image is taken and stored."""
 
-    study: int = 0
+    study: int = 0  #: images of one number are of one study
     number: int = 1  #: within the study
     person: Person = field(default=_PEOPLE[0])
-    modality: str = "DX"  #: a key of `_SOP_CLASSES`, an image's
+    modality: str = "DX"  #: CR, DX or CT
     view: str = "PA"
     bits: int = 12  #: BitsStored; 8 are stored in bytes, more in words of 16
     photometric: str = "MONOCHROME2"
@@ -82,7 +82,7 @@ def _recipe(rows: int, columns: int, *, doubled: bool = False, **shot: Any) -> _
     return _Recipe(rows, columns, Shot(**shot), doubled)
 
 
-#: One after the other, then from the start with other pictures. The third of each three opens no new study.
+#: One after the other, three to a study, then from the start with other pictures.
 _RECIPES: Final = (
     _recipe(1024, 1024, modality="DX", bits=12),
     _recipe(1024, 840, modality="DX", bits=12, view="LL"),
@@ -95,7 +95,7 @@ _RECIPES: Final = (
     _recipe(1140, 1140, modality="DX", bits=16, view="AP", transfer_syntax=JPEG_2000),
     _recipe(900, 1100, modality="CR", bits=12, view="AP", transfer_syntax=RLE),
     _recipe(512, 512, modality="SR"),
-    _recipe(1024, 1024, modality="DX", bits=12, transfer_syntax=JPEG_LOSSLESS),
+    _recipe(640, 512, modality="DX", bits=12, transfer_syntax=JPEG_LOSSLESS),
     _recipe(768, 768, modality="DX", bits=14, transfer_syntax=JPEG_LS, photometric="MONOCHROME1"),
     _recipe(128, 128, modality="CT", bits=12),
     _recipe(1024, 800, modality="CR", bits=12, view="AP", transfer_syntax=IMPLICIT),
@@ -126,11 +126,11 @@ def write_backlog(path: Path, *, count: int = 24, seed: int = 0, broken: bool = 
         How many members the zip has.
     """
     members = 0
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
 
         def add(name: str, content: bytes) -> None:
             # Without a date of its own a member carries the clock's, and no two zips are alike.
-            archive.writestr(zipfile.ZipInfo(name, (2024, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(name, (2024, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED, 1)
             nonlocal members
             members += 1
 

@@ -1,7 +1,7 @@
 """Where the test images are: a folder with ``cases`` and ``hostile``, each with a ``manifest.tsv``.
 
-``CXR_TEST_DATA`` names it, by default ``../shared/data`` beside the repository. The files belong to others and are not
-part of the project, so tests skip, with the reason, where they are missing.
+``CXR_TEST_DATA`` names it, by default ``../shared/data`` beside the repository. The files belong to others
+and are not part of the project, so tests skip, with the reason, where they are missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ DATA = Path(os.environ.get("CXR_TEST_DATA", str(_ROOT / "../shared/data"))).reso
 
 #: Put on a test that reads the files.
 needs_data = pytest.mark.skipif(
-    not (DATA / "cases" / "manifest.tsv").is_file(), reason="no test images: CXR_TEST_DATA names no folder with cases/"
+    not (DATA / "cases" / "manifest.tsv").is_file(),
+    reason="no test images: CXR_TEST_DATA names no folder with cases/",
 )
 
 

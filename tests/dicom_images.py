@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from typing import Any
 
 import numpy as np
@@ -80,15 +81,16 @@ def dicom(
     values.update(attributes)
     if "BitsStored" in attributes and "HighBit" not in attributes and attributes["BitsStored"]:
         values["HighBit"] = attributes["BitsStored"] - 1
-    for keyword, value in values.items():
-        if value is not None:
-            setattr(dataset, keyword, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # wrong attributes are wanted
+        for keyword, value in values.items():
+            if value is not None:
+                setattr(dataset, keyword, value)
     if stream is not None:
         dataset.PixelData = encapsulate([stream])
         dataset["PixelData"].VR = "OB"
     elif words is not None and "PixelData" not in attributes:
-        order = ">" if syntax == BIG else "<"
-        plain = words.astype(words.dtype.newbyteorder(order)).tobytes()
+        plain = (words.astype(words.dtype.newbyteorder(">")) if syntax == BIG else words).tobytes()
         dataset.PixelData = plain + b"\0" * (len(plain) % 2)
         dataset["PixelData"].VR = "OB" if allocated == 8 and syntax != IMPLICIT else "OW"
     meta = FileMetaDataset()
@@ -97,7 +99,9 @@ def dicom(
     meta.TransferSyntaxUID = UID(syntax)
     dataset.file_meta = meta
     written = io.BytesIO()
-    dcmwrite(written, dataset, enforce_file_format=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcmwrite(written, dataset, enforce_file_format=True)
     return written.getvalue()
 
 
@@ -144,7 +148,9 @@ def jpeg_ls(words: NDArray[Any], bits: int, error: int = 0) -> bytes:
     rows, columns = words.shape[:2]
     samples = 3 if words.ndim == 3 else 1
     return bytes(
-        encode_buffer(words.tobytes(), rows, columns, samples, bits, error, interleave_mode=2 if samples == 3 else 0)
+        encode_buffer(
+            words.tobytes(), rows, columns, samples, bits, error, interleave_mode=2 if samples == 3 else 0
+        )
     )
 
 
@@ -152,8 +158,12 @@ def jpeg_2000(words: NDArray[Any], bits: int, ratio: float = 0) -> bytes:
     """Compress by JPEG 2000 with a given precision; lossy at a ratio over 1."""
     from openjpeg.utils import encode_array
 
-    lossy = {"compression_ratios": [ratio]} if ratio else {}
-    return bytes(encode_array(words, bits_stored=bits, photometric_interpretation=0, use_mct=False, **lossy))
+    ratios = [ratio] if ratio else None
+    return bytes(
+        encode_array(
+            words, bits_stored=bits, photometric_interpretation=0, use_mct=False, compression_ratios=ratios
+        )
+    )
 
 
 def jpeg_baseline(words: NDArray[np.uint8], quality: int = 95) -> bytes:

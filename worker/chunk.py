@@ -198,7 +198,7 @@ def work(
             todo = [item for item in items if item["i"] not in claim.decided]
             records, following = process(Attempt(claim, stage, patience), todo)
             claim.check()
-            claim.finish(Stage(stage + 1) if following else Stage.FINISHED, records)
+            claim.finish(Stage(stage + 1) if following else Stage.FINISHED, records, len(todo))
         if following:
             send(app, Stage(stage + 1), job, chunk, following)
     except LostClaim:
@@ -206,11 +206,16 @@ def work(
         return
     except (ServiceUnavailable, UsageError, OperationalError, Stopping) as error:
         if not isinstance(error, Stopping):
+            # The person sees the producer, not this log.
+            _give_back(lambda: claims.tell(job["run"], str(error)))  # noqa: B023  # called at once
             _pause(error)
-        _release(claim)
+        _give_back(claim.release)
         raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None
+    except Exception:
+        _give_back(claim.fail)  # a bug in this stage: loud, and it counts, so that the next attempt goes item by item
+        raise
     except BaseException:
-        _release(claim)  # a bug in this stage; the attempt is over and the trace is loud
+        _give_back(claim.release)  # somebody ends this process
         raise
     event(
         "chunk.done",
@@ -235,9 +240,9 @@ def send(app: Celery, stage: Stage, job: Job, chunk: int, items: list[Any]) -> N
     )
 
 
-def _release(claim: Claim) -> None:
+def _give_back(how: Callable[[], None]) -> None:
     try:
-        claim.release()
+        how()
     except (ServiceUnavailable, UsageError):
         pass  # the lease runs out by itself
 

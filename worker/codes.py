@@ -1,8 +1,8 @@
 """The vocabulary of a report: its codes and its sentences, read from two tables.
 
-``codes.tsv`` and ``phrases.tsv`` are meant to be read, corrected and signed by a radiologist; ``docs/codes.md`` is
-made from them with ``python -m worker.codes > docs/codes.md``. Codes are the same in every language, only their
-meanings are translated.
+``codes.tsv`` and ``phrases.tsv`` are meant to be read, corrected and signed by a radiologist;
+``docs/codes.md`` is made from them with ``python -m worker.codes > docs/codes.md``. Codes are the same in
+every language, only their meanings are translated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-#: A private coding scheme for what no open terminology holds; its designator must start with 99 (PS3.16 section 8).
+#: A private coding scheme, for what no open terminology holds; it must start with 99 (PS3.16 section 8).
 PRIVATE_SCHEME: Final = "99CXRBACKLOG"
 LANGUAGES: Final = ("en", "pt-BR")
 CODINGS: Final = ("open", "snomed")
@@ -25,7 +25,7 @@ _FOLDER: Final = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Code:
-    """A coded concept (PS3.3 section 8.8): its value, the scheme that defines it, its meaning in one language."""
+    """A coded concept (PS3.3 section 8.8): value, the scheme that defines it, meaning in one language."""
 
     value: str
     scheme: str
@@ -115,17 +115,17 @@ _HEADINGS: Final = {
 
 _INTRODUCTION: Final = f"""# Codes and sentences of the report
 
-Made from `worker/codes.tsv` and `worker/phrases.tsv` by `python -m worker.codes > docs/codes.md`; a test fails when
-this page is older than the tables. Correct the tables, not this page.
+Made from `worker/codes.tsv` and `worker/phrases.tsv` by `python -m worker.codes > docs/codes.md`; a test
+fails when this page is older than the tables. Correct the tables, not this page.
 
-`CXR_CODING=open` (the default) uses codes that need no licence: DCM, the SNOMED CT subset that comes with DICOM,
-RadLex, and `{PRIVATE_SCHEME}` (private) where these have nothing that means the same. `CXR_CODING=snomed` uses SNOMED CT
-where it has a closer code; outside its member countries that needs a licence. An empty SNOMED CT column means that both
-variants use the same code. Codes are the same in English and Portuguese; in Portuguese a code's meaning is the
-Portuguese name.
+`CXR_CODING=open` (the default) uses codes that need no licence: DCM, the SNOMED CT subset that comes with
+DICOM, RadLex, and `{PRIVATE_SCHEME}` (private) where these have nothing that means the same.
+`CXR_CODING=snomed` uses SNOMED CT where it has a closer code; outside its member countries that needs a
+licence. An empty SNOMED CT column means that both variants use the same code. Codes are the same in English
+and Portuguese; in Portuguese a code's meaning is the Portuguese name.
 
-A finding is *present* when its score is at or above the model's operating point (0.5), *absent* when it is below, and
-*undetermined* when the model gave no number.
+A finding is *present* when its score is at or above the model's operating point (0.5), *absent* when it is
+below, and *undetermined* when the model gave no number.
 
 | reviewed by | registration | date | signature |
 |---|---|---|---|

@@ -9,8 +9,8 @@ from pydicom.dataset import Dataset
 
 from backlog.eligibility import frame_count
 from backlog.errors import InstanceRejected
+from backlog.header import number, text
 from backlog.outcomes import Reason
-from worker.header import number, text
 
 #: Pixels times samples: 8192 by 8192. A chest radiograph has 4 to 20 million, a scanned film up to 50.
 MOST_SAMPLES: Final = 1 << 26

@@ -15,14 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backlog.errors import InstanceRejected
+from backlog.layout import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Layout
 from backlog.outcomes import Reason
 from worker.codestream import BASELINE, EXTENDED, JPEG_LS, LOSSLESS, Codestream, read_jpeg, read_jpeg2000
 from worker.declared import Declared
 from worker.encapsulated import first_stream
-from worker.layout import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Layout
 
 _NATIVE: Final = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG})
 _RLE: Final = "1.2.840.10008.1.2.5"
+#: Bits a pixel in a compressed image. Lossy JPEG 2000 at 100:1 has 0.1; what has less was not an image of
+#: this size, but a decoder may well fill what is missing.
+_LEAST_BITS: Final = 0.02
 #: Transfer syntax → the coding processes that it may hold.
 _JPEG: Final = {
     "1.2.840.10008.1.2.4.50": frozenset({BASELINE}),
@@ -67,6 +70,8 @@ def decode(layout: Layout, declared: Declared) -> Frame:
     if layout.pixel_length >= 0:
         raise _undecodable("compressed, but not encapsulated")
     stream, more = first_stream(layout.body, layout.pixel_start, one_fragment=uid == _RLE)
+    if len(stream) * 8 < _LEAST_BITS * declared.rows * declared.columns:
+        raise _undecodable("too little data for an image of its size")
     if uid == _RLE:
         return Frame(_rle(stream, declared), None, more)
     if uid in _JPEG_2000:
@@ -173,9 +178,9 @@ def _compare(codestream: Codestream, declared: Declared) -> None:
 def _guarded(decoder: Callable[..., Any], *arguments: object) -> bytes | bytearray:
     try:
         plain: bytes | bytearray = decoder(*arguments)
-    except (InstanceRejected, MemoryError):
+    except (InstanceRejected, MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # noqa: BLE001  # a decoder may raise anything at foreign bytes
+    except BaseException as error:  # noqa: BLE001  # anything at foreign bytes; a panic in Rust is no Exception
         raise _undecodable(f"decoder: {type(error).__name__}") from None
     return plain
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from backlog.errors import InstanceRejected
+from backlog.header import decimal, number_list, raw_bytes, sequence, text
 from backlog.outcomes import Flag, Reason
 from worker.declared import Declared
-from worker.header import decimal, number_list, raw_bytes, sequence, text
 from worker.stored import Stored
 
 #: How far the three channels of a grey pixel may lie apart, of 255: lossy JPEG moves them by a few.
@@ -70,7 +70,7 @@ def polarity(header: Dataset, declared: Declared) -> tuple[bool, frozenset[Flag]
     """Return whether low values are white, and what says so.
 
     MONOCHROME1 and PresentationLUTShape INVERSE are two ways to say the same: the DX IOD asks for both
-    together (PS3.3 C.8.11.3.1.2). So either is one inversion, and both are one. A negative RescaleSlope is
+    together (PS3.3 C.8.11.3). So either is one inversion, and both are one. A negative RescaleSlope is
     another matter and turns the greys once more; everything else of a linear rescale cancels, because its
     range moves with it.
     """

@@ -1,8 +1,8 @@
-"""A file that is touched for as long as the worker is alive and connected: what its container's health check looks at.
+"""A file that is touched while the worker lives and is connected: its container's health check looks at its age.
 
-Imported by workers in containers only (``--include worker.health``). Celery's own question, ``inspect ping``, starts a
-Python process and costs over a second of CPU each time; looking at a file's age costs next to nothing. The heartbeat
-stops when the main process hangs and when it has lost Redis.
+Imported by workers in containers only (``--include worker.health``). Celery's own question, ``inspect ping``,
+starts a Python process and costs over a second of CPU each time; a look at a file costs next to nothing. The
+heartbeat stops when the main process hangs and when it has lost Redis.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backlog.errors import InstanceRejected
+from backlog.header import dataset_of
+from backlog.layout import survey
 from backlog.outcomes import Flag, Reason
 from worker.declared import declared
 from worker.decode import decode
 from worker.grey import grey_image, polarity, without_colour
-from worker.header import dataset_of
-from worker.layout import survey
 from worker.resize import SIZE, centre_crop, resize
 from worker.stored import stored_values
 

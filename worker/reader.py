@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 _LENGTHS: Final = struct.Struct(">2I")
 _SIDE: Final = 224
 
+#: What is started as the reader.
+COMMAND: Final = (sys.executable, "-m", "worker.reader")
+
 #: Deaths of a reader at one image before the image is to blame; the first may be somebody else's SIGKILL.
 _MOST_DEATHS: Final = 2
 
@@ -64,7 +67,8 @@ class Unseen:
 class Reader:
     """A reader process and its pipe. Started when first asked, started again when it dies."""
 
-    def __init__(self, settings: Settings, rules: Rules) -> None:
+    def __init__(self, settings: Settings, rules: Rules, command: Sequence[str] = COMMAND) -> None:
+        self._command = command
         self._seconds = settings.item_seconds
         self._fetch_seconds = settings.pacs_seconds * 2 + 10
         self._rules = {"modalities": sorted(rules.modalities), "laterals": rules.laterals}
@@ -98,6 +102,10 @@ class Reader:
                     deaths = 0
                     done += 1
                     yield Unseen(InstanceRejected(died.reason, died.detail))
+            except GeneratorExit:
+                if waiting:
+                    self.stop()  # nobody will take the answers that are on their way
+                raise
             except BaseException:
                 self.stop()  # answers to the rest are still on their way: a fresh pipe is simpler than counting them
                 raise
@@ -119,9 +127,8 @@ class Reader:
     def _ask(self, instances: deque[str]) -> None:
         if self._process is None or self._process.poll() is not None:
             self.stop()
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.reader"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._wait_until_ready()
         request = "".join(json.dumps({"instance": instance} | self._rules) + "\n" for instance in instances)
         assert self._process.stdin is not None  # noqa: S101  # it was opened with a pipe
         try:
@@ -129,6 +136,13 @@ class Reader:
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise _Died(Reason.DECODER_CRASHED, "the reader died before it was asked") from error
+
+    def _wait_until_ready(self) -> None:
+        """Tell a reader that can't start (its memory limit is too low, a library is missing) from one that died."""
+        try:
+            self._frame(self._fetch_seconds, timed=False)
+        except _Died as died:
+            raise ServiceUnavailable(f"the reader's process doesn't start: {died.detail}") from died
 
     def _answer(self) -> Picture | Unseen:
         head, _ = self._frame(self._fetch_seconds, timed=False)
@@ -173,7 +187,7 @@ class Reader:
                 step = os.read(handle, 1 << 20)
                 if not step:
                     code = self._process.wait()
-                    raise _Died(Reason.DECODER_CRASHED, f"the decoder's process ended with {code}, twice")
+                    raise _Died(Reason.DECODER_CRASHED, f"the decoder's process ended with {code}")
                 self._buffer += step
         taken = bytes(self._buffer[:size])
         del self._buffer[:size]
@@ -192,6 +206,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
     from backlog.header import facts, identity, read_header  # noqa: PLC0415  # after the memory limit is set
     from worker.pixels import model_input  # noqa: PLC0415
 
+    _write(answers, {"state": "ready"})
     for line in requests:
         request = json.loads(line)
         rules = Rules(modalities=frozenset(request["modalities"]), laterals=request["laterals"])

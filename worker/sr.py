@@ -1,8 +1,8 @@
-"""The structured report: an image's header and scores → the bytes of a DICOM SR. Pure; the same input, the same bytes.
+"""The structured report: an image's header and scores → the bytes of a DICOM SR.
 
-A report follows TID 1500 (PS3.16), is filed in the study of its image, and says of each finding its score and whether
-that is above the model's operating point. ``docs/conformance.md`` lists what is written field by field, and
-``docs/codes.md`` the codes.
+Pure: the same input gives the same bytes. A report follows TID 1500 (PS3.16), is filed in the study of its
+image, and says of each finding its score and whether that is above the model's operating point.
+``docs/conformance.md`` lists what is written field by field, and ``docs/codes.md`` the codes.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def build(
     header
         The image's file, at least up to its pixel data.
     scores
-        18 scores in [0, 1], in the order of :data:`worker.labels.LABELS`. A score that is no finite number is written
-        as not evaluated.
+        18 scores in [0, 1], in the order of :data:`backlog.labels.LABELS`. A score that is no finite number
+        is written as not evaluated.
     flags
         What was unusual about the image; written into the report for its reader.
     model, options
@@ -78,8 +78,8 @@ def build(
     Raises
     ------
     InstanceRejected
-        ``not_dicom``, ``not_image``, ``invalid_uid``, ``invalid_patient_id`` for a header that no valid report can be
-        written for; ``invalid_scores``.
+        ``not_dicom``, ``not_image``, ``invalid_uid``, ``invalid_patient_id`` for a header that no valid
+        report can be written for; ``invalid_scores``.
     ValueError
         For another number of scores, a time without a zone, or options that don't exist.
     """

@@ -1,8 +1,8 @@
 """The last look at a report before it is sent.
 
-It reads the bytes that are about to be stored, not what they were made from, and compares them with what the caller
-knows from elsewhere: the image's UIDs and the ledger's scores. A report that fails is a bug of ours; it is
-quarantined, and nothing wrong reaches the PACS.
+It reads the bytes that are about to be stored, not what they were made from, and compares them with what the
+caller knows from elsewhere: the image's UIDs and the ledger's scores. A report that fails is a bug of ours;
+it is quarantined, and nothing wrong reaches the PACS.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from backlog.labels import LABELS
 from worker.codes import Code, vocabulary
-from worker.labels import LABELS
 from worker.sr_draft import OPERATING_POINT, PRODUCT, percent_text
 from worker.sr_inputs import SOP_CLASSES, Model, Options
 from worker.sr_read import (
@@ -63,7 +63,7 @@ def check(
     study_instance_uid, series_instance_uid, sop_instance_uid, sop_class_uid
         Of the source image, as its own header says them.
     scores
-        Of the ledger, in the order of :data:`worker.labels.LABELS`.
+        Of the ledger, in the order of :data:`backlog.labels.LABELS`.
     model, options
         Of the run.
 
@@ -141,7 +141,9 @@ def _check_groups(document: Tree, scores: Sequence[float], options: Options) -> 
     for name, group, wanted in zip(LABELS, found, scores, strict=True):
         if math.isfinite(wanted):
             state = "present" if wanted >= OPERATING_POINT else "absent"
-            numbers = [value(item, NUMERIC) for num in named(group, CERTAINTY) for item in children(num, MEASURED)]
+            numbers = [
+                value(item, NUMERIC) for num in named(group, CERTAINTY) for item in children(num, MEASURED)
+            ]
             if not math.isclose(score(group), wanted, rel_tol=1e-12, abs_tol=1e-300):
                 raise MalformedReport(f"the score of {name} is not the ledger's")
             if numbers != [percent_text(wanted).encode()]:

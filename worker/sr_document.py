@@ -1,8 +1,9 @@
 """A draft → the bytes of its DICOM file, written straight down.
 
-Nearly all of a report is the same every time, and building it as objects costs several times the inference. Here each
-element is encoded where it stands, in the order of the tags; what repeats (codes, names) is encoded once a process.
-:mod:`worker.sr_highdicom` builds the same document from highdicom's templates, and the tests compare the two.
+Nearly all of a report is the same every time, and building it as objects costs several times the inference.
+Here each element is encoded where it stands, in the order of the tags; what repeats (codes, names) is encoded
+once a process. :mod:`worker.sr_highdicom` builds the same document from highdicom's templates, and the tests
+compare the two.
 """
 
 from __future__ import annotations

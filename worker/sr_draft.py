@@ -1,7 +1,7 @@
 """Everything that a report will say, decided but not yet encoded.
 
-The encoder (:mod:`worker.sr_document`) and the reference builder (:mod:`worker.sr_highdicom`) both write what stands
-here, each in its own way; that they agree byte for byte is what the tests show.
+The encoder (:mod:`worker.sr_document`) and the reference builder (:mod:`worker.sr_highdicom`) both write what
+stands here, each in its own way; that they agree byte for byte is what the tests show.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from datetime import datetime, timedelta, timezone
 from typing import Final
 
 from backlog.errors import InstanceRejected
+from backlog.labels import LABELS
 from backlog.outcomes import Flag, Reason
 from worker.codes import PRIVATE_SCHEME, Code, Vocabulary, vocabulary
-from worker.labels import LABELS
 from worker.sr_header import Source
 from worker.sr_inputs import SOP_CLASSES, Model, Options, Predecessor
 from worker.sr_uids import PREPROCESSING, SCHEMA, device_uid, report_uid, series_uid, tracking_uid
 
-#: By this value, in Manufacturer (0008,0070) and Manufacturer's Model Name (0008,1090), the system knows its reports.
+#: In Manufacturer (0008,0070) and its Model Name (0008,1090): by it the system knows its own reports.
 PRODUCT: Final = "cxr-backlog"
 #: Who distributes the model, for the equipment that contributed.
 MODEL_MANUFACTURER: Final = "mlmed"
-#: The score at which a finding counts as present: torchxrayvision maps each operating point to 0.5 (models.py, op_norm).
+#: Where a finding counts as present: torchxrayvision maps its operating point to this (models.py, op_norm).
 OPERATING_POINT: Final = 0.5
 #: What an image's parameters say to a reader of the report.
 _INPUT: Final = "224x224"
@@ -59,7 +59,7 @@ class Finding:
     state: Code  #: present, absent or undetermined
     present: bool
     tracking_uid: str
-    value: float | None  #: 100 × score exactly, or None when the model gave no number
+    value: float | None  #: 100 times the score, exact, or None when the model gave no number
     percent: str  #: the same as the reader sees it
 
 
@@ -186,8 +186,8 @@ def draft(
     source
         What is taken over from the image's header.
     scores
-        In the order of :data:`worker.labels.LABELS`, in [0, 1]; a score that is no finite number counts as not
-        evaluated.
+        In the order of :data:`backlog.labels.LABELS`, in [0, 1]; a score that is no finite number counts as
+        not evaluated.
     flags
         What was unusual about the image's pixels.
     model, options, predecessor

@@ -103,7 +103,7 @@ def number_item(
     unit: Code,
     children: Iterable[bytes] = (),
 ) -> bytes:
-    """Return a NUM content item: the decimal that is shown, and the exact number where that has more digits."""
+    """Return a NUM content item: the decimal that is shown, and the exact number where it has more."""
     value = (
         code(0x004008EA, unit)
         + (raw(0x0040A161, "FD", struct.pack("<d", exact)) if exact is not None else b"")

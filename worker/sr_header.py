@@ -1,8 +1,8 @@
 """The source image's header → what its report takes over.
 
-A header may break every rule; the report may break none. So each attribute is decoded and checked by itself, and one
-that has no valid form is left empty (type 2) or out (type 3), which the report says. Three things are never
-repaired, for they decide in which study a PACS files the report: Patient ID, and the UIDs. They are carried as they
+A header may break every rule; the report may break none. So each attribute is decoded and checked by itself,
+and one that has no valid form is left empty (type 2) or out (type 3), which the report says. Patient ID and
+the UIDs are never repaired, for they decide in which study a PACS files the report: they are carried as they
 are, or the image is refused.
 """
 
@@ -12,18 +12,16 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
-from pydicom.uid import UID_dictionary
 
 from backlog.errors import InstanceRejected
+from backlog.header import identity, number, raw_bytes, read_header
 from backlog.outcomes import Flag, Reason
 from worker import sr_values as values
-from worker.header import identity, read_header
 
-#: Attributes carried over when valid: keyword → how to clean it, and whether the report needs it at least empty (type 2;
-#: PS3.3 tables C.7-1 Patient, C.7-3 General Study, C.7-4a Patient Study).
+#: Attributes carried over when valid: keyword → how to clean it, and whether the report needs it at least
+#: empty (type 2; PS3.3 tables C.7-1 Patient, C.7-3 General Study, C.7-4a Patient Study).
 _CARRIED: Final[dict[str, tuple[values.Cleaner, bool]]] = {
     "StudyDate": (values.clean_date, True),
     "StudyTime": (values.clean_time, True),
@@ -83,9 +81,7 @@ class _Header:
 
     def raw(self, keyword: str) -> bytes:
         """Return the value's bytes as they stand in the file; empty when the attribute is absent."""
-        element = self._header.get_item(tag_for_keyword(keyword) or 0)
-        value = element.value if isinstance(element, RawDataElement) else None
-        return value if isinstance(value, bytes) else b""
+        return raw_bytes(self._header, keyword).value
 
     def text(self, keyword: str) -> str:
         """Return the value decoded, without its padding; empty, and noted, when it can't be decoded."""
@@ -109,10 +105,7 @@ class _Header:
 
     def number(self, keyword: str) -> int:
         """Return an unsigned short (US), 0 when it is absent or of another size."""
-        element = self._header.get_item(tag_for_keyword(keyword) or 0)
-        if not isinstance(element, RawDataElement) or not element.value or len(element.value) != 2:
-            return 0
-        return int.from_bytes(element.value, "little" if element.is_little_endian else "big")
+        return (number(self._header, keyword) or 0) if len(self.raw(keyword)) == 2 else 0
 
     def pair(self, keyword: str) -> tuple[str, str] | None:
         """Return a value of multiplicity two."""
@@ -126,7 +119,9 @@ class _Header:
         """
         text = values.decode_exactly(self.raw("PatientID").rstrip(b"\0"), self.raw("SpecificCharacterSet"))
         if text is None:
-            raise InstanceRejected(Reason.INVALID_PATIENT_ID, "PatientID does not fit the declared character set")
+            raise InstanceRejected(
+                Reason.INVALID_PATIENT_ID, "PatientID does not fit the declared character set"
+            )
         if not values.is_plain(text, 64):
             raise InstanceRejected(
                 Reason.INVALID_PATIENT_ID,
@@ -172,8 +167,8 @@ def read_source(dicom: bytes) -> Source:
     Raises
     ------
     InstanceRejected
-        ``not_dicom``; ``not_image`` when the SOP class is known and not an image's; ``invalid_uid`` when a UID is missing or is none; ``invalid_patient_id`` when Patient ID can't
-        be written unchanged.
+        ``not_dicom``; ``not_image`` when the SOP class is known and not an image's; ``invalid_uid`` when a
+        UID is missing or is none; ``invalid_patient_id`` when Patient ID can't be written unchanged.
     """
     dataset = read_header(dicom)
     of = identity(dataset)

@@ -1,8 +1,8 @@
 """The builder of record: a draft → a DICOM file, through highdicom's templates.
 
-Slow (hundreds of milliseconds), and never used at work. It says what the encoder must write: highdicom knows the
-templates, the encoder (:mod:`worker.sr_document`) knows only bytes, and the tests and the benchmark hold the two
-together. What highdicom can't say is changed afterwards, each with its reason.
+Slow (hundreds of milliseconds), and never used at work. It says what the encoder must write: highdicom knows
+the templates, the encoder (:mod:`worker.sr_document`) knows only bytes, and the tests and the benchmark hold
+the two together. What highdicom can't say is changed afterwards, each with its reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from worker.sr_uids import SCHEMA
 
 
 class _Copying:
-    """Copies what :mod:`worker.sr_header` chose; highdicom would look up the image's class, and knows no vendor's own."""
+    """Copies what was chosen from the header; highdicom looks up the image's class and knows no private."""
 
     def copy_patient_and_study_information(self, dataset: Dataset) -> None:
         """Copy the elements of the evidence that the document lacks."""
@@ -47,7 +47,6 @@ _IODS: Final = {
         ("enhanced", sr.EnhancedSR),
     )
 }
-_PARSED_DATE: Final = "%Y%m%d%H%M%S%z"
 
 
 def encode(draft: Draft) -> bytes:
@@ -62,7 +61,7 @@ def encode(draft: Draft) -> bytes:
 
 def _document(draft: Draft) -> Any:
     source, words, phrases = draft.source, draft.words, draft.words.phrases
-    when = datetime.strptime(draft.date_time, _PARSED_DATE)
+    when = datetime.strptime(draft.date_time, "%Y%m%d%H%M%S%z")
     document = _IODS[draft.sop_class_uid](
         evidence=[_evidence(draft)],
         content=_content(draft),
@@ -93,7 +92,7 @@ def _document(draft: Draft) -> Any:
         ],
         previous_versions=[_earlier(draft.predecessor)] if draft.predecessor else None,
     )
-    # highdicom names its own library and the present moment; the file must be the same whoever builds it, and when.
+    # highdicom names itself and the present moment; the file must not depend on who builds it, or when.
     equipment = []
     if source.manufacturer:
         equipment.append(

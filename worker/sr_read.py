@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import struct
-import warnings
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Final, TypeAlias
@@ -16,14 +15,18 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from backlog.errors import InstanceRejected
+from backlog.labels import LABELS
 from backlog.outcomes import Reason
+from worker.sr_values import quietly
 
 #: The elements of a dataset by tag; a sequence is a list of datasets.
 Tree: TypeAlias = "Mapping[int, bytes | list[Tree]]"
 
 _HEAD: Final = struct.Struct("<HH2sH")
 _LENGTH: Final = struct.Struct("<I")
-_LONG_VRS: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_LONG_VRS: Final = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _EXPLICIT_LITTLE_ENDIAN: Final = b"1.2.840.10008.1.2.1\0"
 
@@ -110,8 +113,7 @@ def read_leniently(report: bytes) -> Tree:
     MalformedReport
         When pydicom can't read it either.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote values
+    with quietly("ignore"):
         try:
             return _tree(dcmread(BytesIO(report)))
         except MemoryError:
@@ -169,7 +171,9 @@ def groups(document: Tree) -> Iterator[Tree]:
 
 def label(group: Tree) -> str:
     """Return the model's label of a measurement group."""
-    return b"".join(value(item, TEXT) for item in named(group, TRACKING_IDENTIFIER)).decode("utf-8", "replace")
+    return b"".join(value(item, TEXT) for item in named(group, TRACKING_IDENTIFIER)).decode(
+        "utf-8", "replace"
+    )
 
 
 def score(group: Tree) -> float:
@@ -187,7 +191,7 @@ def score(group: Tree) -> float:
     return math.nan
 
 
-def scores_of(report: bytes) -> dict[str, float]:
+def scores_of(report: bytes) -> list[float]:
     """Return the scores that a report carries.
 
     Parameters
@@ -197,8 +201,8 @@ def scores_of(report: bytes) -> dict[str, float]:
 
     Returns
     -------
-    dict
-        Label of the model → score in [0, 1], NaN where it was not evaluated.
+    list of float
+        In the order of :data:`backlog.labels.LABELS`, in [0, 1]; NaN where a finding was not evaluated.
 
     Raises
     ------
@@ -209,12 +213,8 @@ def scores_of(report: bytes) -> dict[str, float]:
         document = read_strictly(report)
     except MalformedReport:
         document = read_leniently(report)
-    scores: dict[str, float] = {}
-    for group in groups(document):
-        name = label(group)
-        if not name or name in scores:
-            raise MalformedReport("a measurement group has no label of its own")
-        scores[name] = score(group)
-    if not scores:
-        raise MalformedReport("holds no scores")
-    return scores
+    found = [(label(group), score(group)) for group in groups(document)]
+    if sorted(name for name, _ in found) != sorted(LABELS):
+        raise MalformedReport("its findings are not the model's")
+    by_label = dict(found)
+    return [by_label[name] for name in LABELS]

@@ -8,7 +8,7 @@ from typing import Final
 
 from worker.sr_inputs import Model, Options
 
-#: Raise when a report's layout or codes change: old and new reports then stand side by side under their own UIDs.
+#: Raise when a report's layout or codes change: old and new reports then stand side by side.
 SCHEMA: Final = "1"
 #: Raise when the model's input for the same image changes (worker/pixels.py): the scores may then differ.
 PREPROCESSING: Final = "1"
@@ -43,7 +43,7 @@ def report_uid(source_sop_instance_uid: str, model: Model, options: Options) -> 
 
 
 def series_uid(source_sop_instance_uid: str, model: Model, options: Options) -> str:
-    """Return the Series Instance UID of the report: a series for each, as OHIF shows only one SR of a series."""
+    """Return the Series Instance UID of the report: one series each, as OHIF shows one SR of a series."""
     return derived_uid("series", source_sop_instance_uid, *_made_by(model, options))
 
 

@@ -5,12 +5,14 @@ Each ``clean_*`` function returns the value in its standard form, or None when n
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
-from typing import Final
+from typing import Final, Literal
 
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 
@@ -27,6 +29,19 @@ _OFFSET: Final = re.compile(r"([+-])(\d{2})([0-5]\d)")
 _SEXES: Final = {"M": "M", "F": "F", "O": "O", "MALE": "M", "FEMALE": "F", "OTHER": "O"}
 
 
+@contextmanager
+def quietly(action: Literal["ignore", "error"]) -> Iterator[None]:
+    """Ignore pydicom's warnings or raise them, and log none: they quote values, and those are a patient's."""
+    logger = logging.getLogger("pydicom")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(action)
+            yield
+    finally:
+        logger.disabled = before
+
+
 def declared_encodings(specific_character_set: bytes) -> list[str] | None:
     """Return Python's names of the encodings that Specific Character Set (0008,0005) declares.
 
@@ -38,8 +53,7 @@ def declared_encodings(specific_character_set: bytes) -> list[str] | None:
     terms = [term.strip(" \0") for term in specific_character_set.decode("latin-1").split("\\")]
     if all(term in _DEFAULT_REPERTOIRE for term in terms):
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about spellings that pydicom understands all the same
+    with quietly("ignore"):  # about spellings that pydicom understands all the same
         try:
             return convert_encodings(terms)
         except LookupError:
@@ -58,8 +72,7 @@ def decode(raw: bytes, encodings: Sequence[str] | None) -> str | None:
         return raw.decode("ascii")
     if encodings is None:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # pydicom would warn, then decode with losses
+    with quietly("error"):  # pydicom would warn, then decode with losses
         try:
             return decode_bytes(raw, encodings, set(_DELIMITERS))
         except (UnicodeError, LookupError, UserWarning):
@@ -69,8 +82,8 @@ def decode(raw: bytes, encodings: Sequence[str] | None) -> str | None:
 def decode_exactly(raw: bytes, specific_character_set: bytes) -> str | None:
     """Decode an identifier, with no guess; a wrong letter would make it another patient's.
 
-    Text outside ASCII is read as Orthanc reads it, which derives the study from it: as Latin-1 where no character
-    set is declared, else by the one that is. Code extensions and unknown sets are refused.
+    Text outside ASCII is read as Orthanc reads it, which derives the study from it: as Latin-1 where no
+    character set is declared, else by the one that is. Code extensions and unknown sets are refused.
 
     Returns
     -------
@@ -93,8 +106,8 @@ def decode_exactly(raw: bytes, specific_character_set: bytes) -> str | None:
 def guess(raw: bytes) -> str | None:
     """Decode a value that its header's encodings do not fit: UTF-8 where it is that, else Latin-1.
 
-    Latin-1 is what viewers and Orthanc take for undeclared text. It gives a letter to every byte, right or wrong,
-    but other encodings leave control characters behind; such a value is given up.
+    Latin-1 is what viewers and Orthanc take for undeclared text. It gives a letter to every byte, right or
+    wrong, but other encodings leave control characters behind; such a value is given up.
     """
     try:
         return raw.decode("utf-8")

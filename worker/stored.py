@@ -16,10 +16,10 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from scipy import ndimage
 
+from backlog.header import number
 from backlog.outcomes import Flag
 from worker.codestream import BASELINE, Codestream
 from worker.declared import Declared
-from worker.header import number
 
 _OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
 _OVERLAY_DATA: Final = 0x3000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,9 @@ from celery import Celery
 from backlog.archive import Archive
 from backlog.claims import Claims
 from backlog.eligibility import Rules
-from backlog.errors import InstanceRejected, UsageError
+from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.header import identity, read_header
+from backlog.log import event, where
 from backlog.messages import TASKS, InferItem, ItemRecord, Job, ReportItem, SourceSpec, Stage, UploadItem
 from backlog.outcomes import Flag, Outcome, Reason
 from backlog.pacs import Pacs, connect
@@ -167,9 +169,14 @@ def infer(
         for (item, picture), scores in zip(
             waiting, _scores(process.engine, [p.image for _, p in waiting]), strict=True
         ):
-            if not all(math.isfinite(score) for score in scores):
-                rejected = InstanceRejected(Reason.INVALID_SCORES, "the model gave a score that is no number")
-                records[item["i"]] = attempt.record(item["i"], rejected, instance=item["instance"])
+            if isinstance(scores, InstanceRejected):
+                records[item["i"]] = attempt.record(
+                    item["i"],
+                    scores,
+                    instance=item["instance"],
+                    sop_instance_uid=picture.sop_instance_uid,
+                    study_instance_uid=picture.study_instance_uid,
+                )
                 continue
             flags = sorted(flag.value for flag in picture.flags)
             following.append({"i": item["i"], "instance": item["instance"], "scores": scores, "flags": flags})
@@ -267,11 +274,7 @@ def _read(reader: Reader, attempt: Attempt, items: Sequence[InferItem]) -> Itera
         for item in ahead:
             try:
                 answer = next(answers)
-            except Exception as error:
-                from backlog.errors import ServiceUnavailable  # noqa: PLC0415
-
-                if not isinstance(error, (ServiceUnavailable, UsageError)):
-                    raise
+            except (ServiceUnavailable, UsageError):
                 if attempt.patience <= 0:
                     raise
                 attempt.wait(1.0)
@@ -281,10 +284,43 @@ def _read(reader: Reader, attempt: Attempt, items: Sequence[InferItem]) -> Itera
             attempt.go_on()
 
 
-def _scores(engine: Engine, images: Sequence[Any]) -> list[list[float]]:
+def _scores(engine: Engine, images: Sequence[Any]) -> list[list[float] | InstanceRejected]:
+    """Score a batch; where that fails, image by image, so that only the one that is to blame ends.
+
+    Raises
+    ------
+    ServiceUnavailable
+        The model fails on anything: a broken GPU or a bug must not quarantine a backlog.
+    """
     import numpy as np  # noqa: PLC0415  # the upload worker has none
 
-    return [[round(float(score), 7) for score in row] for row in engine.scores(np.stack(images)[:, None])]
+    try:
+        rows = engine.scores(np.stack(images)[:, None])
+    except Exception as error:  # noqa: BLE001  # the edge of one item; MemoryError would stop the whole worker
+        if len(images) > 1:
+            return [scores for image in images for scores in _scores(engine, [image])]
+        return [_blame(engine, images[0], error)]
+    return [_finite([round(float(score), 7) for score in row]) for row in rows]
+
+
+def _finite(scores: list[float]) -> list[float] | InstanceRejected:
+    if all(math.isfinite(score) for score in scores):
+        return scores
+    return InstanceRejected(Reason.INVALID_SCORES, "the model gave a score that is no number")
+
+
+def _blame(engine: Engine, image: Any, error: Exception) -> InstanceRejected:
+    """Return the rejection of an image that the model fails on, unless it fails on an empty one as well."""
+    import numpy as np  # noqa: PLC0415
+
+    event("instance.failed", logging.ERROR, error=where(error))
+    try:
+        engine.scores(np.zeros((1, 1, *image.shape), np.float32))
+    except Exception as broken:
+        raise ServiceUnavailable(f"the model itself fails on this worker ({where(broken)})") from error
+    if isinstance(error, MemoryError):
+        return InstanceRejected(Reason.OUT_OF_MEMORY, "scoring needs more memory than this worker has")
+    return InstanceRejected(Reason.INTERNAL_ERROR, where(error))
 
 
 # -- report --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,92 @@
+"""CPU time of a report: ours against highdicom's, and the check before it is sent.
+
+``python -m bench.bench_report [file.dcm]``
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backlog.header import identity, read_header
+from tests.sr_headers import CASES
+from worker import sr_highdicom
+from worker.sr import Model, Options, build, check
+from worker.sr_draft import draft
+from worker.sr_header import read_source
+
+_ROUNDS = 7
+_MODEL = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "5ca1ab1e" * 8)
+_OPTIONS = Options()
+_WHEN = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
+_SCORES = [(7 * k % 18) / 18 for k in range(18)]
+
+
+def _milliseconds(task: Callable[[], object], repeats: int) -> float:
+    """CPU milliseconds of one call; CPU time, so that other processes disturb less."""
+    start = time.process_time()
+    for _ in range(repeats):
+        task()
+    return (time.process_time() - start) * 1000 / repeats
+
+
+def rows(image: bytes = CASES["good"].dicom) -> list[tuple[str, float, str, float]]:
+    """Return name, median, unit and the ratio to highdicom's median of each way."""
+    of = identity(read_header(image))
+
+    def ours() -> bytes:
+        return build(image, _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN).dicom
+
+    def theirs() -> bytes:
+        content = draft(read_source(image), _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN)
+        return sr_highdicom.encode(content)
+
+    def checked() -> None:
+        check(
+            made,
+            study_instance_uid=of.study_instance_uid,
+            series_instance_uid=of.series_instance_uid,
+            sop_instance_uid=of.sop_instance_uid,
+            sop_class_uid=of.sop_class_uid,
+            scores=_SCORES,
+            model=_MODEL,
+            options=_OPTIONS,
+        )
+
+    def both() -> None:
+        ours()
+        checked()
+
+    made = ours()
+    if made != theirs():
+        raise AssertionError("the two builders disagree")  # then a ratio of their times means nothing
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "highdicom: build and save": (theirs, 2),
+        "ours: build": (ours, 50),
+        "ours: check": (checked, 25),
+        "ours: build and check": (both, 25),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(_ROUNDS + 1):
+        for name, (task, repeats) in ways.items():
+            elapsed = _milliseconds(task, repeats)
+            if round_:  # the first round warms up
+                times[name].append(elapsed)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    reference = medians["highdicom: build and save"]
+    return [(name, value, "ms CPU", value / reference) for name, value in medians.items()]
+
+
+def main() -> None:
+    """Print the table for the built-in header, or for the file that is named."""
+    found = rows(Path(sys.argv[1]).read_bytes()) if len(sys.argv) > 1 else rows()
+    for name, value, unit, ratio in found:
+        print(f"{name:28} {value:9.2f} {unit}  {ratio:8.4f} of highdicom's")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Whole runs against real Orthanc and Redis, beside the serial loop and the bare forward pass.
+
+Everything is measured in one go: a warm-up, then rounds in which each way has its turn, then medians and spread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.serial_loop import Serial, members
+from producer.synthetic import Shot, dicom, radiograph
+from tests.servers import OrthancServer
+from worker.engine import load
+from worker.weights import locate
+
+ROWS, COLUMNS, BITS = 2500, 2048, 12
+
+#: Different pictures; more images differ from these in their UIDs only.
+_PICTURES = 8
+
+
+@dataclass
+class Way:
+    """One way of doing the job, and what it did in each round, in images per second."""
+
+    name: str
+    rates: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Median rate."""
+        return statistics.median(self.rates)
+
+    @property
+    def spread(self) -> str:
+        """Lowest and highest rate."""
+        return f"{min(self.rates):.2f} to {max(self.rates):.2f}"
+
+
+def write_zip(path: Path, count: int, seed: int) -> None:
+    """Write a zip of radiographs, deflated as archives are."""
+    pictures = _pictures()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for i in range(count):
+            content = dicom(pictures[i % len(pictures)], Shot(study=i, bits=BITS), seed=seed)
+            archive.writestr(f"{i:06}.dcm", content)
+
+
+@cache
+def _pictures() -> list[NDArray[np.uint16]]:
+    """Return radiographs with a detector's noise, which is what deflate has to work on."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 4, (ROWS, COLUMNS), dtype=np.uint16) for _ in range(_PICTURES)]
+    return [np.minimum(radiograph(i, ROWS, COLUMNS, BITS) + noise[i], 2**BITS - 1) for i in range(_PICTURES)]
+
+
+def system(arguments: list[str], orthanc: OrthancServer, **settings: str) -> float:
+    """Run our command and return images per second, from the first dispatch to the last report in the ledger."""
+    with TemporaryDirectory(prefix="cxr-bench-") as folder:
+        out = Path(folder) / "out"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("CXR_")}
+        environment |= {"CXR_WEIGHTS": "seeded"} | orthanc.environment | settings
+        command = [str(Path(sys.executable).with_name("cxr-backlog")), "run", *arguments]
+        done = subprocess.run(
+            [*command, "--pacs", orthanc.url, "--out", str(out)], env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"the run failed:\n{done.stdout}\n{done.stderr}")
+        return float(json.loads((out / "summary.json").read_text())["images_per_second"])
+
+
+@contextmanager
+def fresh_orthanc(folder: Path) -> Iterator[OrthancServer]:
+    """Yield an empty Orthanc with the project's own orthanc.json."""
+    server = OrthancServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def bare_forward(count: int) -> float:
+    """Return images per second of the exported model alone, one process and all cores."""
+    kept = Path.home() / ".cache" / "cxr-backlog"
+    threads = os.cpu_count() or 1
+    engine = load(locate("seeded", "", kept, download=False), engine="onnxruntime", cache=kept, threads=threads)
+    image = np.zeros((1, 1, 224, 224), np.float32)
+    engine.scores(image)
+    started = time.perf_counter()
+    for _ in range(count):
+        engine.scores(image)
+    return count / (time.perf_counter() - started)
+
+
+def measure(count: int = 200, serial_count: int = 12, rounds: int = 3) -> None:
+    """Measure all ways and print the table."""
+    ways = {
+        name: Way(name)
+        for name in ("serial loop", "zip to reports", "Orthanc to reports, storage", "Orthanc to reports, REST", "bare forward")
+    }
+    stages: dict[str, float] = {}
+    with TemporaryDirectory(prefix="cxr-bench-") as name:
+        folder = Path(name)
+        for turn in range(-1, rounds):  # the first turn warms up and is not counted
+            size, few = (8, 2) if turn < 0 else (count, serial_count)
+            write_zip(folder / "system.zip", size, 1000 + turn)
+            write_zip(folder / "serial.zip", few, 2000 + turn)
+            with fresh_orthanc(folder / f"orthanc{turn}") as orthanc:
+                storage = {"CXR_PACS_STORAGE": str(orthanc.storage)}
+                rates = {
+                    "bare forward": bare_forward(10 if turn < 0 else 100),
+                    "zip to reports": system([str(folder / "system.zip")], orthanc),
+                    # Another language is another report: nothing is there already.
+                    "Orthanc to reports, storage": system(["orthanc"], orthanc, CXR_LANGUAGE="pt-BR", **storage),
+                    "Orthanc to reports, REST": system(["orthanc"], orthanc, CXR_CODING="snomed"),
+                }
+                serial = Serial(orthanc.url, orthanc.username, orthanc.password)
+                contents = members(folder / "serial.zip")
+                started = time.perf_counter()
+                for content in contents:
+                    serial.one(content)
+                rates["serial loop"] = len(contents) / (time.perf_counter() - started)
+                if turn >= 0:
+                    for key, rate in rates.items():
+                        ways[key].rates.append(rate)
+                    for key, seconds in serial.stages.items():
+                        stages[key] = stages.get(key, 0.0) + seconds / len(contents) / rounds
+            print(f"  round {turn + 1}: " + ", ".join(f"{key} {rate:.2f}/s" for key, rate in rates.items()), flush=True)
+    serial_rate, forward_rate = ways["serial loop"].median, ways["bare forward"].median
+    print(f"\n{COLUMNS} × {ROWS}, {BITS} bit, {count} images a run, {rounds} rounds, {os.cpu_count()} cores")
+    print(f"{'':<30}{'images/s':>9}  {'spread':<18}{'× serial':>9}{'× forward':>10}")
+    for way in ways.values():
+        print(
+            f"{way.name:<30}{way.median:>9.2f}  {way.spread:<18}"
+            f"{way.median / serial_rate:>9.2f}{way.median / forward_rate:>10.2f}"
+        )
+    print("serial loop by stage, ms: " + ", ".join(f"{key} {1000 * seconds:.0f}" for key, seconds in stages.items()))
+
+
+if __name__ == "__main__":
+    measure(*(int(word) for word in sys.argv[1:]))

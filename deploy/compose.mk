@@ -1,0 +1,21 @@
+# The stack of containers. N is the number of inference workers: make up N=4
+COMPOSE ?= docker compose
+PYTHON ?= .venv/bin/python
+N ?= 1
+
+.PHONY: env model up down compose-test
+
+env: ## Write .env with random passwords, and the folders inbox, out and models
+	@sh deploy/env.sh
+
+model: ## Fetch, verify and export the weights into models
+	@sh deploy/model.sh $(PYTHON)
+
+up: ## Build and start the stack; N=4 starts four inference workers
+	$(COMPOSE) up --detach --build --wait --scale worker-inference=$(N)
+
+down: ## Stop the stack; its volumes, runs and reports stay
+	$(COMPOSE) --profile '*' down
+
+compose-test: ## Bring up a stack of its own and try it; needs a Docker Engine with Compose v2
+	$(PYTHON) -m pytest tests/compose/check_stack.py tests/compose/check_flower.py

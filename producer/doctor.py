@@ -1,0 +1,254 @@
+"""Is everything there that a run needs? One finding for each thing, and what to mend.
+
+Looks and never changes: nothing is stored in the PACS, nothing is written to Redis but the question that
+workers answer, no weights are downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Final, Literal
+
+from backlog.errors import BacklogError, UsageError
+from backlog.messages import QUEUES
+from backlog.pacs import connect
+from backlog.settings import Settings, child_environment
+from producer.audit import without_password
+from producer.embedded import redis_program
+
+#: Below this much room, in bytes, a run may end in the middle; below the other it is worth a word.
+_LEAST_ROOM: Final = 1 << 30
+_LITTLE_ROOM: Final = 10 << 30
+
+#: Older ones were never tried.
+_REDIS: Final = (6, 2)
+
+#: A share of Redis's memory limit that leaves little room.
+_NEARLY_FULL: Final = 0.8
+
+#: How far this machine's clock may lie from Redis's, in seconds, before the times in reports look odd.
+_CLOCK: Final = 5.0
+
+_PATIENCE: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    state: Literal["ok", "look", "BAD"]
+    what: str
+    text: str
+    mend: str = ""
+
+
+def examine(settings: Settings, out: Path, pacs: str = "") -> Iterator[Finding]:
+    """Look at everything a run needs, one by one.
+
+    Parameters
+    ----------
+    out
+        Where the run's folder would be.
+    pacs
+        Instead of the settings' PACS.
+    """
+    yield _versions()
+    yield from _packages()
+    yield from _redis(settings)
+    yield _pacs(settings, pacs)
+    yield _model(settings)
+    yield _room("disk", out)
+    if not settings.redis_url:
+        yield _room("cache", settings.cache_folder)
+
+
+def _versions() -> Finding:
+    text = f"cxr-backlog {metadata.version('cxr-backlog')}, Python {sys.version.split()[0]}"
+    return Finding("ok", "versions", text)
+
+
+def _packages() -> Iterator[Finding]:
+    """Compare what the base needs with what is installed; extras are looked at by who uses them."""
+    wrong = []
+    for line in metadata.requires("cxr-backlog") or []:
+        name = re.match(r"[A-Za-z0-9._-]+", line)
+        if name is None or "extra ==" in line:
+            continue
+        try:
+            metadata.version(name[0])
+        except metadata.PackageNotFoundError:
+            wrong.append(name[0])
+    if wrong:
+        yield Finding(
+            "BAD", "packages", f"missing: {', '.join(wrong)}", "install cxr-backlog again, with pip or uv"
+        )
+    else:
+        yield Finding("ok", "packages", "all that the producer needs is installed")
+    lacking = [extra for extra, modules in _EXTRAS.items() if not all(map(_installed, modules))]
+    if lacking:
+        needs = ", ".join(f"cxr-backlog[{extra}]" for extra in lacking)
+        yield Finding(
+            "look", "extras", f"not installed: {', '.join(lacking)}", f"where they are wanted: {needs}"
+        )
+
+
+#: What an extra of the producer's brings, by package name.
+_EXTRAS: Final = {
+    "page": ("jinja2", "matplotlib"),
+    "monitor": ("prometheus-client",),
+    "parquet": ("pyarrow",),
+}
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if not settings.redis_url:
+        program = redis_program()
+        if program is None:
+            mend = "install Debian's redis-server, or cxr-backlog[embedded], or set CXR_REDIS_URL"
+            yield Finding(
+                "BAD", "redis", "CXR_REDIS_URL is empty, and no redis-server is here to start", mend
+            )
+        else:
+            yield Finding("ok", "redis", f"CXR_REDIS_URL is empty: a private one is started ({program})")
+        return
+    from backlog.claims import Claims  # redis takes 150 ms to import
+
+    address = without_password(settings.redis_url)
+    try:
+        claims = Claims(settings.broker)
+        info = claims.server()
+    except UsageError as error:
+        yield Finding(
+            "BAD", "redis", str(error), "set CXR_REDIS_URL and CXR_REDIS_PASSWORD as the server has them"
+        )
+        return
+    except BacklogError as error:
+        yield Finding("BAD", "redis", f"{address}: {error}", "start it, or correct CXR_REDIS_URL")
+        return
+    version = str(info.get("redis_version", "0"))
+    used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
+    yield Finding("ok", "redis", f"{address} answers: version {version}, {used / 1e6:.0f} MB used")
+    if tuple(int(part) for part in version.split(".")[:2]) < _REDIS:
+        yield Finding(
+            "BAD", "redis", f"version {version} is too old", f"install {'.'.join(map(str, _REDIS))} or newer"
+        )
+    policy = str(info.get("maxmemory_policy", ""))
+    if policy != "noeviction":
+        yield Finding(
+            "BAD",
+            "redis",
+            f"maxmemory-policy is {policy}: a full Redis drops messages",
+            "set it to noeviction",
+        )
+    if most and used > _NEARLY_FULL * most:
+        yield Finding("look", "redis", f"{used / most:.0%} of its memory limit is used", "raise maxmemory")
+    drift = abs(time.time() - int(info.get("server_time_usec", time.time() * 1e6)) / 1e6)
+    if drift > _CLOCK:
+        yield Finding(
+            "look", "clock", f"Redis's clock and this one differ by {drift:.0f} s", "let NTP set both"
+        )
+    yield _workers(settings)
+
+
+def _workers(settings: Settings) -> Finding:
+    from backlog.app import make_app  # celery takes 300 ms to import
+
+    answers = make_app(settings).control.inspect(timeout=_PATIENCE / 2).active_queues() or {}
+    heard = {queue["name"] for queues in answers.values() for queue in queues}
+    deaf = [queue for queue in QUEUES.values() if queue not in heard]
+    if deaf:
+        return Finding(
+            "look", "workers", f"nobody listens to {', '.join(deaf)}", "start such workers before a run"
+        )
+    return Finding("ok", "workers", f"{len(answers)} answer, and every queue has one")
+
+
+def _pacs(settings: Settings, given: str) -> Finding:
+    url = given or settings.pacs_url
+    if not url:
+        return Finding("ok", "pacs", "CXR_PACS_URL is empty: a run keeps everything in OUT/pacs")
+    address = without_password(url)
+    if not url.startswith(("http://", "https://")):
+        folder = Path(url)
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            return Finding(
+                "BAD", "pacs", f"{address}: can't be written", "choose another folder, or its permissions"
+            )
+        return _room("pacs", folder)
+    pacs = connect(replace(settings, pacs_seconds=min(_PATIENCE, settings.pacs_seconds)), url)
+    started = time.monotonic()
+    try:
+        pacs.identity()
+    except UsageError as error:
+        return Finding("BAD", "pacs", str(error).replace(url, address), "correct what it names")
+    except BacklogError as error:
+        return Finding("BAD", "pacs", str(error).replace(url, address), "start it, or correct CXR_PACS_URL")
+    finally:
+        pacs.close()
+    return Finding("ok", "pacs", f"{address} answers in {1000 * (time.monotonic() - started):.0f} ms")
+
+
+def _model(settings: Settings) -> Finding:
+    """Have the weights verified, and the engine loaded, as a worker does it; in a process of its own."""
+    if settings.redis_url and not _installed("onnxruntime") and not _installed("torch"):
+        return Finding("ok", "model", "not on this machine: the workers verify it when they start")
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.prepare", "--offline"],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = (done.stderr.strip().splitlines() or ["no word why"])[-1]
+    state: Literal["look", "BAD"] = "look" if settings.redis_url else "BAD"  # workers may all be elsewhere
+    if done.returncode == 2:  # its own word for what a person can mend
+        return Finding(state, "model", last, "where workers run: python -m worker.prepare, or CXR_WEIGHTS")
+    if done.returncode != 0:
+        return Finding(state, "model", last, "where workers run: install cxr-backlog[inference,model]")
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    text = f"weights {answer['weights'][:12]}… are right, {answer['engine']} loads them"
+    if not answer["meaningful"]:
+        return Finding(
+            "look", "model", f"{text}; SEEDED: SCORES MEAN NOTHING", "unset CXR_WEIGHTS for a real run"
+        )
+    return Finding("ok", "model", text)
+
+
+def _room(what: str, path: Path) -> Finding:
+    """Look for room at a path, or at the nearest folder above it that exists."""
+    folder = path.expanduser().absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding(
+            "BAD", what, f"{folder}: can't be written", "choose another folder, or its permissions"
+        )
+    free = shutil.disk_usage(folder).free
+    text = f"{folder}: {free / 1e9:.1f} GB free"
+    if free < _LEAST_ROOM:
+        return Finding(
+            "BAD", what, text, "make room: a run keeps its ledger there, and without a PACS all else"
+        )
+    if free < _LITTLE_ROOM:
+        return Finding("look", what, text, "is it enough for every image and its report?")
+    return Finding("ok", what, text)

@@ -1,0 +1,227 @@
+"""Experiment 9: a million simulated items through the real producer, ledger, Redis, Celery and claims.
+
+Run as a module it is the producer: ``python -m tests.chaos.million FOLDER ITEMS``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from backlog.app import make_app
+from backlog.claims import Claims
+from backlog.messages import Job, SourceSpec, Stage
+from backlog.outcomes import Outcome
+from backlog.settings import from_environment
+from producer.dispatch import Dispatcher, Progress
+from producer.ledger import Ledger
+from producer.sources import PAGE, Entry, Page
+from tests.chaos.table import Finding
+from tests.servers import ROOT, RedisServer, wait_until
+
+_MOST_REDIS = 64e6
+_MOST_PRODUCER = 300e6
+_MOST_GROWTH = 1.1
+
+#: Shares of the run that are compared; the first bit is start-up.
+_EARLY = (0.05, 0.25)
+_LATE = (0.80, 1.0)
+
+
+@dataclass
+class Simulated:
+    """A source of numbers that look like Orthanc's ids."""
+
+    total: int | None
+    first: Stage = Stage.INFER
+    spec: SourceSpec = field(default_factory=lambda: {"kind": "orthanc", "path": "", "listing": ""})
+
+    def pages(self, cursor: str) -> Iterator[Page]:
+        assert self.total is not None
+        for start in range(int(cursor or 0), self.total, PAGE):
+            end = min(self.total, start + PAGE)
+            yield Page([Entry(instance_of(n)) for n in range(start, end)], str(end), last=end == self.total)
+
+    def read(self, ref: int | str) -> bytes:
+        raise NotImplementedError
+
+    def name(self, ref: int | str) -> str:
+        return str(ref)
+
+
+def instance_of(number: int) -> str:
+    return hashlib.sha1(str(number).encode(), usedforsecurity=False).hexdigest()
+
+
+@dataclass
+class Sampler:
+    """Looks at Redis, the producer and the time that all processes spent, as the run goes on."""
+
+    redis: RedisServer
+    others: list[int]  #: process ids of Redis and the workers
+    redis_peak: int = 0
+    producer_peak: int = 0
+    samples: list[tuple[int, float]] = field(
+        default_factory=list
+    )  #: (items ended, CPU seconds of all processes)
+    at: float = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if not progress.done and time.monotonic() - self.at < 0.5:
+            return
+        self.at = time.monotonic()
+        self.redis_peak = max(self.redis_peak, int(self.redis.client.info("memory")["used_memory_peak"]))
+        self.producer_peak = max(self.producer_peak, psutil.Process().memory_info().rss)
+        self.samples.append((progress.tally.ended, sum(map(_cpu, [os.getpid(), *self.others]))))
+
+    def cost(self, share: tuple[float, float], items: int) -> float:
+        """Return the CPU seconds for an item between two points of the run."""
+        low = min(self.samples, key=lambda sample: abs(sample[0] - share[0] * items))
+        high = min(self.samples, key=lambda sample: abs(sample[0] - share[1] * items))
+        return (high[1] - low[1]) / max(1, high[0] - low[0])
+
+
+def _cpu(pid: int) -> float:
+    spent = 0.0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = one.cpu_times()
+                spent += times.user + times.system
+    return spent
+
+
+def million(folder: Path, *, items: int, limit: float = 3600) -> Finding:
+    """9: Redis stays small, the producer's memory flat, and an item costs at the end what it did at the start."""
+    folder.mkdir(parents=True, exist_ok=True)
+    redis = RedisServer(folder / "redis")
+    redis.start()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CXR_")}
+    environment |= {"CXR_REDIS_URL": redis.url}
+    worker = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tests.chaos.simulated_worker",
+        "worker",
+        "--concurrency",
+        "2",
+    ]
+    worker += [
+        "--queues",
+        "inference,report",
+        "--without-gossip",
+        "--without-mingle",
+        "--loglevel",
+        "WARNING",
+    ]
+    processes = []
+    began = time.monotonic()
+    try:
+        with (folder / "worker.log").open("ab") as log:
+            processes.append(
+                subprocess.Popen(
+                    worker, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+                )
+            )
+        assert redis.process is not None
+        pids = f"{redis.process.pid},{processes[0].pid}"
+        producer = [
+            sys.executable,
+            "-m",
+            "tests.chaos.million",
+            str(folder),
+            str(items),
+            str(redis.port),
+            pids,
+        ]
+        with (folder / "producer.log").open("ab") as log:
+            processes.append(subprocess.Popen(producer, env=environment, cwd=ROOT, stdout=log, stderr=log))
+        wait_until(lambda: processes[1].poll() is not None, limit, "the run is complete")
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                process.kill() if process is not processes[0] else os.killpg(process.pid, signal.SIGKILL)
+            process.wait(20)
+        redis.stop(signal.SIGKILL)
+    seen = json.loads((folder / "seen.json").read_text())
+    lost, duplicate = _settle(folder / "ledger.sqlite", items)
+    growth = seen["late"] / seen["early"]
+    what = (
+        f"Redis' peak {seen['redis'] / 1e6:.1f} MB, producer {seen['producer'] / 1e6:.0f} MB,"
+        f" {seen['early'] * 1e6:.0f} µs of CPU an item at the start, {growth:.2f} × that at the end"
+    )
+    good = seen["redis"] <= _MOST_REDIS and seen["producer"] <= _MOST_PRODUCER and growth <= _MOST_GROWTH
+    passed = good and not (lost or duplicate)
+    seconds = time.monotonic() - began
+    return Finding("9 a million, simulated", items, seconds, lost, duplicate, 0, 0, what, passed=passed)
+
+
+def _settle(path: Path, items: int) -> tuple[int, int]:
+    ledger = Ledger(path, write=False)
+    right = seen = 0
+    for row in ledger.items(Outcome.REPORTED):
+        seen += 1
+        right += row["instance"] == instance_of(row["no"])
+    ledger.close()
+    return items - right, seen - right
+
+
+def _produce(folder: Path, items: int, port: int, pids: list[int]) -> None:
+    settings = from_environment()
+    job: Job = {
+        "run": "million",
+        "when": "2026-01-01T00:00:00+00:00",
+        "source": {"kind": "orthanc", "path": "", "listing": ""},
+        "pacs": "",
+        "language": "en",
+        "coding": "open",
+        "modalities": ["CR", "DX"],
+        "laterals": False,
+        "weights": "",
+        "meaningful": True,
+        "engine": "",
+    }
+    redis = RedisServer(folder / "redis", port=port)
+    sampler = Sampler(redis, pids)
+    ledger = Ledger.create(folder / "ledger.sqlite", {"job": job})
+    Dispatcher(
+        ledger,
+        Claims(settings.broker, lease_seconds=settings.lease_seconds),
+        make_app(settings),
+        Simulated(items),
+        job,
+        chunk_size=32,
+        window=16,
+        reconcile_seconds=settings.reconcile_seconds,
+        pause_file=folder / "pause",
+        stop=lambda: False,
+        show=sampler,
+    ).run()
+    ledger.close()
+    seen = {
+        "redis": sampler.redis_peak,
+        "producer": sampler.producer_peak,
+        "early": sampler.cost(_EARLY, items),
+        "late": sampler.cost(_LATE, items),
+    }
+    (folder / "seen.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    _produce(
+        Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), [int(pid) for pid in sys.argv[4].split(",")]
+    )

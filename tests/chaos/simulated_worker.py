@@ -1,0 +1,63 @@
+"""Workers for a million items: the real claims, chunks and messages around stages that cost nothing."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from backlog.app import make_app
+from backlog.claims import Claims
+from backlog.log import set_up
+from backlog.messages import TASKS, Job, Stage
+from backlog.outcomes import Outcome
+from backlog.settings import from_environment
+from worker.chunk import Attempt, Records, work
+
+settings = from_environment()
+set_up(settings.log, level=30)
+app = make_app(settings)
+claims = Claims(settings.broker, lease_seconds=settings.lease_seconds)
+
+#: As large as real ones.
+_SCORES = [0.5123456] * 18
+
+
+def infer(job: Job, _: Attempt, items: list[Any]) -> tuple[Records, list[Any]]:
+    """Score nothing."""
+    job["weights"], job["meaningful"], job["engine"] = "c" * 64, False, "chaos"
+    return {}, [item | {"scores": _SCORES, "flags": ["upsampled"]} for item in items]
+
+
+def report(job: Job, attempt: Attempt, items: list[Any]) -> tuple[Records, list[Any]]:
+    """Store nothing; return records as long as real ones."""
+    records: Records = {}
+    for item in items:
+        records[item["i"]] = {
+            "outcome": Outcome.REPORTED.value,
+            "stage": Stage.REPORT.value,
+            "attempts": attempt.claim.attempt,
+            "instance": item["instance"],
+            "sop_instance_uid": "2.25." + "1" * 39,
+            "study_instance_uid": "2.25." + "2" * 39,
+            "sr_sop_instance_uid": "2.25." + "3" * 39,
+            "sr_instance": item["instance"],
+            "sr_sha256": "d" * 64,
+            "sr_ours": True,
+            "flags": item["flags"],
+            "scores": item["scores"],
+            "weights": job["weights"],
+            "meaningful": job["meaningful"],
+            "engine": job["engine"],
+        }
+    return records, []
+
+
+def _register(stage: Stage, body: Any) -> None:
+    def task(job: Job, chunk: int, items: list[Any]) -> None:
+        work(app, claims, settings.patience_seconds, stage, job, chunk, items, partial(body, job))
+
+    app.task(task, name=TASKS[stage])
+
+
+_register(Stage.INFER, infer)
+_register(Stage.REPORT, report)

@@ -1,0 +1,148 @@
+"""A stack of containers of its own: other project name, ports, volumes and folders than a person's stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.servers import ROOT, free_port, wait_until
+
+#: Services that stay up; the one-shot ones are left out.
+SERVICES = ("redis", "orthanc", "worker-upload", "worker-inference", "worker-report", "flower")
+
+
+def missing() -> str:
+    """Why there can be no stack here; empty when there can."""
+    if shutil.which("docker") is None:
+        return "no docker here"
+    for command in (["docker", "info"], ["docker", "compose", "version"]):
+        if subprocess.run(command, capture_output=True).returncode:
+            return f"'{' '.join(command)}' fails here"
+    return ""
+
+
+@dataclass
+class Stack:
+    folder: Path
+    name: str = field(default_factory=lambda: f"cxr-test-{secrets.token_hex(3)}")
+    orthanc_port: int = field(default_factory=free_port)
+    flower_port: int = field(default_factory=free_port)
+
+    @property
+    def env_file(self) -> Path:
+        return self.folder / ".env"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        lines = self.env_file.read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+    def prepare(self) -> None:
+        """Make .env, the folders and the model as a person does, by the same scripts."""
+        (self.folder / "deploy").symlink_to(ROOT / "deploy")
+        subprocess.run(["sh", "deploy/env.sh"], cwd=self.folder, check=True)
+        more = {f"CXR_{name.upper()}": str(self.folder / name) for name in ("inbox", "out", "models")}
+        more |= {"CXR_WEIGHTS": "seeded", "CXR_THREADS": "1", "CXR_LEASE_SECONDS": "5", "CXR_CHUNK_SIZE": "4"}
+        more |= {"CXR_ORTHANC_PORT": str(self.orthanc_port), "CXR_FLOWER_PORT": str(self.flower_port)}
+        with self.env_file.open("a") as file:
+            file.writelines(f"{name}={value}\n" for name, value in more.items())
+        for folder in (self.folder, *self.folder.parents):
+            if folder.name.startswith("pytest-") or folder == self.folder:
+                folder.chmod(0o755)  # the containers' user has to get through
+        subprocess.run(
+            ["sh", "deploy/model.sh", sys.executable],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+        )
+
+    def command(self, *arguments: str) -> list[str]:
+        files = ["--project-directory", str(ROOT), "--env-file", str(self.env_file)]
+        return ["docker", "compose", "-p", self.name, *files, *arguments]
+
+    def compose(self, *arguments: str, check: bool = True) -> str:
+        done = subprocess.run(self.command(*arguments), capture_output=True, text=True)
+        assert not check or done.returncode == 0, (
+            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return done.stdout
+
+    def up(self, inference: int = 2) -> None:
+        self.compose("up", "--detach", "--wait", "--scale", f"worker-inference={inference}")
+
+    def down(self, *more: str) -> None:
+        self.compose("--profile", "*", "down", *more)
+
+    def producer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command("run", "--rm", "-T", "producer", *arguments), capture_output=True, text=True
+        )
+
+    def start_producer(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command("run", "--rm", "-T", "--name", f"{self.name}-producer", "producer", *arguments),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def containers(self, service: str) -> list[dict[str, Any]]:
+        """Return what the engine knows of a service's containers."""
+        ids = self.compose("ps", "--all", "--quiet", service).split()
+        found: list[dict[str, Any]] = json.loads(
+            subprocess.run(["docker", "inspect", *ids], capture_output=True, check=True).stdout
+        )
+        return found
+
+    def run_folder(self, name: str) -> Path:
+        return self.folder / "out" / name
+
+    def summary(self, name: str) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads((self.run_folder(name) / "summary.json").read_text())
+        return summary
+
+    def orthanc(self, path: str, **more: Any) -> Any:
+        login = self.settings["CXR_PACS_USERNAME"], self.settings["CXR_PACS_PASSWORD"]
+        url = f"http://127.0.0.1:{self.orthanc_port}{path}"
+        answer = requests.request("POST" if more else "GET", url, auth=login, timeout=30, **more)
+        answer.raise_for_status()
+        return answer.json()
+
+    def reports(self) -> set[str]:
+        """Return the SR instances that Orthanc holds, by its identifiers."""
+        find = {"Level": "Series", "Query": {"Modality": "SR"}, "Expand": True}
+        return {one for series in self.orthanc("/tools/find", json=find) for one in series["Instances"]}
+
+    def items(self, name: str) -> list[tuple[str, str, str, str]]:
+        """Return outcome, instance, report and study of each item that has ended, by a run's ledger."""
+        path = self.run_folder(name) / "ledger.sqlite"
+        if not path.exists():
+            return []
+        query = (
+            "SELECT outcome, coalesce(instance, ''), coalesce(sr_instance, ''), study_instance_uid FROM item"
+        )
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger:
+                return list(ledger.execute(query))
+        except sqlite3.OperationalError:
+            return []  # it is being made
+
+    def flower(self, path: str, *, login: bool = True) -> requests.Response:
+        name, password = self.settings["CXR_FLOWER_USERNAME"], self.settings["CXR_FLOWER_PASSWORD"]
+        url = f"http://127.0.0.1:{self.flower_port}/flower{path}"
+        return requests.get(url, auth=(name, password) if login else None, timeout=30)
+
+    def wait_for(self, predicate: Callable[[], object], seconds: float = 120, what: str = "") -> None:
+        wait_until(predicate, seconds, what)

@@ -1,0 +1,504 @@
+"""One stage of one chunk: delivered once or often, broken off anywhere, the result is the same."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from celery.exceptions import Reject
+from pydicom import dcmread
+
+from backlog.app import make_app
+from backlog.claims import Claim, Claims
+from backlog.errors import InstanceRejected, LostClaim, ServiceUnavailable, UsageError
+from backlog.log import LOGGER
+from backlog.messages import QUEUES, ItemRecord, Job, Stage
+from backlog.outcomes import Reason
+from backlog.settings import Settings
+from tests.dicom_images import chest, dicom
+from tests.servers import free_port, wait_until
+from worker import chunk as chunk_module
+from worker import tasks
+from worker.chunk import Attempt, Stopping, ask_to_stop, send, work
+
+BODIES: dict[Stage, Callable[..., Any]] = {
+    Stage.UPLOAD: tasks.upload,
+    Stage.INFER: tasks.infer,
+    Stage.REPORT: tasks.report,
+}
+Message = tuple[Job, int, list[Any]]
+
+
+def images(count: int = 3, **attributes: Any) -> dict[str, bytes]:
+    return {
+        f"m{i}": dicom(chest(64, 64 + i), SOPInstanceUID=f"1.2.3.{i}", PatientName="Doe^Jane", **attributes)
+        for i in range(count)
+    }
+
+
+@dataclass
+class Shop:
+    """A worker without its parent process: messages are taken from the real queues and done here."""
+
+    settings: Settings
+    folder: Path
+    process: tasks.Process = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.process = tasks.Process(self.settings)
+        self.app = make_app(self.settings)
+
+    @property
+    def claims(self) -> Claims:
+        return self.process.claims
+
+    def job(self, source: Path, run: str = "run1", when: str = "2026-01-02T03:04:05+00:00") -> Job:
+        return {
+            "run": run,
+            "when": when,
+            "source": {"kind": "zip", "path": str(source), "listing": ""},
+            "pacs": str(self.folder / "pacs"),
+            "language": "en",
+            "coding": "open",
+            "modalities": ["CR", "DX"],
+            "laterals": False,
+            "weights": "",
+            "meaningful": True,
+            "engine": "",
+        }
+
+    def submit(self, members: dict[str, bytes], **more: str) -> Job:
+        """Do what the producer does: a zip of members becomes one message."""
+        path = self.folder / f"{more.get('run', 'run1')}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        from backlog.archive import Archive
+
+        with Archive(path) as opened:
+            places = [member.place for member in opened.members()]
+        job = self.job(path, **more)
+        send(self.app, Stage.UPLOAD, job, 1, [{"i": i, "entry": place} for i, place in enumerate(places)])
+        return job
+
+    def take(self, stage: Stage) -> list[Message]:
+        """Take all messages of a queue."""
+        texts = cast("list[str]", self.claims.client.lrange(QUEUES[stage], 0, -1))
+        self.claims.client.delete(QUEUES[stage])
+        return [tuple(json.loads(base64.b64decode(json.loads(text)["body"]))[0]) for text in texts]
+
+    def do(self, stage: Stage, message: Message, patience: float = 0.0) -> None:
+        job = cast("Job", json.loads(json.dumps(message[0])))  # a worker gets its own copy
+        body = partial(BODIES[stage], self.process, job)
+        work(self.app, self.claims, patience, stage, job, message[1], message[2], body)
+
+    def do_all(self, times: int = 1) -> None:
+        """Do all stages, each message so many times."""
+        for stage in BODIES:
+            for message in self.take(stage):
+                for _ in range(times):
+                    self.do(stage, message)
+
+    def records(self, run: str = "run1") -> dict[int, ItemRecord]:
+        assert self.claims.progress(run, [1])[1].stage is Stage.FINISHED
+        return dict(sorted(self.claims.records(run, 1).items()))
+
+    def files(self) -> dict[str, bytes]:
+        root = self.folder / "pacs"
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.dcm")}
+
+
+@pytest.fixture
+def shop(
+    redis_url: str, tmp_path: Path, model_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shop]:
+    settings = Settings(
+        redis_url=redis_url,
+        pacs_url=str(tmp_path / "pacs"),
+        weights="seeded",
+        cache=str(model_cache),
+        threads=1,
+        lease_seconds=2.0,
+    )
+    monkeypatch.setenv("CXR_PACS_URL", settings.pacs_url)  # the reader's process reads it
+    monkeypatch.setattr(chunk_module, "_pause", lambda error: None)  # the second before a chunk goes back
+    made = Shop(settings, tmp_path)
+    yield made
+    held = made.process.__dict__.get("_reader")
+    if held:
+        held[1].stop()
+    made.claims.client.close()
+    made.app.close()
+    chunk_module._stopping.clear()
+
+
+def test_a_chunk_becomes_reports_in_the_studies_of_its_images(shop: Shop) -> None:
+    members = images(3)
+    shop.submit(members)
+    shop.do_all()
+    records = shop.records()
+    assert [record["outcome"] for record in records.values()] == ["reported"] * 3
+    assert len(shop.files()) == 6
+    for i, record in records.items():
+        report = dcmread(io.BytesIO(shop.process.pacs.fetch(record["sr_instance"])))
+        assert report.Modality == "SR"
+        assert (report.StudyInstanceUID, report.PatientID) == ("1.2.3.4", "TEST")
+        assert report.SOPInstanceUID == record["sr_sop_instance_uid"]
+        assert record["sop_instance_uid"] == f"1.2.3.{i}"
+        assert record["sr_ours"] is True
+        assert len(record["scores"]) == 18
+        assert not record["meaningful"]
+        assert record["engine"] == shop.process.engine.name
+
+
+def test_no_message_holds_a_patient_or_a_name_of_the_source(shop: Shop) -> None:
+    shop.submit({"Doe^Jane 1970.dcm": images(1)["m0"]})
+    seen = ""
+    for stage in BODIES:
+        raw = cast("list[str]", shop.claims.client.lrange(QUEUES[stage], 0, -1))
+        (message,) = shop.take(stage)
+        seen += json.dumps(message) + "".join(raw)
+        shop.do(stage, message)
+    for private in ("Doe", "TEST", "1.2.3", "1970"):
+        assert private not in seen
+
+
+def test_every_message_delivered_three_times_gives_the_same(shop: Shop) -> None:
+    shop.submit(images(2))
+    shop.do_all(times=3)
+    assert [record["outcome"] for record in shop.records().values()] == ["reported"] * 2
+    assert len(shop.files()) == 4
+
+
+def test_the_successor_is_sent_once(shop: Shop) -> None:
+    shop.submit(images(1))
+    (message,) = shop.take(Stage.UPLOAD)
+    for _ in range(3):
+        shop.do(Stage.UPLOAD, message)
+    assert len(shop.take(Stage.INFER)) == 1
+
+
+def test_stages_done_again_from_the_beginning_change_nothing(shop: Shop) -> None:
+    """As after a crash between an effect and its mark, or a Redis that lost everything."""
+    members = images(2)
+    shop.submit(members)
+    shop.do_all()
+    first, held = shop.records(), shop.files()
+    shop.claims.client.flushall()
+    shop.submit(members)
+    shop.do_all()
+    assert shop.records() == first
+    assert shop.files() == held
+
+
+def test_the_reports_of_an_earlier_run_count_but_are_not_ours(shop: Shop) -> None:
+    members = images(2)
+    shop.submit(members)
+    shop.do_all()
+    first, held = shop.records(), shop.files()
+    shop.submit(members, run="run2", when="2027-01-01T00:00:00+00:00")
+    shop.do_all()
+    second = shop.records("run2")
+    assert shop.files() == held
+    for i in first:
+        assert second[i]["outcome"] == "reported"
+        assert (first[i]["sr_ours"], second[i]["sr_ours"]) == (True, False)
+        for key in ("sr_sha256", "sr_instance", "sr_sop_instance_uid", "scores"):
+            assert second[i][key] == first[i][key]  # type: ignore[literal-required]
+
+
+def test_an_earlier_report_with_other_scores_is_for_a_person(shop: Shop) -> None:
+    members = images(2)
+    shop.submit(members)
+    shop.do_all()
+    held = shop.files()
+    shop.submit(members, run="run2")
+    for stage in (Stage.UPLOAD, Stage.INFER):
+        shop.do(stage, shop.take(stage)[0])
+    ((job, number, items),) = shop.take(Stage.REPORT)
+    items[0]["scores"][3] = 1.0 - items[0]["scores"][3] * 0.5
+    shop.do(Stage.REPORT, (job, number, items))
+    ends = shop.records("run2")
+    assert (ends[0]["outcome"], ends[0]["reason"]) == ("quarantined", "report_conflict")
+    assert ends[1]["outcome"] == "reported"
+    assert shop.files() == held
+
+
+def test_other_content_under_the_same_uid_is_for_a_person(shop: Shop) -> None:
+    shop.process.pacs.store(dicom(chest(64, 64)[::-1], SOPInstanceUID="1.2.3.0"))
+    held = shop.files()
+    shop.submit(images(2))
+    shop.do_all()
+    ends = shop.records()
+    assert (ends[0]["reason"], ends[1]["outcome"]) == ("uid_conflict", "reported")
+    assert held.items() <= shop.files().items(), "the source instance was touched"
+
+
+def test_items_end_where_their_trouble_is(shop: Shop) -> None:
+    good = images(1)["m0"]
+    shop.submit(
+        {
+            "text": b"no image",
+            "empty": b"",
+            "cut": good[:400],
+            "no uid": dicom(chest(64, 64), StudyInstanceUID=None),
+            "lateral": dicom(chest(64, 64), SOPInstanceUID="1.2.8", ViewPosition="LL"),
+            "good": good,
+            "the same": good,
+        }
+    )
+    shop.do_all()
+    ends = {i: (one["outcome"], one.get("reason", ""), one["stage"]) for i, one in shop.records().items()}
+    assert ends[0] == ends[1] == ("quarantined", "not_dicom", 0)
+    assert ends[2][0] == "quarantined"
+    assert ends[3] == ("quarantined", "invalid_uid", 0)
+    assert ends[4] == ("skipped", "lateral", 1)
+    assert ends[5][0] == ends[6][0] == "reported"
+    assert shop.records()[5]["instance"] == shop.records()[6]["instance"]  # the ledger tells them apart
+
+
+def test_a_chunk_without_any_good_item_ends_at_once(shop: Shop) -> None:
+    shop.submit({"a": b"x", "b": b"y"})
+    shop.do(Stage.UPLOAD, shop.take(Stage.UPLOAD)[0])
+    assert shop.take(Stage.INFER) == []
+    assert {record["reason"] for record in shop.records().values()} == {"not_dicom"}
+
+
+def test_a_lost_claim_has_no_effect_any_more(shop: Shop) -> None:
+    job = shop.submit(images(1))
+    (message,) = shop.take(Stage.UPLOAD)
+
+    def stolen(attempt: Attempt, items: list[Any]) -> Any:
+        shop.claims.client.hset(attempt.claim.key, "owner", "another")
+        return {}, items
+
+    work(
+        shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, message[2], stolen
+    )  # returns: the message is dropped
+    assert shop.take(Stage.INFER) == []
+    assert shop.claims.progress("run1", [1])[1].stage is Stage.UPLOAD
+
+
+def test_a_cancelled_run_stops_between_two_items(shop: Shop) -> None:
+    job = shop.submit(images(2))
+    done: list[int] = []
+
+    def slow(attempt: Attempt, items: list[Any]) -> Any:
+        for item in items:
+            attempt.before(item["i"])
+            done.append(item["i"])
+            shop.claims.set_state("run1", "cancelled")
+            wait_until(attempt.claim._lost.is_set, 10)
+        return {}, []
+
+    work(shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, shop.take(Stage.UPLOAD)[0][2], slow)
+    assert done == [0]
+
+
+# -- handing back ------------------------------------------------------------------------------------------------
+
+
+def goes_back(shop: Shop, stage: Stage, message: Message, patience: float = 0.0) -> None:
+    with pytest.raises(Reject) as rejected:
+        shop.do(stage, message, patience)
+    assert rejected.value.requeue
+    assert not shop.claims.progress("run1", [1])[1].leased
+
+
+def test_a_worker_that_stops_hands_its_chunk_back_untried(shop: Shop) -> None:
+    shop.submit(images(2))
+    (message,) = shop.take(Stage.UPLOAD)
+    ask_to_stop()
+    for _ in range(2):
+        goes_back(shop, Stage.UPLOAD, message)
+    chunk_module._stopping.clear()
+    shop.do(Stage.UPLOAD, message)
+    (message,) = shop.take(Stage.INFER)
+    ask_to_stop()
+    goes_back(shop, Stage.INFER, message)
+    chunk_module._stopping.clear()
+    shop.do(Stage.INFER, message)
+    shop.do_all()
+    assert [record["attempts"] for record in shop.records().values()] == [1, 1]
+
+
+def test_stopping_interrupts_a_wait(shop: Shop) -> None:
+    claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
+    assert isinstance(claim, Claim)
+    threading.Timer(0.2, ask_to_stop).start()
+    started = time.monotonic()
+    with pytest.raises(Stopping):
+        Attempt(claim, Stage.UPLOAD, patience=60).wait(30)
+    assert time.monotonic() - started < 10
+
+
+def test_a_pacs_that_is_away_is_waited_for_and_then_the_chunk_goes_back(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.submit(images(1))
+    (message,) = shop.take(Stage.UPLOAD)
+    away = Shop(
+        Settings(redis_url=shop.settings.redis_url, pacs_url=f"http://127.0.0.1:{free_port()}"), shop.folder
+    )
+    started = time.monotonic()
+    goes_back(away, Stage.UPLOAD, message, patience=0.6)
+    assert 0.5 < time.monotonic() - started < 20
+    assert "is away" in shop.claims.trouble("run1")
+    shop.do(Stage.UPLOAD, message)  # it is back
+    shop.do_all()
+    assert shop.records()[0]["attempts"] == 1
+    away.claims.client.close()
+    away.app.close()
+
+
+def test_what_comes_back_in_time_costs_nothing(shop: Shop) -> None:
+    claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
+    assert isinstance(claim, Claim)
+    tries: list[int] = []
+
+    def flaky() -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ServiceUnavailable("the PACS is away")
+        return "stored"
+
+    assert Attempt(claim, Stage.UPLOAD, patience=30).insist(flaky) == "stored"
+    assert len(tries) == 3
+
+
+def test_a_zip_that_is_gone_is_told_to_the_person(shop: Shop) -> None:
+    shop.submit(images(1))
+    (message,) = shop.take(Stage.UPLOAD)
+    (shop.folder / "run1.zip").unlink()
+    goes_back(shop, Stage.UPLOAD, message)
+    assert "no such file" in shop.claims.trouble("run1")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [("pacs", "another", "another PACS"), ("weights", "0" * 64, "weights are not those")],
+)
+def test_a_worker_of_another_kind_refuses(shop: Shop, key: str, value: str, words: str) -> None:
+    shop.submit(images(1))
+    shop.do(Stage.UPLOAD, shop.take(Stage.UPLOAD)[0])
+    ((job, number, items),) = shop.take(Stage.INFER)
+    job[key] = value  # type: ignore[literal-required]
+    goes_back(shop, Stage.INFER, (job, number, items))
+    assert words in shop.claims.trouble("run1")
+    assert shop.take(Stage.REPORT) == []
+
+
+def test_a_worker_without_a_pacs_says_so(shop: Shop) -> None:
+    with pytest.raises(UsageError, match="CXR_PACS_URL is not set"):
+        _ = tasks.Process(Settings()).pacs
+
+
+def test_a_redis_that_is_away_sends_the_message_back(shop: Shop) -> None:
+    job = shop.submit(images(1))
+    lonely = Claims(f"redis://127.0.0.1:{free_port()}/0")
+    with pytest.raises(Reject) as rejected:
+        work(shop.app, lonely, 0, Stage.UPLOAD, job, 1, [], lambda attempt, items: ({}, []))
+    assert rejected.value.requeue
+
+
+# -- one bad item ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), Reason.OUT_OF_MEMORY),
+        (RecursionError(), Reason.INTERNAL_ERROR),
+        (ValueError("Doe^Jane 1970-01-01"), Reason.INTERNAL_ERROR),
+        (InstanceRejected(Reason.BLANK, "why"), Reason.BLANK),
+    ],
+)
+def test_what_goes_wrong_with_one_item_costs_that_item(
+    shop: Shop, error: Exception, reason: Reason, caplog: pytest.LogCaptureFixture
+) -> None:
+    claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
+    assert isinstance(claim, Claim)
+
+    def effect(item: dict[str, int]) -> str:
+        if item["i"] == 1:
+            raise error
+        return f"done {item['i']}"
+
+    LOGGER.propagate = True
+    with caplog.at_level(logging.INFO, "cxr"):
+        failed, done = Attempt(claim, Stage.UPLOAD, 0).each([{"i": 0}, {"i": 1}, {"i": 2}], effect)
+    assert [result for _, result in done] == ["done 0", "done 2"]
+    assert list(failed) == [1]
+    assert (failed[1]["reason"], failed[1]["outcome"]) == (reason.value, "quarantined")
+    said = json.dumps(failed) + caplog.text + str([vars(one) for one in caplog.records])
+    assert "Doe" not in said
+
+
+@pytest.mark.parametrize("error", [ServiceUnavailable("x"), UsageError("x"), LostClaim("x")])
+def test_what_is_not_the_items_fault_costs_no_item(shop: Shop, error: Exception) -> None:
+    claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
+    assert isinstance(claim, Claim)
+
+    def effect(item: object) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        Attempt(claim, Stage.UPLOAD, 0).each([{"i": 0}], effect)
+
+
+def test_a_bug_of_a_stage_is_loud_and_the_next_attempt_goes_one_by_one(shop: Shop) -> None:
+    job = shop.submit(images(2))
+    (message,) = shop.take(Stage.UPLOAD)
+
+    def buggy(attempt: Attempt, items: list[Any]) -> Any:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work(shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, message[2], buggy)
+    crumbs: list[str | None] = []
+
+    def careful(attempt: Attempt, items: list[Any]) -> Any:
+        for item in items:
+            attempt.before(item["i"])
+            crumbs.append(shop.claims.client.hget(attempt.claim.key, "cur"))
+        return {}, items
+
+    work(shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, message[2], careful)
+    assert crumbs == ["0:0", "1:0"]
+
+
+def test_an_item_that_was_decided_is_not_done_again(shop: Shop) -> None:
+    """It killed two workers: the third passes it by, and the others are reported."""
+    shop.submit(images(3))
+    for _ in range(2):
+        claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
+        assert isinstance(claim, Claim)
+        claim.breadcrumb(1)
+        shop.claims.client.hdel(claim.key, "lease")  # as if it had run out
+    shop.do_all()
+    ends = shop.records()
+    assert ends[1]["reason"] == "killed_worker"
+    assert [ends[i]["outcome"] for i in (0, 2)] == ["reported"] * 2
+    assert len(shop.files()) == 4
+
+
+def test_a_chunk_that_was_decided_whole_ends(shop: Shop) -> None:
+    shop.submit(images(1))
+    for _ in range(2):
+        claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
+        assert isinstance(claim, Claim)
+        claim.breadcrumb(0)
+        shop.claims.client.hdel(claim.key, "lease")
+    shop.do_all()
+    assert shop.records()[0]["reason"] == "killed_worker"

@@ -1,0 +1,330 @@
+"""The reader's process: whatever happens to it costs one image at most, and that one has a reason."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backlog.eligibility import Rules
+from backlog.errors import ServiceUnavailable, UsageError
+from backlog.folder import Folder
+from backlog.outcomes import Flag, Outcome, Reason
+from backlog.settings import Settings
+from tests.cases import listed, needs_data
+from tests.dicom_images import chest, dicom
+from tests.servers import OrthancServer, free_port, wait_until
+from worker.pixels import model_input
+from worker.reader import COMMAND, Picture, Reader, Unseen
+
+#: The real reader, but decoding an image of such a patient goes wrong as a codec's bug would.
+SABOTAGED = f"""
+import ctypes, os, signal, sys, time
+from pathlib import Path
+import worker.pixels, worker.reader
+real = worker.pixels.model_input
+
+def sabotaged(dicom):
+    dicom = bytes(dicom)
+    once = Path({{once!r}})
+    if b"KILLED ONCE" in dicom and not once.exists():
+        once.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if b"KILLED ALWAYS" in dicom:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if b"SEGFAULT" in dicom:
+        ctypes.string_at(0)
+    if b"EXITS" in dicom:
+        os._exit(0)
+    if b"HANGS" in dicom:
+        while True: pass
+    if b"SWELLS" in dicom:
+        held = bytearray(1 << 34)
+    if b"RECURSES" in dicom:
+        return sabotaged(dicom)
+    if b"BUG" in dicom:
+        raise RuntimeError("Doe^Jane 1970-01-01")
+    if b"NOISE" in dicom:
+        os.write(1, b"a codec's message")
+        print("another")
+        sys.stderr.write("more")
+    return real(dicom)
+
+worker.pixels.model_input = sabotaged
+worker.reader.main()
+"""
+
+
+@pytest.fixture
+def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    """A folder PACS that the reader finds too."""
+    monkeypatch.setenv("CXR_PACS_URL", str(tmp_path / "pacs"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return Folder(tmp_path / "pacs")
+
+
+def store(pacs: Folder, *patients: str, side: int = 64) -> list[str]:
+    """Store an image for each patient; what their readers shall see is different."""
+    return [
+        pacs.store(dicom(chest(side, side + i), PatientID=patient, SOPInstanceUID=f"1.2.3.{i}")).instance
+        for i, patient in enumerate(patients)
+    ]
+
+
+@pytest.fixture
+def reader(pacs: Folder, tmp_path: Path) -> Iterator[Reader]:
+    command = (sys.executable, "-c", SABOTAGED.format(once=str(tmp_path / "once")))
+    made = Reader(Settings(item_seconds=3.0), Rules(), command)
+    yield made
+    made.stop()
+
+
+def outcomes(answers: list[Picture | Unseen]) -> list[Reason | None]:
+    return [answer.rejection.reason if isinstance(answer, Unseen) else None for answer in answers]
+
+
+def test_pictures_come_in_order_as_the_model_sees_them(pacs: Folder) -> None:
+    reader = Reader(Settings(), Rules())
+    instances = store(pacs, *("TEST" * 6), side=64)
+    answers = list(reader.read(instances))
+    for instance, answer in zip(instances, answers, strict=True):
+        assert isinstance(answer, Picture)
+        np.testing.assert_array_equal(answer.image, model_input(pacs.fetch(instance)).image)
+        assert Flag.UPSAMPLED in answer.flags
+        assert answer.study_instance_uid == "1.2.3.4"
+    assert [answer.sop_instance_uid for answer in answers] == [f"1.2.3.{i}" for i in range(len(instances))]
+    first = reader._process
+    assert outcomes(list(reader.read(instances[:2]))) == [None, None]
+    assert reader._process is first, "one process, kept"
+    reader.stop()
+    reader.stop()
+    assert list(reader.read([])) == []
+
+
+def test_images_without_a_score_have_their_reason(pacs: Folder) -> None:
+    wanted = {
+        Reason.LATERAL: {"ViewPosition": "LL"},
+        Reason.NOT_RADIOGRAPH: {"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"},
+        Reason.NOT_CHEST: {"BodyPartExamined": "KNEE"},
+        Reason.MULTIFRAME: {"NumberOfFrames": 2},
+    }
+    instances = [
+        pacs.store(dicom(chest(32, 32), SOPInstanceUID=f"1.2.{i}", **more)).instance
+        for i, more in enumerate(wanted.values())
+    ]
+    blank = pacs.store(dicom(np.zeros((64, 64), np.uint16), SOPInstanceUID="1.2.9")).instance
+    gone = "/".join(["0" * 40] * 2)
+    reader = Reader(Settings(), Rules())
+    answers = list(reader.read([*instances, blank, gone]))
+    assert outcomes(answers) == [*wanted, Reason.BLANK, Reason.NOT_IN_PACS]
+    assert isinstance(answers[0], Unseen)
+    assert answers[0].sop_instance_uid == "1.2.0"
+    assert isinstance(answers[-1], Unseen)
+    assert answers[-1].sop_instance_uid == ""
+    reader.stop()
+
+
+def test_the_runs_rules_are_asked(pacs: Folder) -> None:
+    lateral = pacs.store(dicom(chest(64, 64), ViewPosition="LL")).instance
+    reader = Reader(Settings(), Rules(laterals=True))
+    (answer,) = reader.read([lateral])
+    assert isinstance(answer, Picture)
+    assert Flag.LATERAL_ASKED_FOR in answer.flags
+    reader.stop()
+    reader = Reader(Settings(), Rules(modalities=frozenset({"CR"})))
+    assert outcomes(list(reader.read([lateral]))) == [Reason.NOT_RADIOGRAPH]
+    reader.stop()
+
+
+@pytest.mark.parametrize("patient", ["KILLED ALWAYS", "SEGFAULT", "EXITS"])
+def test_a_codec_that_crashes_costs_its_image_only(reader: Reader, pacs: Folder, patient: str) -> None:
+    instances = store(pacs, "A", patient, "B")
+    assert outcomes(list(reader.read(instances))) == [None, Reason.DECODER_CRASHED, None]
+
+
+def test_a_single_kill_costs_nothing(reader: Reader, pacs: Folder) -> None:
+    """The kernel's memory killer, or a person, may have meant another process."""
+    instances = store(pacs, "A", "KILLED ONCE", "B")
+    assert outcomes(list(reader.read(instances))) == [None, None, None]
+
+
+def test_a_kill_between_two_chunks_costs_nothing(reader: Reader, pacs: Folder) -> None:
+    instances = store(pacs, "A", "B")
+    assert outcomes(list(reader.read(instances))) == [None, None]
+    assert reader._process is not None
+    reader._process.kill()
+    reader._process.wait()
+    assert outcomes(list(reader.read(instances))) == [None, None]
+
+
+def test_a_codec_that_hangs_is_stopped_in_time(reader: Reader, pacs: Folder) -> None:
+    instances = store(pacs, "A", "HANGS", "B")
+    answers = reader.read(instances)
+    next(answers)
+    started = time.monotonic()
+    assert isinstance(hung := next(answers), Unseen)
+    assert time.monotonic() - started < 10
+    assert hung.rejection.reason is Reason.DECODER_TIMEOUT
+    assert "3 s" in hung.rejection.detail
+    assert outcomes(list(answers)) == [None]
+
+
+def test_a_codec_that_swells_meets_the_limit(reader: Reader, pacs: Folder) -> None:
+    instances = store(pacs, "A", "SWELLS", "B")
+    assert outcomes(list(reader.read(instances))) == [None, Reason.OUT_OF_MEMORY, None]
+
+
+def test_a_bug_costs_its_image_and_quotes_nothing(reader: Reader, pacs: Folder) -> None:
+    instances = store(pacs, "BUG", "RECURSES", "B")
+    answers = list(reader.read(instances))
+    assert outcomes(answers) == [Reason.INTERNAL_ERROR, Reason.INTERNAL_ERROR, None]
+    assert isinstance(answers[0], Unseen)
+    assert "Doe" not in answers[0].rejection.detail
+    assert "RuntimeError" in answers[0].rejection.detail
+
+
+def test_what_a_codec_prints_goes_nowhere(
+    reader: Reader, pacs: Folder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert outcomes(list(reader.read(store(pacs, "NOISE", "B")))) == [None, None]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_picture_is_not_begun_before_the_one_before_is_taken_over(reader: Reader, pacs: Folder) -> None:
+    """The one who asks may stop in the middle: the rest is never answered, the next question is."""
+    instances = store(pacs, "A", "B", "C")
+    answers = reader.read(instances)
+    first = next(answers)
+    answers.close()  # type: ignore[attr-defined]  # it is a generator
+    again = list(reader.read(instances))
+    assert isinstance(first, Picture)
+    assert isinstance(again[0], Picture)
+    np.testing.assert_array_equal(first.image, again[0].image)
+    assert outcomes(again) == [None] * 3
+
+
+def test_a_reader_that_cannot_start_blames_no_image(pacs: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole backlog would be quarantined as crashing the decoder."""
+    instances = store(pacs, "A")
+    broken = Reader(Settings(), Rules(), (sys.executable, "-c", "raise SystemExit(1)"))
+    with pytest.raises(ServiceUnavailable, match="doesn't start"):
+        next(broken.read(instances))
+    monkeypatch.setenv("CXR_ITEM_MEGABYTES", "40")  # Python itself needs more
+    starved = Reader(Settings(), Rules())
+    with pytest.raises(ServiceUnavailable, match="doesn't start"):
+        next(starved.read(instances))
+    monkeypatch.delenv("CXR_ITEM_MEGABYTES")
+    assert outcomes(list(starved.read(instances))) == [None]
+    starved.stop()
+
+
+def test_no_reader_is_left_behind(reader: Reader, pacs: Folder) -> None:
+    instances = store(pacs, "HANGS")
+    list(reader.read(instances))
+    assert reader._process is None
+    list(reader.read(store(pacs, "A")))
+    process = reader._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)  # even where it doesn't listen
+    reader.stop()
+    assert process.returncode is not None
+
+
+# -- a PACS that is away ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_orthanc(orthanc: OrthancServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Reader]]:
+    """An image in an Orthanc, and a reader for it."""
+    for name, value in orthanc.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CXR_PACS_URL", orthanc.url)
+    instance = str(orthanc.post("/instances", dicom(chest(64, 64))).json()["ID"])
+    reader = Reader(Settings(pacs_seconds=5), Rules())
+    yield instance, reader
+    reader.stop()
+
+
+def test_a_pacs_that_goes_away_and_comes_back_costs_nothing(
+    orthanc: OrthancServer, at_orthanc: tuple[str, Reader]
+) -> None:
+    instance, reader = at_orthanc
+    assert outcomes(list(reader.read([instance]))) == [None]
+    orthanc.stop()
+    try:
+        for _ in range(2):
+            with pytest.raises(ServiceUnavailable, match="is away"):
+                next(reader.read([instance]))
+    finally:
+        orthanc.start()
+    assert outcomes(list(reader.read([instance]))) == [None]
+
+
+def test_a_wrong_password_is_the_persons_to_mend(
+    at_orthanc: tuple[str, Reader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, reader = at_orthanc
+    monkeypatch.setenv("CXR_PACS_PASSWORD", "wrong")
+    with pytest.raises(UsageError, match="CXR_PACS_PASSWORD"):
+        next(reader.read([instance]))
+
+
+def test_a_closed_port_is_a_pacs_that_is_away(pacs: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXR_PACS_URL", f"http://127.0.0.1:{free_port()}")
+    reader = Reader(Settings(), Rules())
+    with pytest.raises(ServiceUnavailable):
+        next(reader.read(["-".join(["0123abcd"] * 5)]))
+    reader.stop()
+
+
+def test_it_ends_with_the_one_who_asks(pacs: Folder) -> None:
+    """Its standard input ends when its worker is killed."""
+    import subprocess
+
+    process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.read(8)  # it has started
+    process.stdin.close()
+    wait_until(lambda: process.poll() is not None, 20)
+    process.stdout.close()
+    assert process.returncode == 0
+
+
+# -- hostile files ---------------------------------------------------------------------------------------------------
+
+
+@needs_data
+def test_every_hostile_file_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put where the PACS's images are, past all that refuses them on the way in."""
+    monkeypatch.setenv("CXR_PACS_URL", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / ("0" * 40)).mkdir()
+    files = listed("hostile")
+    instances = [f"{0:040}/{i:040}" for i in range(len(files))]
+    for instance, file in zip(instances, files, strict=True):
+        (tmp_path / f"{instance}.dcm").write_bytes(file.read())
+    reader = Reader(Settings(), Rules())
+    started = time.monotonic()
+    answers = list(reader.read(instances))
+    assert time.monotonic() - started < 120
+    reader.stop()
+    ends = dict(zip((file.name for file in files), outcomes(answers), strict=True))
+    for name, reason in ends.items():
+        assert reason not in (Reason.INTERNAL_ERROR, Reason.DECODER_CRASHED, Reason.DECODER_TIMEOUT), name
+        if name.startswith("pwn_"):  # all of them are CT, or nothing at all
+            assert reason is not None, name
+    assert ends["made_random_64k"] is Reason.NOT_DICOM
+    assert ends["made_chest_j2k_garbage"] is Reason.UNDECODABLE
+    assert ends["made_chest_pixels_empty"] in (Reason.NO_PIXELS, Reason.UNDECODABLE)
+    assert ends["pydicom_MR_small_padded"] is Reason.NOT_RADIOGRAPH
+    assert ends["pydicom_test-SR"] is Reason.NOT_IMAGE
+    for name in ("made_chest_no_uids", "made_chest_uid_65_chars", "made_chest_uid_path_traversal"):
+        assert ends[name] is Reason.INVALID_UID
+    assert Reason.INVALID_UID.outcome is Outcome.QUARANTINED

@@ -1,0 +1,108 @@
+"""What the environment can say, and how it is told that it said something wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from backlog.errors import UsageError
+from backlog.settings import PREFIX, Settings, child_environment, from_environment, variable
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert from_environment({}) == Settings()
+
+
+def test_every_setting_is_read_from_its_variable() -> None:
+    for setting in dataclasses.fields(Settings):
+        text = {str: "x", bool: "yes", int: "3", float: "2.5"}[type(setting.default)]
+        if setting.metadata["choices"]:
+            text = setting.metadata["choices"][-1]
+        assert getattr(from_environment({variable(setting): text}), setting.name) != setting.default
+
+
+def test_every_setting_has_a_line_of_help() -> None:
+    for setting in dataclasses.fields(Settings):
+        assert setting.metadata["help"].endswith("."), setting.name
+        assert "|" not in setting.metadata["help"], "it would break the README's table"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("CXR_CHUNK_SIZE", "many", "no int"),
+        ("CXR_CHUNK_SIZE", "-1", "negative"),
+        ("CXR_CHUNK_SIZE", "1.5", "no int"),
+        ("CXR_ITEM_SECONDS", "ten", "no float"),
+        ("CXR_LATERALS", "perhaps", "no bool"),
+        ("CXR_LANGUAGE", "de", "none of en, pt-BR"),
+        ("CXR_ENGINE", "cuda", "none of"),
+        ("CXR_REDIS", "redis://x", "unknown setting CXR_REDIS"),
+        ("CXR_PACS_PASSWORD_FILE", "/no/such/file", "can't be read"),
+        ("CXR_PACS_URL_FILE", "/etc/hostname", "unknown setting"),  # no secret
+    ],
+)
+def test_a_wrong_value_is_named(name: str, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as error:
+        from_environment({name: text})
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+def test_no_time_is_endless(text: str) -> None:
+    with pytest.raises(UsageError, match="CXR_LEASE_SECONDS"):
+        from_environment({"CXR_LEASE_SECONDS": text})
+
+
+def test_an_empty_value_is_the_default() -> None:
+    """Compose passes on variables that are not set as empty ones."""
+    assert from_environment({"CXR_WINDOW": "", "CXR_LATERALS": " ", "CXR_ENGINE": ""}) == Settings()
+
+
+def test_booleans_are_read_as_people_write_them() -> None:
+    for text, value in [("1", True), ("TRUE", True), ("on", True), ("No", False), ("0", False), ("off", False)]:
+        assert from_environment({"CXR_LATERALS": text}).laterals is value
+
+
+def test_a_secret_can_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hush hush\n")
+    environment = {"CXR_PACS_PASSWORD_FILE": str(tmp_path / "secret"), "CXR_PACS_PASSWORD": "other"}
+    assert from_environment(environment).pacs_password == "hush hush"
+    assert from_environment(dict(reversed(environment.items()))).pacs_password == "hush hush"
+
+
+def test_secrets_are_not_printed() -> None:
+    shown = repr(from_environment({"CXR_PACS_PASSWORD": "hush", "CXR_REDIS_URL": "redis://:hush@h"}))
+    assert "hush" not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "password", "broker"),
+    [
+        ("redis://host:1/0", "", "redis://host:1/0"),
+        ("redis://host:1/0", "p@ss/w:rd", "redis://:p%40ss%2Fw%3Ard@host:1/0"),
+        ("rediss://me@host/0", "secret", "rediss://me:secret@host/0?ssl_cert_reqs=required"),
+        ("rediss://host/0?ssl_ca_certs=/ca", "", "rediss://host/0?ssl_ca_certs=/ca&ssl_cert_reqs=required"),
+        ("rediss://host/0?ssl_cert_reqs=none", "", "rediss://host/0?ssl_cert_reqs=none"),
+        ("redis://:mine@host/0", "other", "redis://:mine@host/0"),
+        ("redis+socket:///run/redis.sock", "secret", "redis+socket:///run/redis.sock"),
+    ],
+)
+def test_the_brokers_password_is_put_into_its_address(url: str, password: str, broker: str) -> None:
+    assert from_environment({"CXR_REDIS_URL": url, "CXR_REDIS_PASSWORD": password}).broker == broker
+
+
+def test_a_child_gets_this_environment_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXR_LANGUAGE", "pt-BR")
+    environment = child_environment(pacs_url="/x", threads="2")
+    assert from_environment({k: v for k, v in environment.items() if k.startswith(PREFIX)}) == Settings(
+        language="pt-BR", pacs_url="/x", threads=2
+    )
+
+
+def test_the_cache_folder_is_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Settings().cache_folder == tmp_path / ".cache" / "cxr-backlog"
+    assert Settings(cache="~/models").cache_folder == tmp_path / "models"
