@@ -23,7 +23,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
-from backlog.eligibility import Facts, frame_count
+from backlog.eligibility import Facts, Rules, frame_count, judge
 from backlog.errors import InstanceRejected
 from backlog.layout import Layout, survey
 from backlog.outcomes import Reason
@@ -134,6 +134,26 @@ def identity(header: Dataset) -> Identity:
         sop_class_uid=uids["SOPClassUID"],
         patient_id=text(header, "PatientID"),
     )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a header is found to be."""
+
+    identity: Identity | None  #: None where it has none that a report could name
+    facts: Facts
+    rejection: InstanceRejected | None  #: None for an image to be scored
+
+
+def judged(header: Dataset, rules: Rules) -> Judged:
+    """Judge a header by the rules. What is rightly skipped (a DICOMDIR, say) is skipped also without good UIDs."""
+    known = facts(header)
+    reason = judge(known, rules)
+    rejection = InstanceRejected(reason) if reason is not None else None
+    try:
+        return Judged(identity(header), known, rejection)
+    except InstanceRejected as nameless:
+        return Judged(None, known, rejection or nameless)
 
 
 def text(header: Dataset, keyword: str) -> str:

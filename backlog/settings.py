@@ -149,7 +149,7 @@ def child_environment(**settings: str) -> dict[str, str]:
 #: Variables with our prefix that other programs read: the tests, compose.
 _ELSEWHERE: Final = frozenset(
     {"CXR_TEST_DATA", "CXR_INBOX", "CXR_OUT", "CXR_MODELS", "CXR_BIND", "CXR_UID", "CXR_GID", "CXR_TLS"}
-    | {"CXR_INTERNAL", "CXR_REDIS_PORT", "CXR_TLS_BIND", "CXR_SERVER"}
+    | {"CXR_INTERNAL", "CXR_REDIS_PORT", "CXR_ORTHANC_TLS_PORT", "CXR_TLS_BIND", "CXR_SERVER"}
     | {
         "CXR_ORTHANC_PORT",
         "CXR_ORTHANC_LIMIT",

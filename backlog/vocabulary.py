@@ -5,7 +5,7 @@ house; the lists hold the standard's terms (PS3.16 annex L, PS3.3 C.8.1.1 and C.
 Portuguese and Spanish archives.
 """
 
-# ruff: noqa: SIM905  # a block of words reads better than a list of literals
+# a block of words reads better than a list of literals
 
 from __future__ import annotations
 

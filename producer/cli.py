@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -41,6 +41,10 @@ class _Commands(click.Group):
             _fail(error, USAGE)
         except (ServiceUnavailable, InstanceRejected, BacklogError) as error:
             _fail(error, FAILED)
+        except OSError as error:
+            if error.filename is None:
+                raise  # a closed pipe, say, which click knows about
+            _fail(UsageError(f"{error.filename}: {error.strerror}"), FAILED)
 
 
 def _fail(error: BaseException, status: int) -> NoReturn:
@@ -49,7 +53,7 @@ def _fail(error: BaseException, status: int) -> NoReturn:
 
 
 def _settings() -> Settings:
-    from backlog.settings import from_environment  # noqa: PLC0415
+    from backlog.settings import from_environment
 
     return from_environment()
 
@@ -82,7 +86,7 @@ def main() -> None:
 @click.option("--sample", default=1000, show_default=True, help="Most headers to read; 0 reads every one.")
 def plan(source: str, pacs: str | None, since: str, modality: str, study_date: str, sample: int) -> None:
     """Say what a run would do. Writes nothing."""
-    from producer.plan import make_plan  # noqa: PLC0415
+    from producer.plan import make_plan
 
     settings = _settings()
     chosen = _selection(since, modality, study_date)
@@ -107,7 +111,7 @@ def run(
     With CXR_REDIS_URL set, only dispatches and watches, and workers elsewhere do the work; without, starts a private
     Redis and the workers itself, and stops them at the end.
     """
-    from producer.runs import Paths, create  # noqa: PLC0415
+    from producer.runs import Paths, create
 
     settings = _settings()
     out = (out or Path(f"cxr-run-{datetime.now():%Y%m%d-%H%M%S}")).absolute()  # noqa: DTZ005  # the person's clock
@@ -121,7 +125,7 @@ def run(
 @_OUT
 def resume(out: Path) -> None:
     """Go on with an interrupted, paused or cancelled run."""
-    from producer.runs import Paths, is_running, open_ledger  # noqa: PLC0415
+    from producer.runs import Paths, is_running, open_ledger
 
     paths = Paths(out.absolute())
     open_ledger(paths.out).close()
@@ -138,7 +142,7 @@ def resume(out: Path) -> None:
 @_OUT
 def pause(out: Path) -> None:
     """Send nothing new; what is in flight ends. Go on with 'resume'."""
-    from producer.runs import Paths, open_ledger  # noqa: PLC0415
+    from producer.runs import Paths, open_ledger
 
     open_ledger(out).close()
     Paths(out).pause.touch()
@@ -149,7 +153,7 @@ def pause(out: Path) -> None:
 @_OUT
 def cancel(out: Path) -> None:
     """Stop the run, here and on every worker. What was reported stays; 'resume' takes it up again."""
-    from producer.runs import Paths, open_ledger  # noqa: PLC0415
+    from producer.runs import Paths, open_ledger
 
     ledger = open_ledger(out)
     run_id = ledger.fact("job")["run"]
@@ -157,7 +161,7 @@ def cancel(out: Path) -> None:
     Paths(out).cancel.touch()
     settings = _settings()
     if settings.redis_url:
-        from backlog.claims import Claims  # noqa: PLC0415
+        from backlog.claims import Claims
 
         Claims(settings.broker).set_state(run_id, "cancelled")
     click.echo("Cancelled. What was reported stays; see 'cxr-backlog retract' to take it back.")
@@ -169,10 +173,10 @@ def cancel(out: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(out: Path, watch: bool, as_json: bool) -> None:
     """Say how far a run is."""
-    import time  # noqa: PLC0415
+    import time
 
-    from producer.outputs import summarise  # noqa: PLC0415
-    from producer.runs import Paths, is_running, open_ledger  # noqa: PLC0415
+    from producer.outputs import summarise
+    from producer.runs import Paths, is_running, open_ledger
 
     while True:
         ledger = open_ledger(out)
@@ -193,8 +197,8 @@ def status(out: Path, watch: bool, as_json: bool) -> None:
 @click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: OUT/scores.FORMAT.")
 def export(out: Path, form: str, to: Path | None) -> None:
     """Write the scores that a run has so far."""
-    from producer.outputs import WRITERS  # noqa: PLC0415
-    from producer.runs import open_ledger  # noqa: PLC0415
+    from producer.outputs import WRITERS
+    from producer.runs import open_ledger
 
     ledger = open_ledger(out)
     path = to or out / f"scores.{form}"
@@ -211,11 +215,11 @@ def demo(out: Path | None, count: int) -> None:
 
     Uses the released weights; where they can't be had, and only here, goes on with seeded weights and says so.
     """
-    from dataclasses import replace  # noqa: PLC0415
+    from dataclasses import replace
 
-    from producer.embedded import prepare_model  # noqa: PLC0415
-    from producer.runs import Paths, Selection, create  # noqa: PLC0415
-    from producer.synthetic import write_backlog  # noqa: PLC0415
+    from producer.embedded import prepare_model
+    from producer.runs import Paths, Selection, create
+    from producer.synthetic import write_backlog
 
     settings = _settings()
     if settings.redis_url:
@@ -244,7 +248,7 @@ def demo(out: Path | None, count: int) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def inspect(file: Path, picture: Path | None, no_scores: bool, as_json: bool) -> None:
     """Say what the system would do with one DICOM file, and why."""
-    from producer.embedded import ask_worker  # noqa: PLC0415
+    from producer.embedded import ask_worker
 
     arguments = [str(file), *(["--picture", str(picture)] if picture else []), *(["--no-scores"] if no_scores else [])]
     found = ask_worker("worker.inspection", *arguments)
@@ -272,9 +276,9 @@ def _printable(value: object) -> str:
 @click.option("--markdown", is_flag=True, help="As the README's table.")
 def settings(markdown: bool) -> None:
     """List every setting, its default and its meaning."""
-    from dataclasses import fields  # noqa: PLC0415
+    from dataclasses import fields
 
-    from backlog.settings import Settings, variable  # noqa: PLC0415
+    from backlog.settings import Settings, variable
 
     for field in fields(Settings):
         text, default = field.metadata["help"], field.default
@@ -312,8 +316,8 @@ _NAMES = click.option("--names", is_flag=True, help="Show what the source calls 
 @click.option("--reason", multiple=True, help="Only this reason; may be given more than once.")
 def quarantine_list(out: Path, names: bool, reason: tuple[str, ...]) -> None:
     """List the quarantined items with their reasons."""
-    from backlog.outcomes import Outcome  # noqa: PLC0415
-    from producer.runs import open_ledger  # noqa: PLC0415
+    from backlog.outcomes import Outcome
+    from producer.runs import open_ledger
 
     ledger = open_ledger(out)
     name = _namer(ledger, out) if names else None
@@ -332,7 +336,7 @@ def quarantine_list(out: Path, names: bool, reason: tuple[str, ...]) -> None:
 @_NAMES
 def quarantine_show(out: Path, item: int, names: bool) -> None:
     """Show all that is known of one item."""
-    from producer.runs import open_ledger  # noqa: PLC0415
+    from producer.runs import open_ledger
 
     ledger = open_ledger(out)
     found = ledger.item(item)
@@ -352,7 +356,7 @@ def quarantine_show(out: Path, item: int, names: bool) -> None:
 @click.option("--reason", multiple=True, help="Only this reason; may be given more than once.")
 def quarantine_replay(out: Path, to: Path, reason: tuple[str, ...]) -> None:
     """Try the quarantined items again, as a run of their own."""
-    from producer.runs import Paths, create_replay  # noqa: PLC0415
+    from producer.runs import Paths, create_replay
 
     settings = _settings()
     count = create_replay(Paths(out.absolute()), Paths(to.absolute()), frozenset(reason), settings)
@@ -361,7 +365,7 @@ def quarantine_replay(out: Path, to: Path, reason: tuple[str, ...]) -> None:
 
 
 def _namer(ledger: Any, out: Path) -> Any:
-    from producer.runs import Paths, source_of  # noqa: PLC0415
+    from producer.runs import Paths, source_of
 
     source = source_of(ledger, _settings(), Paths(out.absolute()))
 
@@ -375,9 +379,9 @@ def _namer(ledger: Any, out: Path) -> Any:
 @_OUT
 def verify(out: Path) -> None:
     """Read every report of a run back from the PACS. Fails when one is missing, changed or there twice."""
-    from backlog.pacs import connect  # noqa: PLC0415
-    from producer.aftercare import verify as read_back  # noqa: PLC0415
-    from producer.runs import open_ledger  # noqa: PLC0415
+    from backlog.pacs import connect
+    from producer.aftercare import verify as read_back
+    from producer.runs import open_ledger
 
     ledger = open_ledger(out)
     found = read_back(ledger, connect(_settings(), str(ledger.fact("pacs"))))
@@ -397,11 +401,11 @@ def verify(out: Path) -> None:
 @click.option("--yes", is_flag=True, help="Delete; without, only list.")
 def retract(out: Path, yes: bool) -> None:
     """Delete the reports that a run wrote, and nothing else."""
-    from backlog.pacs import connect  # noqa: PLC0415
-    from producer.aftercare import retract as take_back  # noqa: PLC0415
-    from producer.aftercare import written  # noqa: PLC0415
-    from producer.audit import Audit  # noqa: PLC0415
-    from producer.runs import Paths, is_running, open_ledger  # noqa: PLC0415
+    from backlog.pacs import connect
+    from producer.aftercare import retract as take_back
+    from producer.aftercare import written
+    from producer.audit import Audit
+    from producer.runs import Paths, is_running, open_ledger
 
     if not yes:
         ledger = open_ledger(out)
@@ -433,9 +437,9 @@ def retract(out: Path, yes: bool) -> None:
 @click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: OUT/report.html.")
 def report(out: Path, baseline: Path | None, groups: Path | None, orthanc: str, to: Path | None) -> None:
     """Write the report page of a run, at any time; with --baseline, compare its scores with an earlier run's."""
-    from producer.audit import verify as follow  # noqa: PLC0415
-    from producer.report_page import drift_line, write_page  # noqa: PLC0415
-    from producer.runs import Paths, open_ledger  # noqa: PLC0415
+    from producer.audit import verify as follow
+    from producer.report_page import drift_line, write_page
+    from producer.runs import Paths, open_ledger
 
     if groups and not baseline:
         raise click.UsageError("--groups compares with a run: it needs --baseline")
@@ -458,8 +462,8 @@ def audit() -> None:
 @click.option("--head", default="", help="A line's SHA-256 that was noted earlier: must be in the chain.")
 def audit_verify(out: Path, head: str) -> None:
     """Follow the chain of hashes and compare it with the ledger. Fails at the first wrong line and names it."""
-    from producer.audit import verify as follow  # noqa: PLC0415
-    from producer.runs import Paths, is_running, open_ledger  # noqa: PLC0415
+    from producer.audit import verify as follow
+    from producer.runs import Paths, is_running, open_ledger
 
     running = is_running(Paths(out))
     ledger = open_ledger(out)
@@ -479,9 +483,9 @@ def audit_verify(out: Path, head: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def doctor(out: Path, pacs: str, as_json: bool) -> None:
     """Check what a run needs (Redis, PACS, weights, engine, disk, versions) and say what to mend."""
-    from dataclasses import asdict  # noqa: PLC0415
+    from dataclasses import asdict
 
-    from producer.doctor import examine  # noqa: PLC0415
+    from producer.doctor import examine
 
     findings = list(examine(_settings(), out.absolute(), pacs))
     for finding in findings:
@@ -499,31 +503,31 @@ def _some(items: list[int]) -> str:
 
 
 def _selection(since: str, modality: str, study_date: str) -> Any:
-    from producer.runs import Selection  # noqa: PLC0415
+    from producer.runs import Selection
 
     if since:
         try:
-            since = f"{datetime.fromisoformat(since):%Y%m%dT%H%M%S}"
+            since = f"{datetime.fromisoformat(since).astimezone(UTC):%Y%m%dT%H%M%S}"  # Orthanc's clock is UTC
         except ValueError:
             raise click.BadParameter(f"{since!r} is no date; write it as 2024-12-31 or 2024-12-31T08:00", param_hint="--since") from None
     return Selection(since, modality, study_date)
 
 
 def _cores() -> int:
-    import os  # noqa: PLC0415
+    import os
 
     return len(os.sched_getaffinity(0))
 
 
 def _work(settings: Settings, paths: Paths) -> NoReturn:
     """Run until complete or interrupted, print the account, and exit."""
-    from producer.runs import go_on, open_ledger  # noqa: PLC0415
-    from producer.show import display  # noqa: PLC0415
+    from producer.runs import go_on, open_ledger
+    from producer.show import display
 
     ledger = open_ledger(paths.out)
     orthanc, pacs = ledger.fact("word") == "orthanc", ledger.fact("pacs")
     ledger.close()
-    from backlog.messages import Stage  # noqa: PLC0415
+    from backlog.messages import Stage
 
     with display(Stage.INFER if orthanc else Stage.UPLOAD) as shown:
         summary, interrupted = go_on(settings, paths, show=shown.show, say=shown.say)

@@ -175,8 +175,8 @@ class Embedded:
             os.killpg(pid, signal.SIGKILL)
 
     def _wait_for_redis(self) -> None:
-        from backlog.claims import Claims  # noqa: PLC0415  # redis takes 150 ms to import
-        from backlog.errors import ServiceUnavailable  # noqa: PLC0415
+        from backlog.claims import Claims  # redis takes 150 ms to import
+        from backlog.errors import ServiceUnavailable
 
         claims = Claims(self.redis_url)
         deadline = time.monotonic() + 20

@@ -193,7 +193,7 @@ class Metrics:
         passed = {"upload": run.uploaded, "infer": run.inferred, "report": run.tally.ended}
         yield from gauges("cxr_stage_items_passed", "Items that are past a stage.", "stage", passed)
         yield from gauge("cxr_items_listed", "Items that the source has listed.", run.listed)
-        yield from gauge("cxr_items_total", "Items of the source, once it is known.", run.total)
+        yield from gauge("cxr_items_expected", "Items of the source, once it is known.", run.total)
         yield from gauge("cxr_chunks_in_flight", "Chunks sent and not harvested.", run.in_flight)
         yield from gauge("cxr_chunks_leased", "Chunks that a worker holds.", run.leased)
         yield from gauge("cxr_run_paused", "1 while the run is paused.", float(run.paused))

@@ -63,22 +63,26 @@ def write_jsonl(ledger: Ledger, path: Path) -> None:
 def write_parquet(ledger: Ledger, path: Path) -> None:
     """Write a Parquet file, in row groups."""
     try:
-        import pyarrow as pa  # noqa: PLC0415  # optional, 100 ms
-        from pyarrow import parquet  # noqa: PLC0415
+        import pyarrow as pa  # optional, 100 ms
+        from pyarrow import parquet
     except ImportError as error:
         raise UsageError("Parquet needs pyarrow: install cxr-backlog[parquet]") from error
     text = [pa.field(name, pa.int64() if name == "item" else pa.string()) for name in _IDS]
     schema = pa.schema([*text, *(pa.field(label, pa.float32()) for label in LABELS)])
     temporary = path.with_name(f".{path.name}.part")
-    with parquet.ParquetWriter(temporary, schema) as writer:
-        group: list[dict[str, Any]] = []
-        for row in rows(ledger):
-            group.append(row)
-            if len(group) == _GROUP:
-                writer.write_table(pa.Table.from_pylist(group, schema))
-                group = []
-        writer.write_table(pa.Table.from_pylist(group, schema))
-    temporary.replace(path)
+    try:
+        with parquet.ParquetWriter(temporary, schema) as writer:
+            group: list[dict[str, Any]] = []
+            for row in rows(ledger):
+                group.append(row)
+                if len(group) == _GROUP:
+                    writer.write_table(pa.Table.from_pylist(group, schema))
+                    group = []
+            writer.write_table(pa.Table.from_pylist(group, schema))
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageFull(f"{path}: can't be written ({error.strerror or error.__class__.__name__})") from error
 
 
 WRITERS: Final = {"csv": write_scores, "jsonl": write_jsonl, "parquet": write_parquet}

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from backlog.eligibility import Rules, judge
+from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected
-from backlog.header import facts, identity, read_header
+from backlog.header import judged, read_header
 from backlog.outcomes import Outcome, Reason
 from backlog.settings import Settings
 from producer.runs import Paths, Selection, make_source
@@ -109,9 +109,8 @@ def _size(source: Source, entry: Entry) -> int:
 def _look(plan: Plan, source: Source, entry: Entry, rules: Rules) -> None:
     plan.read += 1
     try:
-        header = read_header(source.read(entry.ref))
-        identity(header)
-        reason = judge(facts(header), rules)
+        rejection = judged(read_header(source.read(entry.ref)), rules).rejection
+        reason = rejection.reason if rejection is not None else None
     except InstanceRejected as rejected:
         reason = rejected.reason
     except OSError:

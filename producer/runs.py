@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from backlog.eligibility import Rules
-from backlog.errors import StorageFull, UsageError
+from backlog.errors import ServiceUnavailable, StorageFull, UsageError
 from backlog.messages import Job
 from backlog.orthanc import Orthanc
 from backlog.outcomes import Outcome
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from backlog.claims import Claims
-    from producer.metrics import Metrics
+    from producer.metrics import Metrics  # an extra's library
 
 MODEL: Final = "densenet121-res224-all"
 
@@ -207,11 +207,11 @@ def create(word: str, settings: Settings, pacs: str, paths: Paths, selection: Se
     """
     if paths.ledger.exists():
         raise UsageError(f"{paths.out}: holds a run already. Go on with it: cxr-backlog resume {paths.out}")
+    source = make_source(word, settings, pacs, paths, selection)
     try:
         paths.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
-    source = make_source(word, settings, pacs, paths, selection)
     now = datetime.now(UTC).replace(microsecond=0)
     job: Job = {
         "run": _name(now),
@@ -300,7 +300,7 @@ def go_on(
 
 def _write_page(ledger: Ledger, paths: Paths, audit: Audit, say: Callable[[str], None]) -> None:
     """Write the report page. It is the last thing of a run, and the run is complete without it."""
-    from producer.report_page import write_page  # noqa: PLC0415
+    from producer.report_page import write_page
 
     try:
         write_page(ledger, paths.page, audit=audit.head)
@@ -318,10 +318,14 @@ def _dispatch(
     show: Callable[[Progress], None],
     audit: Audit,
 ) -> None:
-    from backlog.app import make_app  # noqa: PLC0415  # celery takes 300 ms to import
-    from backlog.claims import Claims  # noqa: PLC0415
+    from backlog.app import make_app  # celery takes 300 ms to import
+    from backlog.claims import Claims
 
     claims = Claims(settings.broker, lease_seconds=settings.lease_seconds)
+    try:
+        claims.ping()  # later it is waited for; now it is rather a wrong address
+    except ServiceUnavailable as error:
+        raise ServiceUnavailable(f"{error}: see CXR_REDIS_URL; then go on: cxr-backlog resume {paths.out}") from error
     workers = int(ledger.fact("workers"))
     app = make_app(settings)
     metrics = _metrics(settings, ledger, claims, app, job)
@@ -353,7 +357,7 @@ def _metrics(settings: Settings, ledger: Ledger, claims: Claims, app: Celery, jo
     """Return what serves the run's numbers, where the settings ask for it."""
     if not settings.metrics_port:
         return None
-    from producer.metrics import Metrics  # noqa: PLC0415  # an extra's library
+    from producer.metrics import Metrics  # an extra's library
 
     pacs = connect(replace(settings, pacs_seconds=min(5.0, settings.pacs_seconds)), str(ledger.fact("pacs")))
     return Metrics(ledger, claims, app, pacs, job, settings)

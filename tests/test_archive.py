@@ -405,7 +405,7 @@ def _read_all(path: Path) -> dict[str, bytes | Reason]:
             except InstanceRejected as error:
                 return error.reason
 
-        for member in archive.members():
+        for member in archive.members():  # the last one is looked at below
             found[member.name] = read(member)
     return found
 

@@ -35,7 +35,7 @@ Process = Callable[["Attempt", list[Any]], tuple[Records, list[Any]]]
 _LONGEST_PAUSE: Final = 5.0
 
 
-class Stopping(Exception):  # noqa: N818  # not an error: the worker was asked to stop
+class Stopping(Exception):  # not an error: the worker was asked to stop
     """This process was asked to stop: hand the chunk back and leave."""
 
 
@@ -207,7 +207,7 @@ def work(
     except (ServiceUnavailable, UsageError, OperationalError, Stopping) as error:
         if not isinstance(error, Stopping):
             # The person sees the producer, not this log.
-            _give_back(lambda: claims.tell(job["run"], str(error)))  # noqa: B023  # called at once
+            _give_back(lambda: claims.tell(job["run"], str(error)))  # called at once
             _pause(error)
         _give_back(claim.release)
         raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from backlog.eligibility import Rules, flags, judge
+from backlog.eligibility import Rules, flags
 from backlog.errors import InstanceRejected, UsageError
-from backlog.header import facts, identity, read_header
+from backlog.header import judged, read_header
 from backlog.labels import LABELS
 from backlog.settings import Settings, from_environment
 
@@ -31,9 +31,13 @@ def inspect(dicom: bytes, settings: Settings, picture: Path | None, *, score: bo
     found: dict[str, Any] = {"outcome": "would be reported", "reason": "", "detail": "", "flags": []}
     try:
         header = read_header(dicom)
-        of = identity(header)
-        found |= {"sop_instance_uid": of.sop_instance_uid, "study_instance_uid": of.study_instance_uid}
-        known = facts(header)
+        modalities = frozenset(settings.modalities.upper().replace(" ", "").split(","))
+        rules = Rules(modalities=modalities, laterals=settings.laterals)
+        judgement = judged(header, rules)
+        known = judgement.facts
+        if judgement.identity is not None:
+            found["sop_instance_uid"] = judgement.identity.sop_instance_uid
+            found["study_instance_uid"] = judgement.identity.study_instance_uid
         found["facts"] = {
             "sop_class_uid": known.sop_class_uid,
             "modality": known.modality,
@@ -41,12 +45,9 @@ def inspect(dicom: bytes, settings: Settings, picture: Path | None, *, score: bo
             "view_position": known.view_position,
             "number_of_frames": known.number_of_frames,
         }
-        modalities = frozenset(settings.modalities.upper().replace(" ", "").split(","))
-        rules = Rules(modalities=modalities, laterals=settings.laterals)
-        reason = judge(known, rules)
-        if reason is not None:
-            raise InstanceRejected(reason)
-        from worker.pixels import model_input  # noqa: PLC0415  # numpy, scipy
+        if judgement.rejection is not None:
+            raise judgement.rejection
+        from worker.pixels import model_input  # numpy, scipy
 
         seen = model_input(dicom)
         found |= {"bits": seen.bits, "flags": sorted(flag.value for flag in seen.flags | flags(known, rules))}
@@ -63,15 +64,15 @@ def inspect(dicom: bytes, settings: Settings, picture: Path | None, *, score: bo
 
 def _write(image: Any, path: Path) -> None:
     """Write a picture of range [-1024, 1024] as 8-bit grey."""
-    import numpy as np  # noqa: PLC0415
-    from PIL import Image  # noqa: PLC0415  # not needed by a worker at work
+    import numpy as np
+    from PIL import Image  # not needed by a worker at work
 
     Image.fromarray(np.clip((image + 1024.0) / 8.0, 0, 255).astype(np.uint8)).save(path, format="PNG")
 
 
 def _scores(image: Any, settings: Settings) -> dict[str, float]:
-    from worker.engine import load  # noqa: PLC0415
-    from worker.weights import locate  # noqa: PLC0415
+    from worker.engine import load
+    from worker.weights import locate
 
     weights = locate(settings.weights, settings.weights_sha256, settings.cache_folder, download=True)
     engine = load(weights, engine=settings.engine, cache=settings.cache_folder, threads=settings.threads or 1)

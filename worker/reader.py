@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from backlog.eligibility import Rules, flags, judge
+from backlog.eligibility import Rules, flags
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import where
 from backlog.outcomes import Flag, Reason
@@ -152,7 +152,7 @@ class Reader:
             blob = b""
         match head["state"]:
             case "picture":
-                import numpy as np  # noqa: PLC0415  # the upload worker has none
+                import numpy as np  # the upload worker has none
 
                 image = np.frombuffer(blob, dtype=np.float32).reshape(_SIDE, _SIDE)
                 found = frozenset(Flag(name) for name in head["flags"])
@@ -194,7 +194,7 @@ class Reader:
         return taken
 
 
-class _Died(Exception):  # noqa: N818  # private: it never leaves this module
+class _Died(Exception):  # private: it never leaves this module
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
@@ -203,8 +203,8 @@ class _Died(Exception):  # noqa: N818  # private: it never leaves this module
 
 def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
     """Answer requests until their end. The body of the reader's process."""
-    from backlog.header import facts, identity, read_header  # noqa: PLC0415  # after the memory limit is set
-    from worker.pixels import model_input  # noqa: PLC0415
+    from backlog.header import judged, read_header  # after the memory limit is set
+    from worker.pixels import model_input
 
     _write(answers, {"state": "ready"})
     for line in requests:
@@ -215,14 +215,13 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
             dicom = pacs.fetch(request["instance"])
             _write(answers, {"state": "fetched"})
             header = read_header(dicom)
-            of = identity(header)
-            sop, study = of.sop_instance_uid, of.study_instance_uid
-            known = facts(header)
-            reason = judge(known, rules)
-            if reason is not None:
-                raise InstanceRejected(reason)
+            found = judged(header, rules)
+            if found.identity is not None:
+                sop, study = found.identity.sop_instance_uid, found.identity.study_instance_uid
+            if found.rejection is not None:
+                raise found.rejection
             seen = model_input(dicom)
-            names = sorted(flag.value for flag in seen.flags | flags(known, rules))
+            names = sorted(flag.value for flag in seen.flags | flags(found.facts, rules))
             _write(
                 answers,
                 {"state": "picture", "flags": names, "sop": sop, "study": study},

@@ -19,7 +19,7 @@ from backlog.archive import Archive
 from backlog.claims import Claims
 from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
-from backlog.header import identity, read_header
+from backlog.header import identity, judged, read_header
 from backlog.log import event, where
 from backlog.messages import TASKS, InferItem, ItemRecord, Job, ReportItem, SourceSpec, Stage, UploadItem
 from backlog.outcomes import Flag, Outcome, Reason
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 #: What made the scores, as the reports name it.
 MODEL_NAME: Final = "densenet121-res224-all"
 MODEL_VERSION: Final = "torchxrayvision 1.5.7"
+
+#: Images that a GPU scores at a time.
+GPU_BATCH: Final = 32
 
 #: Most bytes of one input file: eight times the largest detector's image.
 MOST_BYTES: Final = 1 << 28
@@ -69,7 +72,7 @@ class Process:
     @cached_property
     def weights(self) -> Weights:
         """The verified weights."""
-        from worker.weights import locate  # noqa: PLC0415  # only inference and report need them
+        from worker.weights import locate  # only inference and report need them
 
         s = self.settings
         return locate(s.weights, s.weights_sha256, s.cache_folder, download=False)
@@ -77,7 +80,7 @@ class Process:
     @cached_property
     def engine(self) -> Engine:
         """The model, loaded."""
-        from worker.engine import load  # noqa: PLC0415  # takes a second
+        from worker.engine import load  # takes a second
 
         threads = self.settings.threads or os.cpu_count() or 1
         return load(
@@ -86,9 +89,9 @@ class Process:
 
     def reader(self, job: Job) -> Reader:
         """Return the reader for a run's rules; one process, kept."""
-        from worker.reader import Reader  # noqa: PLC0415
+        from worker.reader import Reader
 
-        rules = Rules(modalities=frozenset(job["modalities"]), laterals=job["laterals"])
+        rules = _rules(job)
         held: tuple[Rules, Reader] | None = self.__dict__.get("_reader")
         if held is None or held[0] != rules:
             if held is not None:
@@ -151,7 +154,7 @@ def upload(
     """Store each entry of the source in the PACS; what is there already is as good."""
     attempt.insist(lambda: process.check(job))
     with _opened(job["source"]) as read:
-        failed, done = attempt.each(items, lambda item: _store(process.pacs, read(item["entry"])))
+        failed, done = attempt.each(items, lambda item: _store(process.pacs, _rules(job), read(item["entry"])))
     return failed, [{"i": item["i"], "instance": instance} for item, instance in done]
 
 
@@ -182,7 +185,8 @@ def infer(
             following.append({"i": item["i"], "instance": item["instance"], "scores": scores, "flags": flags})
         waiting.clear()
 
-    batch = 1 if attempt.claim.alone else process.engine.batch
+    # On a CPU a batch of one lets reading and scoring overlap best, and costs nothing (docs/decisions.md).
+    batch = 1 if attempt.claim.alone or process.engine.name != "torch" else GPU_BATCH
     for item, answer in _read(process.reader(job), attempt, items):
         if hasattr(answer, "rejection"):
             records[item["i"]] = attempt.record(
@@ -216,12 +220,18 @@ def report(
     return records, []
 
 
+def _rules(job: Job) -> Rules:
+    return Rules(modalities=frozenset(job["modalities"]), laterals=job["laterals"])
+
+
 # -- upload --------------------------------------------------------------------------------------------------------
 
 
-def _store(pacs: Pacs, dicom: bytes) -> str:
+def _store(pacs: Pacs, rules: Rules, dicom: bytes) -> str:
     """Store one file after a look at its header, which keeps from the PACS what could stop it (deep nesting does)."""
-    identity(read_header(dicom))
+    found = judged(read_header(dicom), rules)
+    if found.identity is None and found.rejection is not None:
+        raise found.rejection
     stored = pacs.store(dicom)
     if stored.already and pacs.fetch(stored.instance) != dicom:
         raise InstanceRejected(
@@ -292,7 +302,7 @@ def _scores(engine: Engine, images: Sequence[Any]) -> list[list[float] | Instanc
     ServiceUnavailable
         The model fails on anything: a broken GPU or a bug must not quarantine a backlog.
     """
-    import numpy as np  # noqa: PLC0415  # the upload worker has none
+    import numpy as np  # the upload worker has none
 
     try:
         rows = engine.scores(np.stack(images)[:, None])
@@ -311,7 +321,7 @@ def _finite(scores: list[float]) -> list[float] | InstanceRejected:
 
 def _blame(engine: Engine, image: Any, error: Exception) -> InstanceRejected:
     """Return the rejection of an image that the model fails on, unless it fails on an empty one as well."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # the upload worker has none
 
     event("instance.failed", logging.ERROR, error=where(error))
     try:
@@ -327,7 +337,7 @@ def _blame(engine: Engine, image: Any, error: Exception) -> InstanceRejected:
 
 
 def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
-    from worker import sr  # noqa: PLC0415  # the upload worker has no highdicom
+    from worker import sr  # the upload worker has no highdicom
 
     model = sr.Model(
         name=MODEL_NAME, version=MODEL_VERSION, weights_sha256=job["weights"], meaningful=job["meaningful"]
