@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 from backlog.messages import QUEUES, TASKS, Stage
 from backlog.settings import Settings

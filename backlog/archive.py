@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self, cast
 
 from isal import isal_zlib
 
@@ -31,6 +31,9 @@ _ENCRYPTED: Final = 0x1 | 0x40 | 0x2000  #: general purpose bits 0, 6 and 13 (4.
 _ENTRY_SIGNATURE: Final = b"PK\x01\x02"
 _MAX16: Final = 0xFFFF
 _MAX32: Final = 0xFFFFFFFF
+
+#: isal's stub takes the exception's class for an instance.
+_DAMAGED: Final = cast("type[Exception]", isal_zlib.error)
 
 #: How much of the directory is read at a time.
 _BUFFER: Final = 1 << 20
@@ -290,8 +293,9 @@ def _inflate(packed: bytes, size: int) -> bytes:
     """Inflate at most one byte more than declared: a member that holds more is damaged or a bomb."""
     try:
         inflater = isal_zlib.decompressobj(-15)
-        return inflater.decompress(packed, size + 1)
-    except (isal_zlib.error, ValueError, OverflowError, MemoryError) as error:
+        inflated: bytes = inflater.decompress(packed, size + 1)
+    except (_DAMAGED, ValueError, OverflowError, MemoryError) as error:
         raise InstanceRejected(
             Reason.UNREADABLE, "the zip member is damaged: it can't be inflated"
         ) from error
+    return inflated

@@ -247,7 +247,7 @@ class Claims:
         """Return how far each chunk is; chunks that Redis knows nothing of are missing from the answer."""
         numbers = list(chunks)
         with _translated():
-            seconds, micros = cast("tuple[int, int]", self.client.time())
+            seconds, micros = self.client.time()
             pipe = self.client.pipeline(transaction=False)
             for no in numbers:
                 pipe.hmget(f"cxr:{run}:c:{no}", ["stage", "lease"])
@@ -327,7 +327,7 @@ class Claims:
     def server(self) -> dict[str, Any]:
         """Return what Redis says of itself (``INFO``)."""
         with _translated():
-            return dict(cast("dict[str, Any]", self.client.info()))
+            return dict(self.client.info())
 
     def drop(self, run: str) -> None:
         """Delete every trace of a finished run, but that it is over.

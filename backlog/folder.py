@@ -83,6 +83,10 @@ class Folder:
         with _translated(self.root):
             return int(self._path(instance).exists())
 
+    def holds(self, of: Identity) -> bool:
+        """Return whether the instance is there."""
+        return self.holders(of.sop_instance_uid, instance_id(of)) > 0
+
     def close(self) -> None:
         """Nothing is held open."""
 

@@ -8,7 +8,7 @@ PACS's own hash.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, Literal, TypedDict
+from typing import Final, Literal, NotRequired, TypedDict
 
 
 class Stage(IntEnum):
@@ -35,6 +35,15 @@ class SourceSpec(TypedDict):
     listing: str  #: folder only: the run's list of relative paths
 
 
+class PredecessorSpec(TypedDict):
+    """Which earlier run's reports a run's own refer to."""
+
+    weights: str
+    meaningful: bool
+    language: str
+    coding: str
+
+
 class Job(TypedDict):
     """What is the same for all chunks of a run."""
 
@@ -49,6 +58,8 @@ class Job(TypedDict):
     weights: str  #: SHA-256 of the run's weights once known, so that no worker with others joins in
     meaningful: bool  #: False for seeded weights: every report says so
     engine: str  #: what scored this chunk; set by the infer task
+    read_back: NotRequired[bool]  #: read each report back after storing it, and compare
+    predecessor: NotRequired[PredecessorSpec]
 
 
 class UploadItem(TypedDict):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import requests
 import urllib3
@@ -19,6 +19,9 @@ from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, Us
 from backlog.outcomes import Reason
 from backlog.pacs import Stored, until_pixels
 from backlog.settings import Settings
+
+if TYPE_CHECKING:
+    from backlog.header import Identity
 
 #: Orthanc's public identifiers: a SHA-1 in five groups of eight.
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
@@ -133,6 +136,10 @@ class Orthanc:
         """Return how many instances have this UID, in whatever study."""
         found = self._parsed(self._call("POST", "/tools/lookup", data=sop_instance_uid.encode()))
         return sum(1 for one in found if one.get("Type") == "Instance")
+
+    def holds(self, of: Identity) -> bool:
+        """Return whether Orthanc holds an instance with this SOP Instance UID."""
+        return self.holders(of.sop_instance_uid, "") > 0
 
     def close(self) -> None:
         """Close the connections."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from backlog.settings import Settings
+
+if TYPE_CHECKING:
+    from backlog.header import Identity
 
 #: Tag (7FE0,0010) in little and in big endian: a header can be cut at its first occurrence. A nested icon image may
 #: hold it too, which is why a reader that misses an attribute in a header asks for the whole file.
@@ -54,6 +57,10 @@ class Pacs(Protocol):
 
     def holders(self, sop_instance_uid: str, instance: str) -> int:
         """Return how many instances with a SOP Instance UID the PACS holds; ``instance`` is the one known."""
+        ...
+
+    def holds(self, of: Identity) -> bool:
+        """Return whether the PACS holds an instance."""
         ...
 
     def close(self) -> None:

@@ -227,7 +227,10 @@ class OrthancSource:
     study_date: str = ""  #: as in a DICOM query, ``20240101-20241231``
     first: Stage = Stage.INFER
     total: int | None = None
-    spec: SourceSpec = field(default_factory=lambda: {"kind": "orthanc", "path": "", "listing": ""})
+    spec: SourceSpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spec = {"kind": "orthanc", "path": "", "listing": ""}
 
     def pages(self, cursor: str) -> Iterator[Page]:
         """Stream Orthanc's series; the cursor is ``offset:last series``, so that a deletion meanwhile is noticed."""

@@ -16,7 +16,7 @@ from backlog.errors import UsageError
 from tests.weights_fixture import densenet, seeded, weights_cache  # noqa: F401 - fixtures
 from worker import engine as module
 from worker.engine import CheckedEngine, Engine, load
-from worker.labels import LABELS
+from backlog.labels import LABELS
 from worker.onnx_engine import OnnxForward
 from worker.weights import Weights, cached_export, export_name
 

@@ -149,8 +149,8 @@ class Attempt:
                 failed[item["i"]] = self.record(item["i"], rejected, **known)
             except MemoryError:
                 # Uncaught it would stop the whole worker.
-                rejected = InstanceRejected(Reason.OUT_OF_MEMORY, "more memory than this worker has")
-                failed[item["i"]] = self.record(item["i"], rejected, **known)
+                starved = InstanceRejected(Reason.OUT_OF_MEMORY, "more memory than this worker has")
+                failed[item["i"]] = self.record(item["i"], starved, **known)
             except (ServiceUnavailable, UsageError, LostClaim, Stopping):
                 raise
             except Exception as error:  # noqa: BLE001  # the edge of one item: a bug costs it, not the run
@@ -161,8 +161,8 @@ class Attempt:
                     chunk=self.claim.chunk,
                     item=item["i"],
                 )
-                rejected = InstanceRejected(Reason.INTERNAL_ERROR, where(error))
-                failed[item["i"]] = self.record(item["i"], rejected, **known)
+                ours = InstanceRejected(Reason.INTERNAL_ERROR, where(error))
+                failed[item["i"]] = self.record(item["i"], ours, **known)
         return failed, done
 
 

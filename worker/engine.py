@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from backlog.errors import UsageError
-from worker.labels import LABELS
+from backlog.labels import LABELS
 from worker.weights import Weights, exported, read_verified
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Engine(Protocol):
         Returns
         -------
         NDArray[np.float32]
-            (N, 18), in the order of `worker.labels.LABELS`: probabilities normalised so that 0.5 is the
+            (N, 18), in the order of `backlog.labels.LABELS`: probabilities normalised so that 0.5 is the
             operating point. The row of an image that holds NaN or infinity is NaN throughout; the other
             rows are what they would be without it.
 

@@ -3,6 +3,8 @@
 The reference is torchxrayvision 1.5.7: ``utils.read_xray_dcm``, ``XRayCenterCrop``, ``XRayResizer(224)``.
 Where it is right this gives the same image; ``docs/pixels.md`` says case by case where it is not, and what
 is done instead. Every such departure is a flag.
+
+Whoever changes what the model sees raises ``PREPROCESSING`` in ``worker/sr_uids.py``: new scores need new reports.
 """
 
 from __future__ import annotations
@@ -23,9 +25,6 @@ from worker.decode import decode
 from worker.grey import grey_image, polarity, without_colour
 from worker.resize import SIZE, centre_crop, resize
 from worker.stored import stored_values
-
-#: Version of everything between the file and the model's input: another version may give other scores.
-PREPROCESSING: Final = "1"
 
 #: Between the 1st and the 99th percentile of what the model sees, of 2048: under one grey level of eight
 #: bits.

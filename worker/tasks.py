@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from backlog.archive import Archive
 from backlog.claims import Claims
 from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
-from backlog.header import identity, judged, read_header
+from backlog.header import Identity, identity, judged, read_header
 from backlog.log import event, where
 from backlog.messages import TASKS, InferItem, ItemRecord, Job, ReportItem, SourceSpec, Stage, UploadItem
 from backlog.outcomes import Flag, Outcome, Reason
@@ -28,6 +28,7 @@ from backlog.settings import Settings
 from worker.chunk import Attempt, Records, work
 
 if TYPE_CHECKING:
+    from worker import sr_inputs
     from worker.engine import Engine
     from worker.reader import Reader
     from worker.weights import Weights
@@ -337,27 +338,39 @@ def _blame(engine: Engine, image: Any, error: Exception) -> InstanceRejected:
 
 
 def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
-    from worker import sr  # the upload worker has no highdicom
+    from worker import sr  # the upload and inference workers write none
 
     model = sr.Model(
         name=MODEL_NAME, version=MODEL_VERSION, weights_sha256=job["weights"], meaningful=job["meaningful"]
     )
-    header = process.pacs.header(item["instance"])
+    options = sr.Options(language=job["language"], coding=job["coding"])
+    header = _header(process.pacs, item["instance"])
+    of = identity(read_header(header))
     built = sr.build(
         header,
         item["scores"],
         [Flag(name) for name in item["flags"]],
         model=model,
-        options=sr.Options(language=job["language"], coding=job["coding"]),
+        options=options,
         when=datetime.fromisoformat(job["when"]),
+        predecessor=_predecessor(process.pacs, job, of),
+    )
+    sr.check(
+        built.dicom,
+        study_instance_uid=of.study_instance_uid,
+        series_instance_uid=of.series_instance_uid,
+        sop_instance_uid=of.sop_instance_uid,
+        sop_class_uid=of.sop_class_uid,
+        scores=item["scores"],
+        model=model,
+        options=options,
     )
     stored = process.pacs.store(built.dicom)
-    held = built.dicom
-    if stored.already:
-        held = process.pacs.fetch(stored.instance)
-        if held != built.dicom:
-            _same_scores(sr.scores_of(held), item["scores"])
-    of = identity(read_header(header))
+    held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else built.dicom
+    if held != built.dicom:
+        if not stored.already:
+            raise InstanceRejected(Reason.REPORT_CONFLICT, "the PACS changed the report while storing it")
+        _same_scores(sr.scores_of(held), item["scores"])
     return {
         "outcome": Outcome.REPORTED.value,
         "stage": Stage.REPORT.value,
@@ -374,6 +387,34 @@ def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
         "meaningful": job["meaningful"],
         "engine": job["engine"],
     }
+
+
+def _header(pacs: Pacs, instance: str) -> bytes:
+    """Return a header; the whole file where it was cut too early, at a nested icon's pixel data."""
+    header = pacs.header(instance)
+    return header if "Rows" in read_header(header) else pacs.fetch(instance)
+
+
+def _predecessor(pacs: Pacs, job: Job, of: Identity) -> sr_inputs.Predecessor | None:
+    """Return the report that the run's predecessor wrote of this image, if the PACS holds it."""
+    earlier = job.get("predecessor")
+    if earlier is None:
+        return None
+    from worker.sr_inputs import SOP_CLASSES, Model, Options, Predecessor
+    from worker.sr_uids import report_uid, series_uid
+
+    model = Model(MODEL_NAME, MODEL_VERSION, earlier["weights"], meaningful=earlier["meaningful"])
+    options = Options(language=earlier["language"], coding=earlier["coding"])
+    found = Predecessor(
+        sop_class_uid=SOP_CLASSES[options.iod],
+        sop_instance_uid=report_uid(of.sop_instance_uid, model, options),
+        series_instance_uid=series_uid(of.sop_instance_uid, model, options),
+        study_instance_uid=of.study_instance_uid,
+    )
+    report = replace(
+        of, series_instance_uid=found.series_instance_uid, sop_instance_uid=found.sop_instance_uid
+    )
+    return found if pacs.holds(report) else None
 
 
 def _same_scores(held: Sequence[float], ours: Sequence[float]) -> None:

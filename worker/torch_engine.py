@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from worker.labels import LABELS
+from backlog.labels import LABELS
 from worker.torch_model import SIDE, Scorer, reference, sample_images
 
 if TYPE_CHECKING:

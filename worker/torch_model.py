@@ -22,7 +22,7 @@ from torch import nn
 
 from backlog.errors import UsageError
 from worker.cache import write_atomically
-from worker.labels import LABELS
+from backlog.labels import LABELS
 from worker.weights import RELEASED_NAME, read_verified
 
 if TYPE_CHECKING:

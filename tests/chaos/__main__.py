@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -47,7 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("experiment", nargs="*", help="1 to 10, 7a and 7b; none means all")
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="1 is 10,000 items, 100 kills, a million simulated"
+        "--scale", type=float, default=1.0, help="1: 10,000 items, 100 kills, a million simulated"
     )
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and ledgers")
     arguments = parser.parse_args()
@@ -56,6 +57,7 @@ def main() -> int:
     if unknown := [name for name in chosen if name not in known]:
         parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(known)}")
     folder = Path(tempfile.mkdtemp(prefix="cxr-chaos-"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped on the way out
     found: list[Finding] = []
     failed = False
     for name in chosen:

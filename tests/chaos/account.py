@@ -1,4 +1,7 @@
-"""The checker: {reports in Orthanc} ∪ quarantine ∪ skipped = manifest, disjoint, and every report is its image's."""
+"""The checker: every input has a report in the PACS, or is quarantined or skipped, and only one of these.
+
+The reports are read back from the PACS itself, and every report has to hold its own image's scores.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from backlog.labels import LABELS
 from backlog.outcomes import Outcome
 from producer.ledger import Ledger
 from tests.chaos.images import Image, Kind, scores_for
@@ -85,8 +87,7 @@ def reports_below(pacs: Path) -> dict[str, Report]:
 def _read(file: bytes) -> Report:
     evidence = dcmread(io.BytesIO(file)).CurrentRequestedProcedureEvidenceSequence[0]
     about = evidence.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-    scores = scores_of(file)
-    return str(about), [scores[label] for label in LABELS]
+    return str(about), scores_of(file)
 
 
 def settle(images: Sequence[Image], ended: dict[int, Ending], reports: dict[str, Report]) -> Account:
@@ -99,15 +100,17 @@ def settle(images: Sequence[Image], ended: dict[int, Ending], reports: dict[str,
         found = about[image.sop_instance_uid]
         ending = ended.get(image.number)
         reported = ending is not None and ending.outcome == Outcome.REPORTED.value
-        if ending is None or (
-            reported and not (found and reports.get(ending.sr_instance, ("",))[0] == image.sop_instance_uid)
-        ):
+        if ending is None or (reported and _about(reports, ending) != image.sop_instance_uid):
             lost += 1
         duplicate += found > 1 or (found == 1 and ending is not None and not reported)
         if ending is not None and not reported:
             innocent += image.kind is Kind.SOUND
             wrong += image.kind is not Kind.SOUND and ending.reason != image.kind.reason.value  # type: ignore[union-attr]
     return Account(len(images), lost, duplicate, innocent, wrong)
+
+
+def _about(reports: dict[str, Report], ending: Ending) -> str:
+    return reports[ending.sr_instance][0] if ending.sr_instance in reports else ""
 
 
 def _right(image: Image | None, scores: list[float]) -> bool:

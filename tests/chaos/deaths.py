@@ -36,7 +36,7 @@ def killed_workers(
         killed = _kill_workers(rig, kills, every)
         seconds = rig.until_finished(limit)
         account = rig.account()
-    what = f"{killed.total()} SIGKILLs: {killed['child']} pool processes and readers, {killed['parent']} whole workers"
+    what = f"{killed.total()} SIGKILLs: {killed['child']} of pool processes and readers, {killed['parent']} of parents"
     return finding("1 workers killed", account, seconds, what, passed=killed.total() == kills)
 
 
@@ -99,9 +99,7 @@ def killed_servers(
             dealt[blow] += 1
         seconds = rig.until_finished(limit)
         account = rig.account()
-    what = (
-        f"Redis killed {dealt['redis']} ×, FLUSHALL {dealt['flush']} ×, producer killed {dealt['producer']} ×"
-    )
+    what = f"Redis killed {dealt['redis']} times, FLUSHALL {dealt['flush']} times, producer killed {dealt['producer']} times"
     return finding("2 servers killed", account, seconds, what, passed=dealt.total() == len(blows))
 
 
@@ -125,17 +123,18 @@ def poison(
     return finding("3 poison", account, seconds, what, passed=ratio >= least)
 
 
-def _stop_in_mid_chunk(rig: Rig, slot: WorkerSlot, stages: tuple[int, ...], limit: float) -> float:
+def _stop_in_mid_chunk(rig: Rig, slot: WorkerSlot, stages: tuple[int, ...], limit: float) -> float | None:
     """SIGTERM a worker that has a chunk; returns how long it kept the chunk and itself after that."""
     held: set[tuple[str, str]] = set()
 
     def seen() -> bool:
         nonlocal held
         held = rig.at_work(*stages)
-        return bool(held) and slot.alive
+        return rig.finished or (bool(held) and slot.alive)
 
     rig.until(seen, limit, "a chunk is at work")
-    assert slot.process is not None
+    if rig.finished or slot.process is None:
+        return None
     pid = slot.process.pid
     began = time.monotonic()
     slot.process.terminate()
@@ -152,8 +151,10 @@ def stopped_worker(folder: Path, *, items: int, limit: float = 600, grace: float
         slow: list[float] = []
         for turn in range(4):
             slot, stages = ((rig.slots[1], (1,)), (rig.slots[0], (0, 2)))[turn % 2]
-            slow.append(_stop_in_mid_chunk(rig, slot, stages, limit))
+            took = _stop_in_mid_chunk(rig, slot, stages, limit)
+            if took is not None:
+                slow.append(took)
         seconds = rig.until_finished(limit)
         account = rig.account()
-    what = f"{len(slow)} × SIGTERM; the chunk was back after at most {max(slow, default=0):.1f} s"
+    what = f"SIGTERM {len(slow)} times; the chunk was back after at most {max(slow, default=0):.1f} s"
     return finding("8 workers stopped", account, seconds, what, passed=bool(slow) and max(slow) <= grace)

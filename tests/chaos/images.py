@@ -6,6 +6,7 @@ import zipfile
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ def scores_for(number: int) -> list[float]:
     return [round(0.05 + 0.9 * ((number * 37 + finding * 101) % 9973) / 9973, 7) for finding in range(18)]
 
 
-def _attributes(number: int) -> dict[str, str]:
+def _attributes(number: int) -> dict[str, Any]:
     return {
         "SOPInstanceUID": _uid(3, number),
         "SeriesInstanceUID": _uid(2, number),

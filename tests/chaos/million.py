@@ -45,7 +45,7 @@ class Simulated:
 
     total: int | None
     first: Stage = Stage.INFER
-    spec: SourceSpec = field(default_factory=lambda: {"kind": "orthanc", "path": "", "listing": ""})
+    spec: SourceSpec = field(default_factory=lambda: SourceSpec(kind="orthanc", path="", listing=""))
 
     def pages(self, cursor: str) -> Iterator[Page]:
         assert self.total is not None
@@ -104,7 +104,7 @@ def _cpu(pid: int) -> float:
 
 
 def million(folder: Path, *, items: int, limit: float = 3600) -> Finding:
-    """9: Redis stays small, the producer's memory flat, and an item costs at the end what it did at the start."""
+    """9: Redis stays small, the producer's memory flat, and an item costs as much at the end as at the start."""
     folder.mkdir(parents=True, exist_ok=True)
     redis = RedisServer(folder / "redis")
     redis.start()
@@ -162,7 +162,7 @@ def million(folder: Path, *, items: int, limit: float = 3600) -> Finding:
     growth = seen["late"] / seen["early"]
     what = (
         f"Redis' peak {seen['redis'] / 1e6:.1f} MB, producer {seen['producer'] / 1e6:.0f} MB,"
-        f" {seen['early'] * 1e6:.0f} µs of CPU an item at the start, {growth:.2f} × that at the end"
+        f" {seen['early'] * 1e6:.0f} µs of CPU an item at the start, {growth:.2f} times that at the end"
     )
     good = seen["redis"] <= _MOST_REDIS and seen["producer"] <= _MOST_PRODUCER and growth <= _MOST_GROWTH
     passed = good and not (lost or duplicate)

@@ -12,7 +12,7 @@ _REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection
 
 
 class Proxy:
-    """A context. Stands before a port of this machine; its behaviour may be changed while connections are open."""
+    """A context. Stands before a port of this machine; behaves otherwise as soon as it is told to."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -87,7 +87,7 @@ class Proxy:
                 due, step = await steps.get()
                 await asyncio.sleep(max(0.0, due - self._loop.time()))
                 while self.hole:
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.05)  # set from another thread
                 if not step:
                     sink.close()
                     return

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
@@ -71,12 +71,12 @@ class WorkerSlot:
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def descendants(self) -> list[psutil.Process]:
+    def descendants(self) -> list[Any]:
         """Pool processes and readers."""
         if not self.alive or self.process is None:
             return []
         with suppress(psutil.NoSuchProcess):
-            return psutil.Process(self.process.pid).children(recursive=True)
+            return list(psutil.Process(self.process.pid).children(recursive=True))
         return []
 
     def stop(self) -> None:
@@ -149,7 +149,7 @@ class Rig:
         self.redis.stop(signal.SIGKILL)
         self.orthanc.stop(signal.SIGKILL)
 
-    # -- processes -----------------------------------------------------------------------------------------------
+    # -- processes -----------------------------------------------------------------------------------------
 
     def environment(self, redis_port: int) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CXR_")}
@@ -222,12 +222,12 @@ class Rig:
         held = set()
         for key in redis.scan_iter(match="cxr:*:c:*", count=1000):
             stage, owner = redis.hmget(key, ["stage", "owner"])
-            if owner and int(stage) in stages:
+            if owner and int(str(stage)) in stages:
                 held.add((str(key), str(owner)))
         return held
 
     def workers_answer(self) -> bool:
-        """Whether both workers have declared their queues. Ask before there is a producer, which declares them too."""
+        """Whether both workers have declared their queues. Ask before the producer starts: it declares them too."""
         names = [f"_kombu.binding.{queue}" for queue in ("upload", "inference", "report")]
         return self.redis.client.exists(*names) == len(names)
 
@@ -237,7 +237,7 @@ class Rig:
         self.pacs_url = str(folder / "pacs")
 
     def kill_a_process(self, chance: random.Random) -> str:
-        """SIGKILL a random process of a random worker: mostly a pool process or a reader, sometimes the parent."""
+        """SIGKILL a random process of a random worker: a pool process or a reader, now and then the parent."""
         slot = chance.choice([slot for slot in self.slots if slot.alive] or self.slots)
         victims = slot.descendants()
         if chance.random() < 0.1 or not victims:
@@ -251,7 +251,7 @@ class Rig:
             os.kill(pid, signal.SIGKILL)
         return what
 
-    # -- how far -------------------------------------------------------------------------------------------------
+    # -- how far -------------------------------------------------------------------------------------------
 
     def ended(self) -> int:
         """Return how many items have ended, by the ledger."""

@@ -41,7 +41,7 @@ def finding(title: str, account: Account, seconds: float, notes: str, *, passed:
 def table(findings: Sequence[Finding]) -> str:
     """Return a Markdown table."""
     lines = [
-        "| experiment | items | seconds | lost | duplicate | wrongly quarantined | wrong | what was seen | passed |",
+        "| experiment | items | seconds | lost | duplicate | wrongly quarantined | wrong | seen | passed |",
         "|---|---:|---:|---:|---:|---:|---:|---|---|",
     ]
     lines += [

@@ -1,0 +1,270 @@
+"""The rules that keep the house: who may import whom, one door for each library, nothing done by importing."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backlog.settings import Settings, variable
+from tests.servers import ROOT
+
+PACKAGES = ("backlog", "producer", "worker")
+
+#: A library, and the only modules that may import it.
+DOORS = {
+    "requests": {"backlog.orthanc"},
+    "urllib3": {"backlog.orthanc"},
+    "redis": {"backlog.claims"},
+    "isal": {"backlog.archive"},
+    "zipfile": {"producer.synthetic"},  # writes the demonstration; reading is backlog.archive's
+    "sqlite3": {"producer.ledger"},
+    "torch": {"worker.engine", "worker.torch_engine", "worker.torch_model", "worker.onnx_export"},
+    "torchvision": {"worker.torch_model"},
+    "torchxrayvision": {"worker.torch_model", "worker.onnx_export", "worker.torch_engine"},
+    "onnx": {"worker.onnx_export"},
+    "onnxruntime": {"worker.onnx_engine", "worker.onnx_export"},
+    "highdicom": {f"worker.{path.stem}" for path in (ROOT / "worker").glob("sr*.py")},
+    "click": {"producer.cli"},
+    "pyarrow": {"producer.outputs"},
+    "pickle": {"worker.torch_model"},  # for the name of its error
+    "pylibjpeg_libjpeg": set(),  # GPL
+    "libjpeg": set(),  # the same, by its module
+}
+
+#: These may read and write DICOM.
+PYDICOM = re.compile(
+    r"backlog\.header|worker\.(sr\w*|pixels|layout|stored|grey|declared|decode|encapsulated|inspection|header)"
+    r"|producer\.(synthetic|iods|encapsulate)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    module: str  #: who
+    name: str  #: what
+    line: int
+    at_import: bool  #: not inside a function, and not for the type checker alone
+
+
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+@functools.cache
+def imports() -> tuple[Imported, ...]:
+    return tuple(
+        one
+        for module, path in modules().items()
+        for one in _walk(module, ast.parse(path.read_text()), at_import=True)
+    )
+
+
+def _walk(module: str, node: ast.AST, *, at_import: bool) -> Iterator[Imported]:
+    for child in ast.iter_child_nodes(node):
+        now = at_import and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            now = False
+        if isinstance(child, ast.Import):
+            yield from (Imported(module, alias.name, child.lineno, now) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"{module}:{child.lineno}: a relative import"
+            yield from (
+                Imported(module, f"{child.module}.{alias.name}", child.lineno, now) for alias in child.names
+            )
+        yield from _walk(module, child, at_import=now)
+
+
+def test_the_walk_sees_imports() -> None:
+    """The other tests say nothing where this one fails."""
+    assert len(imports()) > 300
+    assert any(one.module == "backlog.pacs" and one.name == "backlog.orthanc.Orthanc" for one in imports())
+
+
+def test_imports_go_one_way() -> None:
+    """The producer and the worker know what they agree on, never each other."""
+    allowed = {"backlog": {"backlog"}, "producer": {"backlog", "producer"}, "worker": {"backlog", "worker"}}
+    wrong = [
+        f"{one.module}:{one.line} imports {one.name}"
+        for one in imports()
+        if (top := one.name.partition(".")[0]) in {*PACKAGES, "tests", "bench"}
+        and top not in allowed[one.module.partition(".")[0]]
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", sorted(DOORS))
+def test_a_library_has_one_door(library: str) -> None:
+    users = {one.module: one.line for one in imports() if one.name.partition(".")[0] == library}
+    assert set(users) <= DOORS[library], users
+
+
+def test_dicom_is_read_and_written_where_it_belongs() -> None:
+    users = {one.module for one in imports() if one.name.partition(".")[0] == "pydicom"}
+    assert users
+    assert not {module for module in users if not PYDICOM.fullmatch(module)}
+
+
+def _uses(tree: ast.AST, *names: str) -> list[int]:
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Attribute, ast.Name)) and ast.unparse(node) in names
+    ]
+
+
+def test_one_module_reads_the_environment() -> None:
+    readers = {
+        module
+        for module, path in modules().items()
+        if _uses(
+            ast.parse(path.read_text()),
+            "os.environ",
+            "os.getenv",
+            "os.environb",
+            "os.putenv",
+            "environ",
+            "getenv",
+        )
+    }
+    assert readers == {"backlog.settings"}
+
+
+def test_no_shell_no_pickle_no_eval() -> None:
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "os.system", "os.popen", "pickle.loads"), (
+                    f"{module}:{node.lineno}"
+                )
+                assert not any(
+                    word.arg == "shell" and ast.unparse(word.value) == "True" for word in node.keywords
+                ), f"{module}:{node.lineno}"
+
+
+def test_no_room_is_called_by_what_it_holds_together() -> None:
+    for module in modules():
+        assert not {"utils", "util", "helpers", "helper", "common", "misc"} & set(module.split(".")), module
+
+
+# -- what importing does -------------------------------------------------------------------------------------------
+
+_LOOK = """
+import importlib, os, socket, sys
+class Watched(type(os.environ)):
+    def __getitem__(self, key):
+        if isinstance(key, str) and key.startswith("CXR_"):
+            raise AssertionError("reads " + key)
+        return super().__getitem__(key)
+    def __iter__(self):
+        frame = sys._getframe(1)
+        while frame.f_globals.get("__name__") in ("_collections_abc", "collections.abc", "os"):
+            frame = frame.f_back
+        if frame.f_globals.get("__name__", "").split(".")[0] in ("backlog", "producer", "worker"):
+            raise AssertionError("reads the environment")
+        return super().__iter__()
+os.environ.__class__ = Watched
+def closed(*_, **__): raise AssertionError("opens a socket")
+real = socket.socket.connect
+socket.socket.connect = closed
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def imported_by(*names: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOOK, *names], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_look_sees_who_reads_the_environment() -> None:
+    """The next test says nothing where this one fails: the worker's entrance does read it."""
+    with pytest.raises(AssertionError, match="reads the environment"):
+        imported_by("worker.main")
+
+
+def test_importing_reads_no_environment_and_opens_no_socket() -> None:
+    """But for the worker's entrance, which Celery loads by name, and which says so."""
+    light = [
+        module.removesuffix(".__init__")
+        for module in modules()
+        if module not in ("worker.main", "worker.torch_engine", "worker.torch_model", "worker.onnx_export")
+    ]
+    seen = imported_by(*light)
+    assert "torch" not in seen
+    assert "torchxrayvision" not in seen
+
+
+HEAVY = {"torch", "torchvision", "torchxrayvision", "onnxruntime", "highdicom", "pydicom", "numpy", "celery", "kombu", "redis", "requests", "pyarrow", "sqlite3"}  # fmt: skip
+
+
+def test_the_command_line_is_light() -> None:
+    assert not HEAVY & imported_by("producer.cli")
+
+
+def test_what_both_sides_agree_on_is_light() -> None:
+    seen = imported_by("backlog.messages", "backlog.outcomes", "backlog.settings", "backlog.errors", "backlog.pacs", "backlog.log", "backlog.eligibility")  # fmt: skip
+    assert not HEAVY & seen
+
+
+def test_the_producer_loads_no_model() -> None:
+    seen = imported_by("producer.runs", "producer.dispatch", "producer.outputs", "producer.show")
+    assert (
+        not {"torch", "torchvision", "torchxrayvision", "onnxruntime", "highdicom", "pydicom", "numpy"} & seen
+    )
+
+
+def test_the_upload_and_report_worker_loads_no_model() -> None:
+    seen = imported_by("worker.tasks", "worker.chunk", "worker.sr")
+    assert not {"torch", "torchvision", "torchxrayvision", "onnxruntime"} & seen
+
+
+# -- what is written about it --------------------------------------------------------------------------------------
+
+_ROW = re.compile(r"^\| `(CXR_[A-Z0-9_]+)` \| ?(?:`([^`]*)`)? ?\| (.+) \|$", re.MULTILINE)
+
+
+def _table(name: str) -> dict[str, tuple[str, str]]:
+    return {row[0]: (row[1], row[2]) for row in _ROW.findall((ROOT / name).read_text(encoding="utf-8"))}
+
+
+def _default(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.pt-BR.md"])
+def test_every_setting_stands_in_the_readmes_table(readme: str) -> None:
+    table = _table(readme)
+    expected = {variable(one): _default(one.default) for one in dataclasses.fields(Settings)}
+    assert {name: default for name, (default, _) in table.items()} == expected
+
+
+def test_the_readmes_table_says_what_the_settings_say() -> None:
+    table = _table("README.md")
+    for one in dataclasses.fields(Settings):
+        assert table[variable(one)][1].startswith(one.metadata["help"]), variable(one)
+        for choice in one.metadata["choices"]:
+            assert choice in table[variable(one)][1]
+
+
+def test_every_command_stands_in_the_readme() -> None:
+    from producer.cli import main
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [name for name in main.commands if not re.search(rf"(cxr-backlog |`){name}\b", text)]
