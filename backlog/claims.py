@@ -23,7 +23,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -349,6 +349,16 @@ class Claims:
         """Return what workers of a run are waiting for, if anything."""
         with _translated():
             return str(self.client.get(f"cxr:{run}:trouble") or "")
+
+    def script(self, text: str) -> Callable[[list[str], list[Any]], Any]:
+        """Return a Lua script as a function of its keys and arguments that raises as the other methods do."""
+        script = self.client.register_script(text)
+
+        def call(keys: list[str], args: list[Any]) -> Any:
+            with _translated():
+                return script(keys=keys, args=args)
+
+        return call
 
     def ping(self) -> None:
         """Raise ServiceUnavailable, StorageFull or UsageError unless Redis answers."""

@@ -14,8 +14,9 @@ model: ## Fetch, verify and export the weights into models
 up: ## Build and start the stack; N=4 starts four inference workers
 	$(COMPOSE) up --detach --build --wait --scale worker-inference=$(N)
 
-down: ## Stop the stack; its volumes, runs and reports stay
-	$(COMPOSE) --profile '*' down
+down: ## Stop the stack and a running producer; its volumes, runs and reports stay
+	$(COMPOSE) --profile '*' down --remove-orphans
 
 compose-test: ## Bring up a stack of its own and try it; needs a Docker Engine with Compose v2
-	$(PYTHON) -m pytest tests/compose/check_stack.py tests/compose/check_flower.py
+	$(PYTHON) -m pytest tests/compose/check_stack.py tests/compose/check_flower.py \
+	  tests/compose/check_tls.py

@@ -4,7 +4,8 @@ A drift says that the *images* (or what reads them) changed, not that the model 
 another site, another mix of patients. Two runs are compared finding by finding:
 
 * PSI, the population stability index, says how far the distributions lie apart: the sum over bins of
-  ``(p - q) ln(p / q)``. Its bins are the tenths of the baseline. By convention 0.1 is small and 0.25 large
+  ``(p - q) ln(p / q)``. Its bins are the tenths of both runs together; those of the baseline alone, which are
+  usual, are blind where the baseline has a single value. By convention 0.1 is small and 0.25 large
   (Siddiqi, *Intelligent Credit Scoring*, 2nd ed., Wiley 2017). It grows by chance when images are few
   (Yurdakul and Naranjo, *Statistical properties of the population stability index*, Journal of Risk Model
   Validation 14(4), 2020), so it decides nothing alone.
@@ -30,7 +31,7 @@ from producer.ledger import Ledger
 #: Fine bins over [0, 1]: quantiles are right to a thousandth, in 18 times 8 kB for any number of images.
 FINE: Final = 1000
 
-#: Bins of the PSI: tenths of the baseline.
+#: Bins of the PSI.
 _TENTHS: Final = 10
 
 #: Added to every bin's count, so that an empty one has a logarithm.
@@ -185,7 +186,7 @@ def _ks_limit(n: int, m: int, alpha: float) -> float:
 
 
 def _psi(old: Distribution, new: Distribution) -> float:
-    """Return the PSI over the baseline's tenths; fewer bins where many scores are the same."""
+    """Return the PSI over the tenths of both; fewer bins where many scores are the same."""
     pairs = _binned(old, new)
     a = old.size + _SMOOTHING * len(pairs)
     b = new.size + _SMOOTHING * len(pairs)
@@ -196,10 +197,11 @@ def _psi(old: Distribution, new: Distribution) -> float:
 def _binned(old: Distribution, new: Distribution) -> list[tuple[int, int]]:
     pairs: list[tuple[int, int]] = []
     x = y = seen = tenths = 0
+    size = old.size + new.size
     for one, other in zip(old.counts, new.counts, strict=True):
-        x, y, seen = x + one, y + other, seen + one
-        if seen * _TENTHS // old.size > tenths and seen < old.size:
+        x, y, seen = x + one, y + other, seen + one + other
+        if seen * _TENTHS // size > tenths and seen < size:
             pairs.append((x, y))
             x = y = 0
-            tenths = seen * _TENTHS // old.size
+            tenths = seen * _TENTHS // size
     return [*pairs, (x, y)]

@@ -139,7 +139,7 @@ class Embedded:
         }
         self._children = [
             _Child("redis", _redis_command(socket, self._folder), child_environment(), self.logs / "redis.log"),
-            _Child("io", _worker_command("io", "upload,report", 1), environment, self.logs / "worker-io.log"),
+            _Child("io", _worker_command("io", "upload,report", self.workers), environment, self.logs / "worker-io.log"),
             _Child(
                 "inference",
                 _worker_command("inference", "inference", self.workers),

@@ -350,10 +350,13 @@ class Ledger:
 
         Kept in a temporary table, which SQLite puts on the disk: a million studies cost no memory.
         """
+        self._db.execute("DROP TABLE IF EXISTS temp.grouping")
         self._db.execute("CREATE TEMP TABLE grouping (uid TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID")
         self._db.execute("BEGIN")
-        self._db.executemany("INSERT OR REPLACE INTO grouping VALUES (?, ?)", studies)
-        self._db.execute("COMMIT")
+        try:
+            self._db.executemany("INSERT OR REPLACE INTO temp.grouping VALUES (?, ?)", studies)
+        finally:
+            self._db.execute("COMMIT")
 
     def select(self, query: str, *values: object) -> Iterator[dict[str, Any]]:
         """Stream the rows of a query that only reads: the report's and the audit's."""

@@ -24,8 +24,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from backlog.claims import Claims
 from backlog.eligibility import Rules, flags
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.etiquette import politely
 from backlog.log import where
 from backlog.outcomes import Flag, Reason
 from backlog.pacs import Pacs, connect
@@ -264,7 +266,8 @@ def main() -> None:
     os.dup2(nowhere, 2)
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    serve(sys.stdin.buffer, answers, connect(settings))
+    pacs = politely(connect(settings), Claims(settings.broker), settings)
+    serve(sys.stdin.buffer, answers, pacs)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from backlog.archive import Archive
 from backlog.claims import Claims
 from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.etiquette import politely
 from backlog.header import Identity, identity, judged, read_header
 from backlog.log import event, where
 from backlog.messages import TASKS, InferItem, ItemRecord, Job, ReportItem, SourceSpec, Stage, UploadItem
@@ -63,7 +64,7 @@ class Process:
         """The PACS of this worker's settings."""
         if not self.settings.pacs_url:
             raise UsageError("CXR_PACS_URL is not set: this worker knows no PACS")
-        return connect(self.settings)
+        return politely(connect(self.settings), self.claims, self.settings)
 
     @cached_property
     def pacs_identity(self) -> str:

@@ -35,7 +35,7 @@ class Copier:
         self._thread.join(10)
 
     def _watch(self) -> None:
-        with self._watching.monitor() as monitor, suppress(redis.ConnectionError):  # type: ignore[no-untyped-call]
+        with self._watching.monitor() as monitor, suppress(redis.ConnectionError):
             for seen in monitor.listen():
                 if self._over.is_set():
                     return

@@ -36,7 +36,7 @@ def killed_workers(
         killed = _kill_workers(rig, kills, every)
         seconds = rig.until_finished(limit)
         account = rig.account()
-    what = f"{killed.total()} SIGKILLs: {killed['child']} of pool processes and readers, {killed['parent']} of parents"
+    what = f"{killed.total()} kills: {killed['child']} pool processes and readers, {killed['parent']} parents"
     return finding("1 workers killed", account, seconds, what, passed=killed.total() == kills)
 
 
@@ -99,7 +99,7 @@ def killed_servers(
             dealt[blow] += 1
         seconds = rig.until_finished(limit)
         account = rig.account()
-    what = f"Redis killed {dealt['redis']} times, FLUSHALL {dealt['flush']} times, producer killed {dealt['producer']} times"
+    what = f"{dealt['redis']} Redis killed, {dealt['flush']} FLUSHALL, {dealt['producer']} producers killed"
     return finding("2 servers killed", account, seconds, what, passed=dealt.total() == len(blows))
 
 

@@ -104,7 +104,7 @@ def _cpu(pid: int) -> float:
 
 
 def million(folder: Path, *, items: int, limit: float = 3600) -> Finding:
-    """9: Redis stays small, the producer's memory flat, and an item costs as much at the end as at the start."""
+    """9: Redis stays small, the producer's memory flat, an item costs at the end as at the start."""
     folder.mkdir(parents=True, exist_ok=True)
     redis = RedisServer(folder / "redis")
     redis.start()

@@ -1,4 +1,4 @@
-"""Experiments with what is away, slow, full, repeated or wrong: servers, network, memory, disk, messages, clock."""
+"""Experiments with what is away, slow, full or repeated: servers, network, disk, messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def orthanc_away(
         second = _until_it_moves(rig, limit)
         took = rig.until_finished(limit)
         account = rig.account()
-    what = f"stopped {seconds:g} s, then 503 for {seconds:g} s; going again after {first:.0f} s and {second:.0f} s"
+    what = f"stopped {seconds:g} s, then 503 for {seconds:g} s; again after {first:.0f} s and {second:.0f} s"
     return finding("4 Orthanc away", account, took, what, passed=max(first, second) <= soon)
 
 

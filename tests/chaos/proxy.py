@@ -86,7 +86,7 @@ class Proxy:
             while True:
                 due, step = await steps.get()
                 await asyncio.sleep(max(0.0, due - self._loop.time()))
-                while self.hole:
+                while self.hole:  # noqa: ASYNC110  # set from another thread
                     await asyncio.sleep(0.05)  # set from another thread
                 if not step:
                     sink.close()

@@ -227,7 +227,7 @@ class Rig:
         return held
 
     def workers_answer(self) -> bool:
-        """Whether both workers have declared their queues. Ask before the producer starts: it declares them too."""
+        """Whether both workers have declared their queues. Ask before the producer does it."""
         names = [f"_kombu.binding.{queue}" for queue in ("upload", "inference", "report")]
         return self.redis.client.exists(*names) == len(names)
 
@@ -237,7 +237,7 @@ class Rig:
         self.pacs_url = str(folder / "pacs")
 
     def kill_a_process(self, chance: random.Random) -> str:
-        """SIGKILL a random process of a random worker: a pool process or a reader, now and then the parent."""
+        """SIGKILL a random process of a random worker: a pool process, a reader or the parent."""
         slot = chance.choice([slot for slot in self.slots if slot.alive] or self.slots)
         victims = slot.descendants()
         if chance.random() < 0.1 or not victims:

@@ -45,7 +45,8 @@ def table(findings: Sequence[Finding]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---|---|",
     ]
     lines += [
-        f"| {one.title} | {one.items} | {one.seconds:.0f} | {one.lost} | {one.duplicate} | {one.wrongly_quarantined}"
+        f"| {one.title} | {one.items} | {one.seconds:.0f} | {one.lost} | {one.duplicate}"
+        f" | {one.wrongly_quarantined}"
         f" | {one.wrong} | {one.notes} | {'yes' if one.passed else '**no**'} |"
         for one in findings
     ]

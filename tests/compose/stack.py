@@ -49,6 +49,11 @@ class Stack:
         lines = self.env_file.read_text().splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
+    def configure(self, **more: str) -> None:
+        """Add settings to .env."""
+        with self.env_file.open("a") as file:
+            file.writelines(f"{name}={value}\n" for name, value in more.items())
+
     def prepare(self) -> None:
         """Make .env, the folders and the model as a person does, by the same scripts."""
         (self.folder / "deploy").symlink_to(ROOT / "deploy")
@@ -56,8 +61,7 @@ class Stack:
         more = {f"CXR_{name.upper()}": str(self.folder / name) for name in ("inbox", "out", "models")}
         more |= {"CXR_WEIGHTS": "seeded", "CXR_THREADS": "1", "CXR_LEASE_SECONDS": "5", "CXR_CHUNK_SIZE": "4"}
         more |= {"CXR_ORTHANC_PORT": str(self.orthanc_port), "CXR_FLOWER_PORT": str(self.flower_port)}
-        with self.env_file.open("a") as file:
-            file.writelines(f"{name}={value}\n" for name, value in more.items())
+        self.configure(**more)
         for folder in (self.folder, *self.folder.parents):
             if folder.name.startswith("pytest-") or folder == self.folder:
                 folder.chmod(0o755)  # the containers' user has to get through
@@ -68,22 +72,23 @@ class Stack:
             check=True,
         )
 
-    def command(self, *arguments: str) -> list[str]:
-        files = ["--project-directory", str(ROOT), "--env-file", str(self.env_file)]
-        return ["docker", "compose", "-p", self.name, *files, *arguments]
+    def command(self, *arguments: str, overlay: str = "", name: str = "") -> list[str]:
+        options = ["--project-directory", str(ROOT), "--env-file", str(self.env_file)]
+        if overlay:
+            options += ["--file", str(ROOT / "docker-compose.yml"), "--file", str(ROOT / "deploy" / overlay)]
+        return ["docker", "compose", "-p", name or self.name, *options, *arguments]
 
-    def compose(self, *arguments: str, check: bool = True) -> str:
-        done = subprocess.run(self.command(*arguments), capture_output=True, text=True)
-        assert not check or done.returncode == 0, (
-            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        )
+    def compose(self, *arguments: str, overlay: str = "", name: str = "") -> str:
+        command = self.command(*arguments, overlay=overlay, name=name)
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     def up(self, inference: int = 2) -> None:
         self.compose("up", "--detach", "--wait", "--scale", f"worker-inference={inference}")
 
     def down(self, *more: str) -> None:
-        self.compose("--profile", "*", "down", *more)
+        self.compose("--profile", "*", "down", "--remove-orphans", *more)
 
     def producer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
