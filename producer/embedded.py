@@ -198,8 +198,11 @@ class Embedded:
                     continue
                 if time.monotonic() - child.started < _SETTLED and child.starts > 1:
                     continue
+                try:
+                    child.start()
+                except OSError:
+                    continue  # no room for its log, or for a process: again in a moment
                 self.on_restart(child.name)
-                child.start()
 
     def _stop(self) -> None:
         self._over.set()

@@ -228,8 +228,9 @@ def create(word: str, settings: Settings, pacs: str, paths: Paths, selection: Se
     }
     facts: dict[str, Any] = {
         "job": job,
-        "word": word,
-        "pacs": pacs,
+        # The run may be gone on with, or verified, from another folder.
+        "word": word if word == "orthanc" else str(Path(word).absolute()),
+        "pacs": pacs if pacs.startswith(("http://", "https://")) else str(Path(pacs).absolute()),
         "selection": vars(selection),
         "model": MODEL,
         "workers": workers,
@@ -280,8 +281,11 @@ def go_on(
         pacs_url = str(ledger.fact("pacs"))
         source = source_of(ledger, settings, paths)
         pacs = connect(settings, pacs_url)
-        job["pacs"] = pacs.identity()  # the first word with the PACS: wrong address or password end here
+        identity = pacs.identity()  # the first word with the PACS: wrong address or password end here
         pacs.close()
+        if job["pacs"] and identity != job["pacs"]:
+            raise UsageError(f"the PACS at {pacs_url} is not the one that this run began with; begin a new run")
+        job["pacs"] = identity
         ledger.put("job", job)
         with _workers(settings, paths, ledger, job, pacs_url, say, stopping) as redis_url:
             seconds = float(ledger.fact("seconds", 0.0))

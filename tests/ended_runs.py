@@ -1,4 +1,4 @@
-"""Ledgers of runs that have ended, without running one: the records that workers would have left, harvested."""
+"""Ledgers of runs that have ended, without running one: records as workers leave them, harvested."""
 
 from __future__ import annotations
 

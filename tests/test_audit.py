@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import resource
 from collections.abc import Callable, Iterator
@@ -70,7 +71,7 @@ def test_each_stored_report_has_one_line_that_says_what_where_when_and_by_which_
 def test_each_line_holds_the_hash_of_the_one_before(ledger: Ledger, path: Path) -> None:
     written(ledger, path)
     raw = path.read_bytes().splitlines()
-    for before, after in zip(raw, raw[1:], strict=False):
+    for before, after in itertools.pairwise(raw):
         assert json.loads(after)["prev"] == hashlib.sha256(before).hexdigest()
     verdict = verify(ledger, path)
     assert verdict.right

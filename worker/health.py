@@ -1,4 +1,4 @@
-"""A file that is touched while the worker lives and is connected: its container's health check looks at its age.
+"""A file that is touched while the worker lives and is connected: the container's health is its age.
 
 Imported by workers in containers only (``--include worker.health``). Celery's own question, ``inspect ping``,
 starts a Python process and costs over a second of CPU each time; a look at a file costs next to nothing. The

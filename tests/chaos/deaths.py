@@ -21,7 +21,8 @@ def _kill_workers(rig: Rig, kills: int, every: float) -> Counter[str]:
     killed: Counter[str] = Counter()
     rig.until(lambda: rig.ended() or rig.redis.client.keys("cxr:*:c:*"), 120, "the first chunk is at work")
     while killed.total() < kills and not rig.finished:
-        killed[rig.kill_a_process(chance)] += 1
+        if victim := rig.kill_a_process(chance):
+            killed[victim] += 1
         time.sleep(every * chance.uniform(0.5, 1.5))
     return killed
 

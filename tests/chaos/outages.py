@@ -108,7 +108,7 @@ def full_disk(folder: Path, *, items: int, seconds: float = 5, limit: float = 12
         return Finding(title, 0, 0, 0, 0, 0, 0, "NOT RUN: mounting a small disk needs root", passed=False)
     with (
         Rig(folder, items) as rig,
-        _small_disk(folder / "disk", rig.backlog.stat().st_size * 2 + items * 24_000),
+        _small_disk(folder / "disk", rig.backlog.stat().st_size + items * 64_000 + 8_000_000),
     ):
         rig.move_to(folder / "disk")
         rig.start_workers()

@@ -227,9 +227,9 @@ class Rig:
         return held
 
     def workers_answer(self) -> bool:
-        """Whether both workers have declared their queues. Ask before the producer does it."""
-        names = [f"_kombu.binding.{queue}" for queue in ("upload", "inference", "report")]
-        return self.redis.client.exists(*names) == len(names)
+        """Whether both workers wait for messages."""
+        waiting = [one for one in self.redis.client.client_list() if one["cmd"] == "brpop"]
+        return len(waiting) >= len(self.slots)
 
     def move_to(self, folder: Path) -> None:
         """Put the run's folder, and a folder as its PACS, elsewhere."""
@@ -237,16 +237,16 @@ class Rig:
         self.pacs_url = str(folder / "pacs")
 
     def kill_a_process(self, chance: random.Random) -> str:
-        """SIGKILL a random process of a random worker: a pool process, a reader or the parent."""
-        slot = chance.choice([slot for slot in self.slots if slot.alive] or self.slots)
-        victims = slot.descendants()
-        if chance.random() < 0.1 or not victims:
-            if slot.process is None:
-                return ""
+        """SIGKILL a random process of a random worker: a child, or one time in ten the parent."""
+        alive = [(slot, slot.descendants()) for slot in self.slots]
+        alive = [(slot, children) for slot, children in alive if children]
+        if not alive:
+            return ""  # they are all just being started again
+        slot, children = chance.choice(alive)
+        if chance.random() < 0.1 and slot.process is not None:
             pid, what = slot.process.pid, "parent"
         else:
-            victim = chance.choice(victims)
-            pid, what = victim.pid, "child"
+            pid, what = chance.choice(children).pid, "child"
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         return what

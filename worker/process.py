@@ -1,0 +1,103 @@
+"""What one worker process holds on to: its connections, its weights, its model, its reader."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from backlog.claims import Claims
+from backlog.eligibility import Rules
+from backlog.errors import UsageError
+from backlog.etiquette import politely
+from backlog.messages import Job
+from backlog.pacs import Pacs, connect
+from backlog.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.engine import Engine
+    from worker.reader import Reader
+    from worker.weights import Weights
+
+
+@dataclass
+class Process:
+    """What one worker process holds on to, made when first needed."""
+
+    settings: Settings
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Leases and records, in Redis."""
+        return Claims(self.settings.broker, lease_seconds=self.settings.lease_seconds)
+
+    @cached_property
+    def pacs(self) -> Pacs:
+        """The PACS of this worker's settings."""
+        if not self.settings.pacs_url:
+            raise UsageError("CXR_PACS_URL is not set: this worker knows no PACS")
+        return politely(connect(self.settings), self.claims, self.settings)
+
+    @cached_property
+    def pacs_identity(self) -> str:
+        """Tells this worker's PACS from another."""
+        return self.pacs.identity()
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The verified weights."""
+        from worker.weights import locate  # only inference and report need them
+
+        s = self.settings
+        return locate(s.weights, s.weights_sha256, s.cache_folder, download=False)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model, loaded."""
+        from worker.engine import load  # takes a second
+
+        threads = self.settings.threads or os.cpu_count() or 1
+        return load(
+            self.weights, engine=self.settings.engine, cache=self.settings.cache_folder, threads=threads
+        )
+
+    def reader(self, job: Job) -> Reader:
+        """Return the reader for a run's rules; one process, kept."""
+        from worker.reader import Reader
+
+        rules = rules_of(job)
+        held: tuple[Rules, Reader] | None = self.__dict__.get("_reader")
+        if held is None or held[0] != rules:
+            if held is not None:
+                held[1].stop()
+            held = (rules, Reader(self.settings, rules))
+            self.__dict__["_reader"] = held
+        return held[1]
+
+    def check(self, job: Job) -> None:
+        """Refuse a run that this worker would do wrongly.
+
+        Raises
+        ------
+        UsageError
+            Its PACS or its weights are not this worker's.
+        """
+        if job["pacs"] and self.pacs_identity and job["pacs"] != self.pacs_identity:
+            raise UsageError("this worker's CXR_PACS_URL leads to another PACS than the run's")
+
+    def check_weights(self, job: Job) -> None:
+        """Refuse a run of other weights: its scores would not be one table.
+
+        Raises
+        ------
+        UsageError
+            See above.
+        """
+        if job["weights"] and job["weights"] != self.weights.sha256:
+            raise UsageError("this worker's weights are not those that the run began with: see CXR_WEIGHTS")
+
+
+def rules_of(job: Job) -> Rules:
+    """Return the rules of eligibility that a run was begun with."""
+    return Rules(modalities=frozenset(job["modalities"]), laterals=job["laterals"])

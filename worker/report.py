@@ -1,0 +1,128 @@
+"""The report stage: an image's header and scores → a DICOM SR in its study."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+from backlog.errors import InstanceRejected
+from backlog.header import Identity, identity, read_header
+from backlog.messages import ItemRecord, Job, ReportItem, Stage
+from backlog.outcomes import Flag, Outcome, Reason
+from backlog.pacs import Pacs
+from worker import sr
+from worker.chunk import Attempt, Records
+from worker.process import Process
+from worker.sr_inputs import SOP_CLASSES, Predecessor
+from worker.sr_uids import series_uid
+
+#: What made the scores, as the reports name it.
+MODEL_NAME: Final = "densenet121-res224-all"
+MODEL_VERSION: Final = "torchxrayvision 1.5.7"
+
+#: How far the scores of a report that is already there may lie from ours: another engine's rounding.
+SAME_SCORE: Final = 5e-3
+
+
+def report(
+    process: Process, job: Job, attempt: Attempt, items: list[ReportItem]
+) -> tuple[Records, list[Any]]:
+    """Write one report for each scored image into its study."""
+    attempt.insist(lambda: process.check(job))
+    records, done = attempt.each(items, lambda item: _report(process, job, item))
+    for item, record in done:
+        record["attempts"] = attempt.claim.attempt
+        records[item["i"]] = record
+    return records, []
+
+
+def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
+    model = sr.Model(
+        name=MODEL_NAME, version=MODEL_VERSION, weights_sha256=job["weights"], meaningful=job["meaningful"]
+    )
+    options = sr.Options(language=job["language"], coding=job["coding"])
+    header = _header(process.pacs, item["instance"])
+    of = identity(read_header(header))
+    built = sr.build(
+        header,
+        item["scores"],
+        [Flag(name) for name in item["flags"]],
+        model=model,
+        options=options,
+        when=datetime.fromisoformat(job["when"]),
+        predecessor=_predecessor(process.pacs, job, of),
+    )
+    sr.check(
+        built.dicom,
+        study_instance_uid=of.study_instance_uid,
+        series_instance_uid=of.series_instance_uid,
+        sop_instance_uid=of.sop_instance_uid,
+        sop_class_uid=of.sop_class_uid,
+        scores=item["scores"],
+        model=model,
+        options=options,
+    )
+    stored = process.pacs.store(built.dicom)
+    held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else built.dicom
+    if held != built.dicom:
+        if not stored.already:
+            raise InstanceRejected(Reason.REPORT_CONFLICT, "the PACS changed the report while storing it")
+        _same_scores(sr.scores_of(held), item["scores"])
+    return {
+        "outcome": Outcome.REPORTED.value,
+        "stage": Stage.REPORT.value,
+        "instance": item["instance"],
+        "sop_instance_uid": of.sop_instance_uid,
+        "study_instance_uid": of.study_instance_uid,
+        "sr_sop_instance_uid": built.sop_instance_uid,
+        "sr_instance": stored.instance,
+        "sr_sha256": hashlib.sha256(held).hexdigest(),
+        "sr_ours": held == built.dicom,  # by an earlier run where it isn't: the run's time stands in it
+        "flags": sorted({*item["flags"], *(flag.value for flag in built.flags)}),
+        "scores": item["scores"],
+        "weights": job["weights"],
+        "meaningful": job["meaningful"],
+        "engine": job["engine"],
+    }
+
+
+def _header(pacs: Pacs, instance: str) -> bytes:
+    """Return a header; the whole file where it was cut too early, at a nested icon's pixel data."""
+    header = pacs.header(instance)
+    return header if "Rows" in read_header(header) else pacs.fetch(instance)
+
+
+def _predecessor(pacs: Pacs, job: Job, of: Identity) -> Predecessor | None:
+    """Return the report that the run's predecessor wrote of this image, if the PACS holds it."""
+    earlier = job.get("predecessor")
+    if earlier is None:
+        return None
+    model = sr.Model(MODEL_NAME, MODEL_VERSION, earlier["weights"], meaningful=earlier["meaningful"])
+    options = sr.Options(language=earlier["language"], coding=earlier["coding"])
+    found = Predecessor(
+        sop_class_uid=SOP_CLASSES[options.iod],
+        sop_instance_uid=sr.report_uid(of.sop_instance_uid, model, options),
+        series_instance_uid=series_uid(of.sop_instance_uid, model, options),
+        study_instance_uid=of.study_instance_uid,
+    )
+    report = replace(
+        of, series_instance_uid=found.series_instance_uid, sop_instance_uid=found.sop_instance_uid
+    )
+    return found if pacs.holds(report) else None
+
+
+def _same_scores(held: Sequence[float], ours: Sequence[float]) -> None:
+    """Take an earlier run's report of the same image and model for ours, unless it says something else.
+
+    Raises
+    ------
+    InstanceRejected
+        It does: a person has to decide which is right.
+    """
+    if len(held) != len(ours) or any(abs(a - b) > SAME_SCORE for a, b in zip(held, ours, strict=True)):
+        raise InstanceRejected(
+            Reason.REPORT_CONFLICT, "an earlier report under the same UID has other scores"
+        )

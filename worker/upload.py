@@ -1,0 +1,77 @@
+"""The upload stage: an entry of the source → an image in the PACS."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from backlog.archive import Archive
+from backlog.eligibility import Rules
+from backlog.errors import InstanceRejected
+from backlog.header import judged, read_header
+from backlog.messages import InferItem, Job, SourceSpec, UploadItem
+from backlog.outcomes import Reason
+from backlog.pacs import Pacs
+from worker.chunk import Attempt, Records
+from worker.process import Process, rules_of
+
+#: Most bytes of one input file: eight times the largest detector's image.
+MOST_BYTES: Final = 1 << 28
+
+
+def upload(
+    process: Process, job: Job, attempt: Attempt, items: list[UploadItem]
+) -> tuple[Records, list[InferItem]]:
+    """Store each entry of the source in the PACS; what is there already is as good."""
+    attempt.insist(lambda: process.check(job))
+    with _Opened(job["source"]) as read:
+        failed, done = attempt.each(
+            items, lambda item: _store(process.pacs, rules_of(job), read(item["entry"]))
+        )
+    return failed, [{"i": item["i"], "instance": instance} for item, instance in done]
+
+
+def _store(pacs: Pacs, rules: Rules, dicom: bytes) -> str:
+    """Store one file after a look at its header, which keeps from the PACS what could stop it (deep nesting does)."""
+    found = judged(read_header(dicom), rules)
+    if found.identity is None and found.rejection is not None:
+        raise found.rejection
+    stored = pacs.store(dicom)
+    if stored.already and pacs.fetch(stored.instance) != dicom:
+        raise InstanceRejected(
+            Reason.UID_CONFLICT, "the PACS holds another file under the same SOP Instance UID"
+        )
+    return stored.instance
+
+
+class _Opened:
+    """A function that reads one entry of a source."""
+
+    def __init__(self, source: SourceSpec) -> None:
+        self._source = source
+        self._archive: Archive | None = None
+
+    def __enter__(self) -> Callable[[int], bytes]:
+        if self._source["kind"] == "zip":
+            self._archive = archive = Archive(Path(self._source["path"]))
+            return lambda entry: archive.read(archive.member(entry), limit=MOST_BYTES)
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+    def _file(self, entry: int) -> bytes:
+        with Path(self._source["listing"]).open("rb") as listing:
+            listing.seek(entry)
+            name = listing.read(1 << 16).split(b"\0", 1)[0]
+        path = Path(self._source["path"]) / os.fsdecode(name)
+        try:
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size > MOST_BYTES:
+                    raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MOST_BYTES} bytes")
+                return file.read()
+        except OSError as error:
+            raise InstanceRejected(Reason.UNREADABLE, f"the file can't be read: {error.strerror}") from error
