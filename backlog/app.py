@@ -28,6 +28,7 @@ def make_app(settings: Settings, *, include: tuple[str, ...] = ()) -> Celery:
     include
         Modules with tasks; empty on the producer's side, which sends tasks by name and never imports them.
     """
+    _let_go_of_what_cannot_be_acknowledged()
     app = Celery("cxr-backlog", broker=settings.broker, include=list(include))
     app.conf.update(
         # JSON only: a pickle in a queue is code that a stranger runs here.
@@ -65,6 +66,33 @@ def make_app(settings: Settings, *, include: tuple[str, ...] = ()) -> Celery:
         broker_transport_options=_transport(),
     )
     return app
+
+
+def _let_go_of_what_cannot_be_acknowledged() -> None:
+    """Make a worker forget a message whose acknowledgement failed.
+
+    Celery logs such a failure and goes on, but kombu goes on counting the message against the prefetch limit: a
+    worker with one process never takes another message. Forgotten, the message comes back after the visibility
+    timeout, and its claim says that it is done. A chunk that couldn't be given back is sent again by reconcile.
+    """
+    from kombu.transport import redis as transport  # when a broker is at hand: 100 ms
+
+    class LettingGo(transport.QoS):
+        def ack(self, delivery_tag: str) -> None:
+            try:
+                super().ack(delivery_tag)
+            except Exception:
+                self._quick_ack(delivery_tag)
+                raise
+
+        def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # kombu's form
+            try:
+                super().reject(delivery_tag, requeue=requeue)
+            except Exception:
+                self._quick_ack(delivery_tag)
+                raise
+
+    transport.Channel.QoS = LettingGo
 
 
 def _transport() -> dict[str, Any]:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypedDict
 
 from backlog.outcomes import Flag, Reason
+from backlog.settings import Settings
 from backlog.vocabulary import (
     Body,
     View,
@@ -138,9 +139,19 @@ class Facts:
         )
 
 
+class RulesSpec(TypedDict):
+    """The rules as JSON."""
+
+    modalities: list[str]
+    laterals: bool
+    for_processing: bool
+    body_parts: list[str]
+    any_body_part: bool
+
+
 @dataclass(frozen=True)
 class Rules:
-    """What the settings may change."""
+    """What the settings may change. Travels in messages as :class:`RulesSpec`."""
 
     modalities: frozenset[str] = frozenset({"CR", "DX", "RG", "XR"})  #: modalities of a projection radiograph
     laterals: bool = False  #: score lateral and oblique views too
@@ -149,6 +160,42 @@ class Rules:
         frozenset()
     )  #: more values of Body Part Examined that mean the chest, in capitals
     any_body_part: bool = False  #: trust the source: do not ask for the chest
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Rules:
+        """Take the rules from the environment's settings."""
+        return cls(
+            modalities=_words(settings.modalities),
+            laterals=settings.laterals,
+            for_processing=settings.for_processing,
+            body_parts=_words(settings.body_parts),
+            any_body_part=settings.any_body_part,
+        )
+
+    @classmethod
+    def from_spec(cls, spec: RulesSpec) -> Rules:
+        """Take the rules from a message."""
+        return cls(
+            modalities=frozenset(spec["modalities"]),
+            laterals=spec["laterals"],
+            for_processing=spec["for_processing"],
+            body_parts=frozenset(spec["body_parts"]),
+            any_body_part=spec["any_body_part"],
+        )
+
+    def spec(self) -> RulesSpec:
+        """Return the rules as JSON can hold them."""
+        return {
+            "modalities": sorted(self.modalities),
+            "laterals": self.laterals,
+            "for_processing": self.for_processing,
+            "body_parts": sorted(self.body_parts),
+            "any_body_part": self.any_body_part,
+        }
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word.strip().upper() for word in text.split(",") if word.strip())
 
 
 def frame_count(text: str) -> int:

@@ -221,8 +221,9 @@ class Polite:
             return request()
 
 
-def politely(pacs: Pacs, claims: Claims, settings: Settings) -> Pacs:
-    """Return a PACS that a worker may use; a folder needs no manners."""
-    if not settings.pacs_url.startswith(("http://", "https://")):
+def politely(pacs: Pacs, settings: Settings) -> Pacs:
+    """Return the settings' PACS as a worker may use it. A folder needs no manners."""
+    if not settings.broker or not settings.pacs_url.startswith(("http://", "https://")):
         return pacs
+    claims = Claims(settings.broker)
     return Polite(pacs, Etiquette(claims, settings.pacs_url, most=settings.pacs_requests))

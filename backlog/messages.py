@@ -10,6 +10,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, Literal, NotRequired, TypedDict
 
+from backlog.eligibility import RulesSpec
+
 
 class Stage(IntEnum):
     """The stages of a chunk, in order. A chunk's stage is the one that it waits for."""
@@ -53,8 +55,7 @@ class Job(TypedDict):
     pacs: str  #: identity of the PACS that the run reads and writes; a worker at another refuses
     language: str
     coding: str
-    modalities: list[str]
-    laterals: bool
+    rules: RulesSpec  #: what is eligible
     weights: str  #: SHA-256 of the run's weights once known, so that no worker with others joins in
     meaningful: bool  #: False for seeded weights: every report says so
     engine: str  #: what scored this chunk; set by the infer task

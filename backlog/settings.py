@@ -69,6 +69,11 @@ class Settings:
     )
     modalities: str = _setting("CR,DX,RG,XR", "Modalities that may hold a chest radiograph, by comma.")
     laterals: bool = _setting(False, "Score lateral views too, though the model knows frontal ones.")
+    for_processing: bool = _setting(
+        False, "Score raw detector data (For Processing) too, though the model knows processed images."
+    )
+    body_parts: str = _setting("", "More values of Body Part Examined that mean the chest, by comma.")
+    any_body_part: bool = _setting(False, "Trust the source: score whatever the body part says.")
     chunk_size: int = _setting(32, "Most images in one message, 1 to 64.")
     window: int = _setting(0, "Most chunks in flight at a time. 0: eight per inference worker, at least 16.")
     lease_seconds: float = _setting(

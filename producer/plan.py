@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -81,7 +81,7 @@ def make_plan(word: str, settings: Settings, pacs: str, selection: Selection, sa
                     plan.by_listing[entry.reason] += 1
         waiting = plan.total - sum(plan.by_listing.values())
         step = max(1, waiting // sample) if sample else 1
-        rules = replace(Rules(), modalities=_modalities(settings), laterals=settings.laterals)
+        rules = Rules.from_settings(settings)
         at = 0
         for page in source.pages(""):
             for entry in page.entries:
@@ -91,10 +91,6 @@ def make_plan(word: str, settings: Settings, pacs: str, selection: Selection, sa
                     _look(plan, source, entry, rules)
                 at += 1
         return plan
-
-
-def _modalities(settings: Settings) -> frozenset[str]:
-    return frozenset(settings.modalities.upper().replace(" ", "").split(","))
 
 
 def _size(source: Source, entry: Entry) -> int:

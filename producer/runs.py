@@ -139,7 +139,7 @@ def make_source(word: str, settings: Settings, pacs: str, paths: Paths, selectio
     if word == "orthanc":
         if not pacs.startswith(("http://", "https://")):
             raise UsageError("the source 'orthanc' needs the address of one: --pacs http://… or CXR_PACS_URL")
-        chosen = Rules(modalities=_modalities(settings), laterals=settings.laterals)
+        chosen = Rules.from_settings(settings)
         return OrthancSource(
             Orthanc.from_settings(settings, pacs), chosen, selection.since, selection.modality, selection.study_date
         )
@@ -185,8 +185,8 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     ledger.close()
     now = datetime.now(UTC).replace(microsecond=0)
     job |= {"run": _name(now), "when": now.isoformat()}
-    job |= {"language": settings.language, "coding": settings.coding, "laterals": settings.laterals}
-    job["modalities"] = sorted(_modalities(settings))
+    job |= {"language": settings.language, "coding": settings.coding}
+    job["rules"] = Rules.from_settings(settings).spec()
     paths.out.mkdir(parents=True, exist_ok=True)
     replayed = [json.loads(item["ref"]) for item in items]
     Ledger.create(paths.ledger, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)}).close()
@@ -220,8 +220,7 @@ def create(word: str, settings: Settings, pacs: str, paths: Paths, selection: Se
         "pacs": "",
         "language": settings.language,
         "coding": settings.coding,
-        "modalities": sorted(_modalities(settings)),
-        "laterals": settings.laterals,
+        "rules": Rules.from_settings(settings).spec(),
         "weights": "",
         "meaningful": True,
         "engine": "",
@@ -237,10 +236,6 @@ def create(word: str, settings: Settings, pacs: str, paths: Paths, selection: Se
         "chunk_size": _chunk_size(settings, source.total, workers),
     }
     Ledger.create(paths.ledger, facts).close()
-
-
-def _modalities(settings: Settings) -> frozenset[str]:
-    return frozenset(word.strip().upper() for word in settings.modalities.split(",") if word.strip())
 
 
 def _chunk_size(settings: Settings, total: int | None, workers: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from backlog.eligibility import Rules
 from backlog.labels import LABELS
 from backlog.messages import ItemRecord, Stage, StageTime
 from backlog.outcomes import Outcome, Reason
@@ -71,8 +72,7 @@ def new_ledger(folder: Path, **facts: Any) -> Ledger:
         "pacs": "identity",
         "language": "en",
         "coding": "open",
-        "modalities": ["CR", "DX"],
-        "laterals": False,
+        "rules": Rules().spec(),
         "weights": "ab" * 32,
         "meaningful": facts.pop("meaningful", True),
         "engine": "",

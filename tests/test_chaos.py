@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from backlog.app import make_app
 from backlog.claims import Claim, Claims, Refusal
 from backlog.messages import Stage
 from backlog.outcomes import Outcome, Reason
+from backlog.settings import from_environment
 from tests.chaos import deaths
 from tests.chaos.account import Ending, settle
 from tests.chaos.images import Image, Kind, number_in, scores_for, squares
 from tests.chaos.table import Finding
 from tests.conftest import need
+from tests.servers import RedisServer
 from worker.resize import resize
 
 
@@ -138,3 +141,24 @@ def test_nobody_works_on_a_message_that_comes_back_after_the_run(redis_url: str)
     claims = Claims(redis_url)
     claims.drop("run")
     assert claims.claim("run", 0, Stage.UPLOAD, Stage.UPLOAD) is Refusal.CANCELLED
+
+
+@pytest.mark.parametrize("how", ["ack", "requeue"])
+def test_a_message_that_cannot_be_settled_takes_no_place(tmp_path: Path, how: str) -> None:
+    """Found: after a black hole between worker and Redis the worker never took another message."""
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    try:
+        app = make_app(from_environment({"CXR_REDIS_URL": server.url}))
+        app.send_task("upload", queue="upload")
+        with app.connection() as connection, connection.channel() as channel:
+            channel.basic_qos(0, 1, False)
+            message = channel.basic_get("upload")
+            assert not channel.qos.can_consume()
+            server.stop(9)
+            with pytest.raises(connection.connection_errors):
+                getattr(message, how)()
+            assert channel.qos.can_consume()
+            server.start()
+    finally:
+        server.stop()

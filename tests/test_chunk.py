@@ -21,6 +21,7 @@ from pydicom import dcmread
 
 from backlog.app import make_app
 from backlog.claims import Claim, Claims
+from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected, LostClaim, ServiceUnavailable, UsageError
 from backlog.log import LOGGER
 from backlog.messages import QUEUES, ItemRecord, Job, Stage
@@ -71,8 +72,7 @@ class Shop:
             "pacs": str(self.folder / "pacs"),
             "language": "en",
             "coding": "open",
-            "modalities": ["CR", "DX"],
-            "laterals": False,
+            "rules": Rules().spec(),
             "weights": "",
             "meaningful": True,
             "engine": "",

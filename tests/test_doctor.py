@@ -119,7 +119,7 @@ def test_a_redis_is_looked_at_closely(redis: RedisServer, tmp_path: Path) -> Non
     assert one(settings, tmp_path, "redis").mend == "set it to noeviction"
 
     redis.client.config_set("maxmemory-policy", "noeviction")
-    redis.client.config_set("maxmemory", str(int(redis.client.info()["used_memory"] * 1.1)))  # type: ignore[index]
+    redis.client.config_set("maxmemory", str(int(redis.client.info()["used_memory"] * 1.1)))
     assert one(settings, tmp_path, "redis").mend == "raise maxmemory"
 
 

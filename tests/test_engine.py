@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from backlog.errors import UsageError
+from backlog.labels import LABELS
 from tests.weights_fixture import densenet, seeded, weights_cache  # noqa: F401 - fixtures
 from worker import engine as module
 from worker.engine import CheckedEngine, Engine, load
-from backlog.labels import LABELS
 from worker.onnx_engine import OnnxForward
 from worker.weights import Weights, cached_export, export_name
 

@@ -217,7 +217,7 @@ def test_workers_ask_an_orthanc_politely_and_a_folder_plainly(
         orthanc.environment
         | {"CXR_PACS_URL": orthanc.url, "CXR_PACS_REQUESTS": "2", "CXR_REDIS_URL": redis_url}
     )
-    asked: Pacs = politely(connect(settings), Claims(redis_url), settings)
+    asked: Pacs = politely(connect(settings), settings)
     assert isinstance(asked, Polite)
     with ExitStack() as stack:
         stack.callback(asked.close)
@@ -226,5 +226,5 @@ def test_workers_ask_an_orthanc_politely_and_a_folder_plainly(
         assert asked.delete("0" * 8 + "-00000000" * 4) is False
         assert asked.etiquette.most == 2
         wait_until(lambda: redis_server.client.keys("cxr-pacs:*:places") == [], 5, "the place was given back")
-    plain = from_environment({"CXR_PACS_URL": "/some/folder"})
-    assert not isinstance(politely(connect(plain), Claims(redis_url), plain), Polite)
+    plain = from_environment({"CXR_PACS_URL": "/some/folder", "CXR_REDIS_URL": redis_url})
+    assert not isinstance(politely(connect(plain), plain), Polite)

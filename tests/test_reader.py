@@ -24,7 +24,7 @@ from worker.pixels import model_input
 from worker.reader import COMMAND, Picture, Reader, Unseen
 
 #: The real reader, but decoding an image of such a patient goes wrong as a codec's bug would.
-SABOTAGED = f"""
+SABOTAGED = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
 import worker.pixels, worker.reader
@@ -32,7 +32,7 @@ real = worker.pixels.model_input
 
 def sabotaged(dicom):
     dicom = bytes(dicom)
-    once = Path({{once!r}})
+    once = Path({once!r})
     if b"KILLED ONCE" in dicom and not once.exists():
         once.touch()
         os.kill(os.getpid(), signal.SIGKILL)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from celery import Celery
@@ -206,8 +207,8 @@ def work(
         return
     except (ServiceUnavailable, UsageError, OperationalError, Stopping) as error:
         if not isinstance(error, Stopping):
-            # The person sees the producer, not this log.
-            _give_back(lambda: claims.tell(job["run"], str(error)))  # called at once
+            trouble = str(error)  # for the producer to show: the person sees that, not this log
+            _give_back(partial(claims.tell, job["run"], trouble))
             _pause(error)
         _give_back(claim.release)
         raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None

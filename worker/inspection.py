@@ -31,8 +31,7 @@ def inspect(dicom: bytes, settings: Settings, picture: Path | None, *, score: bo
     found: dict[str, Any] = {"outcome": "would be reported", "reason": "", "detail": "", "flags": []}
     try:
         header = read_header(dicom)
-        modalities = frozenset(settings.modalities.upper().replace(" ", "").split(","))
-        rules = Rules(modalities=modalities, laterals=settings.laterals)
+        rules = Rules.from_settings(settings)
         judgement = judged(header, rules)
         known = judgement.facts
         if judgement.identity is not None:

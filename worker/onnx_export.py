@@ -21,8 +21,8 @@ import onnx
 import torch
 
 from backlog.errors import UsageError
-from worker.cache import write_atomically
 from backlog.labels import LABELS
+from worker.cache import write_atomically
 from worker.onnx_engine import OnnxForward
 from worker.torch_model import SIDE, Scorer, reference, sample_images
 from worker.weights import EXPORT_VERSION, Weights, export_name

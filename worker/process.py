@@ -37,7 +37,7 @@ class Process:
         """The PACS of this worker's settings."""
         if not self.settings.pacs_url:
             raise UsageError("CXR_PACS_URL is not set: this worker knows no PACS")
-        return politely(connect(self.settings), self.claims, self.settings)
+        return politely(connect(self.settings), self.settings)
 
     @cached_property
     def pacs_identity(self) -> str:
@@ -66,7 +66,7 @@ class Process:
         """Return the reader for a run's rules; one process, kept."""
         from worker.reader import Reader
 
-        rules = rules_of(job)
+        rules = Rules.from_spec(job["rules"])
         held: tuple[Rules, Reader] | None = self.__dict__.get("_reader")
         if held is None or held[0] != rules:
             if held is not None:
@@ -96,8 +96,3 @@ class Process:
         """
         if job["weights"] and job["weights"] != self.weights.sha256:
             raise UsageError("this worker's weights are not those that the run began with: see CXR_WEIGHTS")
-
-
-def rules_of(job: Job) -> Rules:
-    """Return the rules of eligibility that a run was begun with."""
-    return Rules(modalities=frozenset(job["modalities"]), laterals=job["laterals"])

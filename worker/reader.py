@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from backlog.claims import Claims
 from backlog.eligibility import Rules, flags
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.etiquette import politely
@@ -73,7 +72,7 @@ class Reader:
         self._command = command
         self._seconds = settings.item_seconds
         self._fetch_seconds = settings.pacs_seconds * 2 + 10
-        self._rules = {"modalities": sorted(rules.modalities), "laterals": rules.laterals}
+        self._rules = rules.spec()
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = bytearray()
 
@@ -131,7 +130,7 @@ class Reader:
             self.stop()
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             self._wait_until_ready()
-        request = "".join(json.dumps({"instance": instance} | self._rules) + "\n" for instance in instances)
+        request = "".join(json.dumps({"instance": instance, "rules": self._rules}) + "\n" for instance in instances)
         assert self._process.stdin is not None  # noqa: S101  # it was opened with a pipe
         try:
             self._process.stdin.write(request.encode())
@@ -211,7 +210,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
     _write(answers, {"state": "ready"})
     for line in requests:
         request = json.loads(line)
-        rules = Rules(modalities=frozenset(request["modalities"]), laterals=request["laterals"])
+        rules = Rules.from_spec(request["rules"])
         sop = study = ""
         try:
             dicom = pacs.fetch(request["instance"])
@@ -266,8 +265,7 @@ def main() -> None:
     os.dup2(nowhere, 2)
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    pacs = politely(connect(settings), Claims(settings.broker), settings)
-    serve(sys.stdin.buffer, answers, pacs)
+    serve(sys.stdin.buffer, answers, politely(connect(settings), settings))
 
 
 if __name__ == "__main__":

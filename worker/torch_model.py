@@ -21,8 +21,8 @@ import torchxrayvision as xrv
 from torch import nn
 
 from backlog.errors import UsageError
-from worker.cache import write_atomically
 from backlog.labels import LABELS
+from worker.cache import write_atomically
 from worker.weights import RELEASED_NAME, read_verified
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from backlog.messages import InferItem, Job, SourceSpec, UploadItem
 from backlog.outcomes import Reason
 from backlog.pacs import Pacs
 from worker.chunk import Attempt, Records
-from worker.process import Process, rules_of
+from worker.process import Process
 
 #: Most bytes of one input file: eight times the largest detector's image.
 MOST_BYTES: Final = 1 << 28
@@ -28,7 +28,7 @@ def upload(
     attempt.insist(lambda: process.check(job))
     with _Opened(job["source"]) as read:
         failed, done = attempt.each(
-            items, lambda item: _store(process.pacs, rules_of(job), read(item["entry"]))
+            items, lambda item: _store(process.pacs, Rules.from_spec(job["rules"]), read(item["entry"]))
         )
     return failed, [{"i": item["i"], "instance": instance} for item, instance in done]
 

@@ -21,6 +21,7 @@ import psutil
 
 from backlog.app import make_app
 from backlog.claims import Claims
+from backlog.eligibility import Rules
 from backlog.messages import Job, SourceSpec, Stage
 from backlog.outcomes import Outcome
 from backlog.settings import from_environment
@@ -189,8 +190,7 @@ def _produce(folder: Path, items: int, port: int, pids: list[int]) -> None:
         "pacs": "",
         "language": "en",
         "coding": "open",
-        "modalities": ["CR", "DX"],
-        "laterals": False,
+        "rules": Rules().spec(),
         "weights": "",
         "meaningful": True,
         "engine": "",
