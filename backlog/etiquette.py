@@ -61,6 +61,8 @@ end
 return 1
 """
 
+_LOOK: Final = "return {redis.call('GET', KEYS[2]) or ARGV[1], redis.call('ZCARD', KEYS[1])}"
+
 #: The limit halves once for one trouble, however many requests were under way in it.
 _CUT_MS: Final = 1000
 
@@ -98,6 +100,7 @@ class Etiquette:
         self._enter = claims.script(_ENTER)
         self._leave = claims.script(_LEAVE)
         self._renew = claims.script(_RENEW)
+        self._look = claims.script(_LOOK)
         self._held: set[str] = set()
         self._keeper: threading.Thread | None = None
         self._alone = threading.Lock()
@@ -134,6 +137,17 @@ class Etiquette:
             raise
         finally:
             self._give_back(place, verdict)
+
+    def now(self) -> tuple[float, int]:
+        """Return the limit as it stands, and how many places are taken; for the metrics.
+
+        Raises
+        ------
+        ServiceUnavailable, UsageError
+            Redis is away or refuses us.
+        """
+        limit, taken = self._look(self._keys[:2], [self.most])
+        return min(float(self.most), float(limit)), int(taken)
 
     def _wait_for(self, place: str) -> bool:
         """Take a place; False when there is no Redis to ask."""

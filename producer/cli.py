@@ -103,8 +103,23 @@ def plan(source: str, pacs: str | None, since: str, modality: str, study_date: s
 @_SINCE
 @_MODALITY
 @_STUDY_DATE
+@click.option("--read-back", is_flag=True, help="Read each report back after storing it, and compare.")
+@click.option(
+    "--predecessor",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="OUT",
+    help="An earlier run's folder: the new reports refer to its reports of the same images.",
+)
 def run(
-    source: str, pacs: str | None, out: Path | None, workers: int | None, since: str, modality: str, study_date: str
+    source: str,
+    pacs: str | None,
+    out: Path | None,
+    workers: int | None,
+    since: str,
+    modality: str,
+    study_date: str,
+    read_back: bool,
+    predecessor: Path | None,
 ) -> None:
     """Run the model over a backlog.
 
@@ -117,7 +132,17 @@ def run(
     out = (out or Path(f"cxr-run-{datetime.now():%Y%m%d-%H%M%S}")).absolute()  # noqa: DTZ005  # the person's clock
     paths = Paths(out)
     chosen = _selection(since, modality, study_date)
-    create(source, settings, pacs or settings.pacs_url or str(paths.pacs), paths, chosen, workers=workers or _cores())
+    address = pacs or settings.pacs_url or str(paths.pacs)
+    create(
+        source,
+        settings,
+        address,
+        paths,
+        chosen,
+        workers=workers or _cores(),
+        read_back=read_back,
+        predecessor=predecessor,
+    )
     _work(settings, paths)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from backlog.claims import Claims
+    from backlog.etiquette import Etiquette
     from backlog.pacs import Pacs
 
 #: Seconds between looks at Redis and the PACS.
@@ -36,6 +37,8 @@ class Seen:
     consumers: dict[str, int] | None = None
     pacs_seconds: float | None = None
     pacs_up: bool = False
+    pacs_limit: float | None = None
+    pacs_taken: int | None = None
 
 
 @dataclass
@@ -45,6 +48,7 @@ class Lookout:
     claims: Claims
     app: Celery
     pacs: Pacs
+    etiquette: Etiquette
     sent: Callable[[int], float | None]  #: when the producer sent a chunk, in seconds since 1970
     seen: Seen = field(init=False, default_factory=Seen)
     _over: threading.Event = field(init=False, default_factory=threading.Event)
@@ -80,6 +84,7 @@ class Lookout:
             seen.redis_used, seen.redis_most = int(info["used_memory"]), int(info["maxmemory"])
             seen.depths = self.claims.depths()
             seen.ages = self._ages(time.time())
+            seen.pacs_limit, seen.pacs_taken = self.etiquette.now()
         except BacklogError:
             pass  # away: its metrics are absent until it is back
 

@@ -83,7 +83,10 @@ class Metrics:
             self._stage_seconds.labels(stage)
             self._stage_images.labels(stage)
             self._stage_attempts.labels(stage)
-        self._lookout = Lookout(self.claims, self.app, self.pacs, self._sent)
+        from backlog.etiquette import Etiquette
+
+        manners = Etiquette(self.claims, str(self.ledger.fact("pacs")), most=self.settings.pacs_requests)
+        self._lookout = Lookout(self.claims, self.app, self.pacs, manners, self._sent)
         self.registry.register(self)
 
     def __enter__(self) -> Metrics:
@@ -215,4 +218,8 @@ class Metrics:
         yield from gauge(
             "cxr_pacs_seconds", "How long the PACS took for a small question.", seen.pacs_seconds
         )
-        yield from gauge("cxr_pacs_requests_limit", "CXR_PACS_REQUESTS.", self.settings.pacs_requests)
+        yield from gauge("cxr_pacs_requests", "Requests that workers have under way there.", seen.pacs_taken)
+        yield from gauge(
+            "cxr_pacs_requests_limit", "Most of them at a time, as it stands now.", seen.pacs_limit
+        )
+        yield from gauge("cxr_pacs_requests_most", "CXR_PACS_REQUESTS.", self.settings.pacs_requests)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backlog.eligibility import Rules
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
-from backlog.messages import Job
+from backlog.messages import Job, PredecessorSpec
 from backlog.orthanc import Orthanc
 from backlog.outcomes import Outcome
 from backlog.pacs import connect
@@ -197,7 +197,17 @@ def _name(now: datetime) -> str:
     return f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
 
 
-def create(word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection, *, workers: int) -> None:
+def create(
+    word: str,
+    settings: Settings,
+    pacs: str,
+    paths: Paths,
+    selection: Selection,
+    *,
+    workers: int,
+    read_back: bool = False,
+    predecessor: Path | None = None,
+) -> None:
     """Make a run's folder and ledger; nothing is sent yet.
 
     Raises
@@ -224,7 +234,10 @@ def create(word: str, settings: Settings, pacs: str, paths: Paths, selection: Se
         "weights": "",
         "meaningful": True,
         "engine": "",
+        "read_back": read_back,
     }
+    if predecessor is not None:
+        job["predecessor"] = _predecessor(predecessor)
     facts: dict[str, Any] = {
         "job": job,
         # The run may be gone on with, or verified, from another folder.
@@ -236,6 +249,27 @@ def create(word: str, settings: Settings, pacs: str, paths: Paths, selection: Se
         "chunk_size": _chunk_size(settings, source.total, workers),
     }
     Ledger.create(paths.ledger, facts).close()
+
+
+def _predecessor(out: Path) -> PredecessorSpec:
+    """Return which reports an earlier run wrote.
+
+    Raises
+    ------
+    UsageError
+        It wrote none yet.
+    """
+    ledger = open_ledger(out)
+    earlier: Job = ledger.fact("job")
+    ledger.close()
+    if not earlier["weights"]:
+        raise UsageError(f"{out}: this run has scored nothing yet, so nothing can refer to it")
+    return {
+        "weights": earlier["weights"],
+        "meaningful": earlier["meaningful"],
+        "language": earlier["language"],
+        "coding": earlier["coding"],
+    }
 
 
 def _chunk_size(settings: Settings, total: int | None, workers: int) -> int:

@@ -103,7 +103,7 @@ def test_items_are_counted_by_outcome_reason_and_stage(metrics: Metrics, ledger:
         "cxr_chunks_resent_total": 1,
         "cxr_run_paused": 1,
         "cxr_run_waiting": 0,
-        "cxr_pacs_requests_limit": 8,
+        "cxr_pacs_requests_most": 8,
     }.items():
         assert value(text, series) == right, series
     assert f'run="{RUN}"' in text
@@ -207,6 +207,18 @@ def test_a_pacs_that_is_away_is_down(ledger: Ledger, redis_url: str, tmp_path: P
         wait_until(lambda: value(scrape(metrics), "cxr_redis_memory_bytes"))
         assert value(scrape(metrics), "cxr_pacs_up") == 0
         assert value(scrape(metrics), "cxr_pacs_seconds") is None
+
+
+def test_the_limit_at_the_pacs_is_the_one_that_the_workers_keep_to(metrics: Metrics, ledger: Ledger) -> None:
+    from backlog.etiquette import Etiquette
+
+    wait_until(lambda: value(scrape(metrics), "cxr_pacs_requests_limit") == 8)
+    worker = Etiquette(metrics.claims, str(ledger.fact("pacs")), most=8)
+    with pytest.raises(OSError, match="reset"), worker.turn("fetch"):
+        wait_until(lambda: value(scrape(metrics), "cxr_pacs_requests") == 1)
+        raise OSError("connection reset")
+    wait_until(lambda: value(scrape(metrics), "cxr_pacs_requests_limit") == 4)
+    assert value(scrape(metrics), "cxr_pacs_requests") == 0
 
 
 def test_a_port_that_is_taken_and_a_missing_library_are_said(

@@ -53,7 +53,7 @@ def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
         model=model,
         options=options,
         when=datetime.fromisoformat(job["when"]),
-        predecessor=_predecessor(process.pacs, job, of),
+        predecessor=_predecessor(process.pacs, job, of, sr.report_uid(of.sop_instance_uid, model, options)),
     )
     sr.check(
         built.dicom,
@@ -95,8 +95,8 @@ def _header(pacs: Pacs, instance: str) -> bytes:
     return header if "Rows" in read_header(header) else pacs.fetch(instance)
 
 
-def _predecessor(pacs: Pacs, job: Job, of: Identity) -> Predecessor | None:
-    """Return the report that the run's predecessor wrote of this image, if the PACS holds it."""
+def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | None:
+    """Return the report that the run's predecessor wrote of this image, if the PACS holds it and it isn't our own."""
     earlier = job.get("predecessor")
     if earlier is None:
         return None
@@ -111,7 +111,7 @@ def _predecessor(pacs: Pacs, job: Job, of: Identity) -> Predecessor | None:
     report = replace(
         of, series_instance_uid=found.series_instance_uid, sop_instance_uid=found.sop_instance_uid
     )
-    return found if pacs.holds(report) else None
+    return found if pacs.holds(report) and found.sop_instance_uid != own else None
 
 
 def _same_scores(held: Sequence[float], ours: Sequence[float]) -> None:
