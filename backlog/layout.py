@@ -189,7 +189,50 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Layout
         else:
             if value + length > end:
                 raise InstanceRejected(Reason.NOT_DICOM, "an element runs past the end")
+            if depth + _nesting(body[value : value + length], implicit or vr == b"UN", little) > MOST_DEPTH:
+                raise InstanceRejected(Reason.NOT_DICOM, f"sequences nested over {MOST_DEPTH} levels")
             at = value + length
     if depth:
         raise InstanceRejected(Reason.NOT_DICOM, "a sequence has no end")
     return layout(end, b"", -1, 0, 0)
+
+
+def _nesting(value: memoryview, implicit: bool, little: bool) -> int:
+    """Return how deep sequences and items lie in a value of defined length; 0 for one that is no sequence.
+
+    The walk above steps over such a value, but a PACS goes down into it, each level on its stack: Orthanc dies of a
+    few hundred. What is malformed inside ends the look and is nobody's fault yet.
+    """
+    tag_of = struct.Struct("<HH" if little else ">HH").unpack_from
+    long_of = struct.Struct("<I" if little else ">I").unpack_from
+    short_of = struct.Struct("<H" if little else ">H").unpack_from
+    at, end, deepest = 0, len(value), 0
+    open_until: list[int] = []  # where what is open ends; the value's end for an undefined length
+    if end < 8 or tag_of(value, 0) != (0xFFFE, 0xE000):
+        return 0
+    while at + 8 <= end and deepest <= MOST_DEPTH:
+        while open_until and at >= open_until[-1]:
+            open_until.pop()
+        group, element = tag_of(value, at)
+        tag = group << 16 | element
+        vr = bytes(value[at + 4 : at + 6])
+        if group == 0xFFFE or implicit:
+            length, start = long_of(value, at + 4)[0], at + 8
+        elif vr in _LONG_VRS and at + 12 <= end:
+            length, start = long_of(value, at + 8)[0], at + 12
+        elif vr in _SHORT_VRS:
+            length, start = short_of(value, at + 6)[0], at + 8
+        else:
+            break
+        holds_items = start + 4 <= end and tag_of(value, start) == (0xFFFE, 0xE000)
+        if tag in (_ITEM_END, _SEQUENCE_END):
+            if open_until:
+                open_until.pop()
+            at = start
+        elif tag == _ITEM or length == _UNDEFINED or holds_items:
+            open_until.append(end if length == _UNDEFINED else min(end, start + length))
+            deepest = max(deepest, len(open_until))
+            at = start
+        else:
+            at = start + length
+    return deepest

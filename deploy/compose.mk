@@ -8,7 +8,7 @@ N ?= 1
 env: ## Write .env with random passwords, and the folders inbox, out and models
 	@sh deploy/env.sh
 
-model: ## Fetch, verify and export the weights into models
+model: environment ## Fetch, verify and export the weights into models
 	@sh deploy/model.sh $(PYTHON)
 
 up: ## Build and start the stack; N=4 starts four inference workers
@@ -18,5 +18,6 @@ down: ## Stop the stack and a running producer; its volumes, runs and reports st
 	$(COMPOSE) --profile '*' down --remove-orphans
 
 compose-test: ## Bring up a stack of its own and try it; needs a Docker Engine with Compose v2
+	@scripts/environment dev
 	$(PYTHON) -m pytest tests/compose/check_stack.py tests/compose/check_flower.py \
 	  tests/compose/check_tls.py

@@ -149,6 +149,15 @@ def test_a_torn_end_is_written_again(ledger: Ledger, path: Path, cut: int) -> No
     assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("rest", [b'{"seq":41,"time":"2026', bytes(5000)])
+def test_what_a_crash_left_behind_the_last_line_is_cut_off(ledger: Ledger, path: Path, rest: bytes) -> None:
+    written(ledger, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + rest)
+    written(ledger, path)
+    assert path.read_bytes() == whole
+
+
 def test_blocks_of_zeros_at_the_end_as_a_power_cut_leaves_them_are_written_again(
     ledger: Ledger, path: Path
 ) -> None:
