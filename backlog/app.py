@@ -42,7 +42,7 @@ def make_app(settings: Settings, *, include: tuple[str, ...] = ()) -> Celery:
         task_reject_on_worker_lost=True,
         task_time_limit=HARD_LIMIT_SECONDS,
         # Each stage scales alone: its own queue.
-        task_queues=[Queue(name) for name in QUEUES.values()],
+        task_queues=[Queue(name, routing_key=name) for name in QUEUES.values()],
         task_routes={TASKS[stage]: {"queue": QUEUES[stage]} for stage in TASKS},
         task_default_queue=QUEUES[Stage.UPLOAD],
         # The default gives up after 100 tries; a backlog runs for days.

@@ -242,9 +242,11 @@ def demo(out: Path | None, count: int) -> None:
     """
     from dataclasses import replace
 
-    from producer.embedded import prepare_model
+    from producer.embedded import need_worker, prepare_model
     from producer.runs import Paths, Selection, create
     from producer.synthetic import write_backlog
+
+    need_worker()
 
     settings = _settings()
     if settings.redis_url:

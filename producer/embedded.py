@@ -52,14 +52,21 @@ def prepare_model(**settings: str) -> dict[str, Any]:
     return ask_worker("worker.prepare", **settings)
 
 
+def need_worker() -> None:
+    """Raise UsageError where only the producer is installed, as in its container."""
+    if importlib.util.find_spec("numpy") is None:
+        raise UsageError("no worker is installed here, only the producer: install cxr-backlog[all]")
+
+
 def ask_worker(module: str, *arguments: str, **settings: str) -> dict[str, Any]:
     """Run a module of the worker's in a process of its own and return the JSON object that it prints.
 
     Raises
     ------
     UsageError
-        It said what the person has to change, and ended with 2.
+        It said what the person has to change, and ended with 2; or no worker is installed here.
     """
+    need_worker()
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         env=child_environment(**settings),

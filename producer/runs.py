@@ -381,7 +381,9 @@ def _dispatch(
             metrics.follow(dispatcher)
         dispatcher.run()
     if dispatcher.progress.done:
-        claims.drop(job["run"])
+        # The run is complete, whether Redis is there to hear it or not; what it holds of the run expires there.
+        with suppress(ServiceUnavailable):
+            claims.drop(job["run"])
     elif paths.cancel.exists():
         claims.set_state(job["run"], "cancelled")
 
