@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from types import TracebackType
 from typing import Any, Final, Self, cast
 
 import redis
@@ -161,7 +160,9 @@ class Messages:
     """The chunks of a run that have a message."""
 
     waiting: frozenset[int]  #: in a queue
-    taken: frozenset[int]  #: with a worker, not acknowledged; stays so for an hour when that worker was killed
+    taken: frozenset[
+        int
+    ]  #: with a worker, not acknowledged; stays so for an hour when that worker was killed
 
 
 def _chunks(run: str, messages: Iterable[dict[str, Any]]) -> frozenset[int]:
@@ -174,7 +175,9 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise UsageError("Redis refuses the user or the password: see CXR_REDIS_URL and CXR_REDIS_PASSWORD") from error
+        raise UsageError(
+            "Redis refuses the user or the password: see CXR_REDIS_URL and CXR_REDIS_PASSWORD"
+        ) from error
     except (redis.OutOfMemoryError, redis.ReadOnlyError) as error:
         raise StorageFull(f"Redis takes no writes: {error}") from error
     except redis.ResponseError as error:
@@ -194,7 +197,9 @@ class Claims:
         more: dict[str, Any] = {} if "socket" in url else {"socket_keepalive": True}
         try:
             self.client = redis.Redis.from_url(
-                url.replace("redis+socket://", "unix://", 1),  # Celery's and redis-py's names for the same thing
+                url.replace(
+                    "redis+socket://", "unix://", 1
+                ),  # Celery's and redis-py's names for the same thing
                 decode_responses=True,
                 socket_timeout=10,
                 socket_connect_timeout=5,
@@ -205,7 +210,8 @@ class Claims:
             raise UsageError("CXR_REDIS_URL is no address of a Redis: redis://host:6379/0") from error
         self.lease_ms = int(lease_seconds * 1000)
         self._claim, self._renew, self._crumb, self._finish, self._release, self._fail, self._restart = (
-            self.client.register_script(text) for text in (_CLAIM, _RENEW, _CRUMB, _FINISH, _RELEASE, _FAIL, _RESTART)
+            self.client.register_script(text)
+            for text in (_CLAIM, _RENEW, _CRUMB, _FINISH, _RELEASE, _FAIL, _RESTART)
         )
 
     # -- a worker's side ---------------------------------------------------------------------------------------
@@ -234,7 +240,16 @@ class Claims:
         with _translated():
             answer = self._claim(
                 keys=[f"cxr:{run}", f"cxr:{run}:done", f"cxr:{run}:c:{chunk}"],
-                args=[chunk, stage.value, first.value, self.lease_ms, owner, MOST_DEATHS, _dump(killed), KEEP_SECONDS],
+                args=[
+                    chunk,
+                    stage.value,
+                    first.value,
+                    self.lease_ms,
+                    owner,
+                    MOST_DEATHS,
+                    _dump(killed),
+                    KEEP_SECONDS,
+                ],
             )
         if answer[0] != "run":
             return Refusal(answer[0])
@@ -269,7 +284,8 @@ class Claims:
         """Return how long each stage of a chunk took, of those that have ended."""
         with _translated():
             fields = self.client.hmget(f"cxr:{run}:c:{chunk}", [f"t:{stage.value}" for stage in TASKS])
-        return {stage: json.loads(text) for stage, text in zip(TASKS, cast("list[str | None]", fields), strict=True) if text}
+        held = zip(TASKS, cast("list[str | None]", fields), strict=True)
+        return {stage: json.loads(text) for stage, text in held if text}
 
     def forget(self, run: str, chunks: Iterable[int]) -> None:
         """Mark chunks as harvested and delete their claims. Call after the ledger has them."""
@@ -314,13 +330,14 @@ class Claims:
             return dict(zip(QUEUES.values(), pipe.execute(), strict=True))
 
     def oldest(self) -> dict[str, tuple[str, int, Stage]]:
-        """Return the run, chunk and stage of the message that waits longest in each queue that isn't empty."""
+        """Return run, chunk and stage of the message that waits longest, for each queue that has one."""
         with _translated():
             pipe = self.client.pipeline(transaction=False)
             for queue in QUEUES.values():
                 pipe.lindex(queue, -1)  # kombu pushes at the left
             answers = pipe.execute()
-        heads = {queue: json.loads(text)["headers"] for queue, text in zip(QUEUES.values(), answers, strict=True) if text}
+        held = zip(QUEUES.values(), answers, strict=True)
+        heads = {queue: json.loads(text)["headers"] for queue, text in held if text}
         found = {queue: parse_task_id(head.get("id", "")) for queue, head in heads.items()}
         return {queue: task for queue, task in found.items() if task}
 
@@ -397,7 +414,7 @@ class Claim:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         if self._thread is not None:
             self._thread.join(timeout=15)
@@ -440,7 +457,8 @@ class Claim:
         LostClaim
             The chunk is another worker's; nothing was changed.
         """
-        spent = {"ms": round(1000 * (time.monotonic() - self._began)), "items": items, "attempt": self.attempt}
+        ms = round(1000 * (time.monotonic() - self._began))
+        spent = {"ms": ms, "items": items, "attempt": self.attempt}
         args: list[Any] = [self.owner, following.value, self.stage.value, json.dumps(spent)]
         for i, record in records.items():
             args += [i, _dump(record)]

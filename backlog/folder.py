@@ -79,7 +79,7 @@ class Folder:
         return True
 
     def holders(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # the name says which instance it is
-        """Return 1 when the instance is there, else 0: a name is its instance's identifiers, so it can't be there twice."""
+        """Return 1 when the instance is there, else 0: its name is its identifiers, so it can't be there twice."""
         with _translated(self.root):
             return int(self._path(instance).exists())
 

@@ -200,8 +200,8 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Layout
 def _nesting(value: memoryview, implicit: bool, little: bool) -> int:
     """Return how deep sequences and items lie in a value of defined length; 0 for one that is no sequence.
 
-    The walk above steps over such a value, but a PACS goes down into it, each level on its stack: Orthanc dies of a
-    few hundred. What is malformed inside ends the look and is nobody's fault yet.
+    The walk above steps over such a value, but a PACS goes down into it, each level on its stack: Orthanc
+    1.10 dies of three hundred. What is malformed inside ends the look and is nobody's fault yet.
     """
     tag_of = struct.Struct("<HH" if little else ">HH").unpack_from
     long_of = struct.Struct("<I" if little else ">I").unpack_from

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -32,6 +33,12 @@ _BAD_FILE_FORMAT: Final = 15
 _INEXISTENT_TAG: Final = 21
 _FULL_STORAGE: Final = 11
 
+_NO_ADDRESS: Final = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+)
+
 #: Files up to this size are read whole for their header: a kept connection is worth more than the bytes.
 _SMALL: Final = 1 << 20
 _STEP: Final = 1 << 16
@@ -50,6 +57,10 @@ class Orthanc:
         storage: Path | None = None,
         seconds: float = 60.0,
     ) -> None:
+        if "@" in urlsplit(url).netloc:
+            raise UsageError(
+                "the PACS's user and password belong in CXR_PACS_USERNAME and CXR_PACS_PASSWORD, not in its address"
+            )
         self.url = url.rstrip("/")
         self.storage = storage
         self._timeout = (min(5.0, seconds), seconds)
@@ -226,7 +237,9 @@ class Orthanc:
 
 def _error(url: str, method: str, http: int, status: int) -> Exception:
     if http in (401, 403):
-        return UsageError(f"the PACS at {url} refuses the user or the password: see CXR_PACS_USERNAME, CXR_PACS_PASSWORD")
+        return UsageError(
+            f"the PACS at {url} refuses the user or the password: see CXR_PACS_USERNAME, CXR_PACS_PASSWORD"
+        )
     if status == _FULL_STORAGE or http == 507:
         return StorageFull(f"the PACS at {url} has no room left")
     if http == 404 and method == "POST" and status in (_INEXISTENT_TAG, 0):
@@ -254,7 +267,7 @@ def _translated(url: str) -> Iterator[None]:
         yield
     except requests.exceptions.SSLError as error:
         raise UsageError(f"the certificate of the PACS at {url} is not trusted: see CXR_PACS_CA") from error
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema) as error:
+    except _NO_ADDRESS as error:
         raise UsageError(f"{url!r} is no address of a PACS") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise ServiceUnavailable(f"the PACS at {url} is away: {error.__class__.__name__}") from error

@@ -77,7 +77,11 @@ def system(arguments: list[str], orthanc: OrthancServer, **settings: str) -> flo
         environment |= {"CXR_WEIGHTS": "seeded"} | orthanc.environment | settings
         command = [str(Path(sys.executable).with_name("cxr-backlog")), "run", *arguments]
         done = subprocess.run(
-            [*command, "--pacs", orthanc.url, "--out", str(out)], env=environment, capture_output=True, text=True, check=False
+            [*command, "--pacs", orthanc.url, "--out", str(out)],
+            env=environment,
+            capture_output=True,
+            check=False,
+            text=True,
         )
         if done.returncode != 0:
             raise SystemExit(f"the run failed:\n{done.stdout}\n{done.stderr}")
@@ -99,7 +103,9 @@ def bare_forward(count: int) -> float:
     """Return images per second of the exported model alone, one process and all cores."""
     kept = Path.home() / ".cache" / "cxr-backlog"
     threads = os.cpu_count() or 1
-    engine = load(locate("seeded", "", kept, download=False), engine="onnxruntime", cache=kept, threads=threads)
+    engine = load(
+        locate("seeded", "", kept, download=False), engine="onnxruntime", cache=kept, threads=threads
+    )
     image = np.zeros((1, 1, 224, 224), np.float32)
     engine.scores(image)
     started = time.perf_counter()
@@ -112,7 +118,13 @@ def measure(count: int = 200, serial_count: int = 12, rounds: int = 3) -> None:
     """Measure all ways and print the table."""
     ways = {
         name: Way(name)
-        for name in ("serial loop", "zip to reports", "Orthanc to reports, storage", "Orthanc to reports, REST", "bare forward")
+        for name in (
+            "serial loop",
+            "zip to reports",
+            "Orthanc to reports, storage",
+            "Orthanc to reports, REST",
+            "bare forward",
+        )
     }
     stages: dict[str, float] = {}
     with TemporaryDirectory(prefix="cxr-bench-") as name:
@@ -127,7 +139,9 @@ def measure(count: int = 200, serial_count: int = 12, rounds: int = 3) -> None:
                     "bare forward": bare_forward(10 if turn < 0 else 100),
                     "zip to reports": system([str(folder / "system.zip")], orthanc),
                     # Another language is another report: nothing is there already.
-                    "Orthanc to reports, storage": system(["orthanc"], orthanc, CXR_LANGUAGE="pt-BR", **storage),
+                    "Orthanc to reports, storage": system(
+                        ["orthanc"], orthanc, CXR_LANGUAGE="pt-BR", **storage
+                    ),
                     "Orthanc to reports, REST": system(["orthanc"], orthanc, CXR_CODING="snomed"),
                 }
                 serial = Serial(orthanc.url, orthanc.username, orthanc.password)
@@ -141,7 +155,10 @@ def measure(count: int = 200, serial_count: int = 12, rounds: int = 3) -> None:
                         ways[key].rates.append(rate)
                     for key, seconds in serial.stages.items():
                         stages[key] = stages.get(key, 0.0) + seconds / len(contents) / rounds
-            print(f"  round {turn + 1}: " + ", ".join(f"{key} {rate:.2f}/s" for key, rate in rates.items()), flush=True)
+            print(
+                f"  round {turn + 1}: " + ", ".join(f"{key} {rate:.2f}/s" for key, rate in rates.items()),
+                flush=True,
+            )
     serial_rate, forward_rate = ways["serial loop"].median, ways["bare forward"].median
     print(f"\n{COLUMNS} × {ROWS}, {BITS} bit, {count} images a run, {rounds} rounds, {os.cpu_count()} cores")
     print(f"{'':<30}{'images/s':>9}  {'spread':<18}{'× serial':>9}{'× forward':>10}")
@@ -150,7 +167,10 @@ def measure(count: int = 200, serial_count: int = 12, rounds: int = 3) -> None:
             f"{way.name:<30}{way.median:>9.2f}  {way.spread:<18}"
             f"{way.median / serial_rate:>9.2f}{way.median / forward_rate:>10.2f}"
         )
-    print("serial loop by stage, ms: " + ", ".join(f"{key} {1000 * seconds:.0f}" for key, seconds in stages.items()))
+    print(
+        "serial loop by stage, ms: "
+        + ", ".join(f"{key} {1000 * seconds:.0f}" for key, seconds in stages.items())
+    )
 
 
 if __name__ == "__main__":

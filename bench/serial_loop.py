@@ -28,9 +28,13 @@ class Serial:
         self.session.auth = (username, password)
         torch.manual_seed(0)
         # The released architecture; its weights' values don't change the time.
-        self.model = xrv.models.DenseNet(num_classes=18, in_channels=1, growth_rate=32, block_config=(6, 12, 24, 16), num_init_features=64)
+        self.model = xrv.models.DenseNet(
+            num_classes=18, in_channels=1, growth_rate=32, block_config=(6, 12, 24, 16), num_init_features=64
+        )
         self.model.eval()
-        self.transform = torchvision.transforms.Compose([xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(224)])
+        self.transform = torchvision.transforms.Compose(
+            [xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(224)]
+        )
         self.stages: dict[str, float] = {}
 
     def _timed(self, name: str, work: Callable[[], Any]) -> Any:
@@ -41,8 +45,12 @@ class Serial:
 
     def one(self, content: bytes) -> None:
         """Do all of it for one image."""
-        stored = self._timed("upload", lambda: self.session.post(f"{self.url}/instances", data=content).json())
-        file = self._timed("download", lambda: self.session.get(f"{self.url}/instances/{stored['ID']}/file").content)
+        stored = self._timed(
+            "upload", lambda: self.session.post(f"{self.url}/instances", data=content).json()
+        )
+        file = self._timed(
+            "download", lambda: self.session.get(f"{self.url}/instances/{stored['ID']}/file").content
+        )
         image = self._timed("read and resize", lambda: self._read(file))
         scores = self._timed("forward", lambda: self._forward(image))
         report = self._timed("report", lambda: self._report(file, scores))

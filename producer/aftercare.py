@@ -54,7 +54,9 @@ def verify(ledger: Ledger, pacs: Pacs) -> Verification:
             return number, "missing"
         if hashlib.sha256(held).hexdigest() != item["sr_sha256"]:
             return number, "different"
-        return number, "right" if pacs.holders(item["sr_sop_instance_uid"], item["sr_instance"]) == 1 else "twice"
+        return number, "right" if pacs.holders(
+            item["sr_sop_instance_uid"], item["sr_instance"]
+        ) == 1 else "twice"
 
     with ThreadPoolExecutor(_ABREAST) as pool:
         for batch in _batches(ledger):

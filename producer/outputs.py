@@ -82,7 +82,9 @@ def write_parquet(ledger: Ledger, path: Path) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StorageFull(f"{path}: can't be written ({error.strerror or error.__class__.__name__})") from error
+        raise StorageFull(
+            f"{path}: can't be written ({error.strerror or error.__class__.__name__})"
+        ) from error
 
 
 WRITERS: Final = {"csv": write_scores, "jsonl": write_jsonl, "parquet": write_parquet}

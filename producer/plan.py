@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -53,7 +52,9 @@ class Plan:
 
     def quarantined(self) -> dict[Reason, int]:
         """Return how many items would be quarantined, by reason, as far as headers tell."""
-        return {reason: count for reason, count in self._all().items() if reason.outcome is Outcome.QUARANTINED}
+        return {
+            reason: count for reason, count in self._all().items() if reason.outcome is Outcome.QUARANTINED
+        }
 
     def _all(self) -> Counter[Reason]:
         found = Counter(self.by_listing)
@@ -96,7 +97,7 @@ def make_plan(word: str, settings: Settings, pacs: str, selection: Selection, sa
 def _size(source: Source, entry: Entry) -> int:
     if isinstance(source, Folder):
         try:
-            return os.stat(source.path / source.name(entry.ref)).st_size
+            return (source.path / source.name(entry.ref)).stat().st_size
         except OSError:
             return 0
     return entry.size

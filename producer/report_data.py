@@ -24,8 +24,8 @@ _BARS: Final = 40
 _WIDTHS: Final = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 604800)
 
 #: Items listed for each reason, and studies listed: the page stays readable, the commands list them all.
-MOST_ITEMS: Final = 100
-MOST_STUDIES: Final = 200
+MOST_ITEMS: Final = 50
+MOST_STUDIES: Final = 100
 
 #: Packages whose versions the page gives.
 _PACKAGES: Final = (

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,10 +141,16 @@ def make_source(word: str, settings: Settings, pacs: str, paths: Paths, selectio
             raise UsageError("the source 'orthanc' needs the address of one: --pacs http://… or CXR_PACS_URL")
         chosen = Rules.from_settings(settings)
         return OrthancSource(
-            Orthanc.from_settings(settings, pacs), chosen, selection.since, selection.modality, selection.study_date
+            Orthanc.from_settings(settings, pacs),
+            chosen,
+            selection.since,
+            selection.modality,
+            selection.study_date,
         )
     if selection != Selection():
-        raise UsageError("--since, --modality and --study-date select from an Orthanc; a zip or a folder is taken whole")
+        raise UsageError(
+            "--since, --modality and --study-date select from an Orthanc; a zip or a folder is taken whole"
+        )
     path = Path(word)
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
@@ -159,7 +165,9 @@ def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
     """Return the source of a run, as its ledger knows it."""
     job: Job = ledger.fact("job")
     if job["source"]["listing"]:
-        paths = Paths(Path(job["source"]["listing"]).parent)  # a replay reads the listing of the run that it repeats
+        paths = Paths(
+            Path(job["source"]["listing"]).parent
+        )  # a replay reads the listing of the run that it repeats
     selection = Selection(**ledger.fact("selection"))
     source = make_source(str(ledger.fact("word")), settings, str(ledger.fact("pacs")), paths, selection)
     replayed = ledger.fact("replayed")
@@ -179,7 +187,8 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     ledger = open_ledger(of.out)
     items = [item for item in ledger.items(Outcome.QUARANTINED) if not reasons or item["reason"] in reasons]
     if not items:
-        raise UsageError(f"{of.out}: nothing is quarantined" + (f" for {', '.join(sorted(reasons))}" if reasons else ""))
+        of_kind = f" for {', '.join(sorted(reasons))}" if reasons else ""
+        raise UsageError(f"{of.out}: nothing is quarantined{of_kind}")
     facts = {key: ledger.fact(key) for key in ("word", "pacs", "selection", "model", "workers", "chunk_size")}
     job: Job = ledger.fact("job")
     ledger.close()
@@ -302,9 +311,16 @@ def go_on(
     UsageError
         Something has to be changed first: a wrong password, missing weights, a second producer.
     """
-    with _only_producer(paths), _ledger(paths) as ledger, Audit(ledger, paths.audit) as audit, _stopper() as stopping:
+    with (
+        _only_producer(paths),
+        _ledger(paths) as ledger,
+        Audit(ledger, paths.audit) as audit,
+        _stopper() as stopping,
+    ):
         if audit.damaged:
-            say(f"The audit was damaged. It goes on from its last sound line; the rest is kept in {audit.damaged}")
+            say(
+                f"The audit was damaged. It goes on from its last sound line; the rest is kept in {audit.damaged}"
+            )
         audit.catch_up()
         job: Job = ledger.fact("job")
         pacs_url = str(ledger.fact("pacs"))
@@ -313,14 +329,17 @@ def go_on(
         identity = pacs.identity()  # the first word with the PACS: wrong address or password end here
         pacs.close()
         if job["pacs"] and identity != job["pacs"]:
-            raise UsageError(f"the PACS at {pacs_url} is not the one that this run began with; begin a new run")
+            raise UsageError(
+                f"the PACS at {pacs_url} is not the one that this run began with; begin a new run"
+            )
         job["pacs"] = identity
         ledger.put("job", job)
         with _workers(settings, paths, ledger, job, pacs_url, say, stopping) as redis_url:
             seconds = float(ledger.fact("seconds", 0.0))
             started = time.monotonic()
             try:
-                _dispatch(replace(settings, redis_url=redis_url), paths, ledger, source, job, stopping.is_set, show, audit)
+                chosen = replace(settings, redis_url=redis_url)
+                _dispatch(chosen, paths, ledger, source, job, stopping.is_set, show, audit)
             finally:
                 ledger.put("seconds", seconds + time.monotonic() - started)
         audit.catch_up(durable=True)
@@ -358,7 +377,9 @@ def _dispatch(
     try:
         claims.ping()  # later it is waited for; now it is rather a wrong address
     except ServiceUnavailable as error:
-        raise ServiceUnavailable(f"{error}: see CXR_REDIS_URL; then go on: cxr-backlog resume {paths.out}") from error
+        raise ServiceUnavailable(
+            f"{error}: see CXR_REDIS_URL; then go on: cxr-backlog resume {paths.out}"
+        ) from error
     workers = int(ledger.fact("workers"))
     app = make_app(settings)
     metrics = _metrics(settings, ledger, claims, app, job)
@@ -416,7 +437,9 @@ def _workers(
     chosen = {"pacs_url": pacs_url, "weights": settings.weights, "weights_sha256": settings.weights_sha256}
     model = prepare_model(**chosen)
     if job["weights"] and model["weights"] != job["weights"]:
-        raise UsageError("the weights are not those that this run began with: see CXR_WEIGHTS, or begin a new run")
+        raise UsageError(
+            "the weights are not those that this run began with: see CXR_WEIGHTS, or begin a new run"
+        )
     job["weights"], job["meaningful"] = model["weights"], model["meaningful"]
     ledger.put("job", job)
     if not model["meaningful"]:
@@ -425,7 +448,10 @@ def _workers(
     threads = settings.threads or max(1, (os.cpu_count() or 1) // workers)
     chosen["threads"] = str(threads)
     with Embedded(
-        paths.logs, workers, chosen, on_restart=lambda name: say(f"The {name} process died; it was started again.")
+        paths.logs,
+        workers,
+        chosen,
+        on_restart=lambda name: say(f"The {name} process died; it was started again."),
     ) as servers:
         stopping.on_second = servers.kill
         yield servers.redis_url

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from rich.console import Console
@@ -56,7 +55,7 @@ class Bars(AbstractContextManager["Bars"]):
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def show(self, seen: Seen) -> None:
@@ -81,7 +80,7 @@ class Lines(AbstractContextManager["Lines"]):
         self._trouble = ""
         self._rate = _Rate()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Nothing to put right."""
 
     def show(self, seen: Seen) -> None:
@@ -93,7 +92,8 @@ class Lines(AbstractContextManager["Lines"]):
         of = f"/{seen.total}" if seen.total is not None else ""
         rate = self._rate.text("report", seen.tally.ended)
         self.say(
-            f"uploaded {seen.uploaded}{of}, inferred {seen.inferred}{of}, ended {seen.tally.ended}{of} {rate} {_note(seen)}".rstrip()
+            f"uploaded {seen.uploaded}{of}, inferred {seen.inferred}{of}, ended {seen.tally.ended}{of}"
+            f" {rate} {_note(seen)}".rstrip()
         )
 
     def say(self, text: str) -> None:

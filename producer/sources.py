@@ -202,7 +202,9 @@ def _walk(root: bytes, *, without: bytes) -> Iterator[bytes]:
                     elif _is_item(entry):
                         yield relative
         except OSError as error:
-            raise UsageError(f"{os.fsdecode(root)}: one of its folders can't be read ({error.strerror})") from error
+            raise UsageError(
+                f"{os.fsdecode(root)}: one of its folders can't be read ({error.strerror})"
+            ) from error
 
 
 def _is_item(entry: os.DirEntry[bytes]) -> bool:
@@ -279,8 +281,6 @@ class OrthancSource:
     def name(self, ref: int | str) -> str:
         """Return Orthanc's id, which is all it is called by."""
         return str(ref)
-
-
 
 
 @dataclass

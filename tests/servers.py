@@ -51,7 +51,14 @@ class RedisServer:
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder)]
-        command += ["--save", "", "--appendonly", "yes" if self.persistent else "no", "--maxmemory-policy", "noeviction"]
+        command += [
+            "--save",
+            "",
+            "--appendonly",
+            "yes" if self.persistent else "no",
+            "--maxmemory-policy",
+            "noeviction",
+        ]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         wait_until(self.answers, what="redis-server answers")
@@ -93,14 +100,22 @@ class OrthancServer:
     def start(self) -> None:
         (self.folder / "index").mkdir(parents=True, exist_ok=True)
         self.storage.mkdir(exist_ok=True)
-        environment = os.environ | self.environment | {
-            "CXR_ORTHANC_STORAGE": str(self.storage),
-            "CXR_ORTHANC_INDEX": str(self.folder / "index"),
-            "CXR_ORTHANC_PORT": str(self.port),
-        }
+        environment = (
+            os.environ
+            | self.environment
+            | {
+                "CXR_ORTHANC_STORAGE": str(self.storage),
+                "CXR_ORTHANC_INDEX": str(self.folder / "index"),
+                "CXR_ORTHANC_PORT": str(self.port),
+            }
+        )
         with (self.folder / "orthanc.log").open("ab") as log:
             self.process = subprocess.Popen(
-                ["Orthanc", str(ROOT / "orthanc.json")], env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                ["Orthanc", str(ROOT / "orthanc.json")],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         wait_until(self.answers, what="Orthanc answers")
 

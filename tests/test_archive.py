@@ -282,7 +282,7 @@ def test_a_place_that_holds_no_entry_is_a_changed_file(tmp_path: Path) -> None:
             assert error.value.reason is Reason.UNREADABLE
 
 
-# -- what is no zip fails at once, with a clear line --------------------------------------------------------
+# -- what is no zip fails at once, with a clear line ---------------------------------------------------------
 
 
 def test_what_is_no_zip_is_refused_in_words(tmp_path: Path) -> None:

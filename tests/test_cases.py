@@ -67,11 +67,16 @@ def test_every_case_ends_as_it_should(cli: Cli, tmp_path: Path, orthanc: Orthanc
     assert {name: item["reason"] for name, item in ends.items() if item["reason"] in bugs} == {}
 
     reported = {name: item for name, item in ends.items() if item["outcome"] == "reported"}
-    assert len(orthanc.reports()) == len(reported)
+    inputs = {item["instance"] for item in ends.values()}  # one of them is a report itself
+    written = set(orthanc.reports()) - inputs
+    assert written == {item["sr_instance"] for item in reported.values()}
     for name, item in reported.items():
         content = orthanc.get(f"/instances/{item['sr_instance']}/file").content
         (tmp_path / "report.dcm").write_bytes(content)
-        assert dciodvfy_errors(tmp_path / "report.dcm") == [], name
+        errors = dciodvfy_errors(tmp_path / "report.dcm")
+        if "nonconformant_uid" in item["flags"]:  # the image's own UIDs, kept as they are so that it is found
+            errors = [error for error in errors if "UID" not in error]
+        assert errors == [], name
         report = dcmread(io.BytesIO(content))
         assert report.SOPInstanceUID == item["sr_sop_instance_uid"]
         # The same study not only by its UID: Orthanc's own tree says so, which knows the patient too.

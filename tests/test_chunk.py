@@ -215,7 +215,7 @@ def test_the_reports_of_an_earlier_run_count_but_are_not_ours(shop: Shop) -> Non
         assert second[i]["outcome"] == "reported"
         assert (first[i]["sr_ours"], second[i]["sr_ours"]) == (True, False)
         for key in ("sr_sha256", "sr_instance", "sr_sop_instance_uid", "scores"):
-            assert second[i][key] == first[i][key]  # type: ignore[literal-required]
+            assert second[i].get(key) == first[i].get(key)
 
 
 def test_an_earlier_report_with_other_scores_is_for_a_person(shop: Shop) -> None:
@@ -306,7 +306,7 @@ def test_a_cancelled_run_stops_between_two_items(shop: Shop) -> None:
     assert done == [0]
 
 
-# -- handing back ------------------------------------------------------------------------------------------------
+# -- handing back --------------------------------------------------------------------------------------------
 
 
 def goes_back(shop: Shop, stage: Stage, message: Message, patience: float = 0.0) -> None:
@@ -412,7 +412,7 @@ def test_a_redis_that_is_away_sends_the_message_back(shop: Shop) -> None:
     assert rejected.value.requeue
 
 
-# -- one bad item ------------------------------------------------------------------------------------------------
+# -- one bad item --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_a_bug_of_a_stage_is_loud_and_the_next_attempt_goes_one_by_one(shop: Sho
 
     with pytest.raises(ZeroDivisionError):
         work(shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, message[2], buggy)
-    crumbs: list[str | None] = []
+    crumbs: list[Any] = []
 
     def careful(attempt: Attempt, items: list[Any]) -> Any:
         for item in items:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from backlog.errors import UsageError
 from backlog.messages import Stage
 from producer.cli import main
 from producer.ledger import Ledger
@@ -55,7 +56,7 @@ def zipped(path: Path, count: int = 1, **more: bytes) -> Path:
     return path
 
 
-# -- help --------------------------------------------------------------------------------------------------------
+# -- help ----------------------------------------------------------------------------------------------------
 
 
 def test_help_comes_at_once() -> None:
@@ -82,7 +83,7 @@ def test_the_version_is_said() -> None:
     assert re.search(r"\d+\.\d+", call("--version").stdout)
 
 
-# -- what is wrong before anything begins ------------------------------------------------------------------------
+# -- what is wrong before anything begins --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
@@ -156,7 +157,7 @@ def test_an_out_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     fails(call("run", "z.zip", "--out", "file/below", cwd=tmp_path), 2, "can't be made")
     fails(call("run", "z.zip", "--out", "file", cwd=tmp_path), 2, "file")
-    if os.path.exists("/proc/1"):
+    if Path("/proc/1").exists():
         fails(call("run", "z.zip", "--out", "/proc/nowhere", cwd=tmp_path), 2, "can't be made")
 
 
@@ -218,7 +219,7 @@ def test_weights_that_are_missing_or_wrong_end_the_command(tmp_path: Path) -> No
     fails(done, 2, "(?i)sha-?256|hash")
 
 
-# -- runs --------------------------------------------------------------------------------------------------------
+# -- runs ----------------------------------------------------------------------------------------------------
 
 
 def test_a_run_is_looked_at_from_everywhere(cli: Cli, tmp_path: Path) -> None:
@@ -299,7 +300,7 @@ def test_a_run_that_is_complete_is_not_done_again(cli: Cli, tmp_path: Path) -> N
     assert "Total     0" in resumed.stdout
 
 
-# -- interruption ------------------------------------------------------------------------------------------------
+# -- interruption --------------------------------------------------------------------------------------------
 
 Begin = Callable[..., "subprocess.Popen[str]"]
 
@@ -327,7 +328,7 @@ def begin(model_cache: Path, tmp_path: Path) -> Begin:
 def ended(out: Path) -> int:
     try:
         ledger = Ledger(Paths(out).ledger, write=False)
-    except Exception:
+    except UsageError:
         return 0  # it is being made
     count = ledger.tally().ended
     ledger.close()
@@ -364,6 +365,14 @@ def accounted(out: Path, count: int) -> None:
     assert len(held) == count
 
 
+def more_than(out: Path, before: int) -> None:
+    wait_until(lambda: ended(out) > before, 90, "something has ended")
+
+
+def gone(pids: list[int]) -> None:
+    wait_until(lambda: not alive(pids), 60, "its servers end with it")
+
+
 def once(process: subprocess.Popen[str]) -> int:
     process.send_signal(signal.SIGINT)
     return 4
@@ -392,8 +401,7 @@ def test_a_run_is_gone_on_with_however_it_was_ended(begin: Begin, cli: Cli, tmp_
     zipped(tmp_path / "z.zip", count)
     process = begin("run", "z.zip", "--out", "out", "--workers", 1, CXR_CHUNK_SIZE="2")
     for end in (once, politely, twice, at_once):
-        before = ended(out)
-        wait_until(lambda before=before: ended(out) > before, 90, "something has ended")
+        more_than(out, ended(out))
         pids = children(process)
         fails(call("resume", out, CXR_WEIGHTS="seeded"), 2, "another producer is at work")
         expected = end(process)
@@ -403,7 +411,7 @@ def test_a_run_is_gone_on_with_however_it_was_ended(begin: Begin, cli: Cli, tmp_
             assert "cxr-backlog resume" in text
             assert json.loads((out / "summary.json").read_text())["complete"] is False
             assert not alive(pids), "something was left behind"
-        wait_until(lambda pids=pids: not alive(pids), 60, "its servers end with it")
+        gone(pids)
         assert ended(out) < count, "it was too fast to be interrupted: take more images"
         assert json.loads(call("status", out, "--json").stdout)["state"] == "interrupted"
         if end is not at_once:

@@ -145,13 +145,11 @@ def test_several_processes_that_store_one_instance_write_one_file(pacs: Folder, 
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) for _ in range(4)
     ]
-    answers = []
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(b"go\n")
         process.stdin.flush()
-    for process in processes:
-        answers.append(process.communicate(timeout=60)[0].strip())
+    answers = [process.communicate(timeout=60)[0].strip() for process in processes]
     assert sorted(answers) == [b"False"] + [b"True"] * 3
     assert [path.read_bytes() for path in files(pacs.root)] == [IMAGE]
 
@@ -181,7 +179,7 @@ def test_a_full_disk_is_waited_for_and_leaves_no_part(pacs: Folder) -> None:
 
 
 def test_a_part_that_could_not_be_written_is_no_file(pacs: Folder) -> None:
-    """The kernel cuts the write short: the file is not there afterwards, and the store is to be tried again."""
+    """The kernel cuts the write short: the file is not there afterwards, and is to be stored again."""
     (pacs.root).mkdir()
     (pacs.root / "image").write_bytes(IMAGE)
 
@@ -213,7 +211,7 @@ def test_a_part_that_could_not_be_written_is_no_file(pacs: Folder) -> None:
 
 
 def test_a_folder_that_cannot_be_is_waited_for(tmp_path: Path) -> None:
-    """A share that is not mounted shows as its empty mount point, or as something else: no image is to blame."""
+    """A share that is not mounted is something else, or nothing: no image is to blame."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(ServiceUnavailable):
         Folder(tmp_path / "file").store(IMAGE)
@@ -228,7 +226,8 @@ def test_a_folder_without_permission_is_waited_for(tmp_path: Path) -> None:
         "image = Path(sys.argv[2]).read_bytes()\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "pacs = Folder(Path(sys.argv[1]))\n"
-        "for call in (lambda: pacs.store(image), lambda: pacs.fetch(sys.argv[3]), lambda: pacs.holders('1', sys.argv[3])):\n"
+        "name = sys.argv[3]\n"
+        "for call in (lambda: pacs.store(image), lambda: pacs.fetch(name), lambda: pacs.holders('', name)):\n"
         "    try: call()\n"
         "    except ServiceUnavailable as error: print('waits')\n"
     )

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -81,7 +81,7 @@ def harvest_all(ledger: Ledger) -> None:
     ledger.harvest([(c, {i: reported(item) for i, (item, _) in enumerate(c.items)}) for c in chunks])
 
 
-# -- listing -----------------------------------------------------------------------------------------------------
+# -- listing -------------------------------------------------------------------------------------------------
 
 
 def test_pages_become_chunks_in_order(ledger: Ledger) -> None:
@@ -123,7 +123,7 @@ def test_no_more_is_read_than_asked_for(ledger: Ledger) -> None:
     assert [chunk.no for chunk in ledger.waiting(3)] == [1, 2, 3]
 
 
-# -- harvest -----------------------------------------------------------------------------------------------------
+# -- harvest -------------------------------------------------------------------------------------------------
 
 
 def test_harvesting_twice_counts_once(ledger: Ledger) -> None:
@@ -199,7 +199,7 @@ def test_a_report_that_was_deleted_again_is_kept_as_that(ledger: Ledger) -> None
     assert kinds == ["report.stored", "report.stored", "report.retracted"]
 
 
-# -- one producer --------------------------------------------------------------------------------------------------
+# -- one producer --------------------------------------------------------------------------------------------
 
 
 def test_a_second_producer_fences_the_first(path: Path, ledger: Ledger) -> None:
@@ -207,12 +207,13 @@ def test_a_second_producer_fences_the_first(path: Path, ledger: Ledger) -> None:
     ledger.add(page(0, 4), 4)
     second = Ledger(path, write=True)
     second.take_over()
-    for write in (
+    writes: list[Callable[[], None]] = [
         lambda: ledger.add(page(4, 4), 4),
         lambda: ledger.dispatched([1]),
         lambda: ledger.harvest([]),
         lambda: ledger.put("seconds", 1),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(TakenOver):
             write()
     second.add(page(4, 4), 4)
@@ -273,7 +274,7 @@ def test_a_half_made_ledger_is_begun_again(path: Path) -> None:
     ledger.close()
 
 
-# -- killed, full, large ---------------------------------------------------------------------------------------------
+# -- killed, full, large -------------------------------------------------------------------------------------
 
 _WRITER = """
 import sys, time
@@ -290,8 +291,9 @@ while True:
     first += 50
     chunks = ledger.waiting(5)
     ledger.dispatched(chunk.no for chunk in chunks)
-    ledger.harvest([(c, {i: reported(item) if item % 3 else rejected(Reason.BLANK) for i, (item, _) in enumerate(c.items)})
-                    for c in ledger.in_flight()[:4]])
+    end = lambda n: reported(n) if n % 3 else rejected(Reason.BLANK)
+    some = ledger.in_flight()[:4]
+    ledger.harvest([(chunk, {i: end(n) for i, (n, _) in enumerate(chunk.items)}) for chunk in some])
 """
 
 

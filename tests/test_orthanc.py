@@ -43,7 +43,7 @@ def reason_of(call: Callable[[], object]) -> Reason:
     return error.value.reason
 
 
-# -- a real Orthanc ----------------------------------------------------------------------------------------
+# -- a real Orthanc ------------------------------------------------------------------------------------------
 
 
 def test_what_is_stored_is_fetched_as_it_was(pacs: Orthanc) -> None:
@@ -201,7 +201,7 @@ class Misbehaving:
                     outer.released.wait(30)
                 self.close_connection = True
 
-            do_GET = do_POST = do_DELETE = _any
+            do_GET = do_POST = do_DELETE = _any  # noqa: N815  # the base class looks for these
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
                 pass
@@ -306,9 +306,9 @@ def test_a_silent_pacs_is_given_up_in_time() -> None:
         with Misbehaving(part, hold=True) as server:
             client = Orthanc(server.url, seconds=0.3)
             started = time.monotonic()
-            for call in (lambda: client.fetch(NOBODY), lambda: client.header(NOBODY)):
+            for call in (client.fetch, client.header):
                 with pytest.raises(ServiceUnavailable):
-                    call()
+                    call(NOBODY)
             assert time.monotonic() - started < 5
             client.close()
 

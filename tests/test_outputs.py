@@ -1,4 +1,4 @@
-"""What a run leaves for people: whole files, every reported item in one row, nothing that runs as a formula."""
+"""What a run leaves for people: whole files, a row for every reported item, no cell that is a formula."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_pictures_come_in_order_as_the_model_sees_them(pacs: Folder) -> None:
 
 
 def test_images_without_a_score_have_their_reason(pacs: Folder) -> None:
-    wanted = {
+    wanted: dict[Reason, dict[str, Any]] = {
         Reason.LATERAL: {"ViewPosition": "LL"},
         Reason.NOT_RADIOGRAPH: {"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"},
         Reason.NOT_CHEST: {"BodyPartExamined": "KNEE"},
@@ -236,7 +237,7 @@ def test_no_reader_is_left_behind(reader: Reader, pacs: Folder) -> None:
     assert process.returncode is not None
 
 
-# -- a PACS that is away ---------------------------------------------------------------------------------------------
+# -- a PACS that is away -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -297,7 +298,7 @@ def test_it_ends_with_the_one_who_asks(pacs: Folder) -> None:
     assert process.returncode == 0
 
 
-# -- hostile files ---------------------------------------------------------------------------------------------------
+# -- hostile files -------------------------------------------------------------------------------------------
 
 
 @needs_data

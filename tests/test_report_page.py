@@ -218,8 +218,8 @@ def test_the_lists_are_bounded_and_say_so(tmp_path: Path) -> None:
     assert len(found.quarantined["blank"]) == MOST_ITEMS
     words = outline(tmp_path / "report.html").words
     assert "blank: 500" in words
-    assert "The first 100 quarantined as blank" in words
-    assert "Reports lie in 250 studies. The first 200 are listed" in words
+    assert "The first 50 quarantined as blank" in words
+    assert "Reports lie in 250 studies. The first 100 are listed" in words
 
 
 def test_times_are_those_of_the_stages_not_of_the_harvest(tmp_path: Path) -> None:

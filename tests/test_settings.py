@@ -62,7 +62,14 @@ def test_an_empty_value_is_the_default() -> None:
 
 
 def test_booleans_are_read_as_people_write_them() -> None:
-    for text, value in [("1", True), ("TRUE", True), ("on", True), ("No", False), ("0", False), ("off", False)]:
+    for text, value in [
+        ("1", True),
+        ("TRUE", True),
+        ("on", True),
+        ("No", False),
+        ("0", False),
+        ("off", False),
+    ]:
         assert from_environment({"CXR_LATERALS": text}).laterals is value
 
 

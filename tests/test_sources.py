@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def every_cursor_goes_on(source: Source) -> None:
     assert read == whole
 
 
-# -- zip ---------------------------------------------------------------------------------------------------------
+# -- zip -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_an_encrypted_member_ends_with_the_listing(tmp_path: Path) -> None:
         Zip(path).read(entry.ref)
 
 
-# -- folder ------------------------------------------------------------------------------------------------------
+# -- folder --------------------------------------------------------------------------------------------------
 
 
 def folder_source(tmp_path: Path) -> Folder:
@@ -222,7 +223,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
     assert not source.listing.exists()
 
 
-# -- Orthanc -----------------------------------------------------------------------------------------------------
+# -- Orthanc -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -232,7 +233,7 @@ def pacs(orthanc: OrthancServer) -> Iterator[Orthanc]:
     client.close()
 
 
-def image(number: int, series: int, **attributes: object) -> bytes:
+def image(number: int, series: int, **attributes: Any) -> bytes:
     return dicom(
         chest(32, 32),
         SOPInstanceUID=f"1.2.{series}.{number}",
@@ -241,7 +242,7 @@ def image(number: int, series: int, **attributes: object) -> bytes:
     )
 
 
-def stored(pacs: Orthanc, count: int, **attributes: object) -> list[str]:
+def stored(pacs: Orthanc, count: int, **attributes: Any) -> list[str]:
     """Store so many series of one image."""
     return [pacs.store(image(1, series, **attributes)).instance for series in range(1, count + 1)]
 
@@ -350,7 +351,7 @@ def test_only_what_changed_since_is_taken(pacs: Orthanc) -> None:
         assert refs(listed(OrthancSource(pacs, Rules(), since=since))) == expected
 
 
-# -- what SOURCE means -------------------------------------------------------------------------------------------
+# -- what SOURCE means ---------------------------------------------------------------------------------------
 
 
 def test_source_is_a_zip_a_folder_or_the_word(tmp_path: Path, pacs: Orthanc) -> None:

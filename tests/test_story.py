@@ -1,7 +1,7 @@
 """The story of a backlog, told from the beginning: read this first.
 
-A hospital hands over a zip of chest radiographs. One command scores every image and puts one report per image into
-its study. Nothing is written twice, however often the command is given.
+A hospital hands over a zip of chest radiographs. One command scores every image and puts one report per
+image into its study. Nothing is written twice, however often the command is given.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -25,8 +26,8 @@ from tests.servers import OrthancServer
 def backlog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two patients, three images to score; and what else lies in such a zip."""
     path = tmp_path_factory.mktemp("story") / "backlog.zip"
-    ana = {"PatientID": "ANA", "PatientName": "Exemplo^Ana", "StudyInstanceUID": "1.2.100"}
-    otto = {"PatientID": "OTTO", "PatientName": "Sample^Otto", "StudyInstanceUID": "1.2.200"}
+    ana: dict[str, Any] = {"PatientID": "ANA", "PatientName": "Exemplo^Ana", "StudyInstanceUID": "1.2.100"}
+    otto: dict[str, Any] = {"PatientID": "OTTO", "PatientName": "Sample^Otto", "StudyInstanceUID": "1.2.200"}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("ana/front.dcm", dicom(chest(), SOPInstanceUID="1.2.101", **ana))
         archive.writestr(

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -37,7 +38,7 @@ _LONGEST_PAUSE: Final = 5.0
 
 
 class Stopping(Exception):  # not an error: the worker was asked to stop
-    """This process was asked to stop: hand the chunk back and leave."""
+    """The process was asked to stop: hand the chunk back and leave."""
 
 
 #: Set by :func:`ask_to_stop`: the next item is not begun.
@@ -112,10 +113,8 @@ class Attempt:
         self.claim.check()
 
     def _tell(self, error: BacklogError) -> None:
-        try:
+        with suppress(BacklogError):  # where it is Redis that is away, the producer sees that itself
             self.claim.claims.tell(self.claim.run, str(error))
-        except BacklogError:
-            pass  # it is Redis that is away: the producer sees that itself
 
     def record(self, item: int, rejected: InstanceRejected, **known: Any) -> ItemRecord:
         """Return the record of an item that ends here."""
@@ -182,7 +181,7 @@ def work(
     Raises
     ------
     celery.exceptions.Reject
-        The chunk goes back into its queue, untried: a server is away for longer than the patience, or this worker stops.
+        The chunk goes back into its queue, untried: a server is away beyond the patience, or this worker stops.
     """
     first = Stage.INFER if job["source"]["kind"] == "orthanc" else Stage.UPLOAD
     started = time.monotonic()
@@ -213,7 +212,9 @@ def work(
         _give_back(claim.release)
         raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None
     except Exception:
-        _give_back(claim.fail)  # a bug in this stage: loud, and it counts, so that the next attempt goes item by item
+        _give_back(
+            claim.fail
+        )  # a bug in this stage: loud, and it counts, so that the next attempt goes item by item
         raise
     except BaseException:
         _give_back(claim.release)  # somebody ends this process
@@ -242,10 +243,8 @@ def send(app: Celery, stage: Stage, job: Job, chunk: int, items: list[Any]) -> N
 
 
 def _give_back(how: Callable[[], None]) -> None:
-    try:
+    with suppress(ServiceUnavailable, UsageError):  # the lease runs out by itself
         how()
-    except (ServiceUnavailable, UsageError):
-        pass  # the lease runs out by itself
 
 
 def _pause(error: BaseException) -> None:

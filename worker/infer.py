@@ -124,7 +124,7 @@ def _blame(engine: Engine, image: Any, error: Exception) -> InstanceRejected:
     event("instance.failed", logging.ERROR, error=where(error))
     try:
         engine.scores(np.zeros((1, 1, *image.shape), np.float32))
-    except Exception as broken:
+    except Exception as broken:  # noqa: BLE001  # whatever it is, the image is not to blame
         raise ServiceUnavailable(f"the model itself fails on this worker ({where(broken)})") from error
     if isinstance(error, MemoryError):
         return InstanceRejected(Reason.OUT_OF_MEMORY, "scoring needs more memory than this worker has")

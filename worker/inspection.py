@@ -75,7 +75,8 @@ def _scores(image: Any, settings: Settings) -> dict[str, float]:
 
     weights = locate(settings.weights, settings.weights_sha256, settings.cache_folder, download=True)
     engine = load(weights, engine=settings.engine, cache=settings.cache_folder, threads=settings.threads or 1)
-    return {label: round(float(score), 7) for label, score in zip(LABELS, engine.scores(image[None, None])[0], strict=True)}
+    scores = engine.scores(image[None, None])[0]
+    return {label: round(float(score), 7) for label, score in zip(LABELS, scores, strict=True)}
 
 
 def main() -> None:

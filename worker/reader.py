@@ -21,6 +21,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -118,10 +119,8 @@ class Reader:
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
-                    try:
+                    with suppress(BrokenPipeError):
                         pipe.close()
-                    except BrokenPipeError:
-                        pass
         self._process = None
         self._buffer.clear()
 
@@ -130,7 +129,9 @@ class Reader:
             self.stop()
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             self._wait_until_ready()
-        request = "".join(json.dumps({"instance": instance, "rules": self._rules}) + "\n" for instance in instances)
+        request = "".join(
+            json.dumps({"instance": instance, "rules": self._rules}) + "\n" for instance in instances
+        )
         assert self._process.stdin is not None  # noqa: S101  # it was opened with a pipe
         try:
             self._process.stdin.write(request.encode())

@@ -21,8 +21,10 @@ def _kill_workers(rig: Rig, kills: int, every: float) -> Counter[str]:
     killed: Counter[str] = Counter()
     rig.until(lambda: rig.ended() or rig.redis.client.keys("cxr:*:c:*"), 120, "the first chunk is at work")
     while killed.total() < kills and not rig.finished:
-        if victim := rig.kill_a_process(chance):
-            killed[victim] += 1
+        if killed.total() % 3 == 1:
+            killed["worker"] += rig.kill_a_worker()
+        else:
+            killed["child"] += rig.kill_a_process(chance)
         time.sleep(every * chance.uniform(0.5, 1.5))
     return killed
 
@@ -37,7 +39,7 @@ def killed_workers(
         killed = _kill_workers(rig, kills, every)
         seconds = rig.until_finished(limit)
         account = rig.account()
-    what = f"{killed.total()} kills: {killed['child']} pool processes and readers, {killed['parent']} parents"
+    what = f"{killed.total()} SIGKILLs: {killed['child']} children, {killed['worker']} whole workers"
     return finding("1 workers killed", account, seconds, what, passed=killed.total() == kills)
 
 

@@ -28,7 +28,7 @@ from tests.servers import ROOT, OrthancServer, RedisServer, wait_until
 QUICK = {"CXR_LEASE_SECONDS": "3", "CXR_RECONCILE_SECONDS": "1", "CXR_PATIENCE_SECONDS": "10"}
 
 
-@dataclass
+@dataclass(eq=False)
 class WorkerSlot:
     """A worker that is started again when it ends, as a container is."""
 
@@ -236,20 +236,21 @@ class Rig:
         self.paths = Paths(folder / "run")
         self.pacs_url = str(folder / "pacs")
 
-    def kill_a_process(self, chance: random.Random) -> str:
-        """SIGKILL a random process of a random worker: a child, or one time in ten the parent."""
-        alive = [(slot, slot.descendants()) for slot in self.slots]
-        alive = [(slot, children) for slot, children in alive if children]
-        if not alive:
-            return ""  # they are all just being started again
-        slot, children = chance.choice(alive)
-        if chance.random() < 0.1 and slot.process is not None:
-            pid, what = slot.process.pid, "parent"
-        else:
-            pid, what = chance.choice(children).pid, "child"
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        return what
+    def kill_a_process(self, chance: random.Random) -> bool:
+        """SIGKILL a random pool process or reader; False when all are just being started again."""
+        children = [child for slot in self.slots for child in slot.descendants()]
+        if children:
+            with suppress(psutil.NoSuchProcess):
+                chance.choice(children).kill()
+        return bool(children)
+
+    def kill_a_worker(self) -> bool:
+        """SIGKILL a whole worker that holds a chunk, as a lost machine does; False when none does."""
+        stages = {slot: (1,) if slot.queues == "inference" else (0, 2) for slot in self.slots if slot.alive}
+        busy = [slot for slot, own in stages.items() if self.at_work(*own)]
+        if busy and busy[0].process is not None:
+            os.killpg(busy[0].process.pid, signal.SIGKILL)
+        return bool(busy)
 
     # -- how far -------------------------------------------------------------------------------------------
 
