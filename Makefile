@@ -23,7 +23,8 @@ check: ## lint and types only
 	$(PY) -m mypy
 
 test: ## install what the tests need; lint, types, tests
-	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk chromium:chromium \
+		promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps
 	@$(MAKE) --no-print-directory check
 	$(PY) -m pytest -q
 

@@ -32,6 +32,9 @@ EXPECTED = {
     "cases/view_LL_label_only.dcm": "lateral",
 }
 
+#: What dciodvfy adds when it has found any invalid value.
+_SUM = "Error - Dicom dataset contains invalid data values for Value Representations"
+
 
 def items(out: Path, archive: Path) -> dict[str, dict[str, Any]]:
     """Return how each member of the zip ended, by its name."""

@@ -399,7 +399,7 @@ def test_a_full_redis_still_lets_a_chunk_go(redis_server: RedisServer, tmp_path:
         try:
             claims.forget(RUN, [1])
         except StorageFull:
-            # The bitmap takes a byte. The claim has to stay then: a redelivery would find nothing and begin anew.
+            # The bitmap takes a byte. The claim has to stay then: a redelivery would begin anew.
             assert claims.records(RUN, 1)
         claims.client.close()
 
