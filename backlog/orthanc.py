@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -57,7 +56,7 @@ class Orthanc:
         storage: Path | None = None,
         seconds: float = 60.0,
     ) -> None:
-        if "@" in urlsplit(url).netloc:
+        if "@" in url.partition("://")[2].partition("/")[0]:
             raise UsageError(
                 "the PACS's user and password belong in CXR_PACS_USERNAME and CXR_PACS_PASSWORD, not in its address"
             )

@@ -96,7 +96,10 @@ class Settings:
     @property
     def broker(self) -> str:
         """The broker's address: with the password from its own variable, and TLS that checks certificates."""
-        parts = urlsplit(self.redis_url)
+        try:
+            parts = urlsplit(self.redis_url)
+        except ValueError:
+            return self.redis_url  # no address at all: who connects says so
         if parts.scheme not in ("redis", "rediss"):
             return self.redis_url
         if self.redis_password and not parts.password:

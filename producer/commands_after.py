@@ -181,6 +181,7 @@ def audit_verify(out: Path, head: str) -> None:
     from producer.audit import verify as follow
     from producer.runs import Paths, is_running, open_ledger
 
+    open_ledger(out).close()  # the question below would leave a lock where no run is
     running = is_running(Paths(out))
     ledger = open_ledger(out)
     verdict = follow(ledger, Paths(out).audit, head.strip().lower())

@@ -423,7 +423,7 @@ def test_a_user_without_permission_is_the_persons_to_mend(redis_server: RedisSer
             Claims(server.url.replace("//", "//poor:secret@")).trouble(RUN)
 
 
-@pytest.mark.parametrize("url", ["", "localhost:6379", "http://host", "redis://host:port/0"])
+@pytest.mark.parametrize("url", ["", "localhost:6379", "http://host", "redis://host:port/0", "redis://[::1"])
 def test_an_address_that_is_none_is_the_persons_to_mend(url: str) -> None:
     with pytest.raises(UsageError, match="CXR_REDIS_URL"):
         Claims(url)

@@ -386,6 +386,12 @@ def test_an_address_that_is_none_is_the_persons_to_mend(url: str) -> None:
         Orthanc(url, seconds=1).identity()
 
 
+def test_a_password_in_the_address_is_refused_and_not_quoted() -> None:
+    with pytest.raises(UsageError, match="CXR_PACS_PASSWORD") as error:
+        Orthanc("http://me:secret@host:8042")
+    assert "secret" not in str(error.value)
+
+
 def test_a_plain_server_has_no_trusted_certificate() -> None:
     with Misbehaving(answer(200)) as server, pytest.raises((UsageError, ServiceUnavailable)):
         Orthanc(server.url.replace("http:", "https:"), seconds=2).identity()

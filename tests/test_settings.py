@@ -95,6 +95,7 @@ def test_secrets_are_not_printed() -> None:
         ("rediss://host/0?ssl_cert_reqs=none", "", "rediss://host/0?ssl_cert_reqs=none"),
         ("redis://:mine@host/0", "other", "redis://:mine@host/0"),
         ("redis+socket:///run/redis.sock", "secret", "redis+socket:///run/redis.sock"),
+        ("redis://[::1", "secret", "redis://[::1"),
     ],
 )
 def test_the_brokers_password_is_put_into_its_address(url: str, password: str, broker: str) -> None:

@@ -109,9 +109,15 @@ def killed_servers(
 def poison(
     folder: Path, *, items: int, share: float = 0.01, limit: float = 1200, least: float = 0.8
 ) -> Finding:
-    """3: one image in a hundred is poison; measured against the same backlog without."""
+    """3: one image in a hundred is poison; measured against the same backlog without.
+
+    Parameters
+    ----------
+    least
+        Of the clean backlog's throughput. 0 leaves the clean one out: too few images show no throughput.
+    """
     rates = {}
-    for name, some in (("clean", 0.0), ("poisoned", share)):
+    for name, some in (("clean", 0.0), ("poisoned", share)) if least else (("poisoned", share),):
         with Rig(folder / name, items, poison=some) as rig:
             rig.start_workers()
             wait_until(rig.workers_answer, 120, "the workers answer")
@@ -120,9 +126,10 @@ def poison(
             rates[name] = items / rig.busy_seconds()
             account = rig.account()
             reasons = Counter(image.kind.name.lower() for image in rig.images if image.kind.reason)
-    ratio = rates["poisoned"] / rates["clean"]
+    ratio = rates["poisoned"] / rates["clean"] if least else 0.0
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(reasons.items()))
-    what = f"{kinds}, each quarantined for its reason; throughput {ratio:.0%} of clean"
+    what = f"{kinds}, each quarantined for its reason"
+    what += f"; throughput {ratio:.0%} of clean" if least else ""
     return finding("3 poison", account, seconds, what, passed=ratio >= least)
 
 
