@@ -34,7 +34,7 @@ bench: ## measure, as ratios in one run
 	$(PY) -m bench
 
 chaos: ## break everything on purpose and count what is lost
-	@scripts/system-packages redis-server:redis-server Orthanc:orthanc
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc faketime:faketime
 	@scripts/environment dev
 	$(PY) -m tests.chaos
 
