@@ -23,7 +23,7 @@ check: ## lint and types only
 	$(PY) -m mypy
 
 test: ## install what the tests need; lint, types, tests
-	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk chromium:chromium \
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk pdftotext:poppler-utils chromium:chromium \
 		promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps
 	@$(MAKE) --no-print-directory check
 	$(PY) -m pytest -q
@@ -38,5 +38,10 @@ chaos: ## break everything on purpose and count what is lost
 	@scripts/environment dev
 	$(PY) -m tests.chaos
 
+FUZZ_SECONDS ?= 600
+fuzz: ## look for inputs that break a reader, FUZZ_SECONDS=600 in all
+	@scripts/environment dev
+	$(PY) -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
 clean: ## remove what the targets above made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz *.egg-info

@@ -57,6 +57,8 @@ def make_app(settings: Settings, *, include: tuple[str, ...] = ()) -> Celery:
         worker_soft_shutdown_timeout=0.0,
         # A worker that has scored for days must not grow for days.
         worker_max_tasks_per_child=None,
+        # An inference process loads its model before it reports for work; the default gives up on it after 4 s.
+        worker_proc_alive_timeout=120.0,
         worker_hijack_root_logger=False,
         # Flower shows every task, and when it was sent.
         worker_send_task_events=True,

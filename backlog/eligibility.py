@@ -66,6 +66,10 @@ _NOT_IMAGES: Final = (
     "1.2.840.10008.5.1.4.38.",  # hanging protocols
 )
 _STRUCTURED_REPORTS: Final = "1.2.840.10008.5.1.4.1.1.88."
+#: What may be stored beside a report, with its modality: Secondary Capture, Encapsulated PDF.
+_COMPANIONS: Final = frozenset(
+    {("1.2.840.10008.5.1.4.1.1.7", "OT"), ("1.2.840.10008.5.1.4.1.1.104.1", "DOC")}
+)
 #: Modalities (PS3.3 C.7.3.1.1.1) of objects that hold no image.
 _NOT_IMAGE_MODALITIES: Final = frozenset(
     {
@@ -279,7 +283,8 @@ def _not_radiograph(facts: Facts, rules: Rules) -> Reason | None:
     sop_class, modality = facts.sop_class_uid, facts.modality.strip().upper()
     if sop_class == MEDIA_DIRECTORY:
         return Reason.SYSTEM_FILE
-    if sop_class.startswith(_STRUCTURED_REPORTS) and facts.manufacturer_model_name.strip() == OWN_MODEL_NAME:
+    ours = sop_class.startswith(_STRUCTURED_REPORTS) or (sop_class, modality) in _COMPANIONS
+    if ours and facts.manufacturer_model_name.strip() == OWN_MODEL_NAME:
         return Reason.OWN_REPORT
     if sop_class.startswith(_NOT_IMAGES) or (not sop_class and modality in _NOT_IMAGE_MODALITIES):
         return Reason.NOT_IMAGE

@@ -22,6 +22,8 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 
 from backlog.eligibility import Facts, Rules, frame_count, judge
 from backlog.errors import InstanceRejected
@@ -32,6 +34,9 @@ from backlog.outcomes import Reason
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 _MOST_UID: Final = 64
 _PIXEL_DATA: Final = 0x7FE00010
+_CHARSET: Final = BaseTag(0x00080005)
+#: No attribute has this tag (PS3.6 chapter 6).
+_NO_CHARSET: Final = BaseTag(0x00080004)
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,22 @@ def read_header(dicom: bytes | memoryview) -> Dataset:
 
 def dataset_of(layout: Layout) -> Dataset:
     """Read the header of a file whose layout is known. Raises as :func:`read_header`."""
-    head = BytesIO(layout.body[: layout.header_end])
+    head = bytearray(layout.body[: layout.header_end])
+    # pydicom interprets a character set when it meets one, and gives up on the file where that fails. Nothing here
+    # asks for text as pydicom decodes it: it is shown no character set, and the top one is put back as it stands.
+    for at in layout.charsets:
+        struct.pack_into("<H" if layout.little else ">H", head, at + 2, _NO_CHARSET.element)
     with _quietly():
         try:
-            header = read_dataset(head, layout.implicit, layout.little)
+            header = read_dataset(BytesIO(head), layout.implicit, layout.little)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  # foreign bytes can make the reader raise anything
             raise InstanceRejected(Reason.NOT_DICOM, f"header: {type(error).__name__}") from None
+    charset = header.get_item(_NO_CHARSET, keep_deferred=True)
+    if isinstance(charset, RawDataElement):
+        del header[_NO_CHARSET]
+        header[_CHARSET] = charset._replace(tag=_CHARSET)
     if layout.has_pixels:
         # A mark for `facts`; what the element holds is not read.
         header.add_new(_PIXEL_DATA, "OW", b"")
@@ -198,7 +211,9 @@ def sequence(header: Dataset, keyword: str) -> tuple[Dataset, ...]:
     """Return the items of a sequence; none when it is absent or can't be read."""
     with _quietly():
         try:
-            return tuple(header.get(keyword) or ())
+            items = header.get(keyword)
+            # A file may give it any value representation: numbers are no items.
+            return tuple(items) if isinstance(items, Sequence) else ()
         except MemoryError:
             raise
         except Exception:  # noqa: BLE001  # foreign bytes can make the conversion raise anything
@@ -213,7 +228,7 @@ def raw_bytes(header: Dataset, attribute: str | int) -> Raw:
 def _element(header: Dataset, attribute: str | int) -> Raw | None:
     tag = tag_for_keyword(attribute) if isinstance(attribute, str) else attribute
     assert tag is not None, attribute  # noqa: S101  # a misspelt keyword is a bug
-    element = header.get_item(tag)
+    element = header.get_item(tag, keep_deferred=True)  # without it an empty one is converted
     if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
         return None
     return Raw(element.value, little=element.is_little_endian)

@@ -38,6 +38,7 @@ _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
 _PIXEL_DATA: Final = 0x7FE00010
 _PIXELS: Final = frozenset({_PIXEL_DATA, 0x7FE00008, 0x7FE00009})  # integer, float, double
+_CHARSET: Final = 0x00080005
 #: PS3.5 7.1.2: explicit value representations with a length of 32 bits, and those with one of 16.
 _LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT_VRS: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -60,6 +61,7 @@ class Layout:
     pixel_start: int  #: offset in ``body`` of the pixel data's value, or -1 without pixel data
     pixel_length: int  #: declared; -1 for encapsulated pixel data
     float_pixels: bool = False
+    charsets: tuple[int, ...] = ()  #: offsets in ``body`` of the Specific Character Sets that the walk met
 
     @property
     def has_pixels(self) -> bool:
@@ -144,10 +146,12 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Layout
     opaque: list[
         bool
     ] = []  # for each of them, whether it is implicit inside whatever the transfer syntax says
+    charsets: list[int] = []
 
     def layout(start: int, vr: bytes, value: int, length: int, tag: int) -> Layout:
+        floating = tag != _PIXEL_DATA and value >= 0
         return Layout(
-            uid, body, implicit, little, start, vr, value, length, tag != _PIXEL_DATA and value >= 0
+            uid, body, implicit, little, start, vr, value, length, floating, charsets=tuple(charsets)
         )
 
     while at < end:
@@ -158,6 +162,8 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Layout
             raise InstanceRejected(Reason.NOT_DICOM, "the header ends within an element")
         group, element = tag_of(body, at)
         tag = group << 16 | element
+        if tag == _CHARSET:
+            charsets.append(at)
         vr = b""
         if group == 0xFFFE or implicit or (opaque and opaque[-1]):
             length, value = long_of(body, at + 4)[0], at + 8
@@ -189,7 +195,10 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Layout
         else:
             if value + length > end:
                 raise InstanceRejected(Reason.NOT_DICOM, "an element runs past the end")
-            if depth + _nesting(body[value : value + length], implicit or vr == b"UN", little) > MOST_DEPTH:
+            inside_implicit = implicit or vr == b"UN" or (bool(opaque) and opaque[-1])
+            start = at if tag == _ITEM else value
+            nested = _nesting(body, start, value + length, inside_implicit, little, charsets)
+            if depth + nested > MOST_DEPTH:
                 raise InstanceRejected(Reason.NOT_DICOM, f"sequences nested over {MOST_DEPTH} levels")
             at = value + length
     if depth:
@@ -197,41 +206,49 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Layout
     return layout(end, b"", -1, 0, 0)
 
 
-def _nesting(value: memoryview, implicit: bool, little: bool) -> int:
-    """Return how deep sequences and items lie in a value of defined length; 0 for one that is no sequence.
+def _nesting(body: memoryview, at: int, end: int, implicit: bool, little: bool, charsets: list[int]) -> int:
+    """Return how deep sequences and items lie in a part of defined length; 0 for one that holds no item.
 
-    The walk above steps over such a value, but a PACS goes down into it, each level on its stack: Orthanc
-    1.10 dies of three hundred. What is malformed inside ends the look and is nobody's fault yet.
+    The walk above steps over such a part, but a PACS goes down into it, each level on its stack: Orthanc
+    1.10 dies of three hundred. What is malformed inside ends the look and is nobody's fault yet. The
+    character sets that are met are added to ``charsets``.
     """
     tag_of = struct.Struct("<HH" if little else ">HH").unpack_from
     long_of = struct.Struct("<I" if little else ">I").unpack_from
     short_of = struct.Struct("<H" if little else ">H").unpack_from
-    at, end, deepest = 0, len(value), 0
-    open_until: list[int] = []  # where what is open ends; the value's end for an undefined length
-    if end < 8 or tag_of(value, 0) != (0xFFFE, 0xE000):
+    deepest = 0
+    #: For what is open: where it ends (the part's end for an undefined length), and whether it is implicit.
+    is_open: list[tuple[int, bool]] = []
+    if end - at < 8 or tag_of(body, at) != (0xFFFE, 0xE000):
         return 0
     while at + 8 <= end and deepest <= MOST_DEPTH:
-        while open_until and at >= open_until[-1]:
-            open_until.pop()
-        group, element = tag_of(value, at)
+        while is_open and at >= is_open[-1][0]:
+            is_open.pop()
+        plain = is_open[-1][1] if is_open else implicit
+        group, element = tag_of(body, at)
         tag = group << 16 | element
-        vr = bytes(value[at + 4 : at + 6])
-        if group == 0xFFFE or implicit:
-            length, start = long_of(value, at + 4)[0], at + 8
-        elif vr in _LONG_VRS and at + 12 <= end:
-            length, start = long_of(value, at + 8)[0], at + 12
-        elif vr in _SHORT_VRS:
-            length, start = short_of(value, at + 6)[0], at + 8
+        vr = b""
+        if group == 0xFFFE or plain:
+            length, start = long_of(body, at + 4)[0], at + 8
         else:
-            break
-        holds_items = start + 4 <= end and tag_of(value, start) == (0xFFFE, 0xE000)
+            vr = bytes(body[at + 4 : at + 6])
+            if vr in _LONG_VRS and at + 12 <= end:
+                length, start = long_of(body, at + 8)[0], at + 12
+            elif vr in _SHORT_VRS:
+                length, start = short_of(body, at + 6)[0], at + 8
+            else:
+                break
+        if tag == _CHARSET:
+            charsets.append(at)
+        holds_items = start + 4 <= end and tag_of(body, start) == (0xFFFE, 0xE000)
         if tag in (_ITEM_END, _SEQUENCE_END):
-            if open_until:
-                open_until.pop()
+            if is_open:
+                is_open.pop()
             at = start
         elif tag == _ITEM or length == _UNDEFINED or holds_items:
-            open_until.append(end if length == _UNDEFINED else min(end, start + length))
-            deepest = max(deepest, len(open_until))
+            until = end if length == _UNDEFINED else min(end, start + length)
+            is_open.append((until, plain or vr == b"UN"))
+            deepest = max(deepest, len(is_open))
             at = start
         else:
             at = start + length

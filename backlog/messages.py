@@ -61,6 +61,9 @@ class Job(TypedDict):
     engine: str  #: what scored this chunk; set by the infer task
     read_back: NotRequired[bool]  #: read each report back after storing it, and compare
     predecessor: NotRequired[PredecessorSpec]
+    companions: NotRequired[
+        list[str]
+    ]  #: what is stored beside each report, of :data:`backlog.settings.COMPANIONS`
 
 
 class UploadItem(TypedDict):
@@ -95,6 +98,18 @@ class StageTime(TypedDict):
     at: int  #: when it ended, in ms since 1970 by the Redis server's clock
 
 
+class CompanionRecord(TypedDict, total=False):
+    """How one companion of a report ended: stored, or why not."""
+
+    kind: str
+    sop_instance_uid: str
+    instance: str  #: the PACS's id; absent where it could not be made
+    sha256: str
+    ours: bool  #: False when an earlier run had stored it
+    reason: str
+    detail: str
+
+
 class ItemRecord(TypedDict, total=False):
     """How one item ended; kept with the chunk's claim until the producer has harvested it."""
 
@@ -115,6 +130,7 @@ class ItemRecord(TypedDict, total=False):
     weights: str
     meaningful: bool
     engine: str
+    companions: list[CompanionRecord]
 
 
 def task_id(run: str, chunk: int, stage: Stage) -> str:

@@ -19,6 +19,9 @@ from backlog.errors import UsageError
 
 PREFIX: Final = "CXR_"
 
+#: What can be stored beside a report, for viewers that show no SR: a picture, the report as a PDF.
+COMPANIONS: Final = ("capture", "pdf")
+
 
 def _setting(default: object, text: str, *, secret: bool = False, choices: tuple[str, ...] = ()) -> Any:
     return field(
@@ -67,6 +70,10 @@ class Settings:
         "Codes of the findings; `snomed` needs a licence in some countries.",
         choices=("open", "snomed"),
     )
+    companions: str = _setting(
+        "",
+        "What runs store beside each report, by comma: `capture` (a picture with a heat map), `pdf`. Empty: nothing.",
+    )
     modalities: str = _setting("CR,DX,RG,XR", "Modalities that may hold a chest radiograph, by comma.")
     laterals: bool = _setting(False, "Score lateral views too, though the model knows frontal ones.")
     for_processing: bool = _setting(
@@ -109,6 +116,21 @@ class Settings:
             # Celery takes any certificate, whoever sends it, unless the address says otherwise.
             parts = parts._replace(query="&".join(filter(None, (parts.query, "ssl_cert_reqs=required"))))
         return urlunsplit(parts)
+
+    @property
+    def companion_kinds(self) -> list[str]:
+        """What runs store beside each report.
+
+        Raises
+        ------
+        UsageError
+            One of them is unknown.
+        """
+        kinds = [kind.strip() for kind in self.companions.split(",") if kind.strip()]
+        for kind in kinds:
+            if kind not in COMPANIONS:
+                raise UsageError(f"{kind!r} is no companion of a report: there are {', '.join(COMPANIONS)}")
+        return sorted(set(kinds))
 
     @property
     def cache_folder(self) -> Path:

@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from backlog.errors import StorageFull, UsageError
-from producer.ledger import Ledger
+from producer.ledger import COMPANIONS_RETRACTED, COMPANIONS_STORED, Ledger
 
 #: What the first line gives as the hash of the line before it.
 GENESIS: Final = "0" * 64
@@ -32,7 +32,8 @@ _LONGEST: Final = 1 << 16
 
 _EFFECTS: Final = (
     "SELECT effect.seq, effect.kind, effect.at, item.no, item.chunk, item.engine, item.sop_instance_uid,"
-    " item.study_instance_uid, item.sr_sop_instance_uid, item.sr_instance, item.sr_sha256"
+    " item.study_instance_uid, item.sr_sop_instance_uid, item.sr_instance, item.sr_sha256,"
+    " item.companions"
     " FROM effect JOIN item ON item.no = effect.item WHERE effect.seq > ? ORDER BY effect.seq"
 )
 
@@ -220,6 +221,9 @@ def _effects(ledger: Ledger, after: int) -> Iterator[dict[str, Any]]:
     }
     for row in ledger.select(_EFFECTS, after):
         time = datetime.fromtimestamp(row.pop("at"), UTC).isoformat(timespec="milliseconds")
+        companions = row.pop("companions")
+        if row["kind"] in (COMPANIONS_STORED, COMPANIONS_RETRACTED):
+            row["companions"] = [one for one in json.loads(companions) if one.get("ours")]
         head = {"seq": row.pop("seq"), "time": time, "effect": row.pop("kind"), "item": row.pop("no")}
         yield head | row | facts
 

@@ -134,10 +134,10 @@ def verify(out: Path) -> None:
 @OUT
 @click.option("--yes", is_flag=True, help="Delete; without, only list.")
 def retract(out: Path, yes: bool) -> None:
-    """Delete the reports that a run wrote, and nothing else."""
+    """Delete the reports that a run wrote, what it stored beside them, and nothing else."""
     from backlog.pacs import connect
+    from producer.aftercare import beside, written
     from producer.aftercare import retract as take_back
-    from producer.aftercare import written
     from producer.audit import Audit
     from producer.runs import Paths, is_running, open_ledger
 
@@ -147,9 +147,11 @@ def retract(out: Path, yes: bool) -> None:
         for item in written(ledger):
             click.echo(item["sr_sop_instance_uid"])
             count += 1
+        companions = beside(ledger)
         ledger.close()
+        also = f", and {companions} pictures and PDFs beside them" if companions else ""
         click.echo(
-            f"{count} reports were written by this run. Delete them with: cxr-backlog retract {out} --yes"
+            f"{count} reports were written by this run{also}. Delete them with: cxr-backlog retract {out} --yes"
         )
         return
     open_ledger(out).close()
@@ -158,12 +160,15 @@ def retract(out: Path, yes: bool) -> None:
     ledger = open_ledger(out, write=True)
     with Audit(ledger, Paths(out).audit) as audit:
         try:
-            deleted, others = take_back(ledger, connect(read_settings(), str(ledger.fact("pacs"))))
+            deleted, others, companions = take_back(
+                ledger, connect(read_settings(), str(ledger.fact("pacs")))
+            )
         finally:
             audit.catch_up(durable=True)
     ledger.close()
     click.echo(
-        f"Deleted {deleted} reports."
+        f"Deleted {deleted} reports"
+        + (f" and {companions} pictures and PDFs beside them." if companions else ".")
         + (f" {others} were gone or changed already and were left alone." if others else "")
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ def plan(source: str, pacs: str | None, since: str, modality: str, study_date: s
 @STUDY_DATE
 @click.option("--read-back", is_flag=True, help="Read each report back after storing it, and compare.")
 @click.option(
+    "--companions",
+    metavar="KINDS",
+    help="What to store beside each report, by comma: capture, pdf. Instead of CXR_COMPANIONS.",
+)
+@click.option(
     "--predecessor",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="OUT",
@@ -60,6 +66,7 @@ def run(
     modality: str,
     study_date: str,
     read_back: bool,
+    companions: str | None,
     predecessor: Path | None,
 ) -> None:
     """Run the model over a backlog.
@@ -70,6 +77,8 @@ def run(
     from producer.runs import Paths, create
 
     settings = read_settings()
+    if companions is not None:
+        settings = replace(settings, companions=companions)
     out = (out or Path(f"cxr-run-{datetime.now():%Y%m%d-%H%M%S}")).absolute()  # noqa: DTZ005  # the person's clock
     paths = Paths(out)
     chosen = _selection(since, modality, study_date)
@@ -147,8 +156,6 @@ def demo(out: Path | None, count: int) -> None:
 
     Uses the released weights; where they can't be had, and only here, goes on with seeded weights and says so.
     """
-    from dataclasses import replace
-
     from producer.embedded import need_worker, prepare_model
     from producer.runs import Paths, Selection, create
     from producer.synthetic import write_backlog

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -195,16 +196,15 @@ def _pacs(settings: Settings, given: str) -> Finding:
                 "BAD", "pacs", f"{address}: can't be written", "choose another folder, or its permissions"
             )
         return _room("pacs", folder)
-    pacs = connect(replace(settings, pacs_seconds=min(_PATIENCE, settings.pacs_seconds)), url)
+    patient = replace(settings, pacs_seconds=min(_PATIENCE, settings.pacs_seconds))
     started = time.monotonic()
     try:
-        pacs.identity()
+        with closing(connect(patient, url)) as pacs:
+            pacs.identity()
     except UsageError as error:
         return Finding("BAD", "pacs", str(error).replace(url, address), "correct what it names")
     except BacklogError as error:
         return Finding("BAD", "pacs", str(error).replace(url, address), "start it, or correct CXR_PACS_URL")
-    finally:
-        pacs.close()
     return Finding("ok", "pacs", f"{address} answers in {1000 * (time.monotonic() - started):.0f} ms")
 
 

@@ -21,7 +21,7 @@ from backlog.outcomes import Outcome, Reason
 from producer.sources import Page
 
 #: Changes with the schema: a ledger of another version is refused, not guessed at.
-VERSION: Final = 2
+VERSION: Final = 3
 
 _SCHEMA: Final = f"""
 PRAGMA user_version = {VERSION};
@@ -51,6 +51,7 @@ CREATE TABLE item (
     scores TEXT NOT NULL DEFAULT '',        -- JSON list, in the model's order
     chunk INTEGER,                          -- NULL when the listing alone decided it
     engine TEXT NOT NULL DEFAULT '',
+    companions TEXT NOT NULL DEFAULT '',    -- JSON list of messages.CompanionRecord
     ended REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
 );
 CREATE UNIQUE INDEX item_instance ON item (instance) WHERE outcome = 'reported';
@@ -81,6 +82,9 @@ CREATE TABLE retracted (
 STORED: Final = "report.stored"
 FOUND: Final = "report.found"
 RETRACTED: Final = "report.retracted"
+#: The same of what this run stored beside a report, and deleted again.
+COMPANIONS_STORED: Final = "companions.stored"
+COMPANIONS_RETRACTED: Final = "companions.retracted"
 
 WAITING: Final = 0
 DISPATCHED: Final = 1
@@ -292,7 +296,7 @@ class Ledger:
         self._db.execute(
             "INSERT INTO item (no, outcome, reason, detail, stage, attempts, ref, instance, sop_instance_uid,"
             " study_instance_uid, sr_sop_instance_uid, sr_instance, sr_sha256, sr_ours, flags, scores, chunk,"
-            " engine, ended) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " engine, companions, ended) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 item,
                 record["outcome"],
@@ -312,11 +316,14 @@ class Ledger:
                 json.dumps(record["scores"]) if record.get("scores") else "",
                 chunk,
                 record.get("engine", ""),
+                json.dumps(record["companions"]) if record.get("companions") else "",
                 ended,
             ),
         )
         if record["outcome"] == Outcome.REPORTED.value:
             self._effect(STORED if record.get("sr_ours") else FOUND, item, ended)
+            if any(one.get("ours") for one in record.get("companions", [])):
+                self._effect(COMPANIONS_STORED, item, ended)
 
     def _effect(self, kind: str, item: int, at: float) -> None:
         self._db.execute("INSERT OR IGNORE INTO effect (kind, item, at) VALUES (?, ?, ?)", (kind, item, at))
@@ -355,6 +362,11 @@ class Ledger:
             self._db.execute("INSERT OR REPLACE INTO retracted VALUES (?, ?, ?, ?)", (item, uid, found, now))
             if found:
                 self._effect(RETRACTED, item, now)
+
+    def retract_companions(self, item: int) -> None:
+        """Keep that what stood beside a report was deleted again."""
+        with self._transaction():
+            self._effect(COMPANIONS_RETRACTED, item, time.time())
 
     def retracted(self) -> int:
         """Return how many reports were deleted again."""

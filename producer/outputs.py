@@ -104,7 +104,7 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
     job, tally = ledger.fact("job"), ledger.tally()
     seconds = float(ledger.fact("seconds", 0.0))
     total = int(ledger.fact("listed", 0))
-    return {
+    summary = {
         "run": job["run"],
         "complete": bool(ledger.fact("all_listed", False)) and tally.ended == total,
         "total": total,
@@ -118,6 +118,21 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
         "weights_meaningful": job["meaningful"],
         "engine": "+".join(ledger.fact("engines", [])),
     }
+    if job.get("companions"):
+        summary["companions"] = _companions(ledger)
+    return summary
+
+
+def _companions(ledger: Ledger) -> dict[str, dict[str, int]]:
+    """Count what stands beside the reports, and why what is missing there could not be made."""
+    counts: dict[str, dict[str, int]] = {}
+    query = (
+        "SELECT one.value ->> 'kind' AS kind, coalesce(one.value ->> 'reason', 'stored') AS how, count(*) AS n"
+        " FROM item, json_each(item.companions) AS one WHERE item.companions <> '' GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    for row in ledger.select(query):
+        counts.setdefault(row["kind"], {})[row["how"]] = row["n"]
+    return counts
 
 
 def _cell(value: object) -> object:

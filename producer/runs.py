@@ -245,6 +245,8 @@ def create(
         "engine": "",
         "read_back": read_back,
     }
+    if settings.companion_kinds:
+        job["companions"] = settings.companion_kinds
     if predecessor is not None:
         job["predecessor"] = _predecessor(predecessor)
     facts: dict[str, Any] = {
@@ -435,6 +437,7 @@ def _workers(
         return
     say("Preparing the model …")
     chosen = {"pacs_url": pacs_url, "weights": settings.weights, "weights_sha256": settings.weights_sha256}
+    chosen["companions"] = ",".join(job.get("companions", []))
     model = prepare_model(**chosen)
     if job["weights"] and model["weights"] != job["weights"]:
         raise UsageError(

@@ -29,8 +29,9 @@ _SERIES_PAGE: Final = 500
 #: Left by operating systems; and DICOMDIR, the table of contents of a medium (PS3.10).
 _SYSTEM_NAMES: Final = frozenset({".ds_store", "thumbs.db", "desktop.ini", "dicomdir", ".gitkeep"})
 
-#: Series Manufacturer of the reports that this system writes.
+#: Series Manufacturer of what this system writes, and its modalities: reports, pictures, PDFs.
 _OWN_MANUFACTURER: Final = "cxr-backlog"
+_OWN_MODALITIES: Final = ("SR", "OT", "DOC")
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,9 @@ class OrthancSource:
 
     def _entries(self, series: dict[str, Any]) -> Iterator[Entry]:
         tags = {str(k): str(v) for k, v in dict(series.get("MainDicomTags", {})).items()}
-        if tags.get("Modality") == "SR" and tags.get("Manufacturer", "").startswith(_OWN_MANUFACTURER):
+        if tags.get("Modality") in _OWN_MODALITIES and tags.get("Manufacturer", "").startswith(
+            _OWN_MANUFACTURER
+        ):
             return
         if self.since and str(series.get("LastUpdate", self.since)) < self.since:
             return

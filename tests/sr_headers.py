@@ -139,6 +139,12 @@ CASES: Final[dict[str, Case]] = {
     "charset empty": _case(charset=b""),
     "charset unknown": _case(charset=b"KLINGON"),
     "charset misspelt": _kept(_NAME, "MÜLLER^JÖRG".encode("latin-1"), "MÜLLER^JÖRG".encode(), b"ISO-IR 100"),
+    "charset of control bytes": _case(charset=b"\0\1"),
+    "charset with a null between": _kept(_NAME, b"DOE^JANE", charset=b"ISO_IR 100\\\2O\0 49"),
+    "charset of Python's alone": _repaired(
+        _NAME, "JOSÉ^CONCEIÇÃO".encode("latin-1"), "JOSÉ^CONCEIÇÃO".encode(), b"unicode_escape"
+    ),
+    "charset that gives half characters": _repaired(_NAME, b"+2AA-\xff\xc4", "+2AA-ÿÄ".encode(), b"utf_7"),
     "no modality": _case((0x00080060, b"")),
     "modality of lower case": _case((0x00080060, b"cr")),
     "modality unknown": _case((0x00080060, b"ZZ")),

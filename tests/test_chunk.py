@@ -137,7 +137,7 @@ def shop(
     yield made
     held = made.process.__dict__.get("_reader")
     if held:
-        held[1].stop()
+        held.stop()
     made.claims.client.close()
     made.app.close()
     chunk_module._stopping.clear()

@@ -26,7 +26,10 @@ DOORS = {
     "isal": {"backlog.archive"},
     "zipfile": {"producer.synthetic"},  # writes the demonstration; reading is backlog.archive's
     "sqlite3": {"producer.ledger"},
-    "torch": {"worker.engine", "worker.torch_engine", "worker.torch_model", "worker.onnx_export"},
+    "torch": {
+        *("worker.engine", "worker.torch_engine", "worker.torch_model"),
+        *("worker.onnx_export", "worker.cam_export"),
+    },
     "torchvision": {"worker.torch_model"},
     "torchxrayvision": {"worker.torch_model", "worker.onnx_export", "worker.torch_engine"},
     "onnx": {"worker.onnx_export"},
@@ -35,6 +38,7 @@ DOORS = {
     "click": {"producer.cli", "producer.terminal"}
     | {f"producer.{path.stem}" for path in (ROOT / "producer").glob("commands_*.py")},
     "pyarrow": {"producer.outputs"},
+    "PIL": {"worker.inspection", "worker.companion_capture"},
     "pickle": {"worker.torch_model"},  # for the name of its error
     "pylibjpeg_libjpeg": set(),  # GPL
     "libjpeg": set(),  # the same, by its module
@@ -205,7 +209,11 @@ def test_importing_reads_no_environment_and_opens_no_socket() -> None:
     light = [
         module.removesuffix(".__init__")
         for module in modules()
-        if module not in ("worker.main", "worker.torch_engine", "worker.torch_model", "worker.onnx_export")
+        if module
+        not in (
+            *("worker.main", "worker.torch_engine", "worker.torch_model"),
+            *("worker.onnx_export", "worker.cam_export"),
+        )
     ]
     seen = imported_by(*light)
     assert "torch" not in seen

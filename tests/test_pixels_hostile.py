@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from backlog.errors import InstanceRejected
-from backlog.header import read_header
+from backlog.header import facts, raw_bytes, read_header
 from backlog.layout import MOST_DEPTH, survey
 from backlog.outcomes import Reason
 from tests import dicom_images as made
@@ -92,6 +92,25 @@ def nested(depth: int, *, defined: bool = False, private: bool = False) -> bytes
     return made.with_elements(dicom(chest()), opening + inside * (depth - 1) + closing * depth, _PIXEL_DATA)
 
 
+def nested_in_an_item(depth: int) -> bytes:
+    """Return the same in an item that tells its length, in a sequence that does not."""
+    inner = b""
+    for _ in range(depth - 1):
+        inner = explicit_element(0x00081140, b"SQ", struct.pack("<HHI", 0xFFFE, 0xE000, len(inner)) + inner)
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, len(inner)) + inner
+    return chest_after(b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + item + b"\xfe\xff\xdd\xe0\0\0\0\0")
+
+
+def nested_in_unknown(depth: int) -> bytes:
+    """Return the same in a sequence of VR UN, inside one that tells its length."""
+    item, number = b"\xfe\xff\x00\xe0\xff\xff\xff\xff", b"\x09\x00\x10\x10"
+    inner = number + b"UN\0\0\xff\xff\xff\xff" + item + (number + b"\xff\xff\xff\xff" + item) * (depth - 2)
+    inner += b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0" * (depth - 1)
+    return chest_after(
+        explicit_element(0x00081140, b"SQ", struct.pack("<HHI", 0xFFFE, 0xE000, len(inner)) + inner)
+    )
+
+
 def j2k_claiming(rows: int, columns: int, components: int = 1) -> bytes:
     """Return a small JPEG 2000 stream that claims to be large."""
     stream = bytearray(made.jpeg_2000(chest(), 12))
@@ -156,6 +175,8 @@ BOMBS: dict[str, tuple[Any, set[str]]] = {
     "sequences 50000 deep": (lambda: nested(50_000), {"not_dicom"}),
     "unknown sequences 300 deep": (lambda: nested(300, private=True), {"not_dicom"}),
     "sequences of defined length 300 deep": (lambda: nested(300, defined=True), {"not_dicom"}),
+    "sequences 300 deep in an item of defined length": (lambda: nested_in_an_item(300), {"not_dicom"}),
+    "unknown sequences 300 deep in one of defined length": (lambda: nested_in_unknown(300), {"not_dicom"}),
     "a million elements": (lambda: chest_after(b"\x09\x00\x10\x10LO\0\0" * 1_000_000), {"too_large"}),
     "a header of 80 MB": (
         lambda: chest_after(explicit_element(0x00091010, b"OB", b"\0" * (80 << 20))),
@@ -202,6 +223,47 @@ def test_every_bomb_is_disarmed(name: str, tmp_path: Path) -> None:
 def test_sequences_within_the_standard_are_read() -> None:
     assert ended(nested(MOST_DEPTH // 2))["outcome"] == "reported"
     assert ended(nested(6, private=True))["outcome"] == "reported"
+    assert ended(nested_in_an_item(6))["outcome"] == "reported"
+    assert ended(nested_in_unknown(6))["outcome"] == "reported"
+
+
+@pytest.mark.parametrize("vr", [b"US", b"LO", b"FD", b"UN", b"SQ"])
+@pytest.mark.parametrize("tag", [0x00082218, 0x00283000, 0x00540220])
+def test_a_sequence_that_is_none_has_no_items(tag: int, vr: bytes) -> None:
+    file = chest_after(explicit_element(tag, vr, b"\1\2" * 8))
+    answer = ended(file)
+    assert answer["outcome"] == "reported"
+    assert ("modality_lut_ignored" in str(answer["flags"])) == (tag == 0x00283000)
+
+
+#: What makes pydicom give up on a file: nulls in a character set, or one of another value representation.
+CHARSETS = {
+    "control bytes": explicit_element(0x00080005, b"CS", b"\0\1"),
+    "a null between": explicit_element(0x00080005, b"CS", b"ISO_IR\x00100\\x"),
+    "a number": explicit_element(0x00080005, b"FD", b"\0" * 8),
+    "half a number": explicit_element(0x00080005, b"FD", b"\0\1"),
+}
+
+
+@pytest.mark.parametrize("syntax", [made.EXPLICIT, made.DEFLATED])
+@pytest.mark.parametrize("name", CHARSETS)
+def test_a_character_set_costs_no_image(name: str, syntax: str) -> None:
+    """Wherever it stands: the image is scored, and the report's header decides what its text is worth."""
+    charset = CHARSETS[name]
+    plain = dicom(chest(), made.EXPLICIT)
+    first = plain.index(b"\x08\x00\x16\x00UI")
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, len(charset)) + charset
+    endless = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + items + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    code = explicit_element(0x00080100, b"SH", b"R-10206 ")
+    defined = struct.pack("<HHI", 0xFFFE, 0xE000, len(charset + code)) + charset + code
+    changed = plain[:first] + charset + plain[first:]
+    changed = made.with_elements(changed, endless + explicit_element(0x00540220, b"SQ", defined), _PIXEL_DATA)
+    if syntax == made.DEFLATED:
+        changed = with_meta(made.DEFLATED, deflated(changed[first:]))
+    assert ended(changed)["outcome"] == "reported"
+    header = read_header(changed)
+    assert raw_bytes(header, "SpecificCharacterSet").value == charset[8:]
+    assert facts(header).view_codes == ("R-10206",)
 
 
 def test_no_message_quotes_a_value(

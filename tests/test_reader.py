@@ -31,7 +31,7 @@ from pathlib import Path
 import worker.pixels, worker.reader
 real = worker.pixels.model_input
 
-def sabotaged(dicom):
+def sabotaged(dicom, side=0):
     dicom = bytes(dicom)
     once = Path({once!r})
     if b"KILLED ONCE" in dicom and not once.exists():
@@ -48,14 +48,14 @@ def sabotaged(dicom):
     if b"SWELLS" in dicom:
         held = bytearray(1 << 34)
     if b"RECURSES" in dicom:
-        return sabotaged(dicom)
+        return sabotaged(dicom, side)
     if b"BUG" in dicom:
         raise RuntimeError("Doe^Jane 1970-01-01")
     if b"NOISE" in dicom:
         os.write(1, b"a codec's message")
         print("another")
         sys.stderr.write("more")
-    return real(dicom)
+    return real(dicom, side)
 
 worker.pixels.model_input = sabotaged
 worker.reader.main()

@@ -109,8 +109,11 @@ def grey_image(stored: Stored, header: Dataset, declared: Declared, *, inverted:
 
 def _modality_lut(stored: Stored, header: Dataset, declared: Declared, flags: set[Flag]) -> Stored:
     """Apply the Modality LUT (PS3.3 C.11.1.1.1), if there is one that makes sense."""
+    written = bool(raw_bytes(header, "ModalityLUTSequence").value)
     items = sequence(header, "ModalityLUTSequence")
     if not items:
+        if written:  # but it can't be read
+            flags.add(Flag.MODALITY_LUT_IGNORED)
         return stored
     table = _table(items[0], declared)
     if table is None:

@@ -13,6 +13,7 @@ from celery.signals import worker_process_init, worker_shutting_down
 
 from backlog.app import make_app
 from backlog.log import set_up
+from backlog.messages import QUEUES, Stage
 from backlog.settings import from_environment
 from worker import tasks
 from worker.chunk import STOP_SIGNAL, ask_to_stop
@@ -22,12 +23,14 @@ set_up(settings.log)
 # A person who runs everything on one machine as root knows it; the containers don't run as root.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 app = make_app(settings)
-tasks.register(app, settings)
+process = tasks.register(app, settings)
 
 
 @worker_process_init.connect
 def _listen(**_: Any) -> None:
     signal.signal(STOP_SIGNAL, ask_to_stop)
+    if QUEUES[Stage.INFER] in app.amqp.queues.consume_from:
+        process.warm_up()
 
 
 @worker_shutting_down.connect

@@ -50,5 +50,8 @@ class OnnxForward:
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score (n, 1, 224, 224) float32 images: (n, 18) float32."""
-        scores: NDArray[np.float32] = self._session.run(["scores"], {"images": images})[0]
-        return scores
+        return self.outputs(images, "scores")[0]
+
+    def outputs(self, images: NDArray[np.float32], *names: str) -> list[NDArray[np.float32]]:
+        """Return some of the graph's outputs by name."""
+        return list(self._session.run(list(names), {"images": images}))

@@ -28,6 +28,8 @@ from worker.torch_model import SIDE, Scorer, reference, sample_images
 from worker.weights import EXPORT_VERSION, Weights, export_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
 #: The export's scores equal PyTorch's to this.
@@ -47,7 +49,7 @@ def export(weights: Weights, cache: Path) -> Path:
         The weights can't be loaded, or the export's scores differ from PyTorch's.
     """
     model = reference(weights)
-    graph = _graph(model, weights)
+    graph = graph_of(Scorer(model), weights, ("scores",))
     compare(model, graph)
     path = cache / export_name(weights, hashlib.sha256(graph).hexdigest())
     write_atomically(path, graph)
@@ -78,18 +80,25 @@ def compare(model: nn.Module, graph: bytes) -> None:
         )
 
 
-def _graph(model: nn.Module, weights: Weights) -> bytes:
+def graph_of(module: nn.Module, weights: Weights, outputs: Sequence[str]) -> bytes:
+    """Write a module that takes images as an ONNX graph, for batches of any size.
+
+    Parameters
+    ----------
+    outputs
+        Names of what the module returns, in order.
+    """
     with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
         path = Path(directory) / "model.onnx"
         # dynamo=False is deprecated. The new exporter needs one more package and gains this graph nothing.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
-            Scorer(model).eval(),
+            module.eval(),
             (torch.zeros(2, 1, SIDE, SIDE),),
             path,
             input_names=["images"],
-            output_names=["scores"],
-            dynamic_axes={"images": {0: "n"}, "scores": {0: "n"}},
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "n"} for name in ("images", *outputs)},
             opset_version=_OPSET,
             dynamo=False,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,10 +48,17 @@ class ModelInput:
     image: NDArray[np.float32]  #: (224, 224), in [-1024, 1024], black is low
     flags: frozenset[Flag]
     bits: int  #: the depth that the range was taken from
+    shown: NDArray[np.uint8] | None = None  #: (N, N), the same square in the same window, for people's eyes
 
 
-def model_input(dicom: bytes | memoryview) -> ModelInput:
+def model_input(dicom: bytes | memoryview, side: int = 0) -> ModelInput:
     """Decode one file of PS3.10.
+
+    Parameters
+    ----------
+    side
+        Where it isn't 0, the square is returned too as people look at it, with at least so many pixels a
+        side and less than twice as many; with its own where it has fewer.
 
     Raises
     ------
@@ -60,12 +67,12 @@ def model_input(dicom: bytes | memoryview) -> ModelInput:
         ``unsupported_pixels``, ``unsupported_transfer_syntax``, ``blank``, ``out_of_memory``.
     """
     try:
-        return _model_input(dicom)
+        return _model_input(dicom, side)
     except MemoryError:
         raise InstanceRejected(Reason.OUT_OF_MEMORY, "decoding needs more memory than the limit") from None
 
 
-def _model_input(dicom: bytes | memoryview) -> ModelInput:
+def _model_input(dicom: bytes | memoryview, side: int) -> ModelInput:
     layout = survey(dicom)
     header = dataset_of(layout)
     promise = declared(header)
@@ -81,7 +88,17 @@ def _model_input(dicom: bytes | memoryview) -> ModelInput:
     square = centre_crop(grey.image)
     image = resize(square, grey.scale, grey.offset)
     flags |= reasons | grey.flags | _geometry(grey.image.shape[0], grey.image.shape[1]) | _looks(image)
-    return ModelInput(image, frozenset(flags), grey.bits)
+    shown = _shown(square, grey.scale, grey.offset, side) if side else None
+    return ModelInput(image, frozenset(flags), grey.bits, shown)
+
+
+def _shown(square: NDArray[Any], scale: float, offset: float, side: int) -> NDArray[np.uint8]:
+    """Return the means of small blocks, as grey levels of eight bits."""
+    step = max(1, square.shape[0] // side)
+    kept = square.shape[0] // step
+    blocks = square[: kept * step, : kept * step].astype(np.float32).reshape(kept, step, kept, step)
+    seen = scale * blocks.mean(axis=(1, 3)) + offset
+    return np.asarray(np.clip((seen + 1024.0) / 8.0, 0, 255), np.uint8)
 
 
 def _geometry(rows: int, columns: int) -> set[Flag]:

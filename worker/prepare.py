@@ -25,7 +25,7 @@ def main() -> None:
         settings = from_environment()
         set_up(settings.log)
         from worker.engine import load  # after a bad setting has been said
-        from worker.weights import locate
+        from worker.weights import MAPPING, exported, locate
 
         weights = locate(
             settings.weights, settings.weights_sha256, settings.cache_folder, download=not arguments.offline
@@ -33,6 +33,8 @@ def main() -> None:
         engine = load(
             weights, engine=settings.engine, cache=settings.cache_folder, threads=settings.threads or 1
         )
+        if "capture" in settings.companion_kinds:
+            exported(weights, settings.cache_folder, MAPPING)
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None

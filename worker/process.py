@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backlog.claims import Claims
 from backlog.eligibility import Rules
-from backlog.errors import UsageError
+from backlog.errors import BacklogError, UsageError
 from backlog.etiquette import politely
 from backlog.messages import Job
 from backlog.pacs import Pacs, connect
 from backlog.settings import Settings
 
 if TYPE_CHECKING:
+    from worker.cam import Mapper
     from worker.engine import Engine
     from worker.reader import Reader
     from worker.weights import Weights
@@ -63,17 +65,30 @@ class Process:
         )
 
     def reader(self, job: Job) -> Reader:
-        """Return the reader for a run's rules; one process, kept."""
+        """Return the reader, told a run's rules; one process, kept."""
+        self._reader.rules = Rules.from_spec(job["rules"])
+        return self._reader
+
+    @cached_property
+    def _reader(self) -> Reader:
         from worker.reader import Reader
 
-        rules = Rules.from_spec(job["rules"])
-        held: tuple[Rules, Reader] | None = self.__dict__.get("_reader")
-        if held is None or held[0] != rules:
-            if held is not None:
-                held[1].stop()
-            held = (rules, Reader(self.settings, rules))
-            self.__dict__["_reader"] = held
-        return held[1]
+        return Reader(self.settings, Rules())
+
+    def warm_up(self) -> None:
+        """Load the model and start the reader before the first chunk comes; a failure is the first task's to tell."""
+        import numpy as np  # the upload and report workers have none
+
+        with suppress(BacklogError):
+            self._reader.start()
+            self.engine.scores(np.zeros((1, 1, 224, 224), np.float32))
+
+    @cached_property
+    def mapper(self) -> Mapper:
+        """The model with its maps, loaded: for pictures beside the reports."""
+        from worker.cam import Mapper  # ONNX Runtime
+
+        return Mapper(self.weights, self.settings.cache_folder)
 
     def check(self, job: Job) -> None:
         """Refuse a run that this worker would do wrongly.

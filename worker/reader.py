@@ -1,8 +1,8 @@
 """Reading images in a process of its own, so that a codec that crashes, hangs or swells costs one image.
 
 The inference process asks for images by the PACS's id; the reader fetches the file, judges its header, decodes it and
-answers with the 224 × 224 picture. It runs ahead while the model works on the image before. Its memory is limited by
-the kernel, its time by the one who asks.
+answers with the 224 × 224 picture, and a larger one where somebody is to look at it. It runs ahead while the model
+works on the image before. Its memory is limited by the kernel, its time by the one who asks.
 
 On the pipe: a request is one line of JSON; an answer is two lengths (big-endian uint32), JSON, and the picture.
 """
@@ -55,6 +55,7 @@ class Picture:
     flags: frozenset[Flag]
     sop_instance_uid: str
     study_instance_uid: str
+    shown: NDArray[np.uint8] | None = None  #: (N, N), where it was asked for
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,17 @@ class Reader:
         self._command = command
         self._seconds = settings.item_seconds
         self._fetch_seconds = settings.pacs_seconds * 2 + 10
-        self._rules = rules.spec()
+        self.rules = rules
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = bytearray()
 
-    def read(self, instances: Sequence[str]) -> Iterator[Picture | Unseen]:
+    def read(self, instances: Sequence[str], side: int = 0) -> Iterator[Picture | Unseen]:
         """Yield one answer for each instance, in order, while the reader works ahead.
+
+        Parameters
+        ----------
+        side
+            As in `worker.pixels.model_input`.
 
         Raises
         ------
@@ -90,7 +96,7 @@ class Reader:
         while done < len(instances):
             waiting = deque(instances[done:])
             try:
-                self._ask(waiting)
+                self._ask(waiting, side)
                 while waiting:
                     answer = self._answer()
                     deaths = 0
@@ -124,14 +130,26 @@ class Reader:
         self._process = None
         self._buffer.clear()
 
-    def _ask(self, instances: deque[str]) -> None:
+    def start(self) -> None:
+        """Start the process, if there is none.
+
+        Raises
+        ------
+        ServiceUnavailable
+            It doesn't come up.
+        """
         if self._process is None or self._process.poll() is not None:
             self.stop()
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             self._wait_until_ready()
+
+    def _ask(self, instances: deque[str], side: int) -> None:
+        self.start()
+        rules = self.rules.spec()
         request = "".join(
-            json.dumps({"instance": instance, "rules": self._rules}) + "\n" for instance in instances
+            json.dumps({"instance": instance, "rules": rules, "side": side}) + "\n" for instance in instances
         )
+        assert self._process is not None  # noqa: S101  # it was started
         assert self._process.stdin is not None  # noqa: S101  # it was opened with a pipe
         try:
             self._process.stdin.write(request.encode())
@@ -156,9 +174,16 @@ class Reader:
             case "picture":
                 import numpy as np  # the upload worker has none
 
-                image = np.frombuffer(blob, dtype=np.float32).reshape(_SIDE, _SIDE)
+                image = np.frombuffer(blob, dtype=np.float32, count=_SIDE * _SIDE).reshape(_SIDE, _SIDE)
                 found = frozenset(Flag(name) for name in head["flags"])
-                return Picture(image, found, head["sop"], head["study"])
+                shown = np.frombuffer(blob, dtype=np.uint8, offset=image.nbytes)
+                return Picture(
+                    image,
+                    found,
+                    head["sop"],
+                    head["study"],
+                    shown.reshape(head["side"], head["side"]) if shown.size else None,
+                )
             case "rejected":
                 rejection = InstanceRejected(Reason(head["reason"]), head["detail"])
                 return Unseen(rejection, head["sop"], head["study"])
@@ -222,12 +247,14 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
                 sop, study = found.identity.sop_instance_uid, found.identity.study_instance_uid
             if found.rejection is not None:
                 raise found.rejection
-            seen = model_input(dicom)
+            seen = model_input(dicom, request["side"])
             names = sorted(flag.value for flag in seen.flags | flags(found.facts, rules))
+            shown = b"" if seen.shown is None else seen.shown.tobytes()
+            side = 0 if seen.shown is None else len(seen.shown)
             _write(
                 answers,
-                {"state": "picture", "flags": names, "sop": sop, "study": study},
-                seen.image.tobytes(),
+                {"state": "picture", "flags": names, "sop": sop, "study": study, "side": side},
+                seen.image.tobytes() + shown,
             )
         except InstanceRejected as rejected:
             _reject(answers, rejected.reason, rejected.detail, sop, study)

@@ -32,6 +32,10 @@ def report(
 ) -> tuple[Records, list[Any]]:
     """Write one report for each scored image into its study."""
     attempt.insist(lambda: process.check(job))
+    if job.get("companions"):
+        from worker import companions  # a run without pays nothing for them
+
+        attempt.insist(lambda: companions.need(process, job))
     records, done = attempt.each(items, lambda item: _report(process, job, item))
     for item, record in done:
         record["attempts"] = attempt.claim.attempt
@@ -71,7 +75,7 @@ def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
         if not stored.already:
             raise InstanceRejected(Reason.REPORT_CONFLICT, "the PACS changed the report while storing it")
         _same_scores(sr.scores_of(held), item["scores"])
-    return {
+    record: ItemRecord = {
         "outcome": Outcome.REPORTED.value,
         "stage": Stage.REPORT.value,
         "instance": item["instance"],
@@ -87,6 +91,11 @@ def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
         "meaningful": job["meaningful"],
         "engine": job["engine"],
     }
+    if job.get("companions"):
+        from worker import companions
+
+        record["companions"] = companions.write(process, job, item, header, model, options)
+    return record
 
 
 def _header(pacs: Pacs, instance: str) -> bytes:

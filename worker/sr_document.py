@@ -8,7 +8,7 @@ compare the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pydicom.valuerep import format_number_as_ds
@@ -46,21 +46,27 @@ CARRIED: Final = {
 
 def encode(draft: Draft) -> bytes:
     """Return the report as a DICOM file (PS3.10), in explicit VR little endian and UTF-8."""
+    return file_of(draft.sop_class_uid, draft.sop_instance_uid, _dataset(draft))
+
+
+def file_of(sop_class_uid: str, sop_instance_uid: str, elements: Iterable[bytes]) -> bytes:
+    """Return a DICOM file (PS3.10) of encoded elements, in explicit VR little endian."""
     meta = b"".join(
         (
             sr.raw(0x00020001, "OB", b"\0\1"),
-            sr.text(0x00020002, "UI", draft.sop_class_uid),
-            sr.text(0x00020003, "UI", draft.sop_instance_uid),
+            sr.text(0x00020002, "UI", sop_class_uid),
+            sr.text(0x00020003, "UI", sop_instance_uid),
             sr.text(0x00020010, "UI", _EXPLICIT_LITTLE_ENDIAN),
             sr.text(0x00020012, "UI", IMPLEMENTATION_CLASS_UID),
             sr.text(0x00020013, "SH", IMPLEMENTATION_VERSION_NAME),
         )
     )
     length = sr.raw(0x00020000, "UL", len(meta).to_bytes(4, "little"))
-    return b"".join((bytes(128), b"DICM", length, meta, *_dataset(draft)))
+    return b"".join((bytes(128), b"DICM", length, meta, *elements))
 
 
-def _carried(draft: Draft, *keywords: str) -> Iterator[bytes]:
+def carried(draft: Draft, *keywords: str) -> Iterator[bytes]:
+    """Yield what is carried over from the image, of some attributes, in the order given."""
     for keyword in keywords:
         if keyword in draft.source.carried:
             yield sr.text(*CARRIED[keyword], draft.source.carried[keyword])
@@ -75,31 +81,31 @@ def _dataset(draft: Draft) -> Iterator[bytes]:
     yield sr.text(0x00080014, "UI", draft.device_uid)
     yield sr.text(0x00080016, "UI", draft.sop_class_uid)
     yield sr.text(0x00080018, "UI", draft.sop_instance_uid)
-    yield from _carried(draft, "StudyDate")
+    yield from carried(draft, "StudyDate")
     yield sr.text(0x00080023, "DA", draft.date)
-    yield from _carried(draft, "StudyTime")
+    yield from carried(draft, "StudyTime")
     yield sr.text(0x00080033, "TM", draft.time)
-    yield from _carried(draft, "AccessionNumber")
+    yield from carried(draft, "AccessionNumber")
     yield sr.text(0x00080060, "CS", "SR")
     yield sr.text(0x00080070, "LO", PRODUCT)
-    yield from _carried(draft, "ReferringPhysicianName")
+    yield from carried(draft, "ReferringPhysicianName")
     yield sr.items(0x00080110, *_schemes())
-    yield from _carried(draft, "TimezoneOffsetFromUTC", "StudyDescription")
+    yield from carried(draft, "TimezoneOffsetFromUTC", "StudyDescription")
     yield sr.text(0x0008103E, "LO", draft.series_description)
     yield sr.text(0x00081090, "LO", PRODUCT)
     yield sr.items(0x00081111)
-    yield from _carried(draft, "PatientName")
+    yield from carried(draft, "PatientName")
     yield sr.text(0x00100020, "LO", source.patient_id)
-    yield from _carried(draft, "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
-    yield from _carried(draft, "PatientAge", "PatientSize", "PatientWeight")
-    yield from _carried(draft, "PatientIdentityRemoved", "DeidentificationMethod")
+    yield from carried(draft, "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
+    yield from carried(draft, "PatientAge", "PatientSize", "PatientWeight")
+    yield from carried(draft, "PatientIdentityRemoved", "DeidentificationMethod")
     yield sr.text(0x00181000, "LO", draft.model.weights_sha256)
     yield sr.text(0x00181020, "LO", f"report schema {SCHEMA}\\{draft.model.version}")
     yield sr.text(0x00189004, "CS", "RESEARCH")
     yield sr.items(0x0018A001, *_equipment(draft))
     yield sr.text(0x0020000D, "UI", source.study_instance_uid)
     yield sr.text(0x0020000E, "UI", draft.series_instance_uid)
-    yield from _carried(draft, "StudyID")
+    yield from carried(draft, "StudyID")
     yield sr.text(0x00200011, "IS", str(draft.series_number))
     yield sr.text(0x00200013, "IS", str(draft.instance_number))
     yield sr.text(0x0040A040, "CS", "CONTAINER")

@@ -12,6 +12,8 @@ from worker.sr_inputs import Model, Options
 SCHEMA: Final = "1"
 #: Raise when the model's input for the same image changes (worker/pixels.py): the scores may then differ.
 PREPROCESSING: Final = "1"
+#: Raise when the companions' layout changes (worker/companion_*.py): the same for them.
+COMPANION_SCHEMA: Final = "1"
 #: The root of every derived UID. Changing it would write every report of the past a second time.
 _NAMESPACE: Final = uuid.UUID("c08cbe69-5d45-428c-9249-1602551b7649")
 
@@ -45,6 +47,16 @@ def report_uid(source_sop_instance_uid: str, model: Model, options: Options) -> 
 def series_uid(source_sop_instance_uid: str, model: Model, options: Options) -> str:
     """Return the Series Instance UID of the report: one series each, as OHIF shows one SR of a series."""
     return derived_uid("series", source_sop_instance_uid, *_made_by(model, options))
+
+
+def companion_uid(kind: str, report_sop_instance_uid: str) -> str:
+    """Return the SOP Instance UID of a companion of a report."""
+    return derived_uid("companion", kind, COMPANION_SCHEMA, report_sop_instance_uid)
+
+
+def companion_series_uid(kind: str, report_sop_instance_uid: str) -> str:
+    """Return the Series Instance UID of a companion: one series each, as the report has."""
+    return derived_uid("companion series", kind, COMPANION_SCHEMA, report_sop_instance_uid)
 
 
 def device_uid(model: Model) -> str:

@@ -5,6 +5,7 @@ Each ``clean_*`` function returns the value in its standard form, or None when n
 
 from __future__ import annotations
 
+import codecs
 import logging
 import math
 import re
@@ -12,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
+from functools import cache
 from typing import Final, Literal
 
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
@@ -55,9 +57,17 @@ def declared_encodings(specific_character_set: bytes) -> list[str] | None:
         return None
     with quietly("ignore"):  # about spellings that pydicom understands all the same
         try:
-            return convert_encodings(terms)
-        except LookupError:
+            found = convert_encodings(terms)
+        except (LookupError, ValueError):
             return None
+    # pydicom takes the name of any codec of Python's too: of one that gives half characters, or none.
+    return found if all(codecs.lookup(name).name in _codecs() for name in found) else None
+
+
+@cache
+def _codecs() -> frozenset[str]:
+    """Return Python's own names of the encodings of PS3.3 C.12.1.1.2."""
+    return frozenset(codecs.lookup(name).name for name in python_encoding.values())
 
 
 def decode(raw: bytes, encodings: Sequence[str] | None) -> str | None:
@@ -75,7 +85,7 @@ def decode(raw: bytes, encodings: Sequence[str] | None) -> str | None:
     with quietly("error"):  # pydicom would warn, then decode with losses
         try:
             return decode_bytes(raw, encodings, set(_DELIMITERS))
-        except (UnicodeError, LookupError, UserWarning):
+        except (ValueError, LookupError, Warning):
             return None
 
 

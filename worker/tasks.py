@@ -19,8 +19,8 @@ from worker.upload import upload
 __all__ = ["Process", "infer", "register", "report", "upload"]
 
 
-def register(app: Celery, settings: Settings) -> None:
-    """Give an application its three tasks."""
+def register(app: Celery, settings: Settings) -> Process:
+    """Give an application its three tasks; returns what they hold on to."""
     process = Process(settings)
     stages: dict[Stage, Callable[[Process, Job, Attempt, list[Any]], tuple[Records, list[Any]]]] = {
         Stage.UPLOAD: upload,
@@ -42,3 +42,4 @@ def register(app: Celery, settings: Settings) -> None:
             )
 
         app.task(task, name=TASKS[stage])
+    return process

@@ -103,7 +103,15 @@ class Scorer(nn.Module):
         (torchxrayvision 1.5.7, ``models.op_norm``). The pooling and what follows are float32
         also where the features are half.
         """
-        pooled = torch.relu(self.features(images)).to(self.points.dtype).mean((2, 3))
+        return self.scores_of(self.activations(images))
+
+    def activations(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the last feature maps, (N, 1024, 7, 7)."""
+        return torch.relu(self.features(images))
+
+    def scores_of(self, activations: torch.Tensor) -> torch.Tensor:
+        """Pool the last feature maps and score them: (N, 18)."""
+        pooled = activations.to(self.points.dtype).mean((2, 3))
         # ONNX Runtime approximates Sigmoid to about 1e-7, which an operating point of 0.002 makes 200 times
         # larger. Its Exp is right to rounding; one that overflows to infinity rightly ends as 0.
         probabilities = 1 / (1 + torch.exp(-self.classifier(pooled)))

@@ -60,6 +60,21 @@ _SECONDS_WITHOUT_AN_ANSWER: Final = 30
 
 
 @dataclass(frozen=True)
+class Form:
+    """A form of the model in ONNX."""
+
+    mark: str  #: in the file's name
+    module: str  #: what writes it, in a Python process of its own
+
+
+#: What scores images.
+SCORING: Final = Form(f"v{EXPORT_VERSION}", "worker.onnx_export")
+#: What tells too where in the image each score comes from; made only where pictures are asked for.
+#: The number changes whenever its graph does.
+MAPPING: Final = Form("maps1", "worker.cam_export")
+
+
+@dataclass(frozen=True)
 class Weights:
     """A weights file whose hash was verified."""
 
@@ -133,25 +148,25 @@ def read_verified(path: Path, sha256: str) -> bytes:
     return content
 
 
-def cached_export(weights: Weights, cache: Path) -> Path | None:
+def cached_export(weights: Weights, cache: Path, form: Form = SCORING) -> Path | None:
     """Find the ONNX export of these weights in the cache.
 
     The file's name carries the hash of the weights, the export's version and the hash of its own content. One
     whose content doesn't match is passed over, so that it is exported again.
     """
-    for path in sorted(cache.glob(f"{weights.sha256}.v{EXPORT_VERSION}.*.onnx")):
-        if path.name == export_name(weights, _file_digest(path)):
+    for path in sorted(cache.glob(f"{weights.sha256}.{form.mark}.*.onnx")):
+        if path.name == export_name(weights, _file_digest(path), form):
             return path
         _LOG.warning("export.damaged path=%s", path)
     return None
 
 
-def export_name(weights: Weights, sha256: str) -> str:
+def export_name(weights: Weights, sha256: str, form: Form = SCORING) -> str:
     """Name an export after its weights, its version and the hash of its content."""
-    return f"{weights.sha256}.v{EXPORT_VERSION}.{sha256}.onnx"
+    return f"{weights.sha256}.{form.mark}.{sha256}.onnx"
 
 
-def exported(weights: Weights, cache: Path) -> Path:
+def exported(weights: Weights, cache: Path, form: Form = SCORING) -> Path:
     """Find the ONNX export of these weights, making it first when there is none.
 
     Of several workers that start together one exports and the others wait for it.
@@ -162,14 +177,14 @@ def exported(weights: Weights, cache: Path) -> Path:
         There is no export and PyTorch isn't installed here, the weights don't fit the model, or the export
         doesn't give PyTorch's scores.
     """
-    if path := cached_export(weights, cache):
+    if path := cached_export(weights, cache, form):
         return path
     with exclusive(cache, "export"):
-        if path := cached_export(weights, cache):
+        if path := cached_export(weights, cache, form):
             return path
         _LOG.info("export.started weights=%s", weights.sha256)
-        run_with_torch("worker.onnx_export", str(weights.path), weights.sha256, str(cache.absolute()))
-    if path := cached_export(weights, cache):
+        run_with_torch(form.module, str(weights.path), weights.sha256, str(cache.absolute()))
+    if path := cached_export(weights, cache, form):
         return path
     raise UsageError(f"the export left no valid file in {cache}: is the disk full?")
 

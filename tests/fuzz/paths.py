@@ -1,0 +1,147 @@
+"""The ways that foreign bytes take through the program, each as one function of them.
+
+A refusal by name is an answer. A rule that does not hold of what was read is a :class:`Broken`, and any other
+exception is a bug as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from backlog.archive import Archive
+from backlog.eligibility import Rules, flags
+from backlog.errors import InstanceRejected, UsageError
+from backlog.header import Judged, identity, judged, read_header
+from backlog.outcomes import Reason
+from worker.pixels import model_input
+from worker.sr import Model, Options, build, check, scores_of
+
+#: What a zip member may inflate to here.
+_MOST_MEMBER: Final = 1 << 20
+_UID: Final = re.compile(r"[0-9.]{3,64}")
+#: How far the float32 of the resize may leave the model's range.
+_ROUNDING: Final = 1e-2
+_MODEL: Final = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "5ca1ab1e" * 8)
+_OPTIONS: Final = Options()
+_WHEN: Final = datetime(2025, 1, 2, 23, 4, 5, tzinfo=UTC)
+_SCORES: Final = (*(n / 20 for n in range(1, 18)), math.nan)
+
+
+class Broken(AssertionError):
+    """What came out is not what was promised."""
+
+
+def _insist(holds: bool, promise: str) -> None:
+    if not holds:
+        raise Broken(promise)
+
+
+def _judged(file: bytes) -> Judged:
+    found = judged(read_header(file), Rules())
+    _insist(found.identity is not None or found.rejection is not None, "an image to be scored has its UIDs")
+    if found.identity is not None:
+        of = found.identity
+        for uid in (
+            of.study_instance_uid,
+            of.series_instance_uid,
+            of.sop_instance_uid,
+            of.sop_class_uid,
+        ):
+            _insist(_UID.fullmatch(uid) is not None, "a UID holds digits and dots")
+    return found
+
+
+def header(file: bytes) -> None:
+    """Read, judge, name: what the plan, the upload and the reader do with each file."""
+    found = _judged(file)
+    flags(found.facts, Rules())
+
+
+def pixels(file: bytes) -> None:
+    """Decode to what the model sees."""
+    seen = model_input(file)
+    _insist(seen.image.shape == (224, 224) and seen.image.dtype == np.float32, "the picture has its form")
+    _insist(bool(np.isfinite(seen.image).all()), "the picture is finite")
+    _insist(float(abs(seen.image).max()) <= 1024 + _ROUNDING, "the picture is within [-1024, 1024]")
+
+
+def archive(file: bytes) -> None:
+    """List and read a zip as the producer and the upload do."""
+    place = Path(tempfile.gettempdir()) / f"cxr-fuzz-{os.getpid()}.zip"
+    place.write_bytes(file)
+    try:
+        with Archive(place) as opened:
+            for member in opened.members():
+                _insist(opened.member(member.place) == member, "a member is found again by its place")
+                try:
+                    content = opened.read(member, limit=_MOST_MEMBER)
+                except InstanceRejected:
+                    continue
+                _insist(len(content) == member.size <= _MOST_MEMBER, "a member has the size it declares")
+    finally:
+        place.unlink()
+
+
+def report(file: bytes) -> None:
+    """Write a report by the file's header, and check it as the worker does before it is sent."""
+    of = identity(read_header(file))
+    made = build(file, _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN)
+    again = build(file, _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN)
+    _insist(made == again, "the same input gives the same report")
+    try:
+        check(
+            made.dicom,
+            study_instance_uid=of.study_instance_uid,
+            series_instance_uid=of.series_instance_uid,
+            sop_instance_uid=of.sop_instance_uid,
+            sop_class_uid=of.sop_class_uid,
+            scores=_SCORES,
+            model=_MODEL,
+            options=_OPTIONS,
+        )
+    except InstanceRejected as refusal:
+        raise Broken(f"a report that we wrote passes our own check: {refusal.detail}") from refusal
+    _insist(len(scores_of(made.dicom)) == len(_SCORES), "a report gives its scores back")
+
+
+#: By the name on the command line.
+PATHS: Final[dict[str, Callable[[bytes], None]]] = {
+    "header": header,
+    "pixels": pixels,
+    "zip": archive,
+    "report": report,
+}
+
+
+def walk(path: str, file: bytes) -> Reason | None:
+    """Send an input down a path.
+
+    Returns
+    -------
+    Reason or None
+        Why it was refused by name; None where it was not, or as a whole (a zip that is none).
+
+    Raises
+    ------
+    Exception
+        Whatever else comes of it: a finding.
+    """
+    try:
+        PATHS[path](file)
+    except InstanceRejected as refusal:
+        return refusal.reason
+    except UsageError as refusal:
+        if path != "zip":  # only an archive as a whole is a person's to replace
+            raise Broken("one image never asks the person to change something") from refusal
+    except MemoryError:
+        return Reason.OUT_OF_MEMORY
+    return None
