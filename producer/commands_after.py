@@ -49,7 +49,7 @@ _NAMES = click.option(
 def quarantine_list(out: Path, names: bool, reason: tuple[str, ...]) -> None:
     """List the quarantined items with their reasons."""
     from backlog.outcomes import Outcome
-    from producer.runs import open_ledger
+    from producer.run_folder import open_ledger
 
     ledger = open_ledger(out)
     name = _namer(ledger, out) if names else None
@@ -68,7 +68,7 @@ def quarantine_list(out: Path, names: bool, reason: tuple[str, ...]) -> None:
 @_NAMES
 def quarantine_show(out: Path, item: int, names: bool) -> None:
     """Show all that is known of one item."""
-    from producer.runs import open_ledger
+    from producer.run_folder import open_ledger
 
     ledger = open_ledger(out)
     found = ledger.item(item)
@@ -90,7 +90,8 @@ def quarantine_show(out: Path, item: int, names: bool) -> None:
 @click.option("--reason", multiple=True, help="Only this reason; may be given more than once.")
 def quarantine_replay(out: Path, to: Path, reason: tuple[str, ...]) -> None:
     """Try the quarantined items again, as a run of their own."""
-    from producer.runs import Paths, create_replay
+    from producer.begin import create_replay
+    from producer.run_folder import Paths
 
     settings = read_settings()
     count = create_replay(Paths(out.absolute()), Paths(to.absolute()), frozenset(reason), settings)
@@ -99,7 +100,8 @@ def quarantine_replay(out: Path, to: Path, reason: tuple[str, ...]) -> None:
 
 
 def _namer(ledger: Any, out: Path) -> Any:
-    from producer.runs import Paths, source_of
+    from producer.begin import source_of
+    from producer.run_folder import Paths
 
     source = source_of(ledger, read_settings(), Paths(out.absolute()))
 
@@ -115,7 +117,7 @@ def verify(out: Path) -> None:
     """Read every report of a run back from the PACS. Fails when one is missing, changed or there twice."""
     from backlog.pacs import connect
     from producer.aftercare import verify as read_back
-    from producer.runs import open_ledger
+    from producer.run_folder import open_ledger
 
     ledger = open_ledger(out)
     found = read_back(ledger, connect(read_settings(), str(ledger.fact("pacs"))))
@@ -139,7 +141,7 @@ def retract(out: Path, yes: bool) -> None:
     from producer.aftercare import beside, written
     from producer.aftercare import retract as take_back
     from producer.audit import Audit
-    from producer.runs import Paths, is_running, open_ledger
+    from producer.run_folder import Paths, is_running, open_ledger
 
     if not yes:
         ledger = open_ledger(out)
@@ -184,7 +186,7 @@ def audit() -> None:
 def audit_verify(out: Path, head: str) -> None:
     """Follow the chain of hashes and compare it with the ledger. Fails at the first wrong line and names it."""
     from producer.audit import verify as follow
-    from producer.runs import Paths, is_running, open_ledger
+    from producer.run_folder import Paths, is_running, open_ledger
 
     open_ledger(out).close()  # the question below would leave a lock where no run is
     running = is_running(Paths(out))

@@ -20,7 +20,7 @@ def status(out: Path, watch: bool, as_json: bool) -> None:
     import time
 
     from producer.outputs import summarise
-    from producer.runs import Paths, is_running, open_ledger
+    from producer.run_folder import Paths, is_running, open_ledger
 
     while True:
         ledger = open_ledger(out)
@@ -46,7 +46,7 @@ def status(out: Path, watch: bool, as_json: bool) -> None:
 def export(out: Path, form: str, to: Path | None) -> None:
     """Write the scores that a run has so far."""
     from producer.outputs import WRITERS
-    from producer.runs import open_ledger
+    from producer.run_folder import open_ledger
 
     ledger = open_ledger(out)
     path = to or out / f"scores.{form}"
@@ -138,7 +138,7 @@ def report(out: Path, baseline: Path | None, groups: Path | None, orthanc: str, 
     """Write the report page of a run, at any time; with --baseline, compare its scores with an earlier run's."""
     from producer.audit import verify as follow
     from producer.report_page import drift_line, write_page
-    from producer.runs import Paths, open_ledger
+    from producer.run_folder import Paths, open_ledger
 
     if groups and not baseline:
         raise click.UsageError("--groups compares with a run: it needs --baseline")

@@ -74,7 +74,8 @@ def run(
     With CXR_REDIS_URL set, only dispatches and watches, and workers elsewhere do the work; without, starts a private
     Redis and the workers itself, and stops them at the end.
     """
-    from producer.runs import Paths, create
+    from producer.begin import create
+    from producer.run_folder import Paths
 
     settings = read_settings()
     if companions is not None:
@@ -100,7 +101,7 @@ def run(
 @OUT
 def resume(out: Path) -> None:
     """Go on with an interrupted, paused or cancelled run."""
-    from producer.runs import Paths, is_running, open_ledger
+    from producer.run_folder import Paths, is_running, open_ledger
 
     paths = Paths(out.absolute())
     open_ledger(paths.out).close()
@@ -117,7 +118,7 @@ def resume(out: Path) -> None:
 @OUT
 def pause(out: Path) -> None:
     """Send nothing new; what is in flight ends. Go on with 'resume'."""
-    from producer.runs import Paths, open_ledger
+    from producer.run_folder import Paths, open_ledger
 
     open_ledger(out).close()
     Paths(out).pause.touch()
@@ -128,7 +129,7 @@ def pause(out: Path) -> None:
 @OUT
 def cancel(out: Path) -> None:
     """Stop the run, here and on every worker. What was reported stays; 'resume' takes it up again."""
-    from producer.runs import Paths, open_ledger
+    from producer.run_folder import Paths, open_ledger
 
     ledger = open_ledger(out)
     run_id = ledger.fact("job")["run"]
@@ -156,8 +157,9 @@ def demo(out: Path | None, count: int) -> None:
 
     Uses the released weights; where they can't be had, and only here, goes on with seeded weights and says so.
     """
+    from producer.begin import Selection, create
     from producer.embedded import need_worker, prepare_model
-    from producer.runs import Paths, Selection, create
+    from producer.run_folder import Paths
     from producer.synthetic import write_backlog
 
     need_worker()
@@ -183,7 +185,7 @@ def demo(out: Path | None, count: int) -> None:
 
 
 def _selection(since: str, modality: str, study_date: str) -> Any:
-    from producer.runs import Selection
+    from producer.begin import Selection
 
     if since:
         try:

@@ -13,7 +13,8 @@ from backlog.errors import InstanceRejected
 from backlog.header import judged, read_header
 from backlog.outcomes import Outcome, Reason
 from backlog.settings import Settings
-from producer.runs import Paths, Selection, make_source
+from producer.begin import Selection, make_source
+from producer.run_folder import Paths
 from producer.sources import Entry, Folder, Source
 
 #: Images per second and core, of the forward pass that bounds everything else; `make bench` measures it.

@@ -1,35 +1,27 @@
-"""A run from the person's side: made, resumed, found again in its folder."""
+"""A run is worked on: its workers, its dispatch, and what it leaves at the end."""
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import secrets
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
-from types import FrameType
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from backlog.eligibility import Rules
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
-from backlog.messages import Job, PredecessorSpec
-from backlog.orthanc import Orthanc
-from backlog.outcomes import Outcome
+from backlog.messages import Job
 from backlog.pacs import connect
 from backlog.settings import Settings
 from producer import outputs
 from producer.audit import Audit
+from producer.begin import source_of
 from producer.dispatch import Dispatcher, Progress
 from producer.embedded import Embedded, prepare_model
 from producer.ledger import Ledger
-from producer.sources import Again, Folder, OrthancSource, Source, Zip
+from producer.run_folder import Paths, only_producer, open_ledger
+from producer.sources import Source
+from producer.stopping import Stopper, stopping_on_signals
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -37,258 +29,10 @@ if TYPE_CHECKING:
     from backlog.claims import Claims
     from producer.metrics import Metrics  # an extra's library
 
-MODEL: Final = "densenet121-res224-all"
 
 #: Chunks in flight for each inference process, and at least.
 _WINDOW_PER_WORKER: Final = 8
 _WINDOW_LEAST: Final = 16
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which instances of an Orthanc."""
-
-    since: str = ""
-    modality: str = ""
-    study_date: str = ""
-
-
-@dataclass(frozen=True)
-class Paths:
-    """What lies in a run's folder."""
-
-    out: Path
-
-    @property
-    def ledger(self) -> Path:
-        """The run itself."""
-        return self.out / "ledger.sqlite"
-
-    @property
-    def listing(self) -> Path:
-        """A folder source's list of paths."""
-        return self.out / "source.list"
-
-    @property
-    def pause(self) -> Path:
-        """Present while the run is paused."""
-        return self.out / "pause"
-
-    @property
-    def cancel(self) -> Path:
-        """Present once the run is cancelled."""
-        return self.out / "cancel"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the run's producer."""
-        return self.out / "lock"
-
-    @property
-    def scores(self) -> Path:
-        """The table of scores."""
-        return self.out / "scores.csv"
-
-    @property
-    def summary(self) -> Path:
-        """The account."""
-        return self.out / "summary.json"
-
-    @property
-    def page(self) -> Path:
-        """The report page."""
-        return self.out / "report.html"
-
-    @property
-    def audit(self) -> Path:
-        """One line for each effect."""
-        return self.out / "audit.jsonl"
-
-    @property
-    def logs(self) -> Path:
-        """Logs of the processes of an embedded run."""
-        return self.out / "logs"
-
-    @property
-    def pacs(self) -> Path:
-        """The default PACS."""
-        return self.out / "pacs"
-
-
-def open_ledger(out: Path, *, write: bool = False) -> Ledger:
-    """Open the ledger of a run's folder.
-
-    Raises
-    ------
-    UsageError
-        The folder holds no run.
-    """
-    if not Paths(out).ledger.is_file():
-        raise UsageError(f"{out}: no run here (a run's folder holds ledger.sqlite)")
-    return Ledger(Paths(out).ledger, write=write)
-
-
-def make_source(word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection) -> Source:
-    """Return the source that SOURCE means: a zip, a folder, or the word ``orthanc``.
-
-    Raises
-    ------
-    UsageError
-        There is nothing of that name, or it doesn't go together with the other arguments.
-    """
-    if word == "orthanc":
-        if not pacs.startswith(("http://", "https://")):
-            raise UsageError("the source 'orthanc' needs the address of one: --pacs http://… or CXR_PACS_URL")
-        chosen = Rules.from_settings(settings)
-        return OrthancSource(
-            Orthanc.from_settings(settings, pacs),
-            chosen,
-            selection.since,
-            selection.modality,
-            selection.study_date,
-        )
-    if selection != Selection():
-        raise UsageError(
-            "--since, --modality and --study-date select from an Orthanc; a zip or a folder is taken whole"
-        )
-    path = Path(word)
-    if path.is_dir():
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise UsageError(f"{path}: this folder can't be read (permission denied)")
-        return Folder(path, paths.listing)
-    if not path.exists():
-        raise UsageError(f"{path}: no such file or folder (SOURCE is a zip, a folder, or the word 'orthanc')")
-    return Zip(path)
-
-
-def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
-    """Return the source of a run, as its ledger knows it."""
-    job: Job = ledger.fact("job")
-    if job["source"]["listing"]:
-        paths = Paths(
-            Path(job["source"]["listing"]).parent
-        )  # a replay reads the listing of the run that it repeats
-    selection = Selection(**ledger.fact("selection"))
-    source = make_source(str(ledger.fact("word")), settings, str(ledger.fact("pacs")), paths, selection)
-    replayed = ledger.fact("replayed")
-    return source if replayed is None else Again(source, replayed)
-
-
-def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Settings) -> int:
-    """Make a new run of another run's quarantined items; returns their count.
-
-    Raises
-    ------
-    UsageError
-        Nothing of that kind is quarantined, or the new folder holds a run already.
-    """
-    if paths.ledger.exists():
-        raise UsageError(f"{paths.out}: holds a run already")
-    ledger = open_ledger(of.out)
-    items = [item for item in ledger.items(Outcome.QUARANTINED) if not reasons or item["reason"] in reasons]
-    if not items:
-        of_kind = f" for {', '.join(sorted(reasons))}" if reasons else ""
-        raise UsageError(f"{of.out}: nothing is quarantined{of_kind}")
-    facts = {key: ledger.fact(key) for key in ("word", "pacs", "selection", "model", "workers", "chunk_size")}
-    job: Job = ledger.fact("job")
-    ledger.close()
-    now = datetime.now(UTC).replace(microsecond=0)
-    job |= {"run": _name(now), "when": now.isoformat()}
-    job |= {"language": settings.language, "coding": settings.coding}
-    job["rules"] = Rules.from_settings(settings).spec()
-    paths.out.mkdir(parents=True, exist_ok=True)
-    replayed = [json.loads(item["ref"]) for item in items]
-    Ledger.create(paths.ledger, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)}).close()
-    return len(items)
-
-
-def _name(now: datetime) -> str:
-    return f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
-
-
-def create(
-    word: str,
-    settings: Settings,
-    pacs: str,
-    paths: Paths,
-    selection: Selection,
-    *,
-    workers: int,
-    read_back: bool = False,
-    predecessor: Path | None = None,
-) -> None:
-    """Make a run's folder and ledger; nothing is sent yet.
-
-    Raises
-    ------
-    UsageError
-        The folder holds a run already, or can't be written.
-    """
-    if paths.ledger.exists():
-        raise UsageError(f"{paths.out}: holds a run already. Go on with it: cxr-backlog resume {paths.out}")
-    source = make_source(word, settings, pacs, paths, selection)
-    try:
-        paths.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
-    now = datetime.now(UTC).replace(microsecond=0)
-    job: Job = {
-        "run": _name(now),
-        "when": now.isoformat(),
-        "source": source.spec,
-        "pacs": "",
-        "language": settings.language,
-        "coding": settings.coding,
-        "rules": Rules.from_settings(settings).spec(),
-        "weights": "",
-        "meaningful": True,
-        "engine": "",
-        "read_back": read_back,
-    }
-    if settings.companion_kinds:
-        job["companions"] = settings.companion_kinds
-    if predecessor is not None:
-        job["predecessor"] = _predecessor(predecessor)
-    facts: dict[str, Any] = {
-        "job": job,
-        # The run may be gone on with, or verified, from another folder.
-        "word": word if word == "orthanc" else str(Path(word).absolute()),
-        "pacs": pacs if pacs.startswith(("http://", "https://")) else str(Path(pacs).absolute()),
-        "selection": vars(selection),
-        "model": MODEL,
-        "workers": workers,
-        "chunk_size": _chunk_size(settings, source.total, workers),
-    }
-    Ledger.create(paths.ledger, facts).close()
-
-
-def _predecessor(out: Path) -> PredecessorSpec:
-    """Return which reports an earlier run wrote.
-
-    Raises
-    ------
-    UsageError
-        It wrote none yet.
-    """
-    ledger = open_ledger(out)
-    earlier: Job = ledger.fact("job")
-    ledger.close()
-    if not earlier["weights"]:
-        raise UsageError(f"{out}: this run has scored nothing yet, so nothing can refer to it")
-    return {
-        "weights": earlier["weights"],
-        "meaningful": earlier["meaningful"],
-        "language": earlier["language"],
-        "coding": earlier["coding"],
-    }
-
-
-def _chunk_size(settings: Settings, total: int | None, workers: int) -> int:
-    """Return a chunk's size: small for a small backlog, so that every worker gets some of it."""
-    most = min(64, max(1, settings.chunk_size))
-    if total is None:
-        return most
-    return max(1, min(most, total // (4 * max(1, workers))))
 
 
 def go_on(
@@ -314,10 +58,10 @@ def go_on(
         Something has to be changed first: a wrong password, missing weights, a second producer.
     """
     with (
-        _only_producer(paths),
+        only_producer(paths),
         _ledger(paths) as ledger,
         Audit(ledger, paths.audit) as audit,
-        _stopper() as stopping,
+        stopping_on_signals() as stopping,
     ):
         if audit.damaged:
             say(
@@ -429,7 +173,7 @@ def _workers(
     job: Job,
     pacs_url: str,
     say: Callable[[str], None],
-    stopping: _Stopper,
+    stopping: Stopper,
 ) -> Iterator[str]:
     """Yield the broker's address: the given one, or that of a private Redis with workers beside it."""
     if settings.redis_url:
@@ -460,38 +204,6 @@ def _workers(
         yield servers.redis_url
 
 
-class _Stopper:
-    """Turns the first Ctrl-C or SIGTERM into a request, the second into an end."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.on_second: Callable[[], None] = lambda: None
-
-    def is_set(self) -> bool:
-        """Whether the person asked to stop."""
-        return self._event.is_set()
-
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        if self._event.is_set():
-            self.on_second()
-            os._exit(4)
-        self._event.set()
-
-
-@contextmanager
-def _stopper() -> Iterator[_Stopper]:
-    stopper = _Stopper()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopper
-        return
-    earlier = {number: signal.signal(number, stopper) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopper
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
 @contextmanager
 def _ledger(paths: Paths) -> Iterator[Ledger]:
     ledger = open_ledger(paths.out, write=True)
@@ -499,27 +211,3 @@ def _ledger(paths: Paths) -> Iterator[Ledger]:
         yield ledger
     finally:
         ledger.close()
-
-
-@contextmanager
-def _only_producer(paths: Paths) -> Iterator[None]:
-    """Hold the run's lock; a second producer on this machine is refused, one elsewhere is fenced by the ledger."""
-    try:
-        file = paths.lock.open("w")
-    except OSError as error:
-        raise UsageError(f"{paths.out}: can't be written ({error.strerror})") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{paths.out}: another producer is at work on this run") from error
-        yield
-
-
-def is_running(paths: Paths) -> bool:
-    """Whether a producer on this machine is at work on the run."""
-    try:
-        with _only_producer(paths):
-            return False
-    except UsageError:
-        return True

@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from backlog.settings import Settings
-    from producer.runs import Paths
+    from producer.run_folder import Paths
 
 OK = 0
 FAILED = 1
@@ -52,7 +52,8 @@ def cores() -> int:
 
 def work(settings: Settings, paths: Paths) -> NoReturn:
     """Run until complete or interrupted, print the account, and exit."""
-    from producer.runs import go_on, open_ledger
+    from producer.run_folder import open_ledger
+    from producer.runs import go_on
     from producer.show import display
 
     ledger = open_ledger(paths.out)

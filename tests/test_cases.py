@@ -13,7 +13,7 @@ import pytest
 from pydicom import dcmread
 
 from producer.ledger import Ledger
-from producer.runs import Paths
+from producer.run_folder import Paths
 from producer.sources import Zip
 from tests.cases import listed, needs_data
 from tests.conftest import Cli

@@ -21,7 +21,7 @@ from backlog.errors import UsageError
 from backlog.messages import Stage
 from producer.cli import main
 from producer.ledger import Ledger
-from producer.runs import Paths
+from producer.run_folder import Paths
 from tests.conftest import Cli
 from tests.dicom_images import chest, dicom
 from tests.servers import ROOT, OrthancServer, RedisServer, free_port, wait_until

@@ -21,7 +21,8 @@ from producer.cli import main
 from producer.ledger import Ledger
 from producer.report_data import MOST_ITEMS, gather
 from producer.report_page import _MEANINGS, write_page
-from producer.runs import Paths, _write_page
+from producer.run_folder import Paths
+from producer.runs import _write_page
 from tests.browser import Browser
 from tests.conftest import need
 from tests.ended_runs import (

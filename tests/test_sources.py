@@ -20,7 +20,8 @@ from backlog.orthanc import Orthanc
 from backlog.outcomes import Reason
 from backlog.settings import Settings
 from producer import sources
-from producer.runs import Paths, Selection, make_source
+from producer.begin import Selection, make_source
+from producer.run_folder import Paths
 from producer.sources import Again, Entry, Folder, OrthancSource, Source, Zip
 from tests.dicom_images import chest, dicom
 from tests.servers import ROOT, OrthancServer

@@ -19,7 +19,7 @@ from typing import Any, Self
 import psutil
 
 from producer.ledger import Ledger
-from producer.runs import Paths
+from producer.run_folder import Paths
 from tests.chaos.account import Account, endings, reports_below, reports_in, settle
 from tests.chaos.images import write_backlog
 from tests.servers import ROOT, OrthancServer, RedisServer, wait_until

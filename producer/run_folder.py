@@ -1,0 +1,111 @@
+"""A run's folder: what lies in it, and who is at work on it."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from backlog.errors import UsageError
+from producer.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What lies in a run's folder."""
+
+    out: Path
+
+    @property
+    def ledger(self) -> Path:
+        """The run itself."""
+        return self.out / "ledger.sqlite"
+
+    @property
+    def listing(self) -> Path:
+        """A folder source's list of paths."""
+        return self.out / "source.list"
+
+    @property
+    def pause(self) -> Path:
+        """Present while the run is paused."""
+        return self.out / "pause"
+
+    @property
+    def cancel(self) -> Path:
+        """Present once the run is cancelled."""
+        return self.out / "cancel"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the run's producer."""
+        return self.out / "lock"
+
+    @property
+    def scores(self) -> Path:
+        """The table of scores."""
+        return self.out / "scores.csv"
+
+    @property
+    def summary(self) -> Path:
+        """The account."""
+        return self.out / "summary.json"
+
+    @property
+    def page(self) -> Path:
+        """The report page."""
+        return self.out / "report.html"
+
+    @property
+    def audit(self) -> Path:
+        """One line for each effect."""
+        return self.out / "audit.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the processes of an embedded run."""
+        return self.out / "logs"
+
+    @property
+    def pacs(self) -> Path:
+        """The default PACS."""
+        return self.out / "pacs"
+
+
+def open_ledger(out: Path, *, write: bool = False) -> Ledger:
+    """Open the ledger of a run's folder.
+
+    Raises
+    ------
+    UsageError
+        The folder holds no run.
+    """
+    if not Paths(out).ledger.is_file():
+        raise UsageError(f"{out}: no run here (a run's folder holds ledger.sqlite)")
+    return Ledger(Paths(out).ledger, write=write)
+
+
+@contextmanager
+def only_producer(paths: Paths) -> Iterator[None]:
+    """Hold the run's lock; a second producer on this machine is refused, one elsewhere is fenced by the ledger."""
+    try:
+        file = paths.lock.open("w")
+    except OSError as error:
+        raise UsageError(f"{paths.out}: can't be written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{paths.out}: another producer is at work on this run") from error
+        yield
+
+
+def is_running(paths: Paths) -> bool:
+    """Whether a producer on this machine is at work on the run."""
+    try:
+        with only_producer(paths):
+            return False
+    except UsageError:
+        return True

@@ -1,0 +1,44 @@
+"""What Ctrl-C and SIGTERM do to a producer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stopper:
+    """Turns the first Ctrl-C or SIGTERM into a request, the second into an end."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.on_second: Callable[[], None] = lambda: None
+
+    def is_set(self) -> bool:
+        """Whether the person asked to stop."""
+        return self._event.is_set()
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if self._event.is_set():
+            self.on_second()
+            os._exit(4)
+        self._event.set()
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[Stopper]:
+    """Let the two signals set a stopper, and put their handlers back afterwards. Does nothing off the main thread."""
+    stopper = Stopper()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopper
+        return
+    earlier = {number: signal.signal(number, stopper) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopper
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
