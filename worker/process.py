@@ -80,8 +80,9 @@ class Process:
         import numpy as np  # the upload and report workers have none
 
         with suppress(BacklogError):
-            self._reader.start()
+            self._reader.launch()  # the two start side by side
             self.engine.scores(np.zeros((1, 1, 224, 224), np.float32))
+            self._reader.start()
 
     @cached_property
     def mapper(self) -> Mapper:

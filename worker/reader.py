@@ -76,6 +76,7 @@ class Reader:
         self._fetch_seconds = settings.pacs_seconds * 2 + 10
         self.rules = rules
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
         self._buffer = bytearray()
 
     def read(self, instances: Sequence[str], side: int = 0) -> Iterator[Picture | Unseen]:
@@ -128,6 +129,7 @@ class Reader:
                     with suppress(BrokenPipeError):
                         pipe.close()
         self._process = None
+        self._ready = False
         self._buffer.clear()
 
     def start(self) -> None:
@@ -138,10 +140,16 @@ class Reader:
         ServiceUnavailable
             It doesn't come up.
         """
+        self.launch()
+        if not self._ready:
+            self._wait_until_ready()
+            self._ready = True
+
+    def launch(self) -> None:
+        """Start the process, if there is none, without waiting until it is ready."""
         if self._process is None or self._process.poll() is not None:
             self.stop()
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            self._wait_until_ready()
 
     def _ask(self, instances: deque[str], side: int) -> None:
         self.start()

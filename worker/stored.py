@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from scipy import ndimage
 
 from backlog.header import number
 from backlog.outcomes import Flag
@@ -146,6 +145,8 @@ def _without_padding(
 
 def _reaching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the connected parts of a mask that touch a side of the image."""
+    from scipy import ndimage  # a third of a second, which few images need
+
     labels, count = ndimage.label(mask)
     touching = np.zeros(count + 1, np.bool_)
     for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
