@@ -29,7 +29,12 @@ class Serial:
         torch.manual_seed(0)
         # The released architecture; its weights' values don't change the time.
         self.model = xrv.models.DenseNet(
-            num_classes=18, in_channels=1, growth_rate=32, block_config=(6, 12, 24, 16), num_init_features=64
+            num_classes=18,
+            in_channels=1,
+            apply_sigmoid=True,
+            growth_rate=32,
+            block_config=(6, 12, 24, 16),
+            num_init_features=64,
         )
         self.model.eval()
         self.transform = torchvision.transforms.Compose(
