@@ -172,10 +172,6 @@ class Orthanc:
             answer = self._parsed(self._call("POST", "/tools/find", json=body))
         return list(answer)
 
-    def statistics(self) -> dict[str, Any]:
-        """Return Orthanc's counts of patients, studies, series, instances and bytes."""
-        return self._json("/statistics")
-
     def simplified_tags(self, instance: str) -> dict[str, Any]:
         """Return one instance's header as keywords and text."""
         return self._json(f"/instances/{_checked(instance)}/simplified-tags")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,18 +16,6 @@ from producer.dispatch import Progress as Seen
 
 #: Seconds between plain lines.
 _LINE_EVERY = 10.0
-
-
-class Display(Protocol):
-    """Shows progress, and lines between."""
-
-    def show(self, seen: Seen) -> None:
-        """Show how far the run is."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        ...
 
 
 class Bars(AbstractContextManager["Bars"]):
