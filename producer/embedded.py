@@ -246,9 +246,8 @@ class Embedded:
 
 def _worker_command(name: str, queues: str, processes: int) -> list[str]:
     return [
-        *[sys.executable, "-m", "celery", "-A", "worker.main", "worker"],
-        *["--queues", queues, "--concurrency", str(processes), "--hostname", f"{name}@%h"],
-        *["--without-gossip", "--without-mingle", "--loglevel", "WARNING"],
+        *[sys.executable, "-m", "worker"],
+        *["--queues", queues, "--processes", str(processes), "--name", name],
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,13 +23,14 @@ from tests.cases import listed, needs_data
 from tests.dicom_images import chest, dicom
 from tests.servers import OrthancServer, free_port, wait_until
 from worker.pixels import model_input
-from worker.reader import COMMAND, Picture, Reader, Unseen
+from worker.reader import Picture, Reader, Unseen
+from worker.reader_process import COMMAND
 
 #: The real reader, but decoding an image of such a patient goes wrong as a codec's bug would.
 SABOTAGED = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
-import worker.pixels, worker.reader
+import worker.pixels, worker.reader_process
 real = worker.pixels.model_input
 
 def sabotaged(dicom, side=0):
@@ -58,7 +60,7 @@ def sabotaged(dicom, side=0):
     return real(dicom, side)
 
 worker.pixels.model_input = sabotaged
-worker.reader.main()
+worker.reader_process.main()
 """
 
 
@@ -234,7 +236,7 @@ def test_no_reader_is_left_behind(reader: Reader, pacs: Folder) -> None:
     assert process is not None
     os.kill(process.pid, signal.SIGSTOP)  # even where it doesn't listen
     reader.stop()
-    assert process.returncode is not None
+    assert process.poll() is not None
 
 
 # -- a PACS that is away -------------------------------------------------------------------------------------
@@ -286,8 +288,6 @@ def test_a_closed_port_is_a_pacs_that_is_away(pacs: Folder, monkeypatch: pytest.
 
 def test_it_ends_with_the_one_who_asks(pacs: Folder) -> None:
     """Its standard input ends when its worker is killed."""
-    import subprocess
-
     process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -296,6 +296,57 @@ def test_it_ends_with_the_one_who_asks(pacs: Folder) -> None:
     wait_until(lambda: process.poll() is not None, 20)
     process.stdout.close()
     assert process.returncode == 0
+
+
+# -- forked, as a worker does ------------------------------------------------------------------------------
+
+_FORKS = """
+import os, signal, subprocess, sys, tempfile
+from backlog.eligibility import Rules
+from backlog.settings import Settings
+from worker.reader import Reader
+from worker.reader_process import may_fork, preload
+
+assert not may_fork(), "nothing is loaded yet"
+preload()
+assert may_fork()
+sys.stdin.close()  # as in a process of Celery's pool
+signal.signal(signal.SIGTERM, lambda *_: None)
+held = tempfile.TemporaryFile()
+reader = Reader(Settings(), Rules())
+reader.start()
+forked = reader._process
+assert not isinstance(forked, subprocess.Popen), "it was forked"
+files = {os.readlink(f"/proc/{forked.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{forked.pid}/fd")}
+assert not any(name.startswith(tempfile.gettempdir()) for name in files), files
+print(*[type(answer).__name__ for answer in reader.read(sys.argv[1:])])
+assert reader._process is forked
+os.kill(forked.pid, signal.SIGTERM)  # the handler is the worker's, not the reader's
+assert forked.wait() == -signal.SIGTERM
+forked.kill()
+print(*[type(answer).__name__ for answer in reader.read(sys.argv[1:])])
+os.kill(reader._process.pid, signal.SIGKILL)
+import threading
+threading.Thread(target=signal.pause, daemon=True).start()
+print(*[type(answer).__name__ for answer in reader.read(sys.argv[1:])])
+assert isinstance(reader._process, subprocess.Popen), "a process with threads is never forked"
+pid = reader._process.pid
+reader.stop()
+assert not os.path.exists(f"/proc/{pid}")
+"""
+
+
+def test_it_is_forked_where_that_is_safe_and_spawned_elsewhere(pacs: Folder) -> None:
+    instances = store(pacs, "A", "B")
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKS, *instances],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["Picture"] * 6
 
 
 # -- hostile files -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 from billiard.process import active_children
 from celery.platforms import SecurityWarning
-from celery.signals import worker_process_init, worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_process_init, worker_shutting_down
 
 from backlog.app import make_app
 from backlog.log import set_up
@@ -17,6 +17,7 @@ from backlog.messages import QUEUES, Stage
 from backlog.settings import from_environment
 from worker import tasks
 from worker.chunk import STOP_SIGNAL, ask_to_stop
+from worker.reader_process import preload
 
 settings = from_environment()
 set_up(settings.log)
@@ -26,10 +27,20 @@ app = make_app(settings)
 process = tasks.register(app, settings)
 
 
+def _infers() -> bool:
+    return QUEUES[Stage.INFER] in app.amqp.queues.consume_from
+
+
+@celeryd_after_setup.connect
+def _import(**_: Any) -> None:
+    if _infers():
+        preload()  # once, for all processes of the pool and their readers
+
+
 @worker_process_init.connect
 def _listen(**_: Any) -> None:
     signal.signal(STOP_SIGNAL, ask_to_stop)
-    if QUEUES[Stage.INFER] in app.amqp.queues.consume_from:
+    if _infers():
         process.warm_up()
 
 

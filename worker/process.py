@@ -77,10 +77,10 @@ class Process:
 
     def warm_up(self) -> None:
         """Load the model and start the reader before the first chunk comes; a failure is the first task's to tell."""
-        import numpy as np  # the upload and report workers have none
-
         with suppress(BacklogError):
             self._reader.launch()  # the two start side by side
+            import numpy as np  # the upload and report workers have none; its threads come with its first use
+
             self.engine.scores(np.zeros((1, 1, 224, 224), np.float32))
             self._reader.start()
 

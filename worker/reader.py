@@ -1,47 +1,32 @@
 """Reading images in a process of its own, so that a codec that crashes, hangs or swells costs one image.
 
-The inference process asks for images by the PACS's id; the reader fetches the file, judges its header, decodes it and
-answers with the 224 × 224 picture, and a larger one where somebody is to look at it. It runs ahead while the model
-works on the image before. Its memory is limited by the kernel, its time by the one who asks.
-
-On the pipe: a request is one line of JSON; an answer is two lengths (big-endian uint32), JSON, and the picture.
+The inference process asks for images by the PACS's id; the reader (`worker.reader_process`) answers with what the
+model sees, and runs ahead while the model works on the image before. It is started again when it dies.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import resource
 import selectors
-import struct
-import subprocess
-import sys
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from backlog.eligibility import Rules, flags
+from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
-from backlog.etiquette import politely
-from backlog.log import where
 from backlog.outcomes import Flag, Reason
-from backlog.pacs import Pacs, connect
-from backlog.settings import Settings, from_environment
+from backlog.settings import Settings
+from worker.reader_process import COMMAND, LENGTHS, Child, fork, may_fork, spawn
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_LENGTHS: Final = struct.Struct(">2I")
 _SIDE: Final = 224
-
-#: What is started as the reader.
-COMMAND: Final = (sys.executable, "-m", "worker.reader")
 
 #: Deaths of a reader at one image before the image is to blame; the first may be somebody else's SIGKILL.
 _MOST_DEATHS: Final = 2
@@ -75,7 +60,7 @@ class Reader:
         self._seconds = settings.item_seconds
         self._fetch_seconds = settings.pacs_seconds * 2 + 10
         self.rules = rules
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._ready = False
         self._buffer = bytearray()
 
@@ -146,10 +131,15 @@ class Reader:
             self._ready = True
 
     def launch(self) -> None:
-        """Start the process, if there is none, without waiting until it is ready."""
+        """Start the process, if there is none, without waiting until it is ready.
+
+        A process that has no other threads yet, as a worker's before it loads its model, forks it: everything is
+        imported already, which otherwise takes a second of CPU.
+        """
         if self._process is None or self._process.poll() is not None:
             self.stop()
-            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            forks = self._command is COMMAND and may_fork()
+            self._process = fork() if forks else spawn(self._command)
 
     def _ask(self, instances: deque[str], side: int) -> None:
         self.start()
@@ -202,8 +192,8 @@ class Reader:
 
     def _frame(self, seconds: float, *, timed: bool) -> tuple[dict[str, Any], bytes]:
         deadline = time.monotonic() + seconds
-        lengths = self._take(_LENGTHS.size, deadline, timed=timed)
-        head_length, blob_length = _LENGTHS.unpack(lengths)
+        lengths = self._take(LENGTHS.size, deadline, timed=timed)
+        head_length, blob_length = LENGTHS.unpack(lengths)
         head = self._take(head_length, deadline, timed=timed)
         return json.loads(head), self._take(blob_length, deadline, timed=timed)
 
@@ -234,75 +224,3 @@ class _Died(Exception):  # private: it never leaves this module
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
-
-
-def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
-    """Answer requests until their end. The body of the reader's process."""
-    from backlog.header import judged, read_header  # after the memory limit is set
-    from worker.pixels import model_input
-
-    _write(answers, {"state": "ready"})
-    for line in requests:
-        request = json.loads(line)
-        rules = Rules.from_spec(request["rules"])
-        sop = study = ""
-        try:
-            dicom = pacs.fetch(request["instance"])
-            _write(answers, {"state": "fetched"})
-            header = read_header(dicom)
-            found = judged(header, rules)
-            if found.identity is not None:
-                sop, study = found.identity.sop_instance_uid, found.identity.study_instance_uid
-            if found.rejection is not None:
-                raise found.rejection
-            seen = model_input(dicom, request["side"])
-            names = sorted(flag.value for flag in seen.flags | flags(found.facts, rules))
-            shown = b"" if seen.shown is None else seen.shown.tobytes()
-            side = 0 if seen.shown is None else len(seen.shown)
-            _write(
-                answers,
-                {"state": "picture", "flags": names, "sop": sop, "study": study, "side": side},
-                seen.image.tobytes() + shown,
-            )
-        except InstanceRejected as rejected:
-            _reject(answers, rejected.reason, rejected.detail, sop, study)
-        except MemoryError:
-            _reject(answers, Reason.OUT_OF_MEMORY, "decoding needs more memory than the limit", sop, study)
-        except UsageError as error:
-            _write(answers, {"state": "refused", "detail": str(error)})
-        except ServiceUnavailable as error:
-            _write(answers, {"state": "unavailable", "detail": str(error)})
-        except Exception as error:  # noqa: BLE001  # the edge of one item: a bug of ours costs it, not the run
-            _reject(answers, Reason.INTERNAL_ERROR, where(error), sop, study)
-
-
-def _reject(answers: IO[bytes], reason: Reason, detail: str, sop: str, study: str) -> None:
-    _write(
-        answers, {"state": "rejected", "reason": reason.value, "detail": detail, "sop": sop, "study": study}
-    )
-
-
-def _write(answers: IO[bytes], head: dict[str, object], blob: bytes = b"") -> None:
-    text = json.dumps(head).encode()
-    answers.write(_LENGTHS.pack(len(text), len(blob)) + text + blob)
-    answers.flush()
-
-
-def main() -> None:
-    """Run as a reader: requests on standard input, answers on standard output."""
-    settings = from_environment()
-    limit = settings.item_megabytes << 20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    answers = os.fdopen(os.dup(1), "wb")
-    # Whatever a codec or a library prints would break the frames, and may quote a header: it goes nowhere.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    serve(sys.stdin.buffer, answers, politely(connect(settings), settings))
-
-
-if __name__ == "__main__":
-    main()
