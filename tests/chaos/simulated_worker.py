@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
@@ -18,12 +19,16 @@ set_up(settings.log, level=30)
 app = make_app(settings)
 claims = Claims(settings.broker, lease_seconds=settings.lease_seconds)
 
+#: How long the model takes over a chunk.
+seconds_to_score = 0.0
+
 #: As large as real ones.
 _SCORES = [0.5123456] * 18
 
 
 def infer(job: Job, _: Attempt, items: list[Any]) -> tuple[Records, list[Any]]:
-    """Score nothing."""
+    """Score nothing, in as much time as a model would take."""
+    time.sleep(seconds_to_score)
     job["weights"], job["meaningful"], job["engine"] = "c" * 64, False, "chaos"
     return {}, [item | {"scores": _SCORES, "flags": ["upsampled"]} for item in items]
 

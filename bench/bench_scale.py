@@ -1,0 +1,144 @@
+"""Where the curve ends: 1 to 64 workers whose engines sleep as long as a batch would take.
+
+Claims, chunks, messages, ledger, Redis and producer are the real ones; an image is scored by sleeping, and stored
+by doing nothing. What stops the curve is then the queue, the producer, or this machine's cores, on which all workers
+run as well: the CPU of each part an image tells which.
+
+``python -m bench.bench_scale [IMAGES_PER_SECOND]`` of one worker; 100 is a strong CPU or a small GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+
+from backlog.app import make_app
+from backlog.claims import Claims
+from backlog.messages import Job
+from backlog.settings import Settings
+from bench.bench_start import waiting_job
+from producer.dispatch import Dispatcher, Progress
+from producer.ledger import Ledger
+from tests.chaos.million import Simulated
+from tests.servers import ROOT, RedisServer
+
+WORKERS = (1, 2, 4, 8, 16, 32, 64)
+_CHUNK = 32
+_SECONDS = 12  # of work for each point of the curve
+
+
+@dataclass
+class Point:
+    """One number of workers."""
+
+    workers: int
+    rate: float  #: images per second
+    redis: float  #: microseconds of CPU an image, and so on
+    producer: float
+    worker: float
+
+
+def measure(workers: int, rate: float, folder: Path) -> Point:
+    """Run so many workers of a rate on simulated images."""
+    items = int(max(2 * _CHUNK * workers, min(rate * workers, 8000) * _SECONDS)) // _CHUNK * _CHUNK
+    redis = RedisServer(folder / "redis")
+    redis.start()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CXR_")}
+    environment["CXR_REDIS_URL"] = redis.url
+    started = []
+    try:
+        with (folder / "worker.log").open("ab") as log:
+            for queue, processes in (("inference", workers), ("report", 2)):
+                command = [
+                    sys.executable,
+                    "-m",
+                    "bench.simulated_worker",
+                    queue,
+                    str(processes),
+                    str(_CHUNK / rate),
+                ]
+                started.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log))
+        while len([c for c in redis.client.client_list() if c["cmd"] == "brpop"]) < 2:
+            time.sleep(0.1)
+        assert redis.process is not None  # noqa: S101  # it was started
+        parts = [[redis.process.pid], [process.pid for process in started]]
+        at: list[tuple[float, int, list[float]]] = []
+
+        def look(progress: Progress) -> None:
+            if at and time.monotonic() - at[-1][0] < 0.5 and not progress.done:
+                return
+            at.append((time.monotonic(), progress.tally.ended, [*map(_spent, parts), time.process_time()]))
+
+        _produce(items, Settings(redis_url=redis.url), folder, workers, look)
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait(60)
+        redis.stop()
+    # The first fifth is the start, and at the end workers run dry.
+    middle = [point for point in at if 0.2 * items <= point[1] <= 0.9 * items] or at
+    (t0, n0, c0), (t1, n1, c1) = middle[0], middle[-1]
+    redis_us, worker_us, producer_us = (
+        1e6 * (late - early) / (n1 - n0) for early, late in zip(c0, c1, strict=True)
+    )
+    return Point(workers, (n1 - n0) / (t1 - t0), redis_us, producer_us, worker_us)
+
+
+def _produce(items: int, settings: Settings, folder: Path, workers: int, look: object) -> None:
+    job: Job = waiting_job("scale")
+    ledger = Ledger.create(folder / "ledger.sqlite", {"job": job})
+    Dispatcher(
+        ledger,
+        Claims(settings.broker, lease_seconds=settings.lease_seconds),
+        make_app(settings),
+        Simulated(items),
+        job,
+        chunk_size=_CHUNK,
+        window=max(16, 8 * workers),  # as a run does
+        reconcile_seconds=settings.reconcile_seconds,
+        pause_file=folder / "pause",
+        stop=lambda: False,
+        show=look,  # type: ignore[arg-type]
+    ).run()
+    ledger.close()
+
+
+def _spent(pids: list[int]) -> float:
+    spent = 0.0
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            for one in (process, *process.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    times = one.cpu_times()
+                    spent += times.user + times.system
+    return spent
+
+
+def main(rate: float = 100.0) -> None:
+    """Print the curve."""
+    print(
+        f"each worker scores {rate:g} images/s, in chunks of {_CHUNK}; {os.cpu_count()} cores for everything"
+    )
+    print(f"{'workers':>8}{'images/s':>10}{'of ideal':>10}   CPU an image, µs: Redis  producer  workers")
+    for workers in WORKERS:
+        with TemporaryDirectory(prefix="cxr-bench-") as folder:
+            point = measure(workers, rate, Path(folder))
+        print(
+            f"{workers:>8}{point.rate:>10.0f}{point.rate / (rate * workers):>10.2f}"
+            f"{point.redis:>26.0f}{point.producer:>10.0f}{point.worker:>9.0f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main(*(float(word) for word in sys.argv[1:]))
