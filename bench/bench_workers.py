@@ -58,8 +58,11 @@ def _forward(processes: int) -> float:
     for process in started:
         assert process.stdout is not None  # noqa: S101  # it has pipes
         process.stdout.readline()
-    rates = [process.communicate("\n")[0] for process in started if process.stdin is not None]
-    return sum(map(float, rates))
+    for process in started:  # all at once
+        assert process.stdin is not None  # noqa: S101
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return sum(float(process.communicate()[0]) for process in started)
 
 
 def main(count: int = 200, rounds: int = 2) -> None:
