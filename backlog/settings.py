@@ -63,6 +63,10 @@ class Settings:
     threads: int = _setting(
         0, "CPU threads of one inference process. 0: the cores shared among the processes."
     )
+    readers: int = _setting(
+        0,
+        "Processes that read images for one inference process. 0: one; for a GPU one each core, 16 at most.",
+    )
     cache: str = _setting("", "Where weights and their export are kept. Empty: `~/.cache/cxr-backlog`.")
     language: str = _setting("en", "Language of the reports.", choices=("en", "pt-BR"))
     coding: str = _setting(

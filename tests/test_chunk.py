@@ -135,7 +135,7 @@ def shop(
     monkeypatch.setattr(chunk_module, "_pause", lambda error: None)  # the second before a chunk goes back
     made = Shop(settings, tmp_path)
     yield made
-    held = made.process.__dict__.get("_reader")
+    held = made.process.__dict__.get("_readers")
     if held:
         held.stop()
     made.claims.client.close()

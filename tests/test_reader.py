@@ -25,6 +25,7 @@ from tests.servers import OrthancServer, free_port, wait_until
 from worker.pixels import model_input
 from worker.reader import Picture, Reader, Unseen
 from worker.reader_process import COMMAND
+from worker.readers import Readers, how_many
 
 #: The real reader, but decoding an image of such a patient goes wrong as a codec's bug would.
 SABOTAGED = """
@@ -45,6 +46,9 @@ def sabotaged(dicom, side=0):
         ctypes.string_at(0)
     if b"EXITS" in dicom:
         os._exit(0)
+    if b"MEETS" in dicom:
+        once.with_name(f"met-{{os.getpid()}}").touch()
+        while len(list(once.parent.glob("met-*"))) < 3: time.sleep(0.01)
     if b"HANGS" in dicom:
         while True: pass
     if b"SWELLS" in dicom:
@@ -237,6 +241,95 @@ def test_no_reader_is_left_behind(reader: Reader, pacs: Folder) -> None:
     os.kill(process.pid, signal.SIGSTOP)  # even where it doesn't listen
     reader.stop()
     assert process.poll() is not None
+
+
+def test_an_answer_for_another_image_is_never_taken(pacs: Folder) -> None:
+    """Scores under another image's name would be worse than none: a bug here has to stop everything."""
+    script = """
+import worker.reader_process as process
+serve = process.serve
+def swapped(requests):
+    first, second = next(requests), next(requests)
+    yield second
+    yield first
+process.serve = lambda requests, answers, pacs: serve(swapped(requests), answers, pacs)
+process.main()
+"""
+    instances = store(pacs, "A", "B")
+    reader = Reader(Settings(), Rules(), (sys.executable, "-c", script))
+    with pytest.raises(ServiceUnavailable, match="another image"):
+        list(reader.read(instances))
+    assert reader._process is None, "what it has still to say is not listened to"
+
+
+# -- several readers -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def readers(pacs: Folder, tmp_path: Path) -> Iterator[Readers]:
+    command = (sys.executable, "-c", SABOTAGED.format(once=str(tmp_path / "once")))
+    made = Readers(Settings(item_seconds=3.0), Rules(), 3, command)
+    yield made
+    made.stop()
+
+
+def uids(answers: list[Picture | Unseen]) -> list[str]:
+    return [answer.sop_instance_uid for answer in answers]
+
+
+def test_several_readers_answer_in_order_and_one_that_dies_costs_its_image(
+    pacs: Folder, readers: Readers
+) -> None:
+    names = ["A", "B", "SEGFAULT", "A", "KILLED ONCE", "HANGS", "B", "A"]
+    answers = list(readers.read(store(pacs, *names)))
+    wanted = {"SEGFAULT": Reason.DECODER_CRASHED, "HANGS": Reason.DECODER_TIMEOUT}
+    assert outcomes(answers) == [wanted.get(name) for name in names]
+    assert uids(answers) == ["" if name in wanted else f"1.2.3.{i}" for i, name in enumerate(names)]
+    assert outcomes(list(readers.read(store(pacs, "A")))) == [None], "fewer images than readers"
+    assert list(readers.read([])) == []
+
+
+def test_several_readers_read_at_the_same_time(pacs: Folder, readers: Readers) -> None:
+    """Each of these waits, while it is decoded, until all three are."""
+    assert outcomes(list(readers.read(store(pacs, *["MEETS"] * 3)))) == [None] * 3
+
+
+def test_several_readers_that_are_left_in_the_middle_answer_only_what_is_asked_next(
+    pacs: Folder, readers: Readers
+) -> None:
+    instances = store(pacs, *("A" * 9))
+    answers = readers.read(instances)
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]  # it is a generator
+    assert uids(list(readers.read(instances[::-1]))) == [f"1.2.3.{i}" for i in range(9)][::-1]
+
+
+def test_a_pacs_that_is_away_is_told_by_several_readers_too(
+    pacs: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXR_PACS_URL", f"http://127.0.0.1:{free_port()}")
+    readers = Readers(Settings(), Rules(), 2)
+    for _ in range(2):
+        with pytest.raises(ServiceUnavailable):
+            next(readers.read(["-".join(["0123abcd"] * 5)] * 4))
+    readers.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpu", "count"),
+    [
+        (Settings(), False, 1),
+        (Settings(readers=3), False, 3),
+        (Settings(), True, min(16, os.cpu_count() or 1)),
+        (Settings(engine="onnxruntime"), True, 1),
+        (Settings(readers=5, engine="torch"), True, 5),
+    ],
+)
+def test_a_gpu_has_a_reader_for_each_core(
+    settings: Settings, gpu: bool, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engine._GPU_DEVICES", (tmp_path,) if gpu else ())
+    assert how_many(settings) == count
 
 
 # -- a PACS that is away -------------------------------------------------------------------------------------

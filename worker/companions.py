@@ -115,7 +115,7 @@ def _capture(process: Process, job: Job, item: ReportItem, said: Draft) -> bytes
     from worker.companion_capture import SIDE, draw  # Pillow
     from worker.reader import Unseen
 
-    (picture,) = list(process.reader(job).read([item["instance"]], SIDE))
+    (picture,) = list(process.readers(job).read([item["instance"]], SIDE))
     if isinstance(picture, Unseen):
         raise picture.rejection
     if picture.shown is None:

@@ -147,8 +147,14 @@ def _torch(weights: Weights, threads: int) -> Engine:
     return CheckedEngine("torch", torch_forward(weights, threads=threads), BATCH)
 
 
+def may_use_gpu(engine: str) -> bool:
+    """Whether this machine's PyTorch may score on a GPU, as far as can be said without importing it."""
+    devices = any(device.exists() for device in _GPU_DEVICES)
+    return engine != "onnxruntime" and devices and _installed("torch")
+
+
 def _gpu_is_usable() -> bool:
-    if not any(device.exists() for device in _GPU_DEVICES) or not _installed("torch"):
+    if not may_use_gpu("auto"):
         return False
     import torch
 

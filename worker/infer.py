@@ -16,7 +16,7 @@ from worker.process import Process
 
 if TYPE_CHECKING:
     from worker.engine import Engine
-    from worker.reader import Reader
+    from worker.readers import Readers
 
 #: Images that a GPU scores at a time.
 GPU_BATCH: Final = 32
@@ -51,7 +51,7 @@ def infer(
 
     # On a CPU a batch of one lets reading and scoring overlap best, and costs nothing (docs/decisions.md).
     batch = 1 if attempt.claim.alone or process.engine.name != "torch" else GPU_BATCH
-    for item, answer in _read(process.reader(job), attempt, items):
+    for item, answer in _read(process.readers(job), attempt, items):
         if hasattr(answer, "rejection"):
             records[item["i"]] = attempt.record(
                 item["i"],
@@ -72,13 +72,13 @@ def infer(
     return records, following
 
 
-def _read(reader: Reader, attempt: Attempt, items: Sequence[InferItem]) -> Iterator[tuple[InferItem, Any]]:
+def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Iterator[tuple[InferItem, Any]]:
     """Read images ahead of the model; one by one with a breadcrumb where an earlier attempt died."""
     at = 0
     while at < len(items):
         ahead = items[at : at + 1] if attempt.claim.alone else items[at:]
         attempt.before(ahead[0]["i"])
-        answers = reader.read([item["instance"] for item in ahead])
+        answers = readers.read([item["instance"] for item in ahead])
         for item in ahead:
             try:
                 answer = next(answers)

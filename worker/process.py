@@ -1,4 +1,4 @@
-"""What one worker process holds on to: its connections, its weights, its model, its reader."""
+"""What one worker process holds on to: its connections, its weights, its model, its readers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from backlog.settings import Settings
 if TYPE_CHECKING:
     from worker.cam import Mapper
     from worker.engine import Engine
-    from worker.reader import Reader
+    from worker.readers import Readers
     from worker.weights import Weights
 
 
@@ -64,25 +64,25 @@ class Process:
             self.weights, engine=self.settings.engine, cache=self.settings.cache_folder, threads=threads
         )
 
-    def reader(self, job: Job) -> Reader:
-        """Return the reader, told a run's rules; one process, kept."""
-        self._reader.rules = Rules.from_spec(job["rules"])
-        return self._reader
+    def readers(self, job: Job) -> Readers:
+        """Return the readers, told a run's rules; the same processes for every run."""
+        self._readers.rules = Rules.from_spec(job["rules"])
+        return self._readers
 
     @cached_property
-    def _reader(self) -> Reader:
-        from worker.reader import Reader
+    def _readers(self) -> Readers:
+        from worker.readers import Readers, how_many
 
-        return Reader(self.settings, Rules())
+        return Readers(self.settings, Rules(), how_many(self.settings))
 
     def warm_up(self) -> None:
-        """Load the model and start the reader before the first chunk comes; a failure is the first task's to tell."""
+        """Load the model and start the readers before the first chunk comes; a failure is the first task's to tell."""
         with suppress(BacklogError):
-            self._reader.launch()  # the two start side by side
+            self._readers.launch()  # the two start side by side
             import numpy as np  # the upload and report workers have none; its threads come with its first use
 
             self.engine.scores(np.zeros((1, 1, 224, 224), np.float32))
-            self._reader.start()
+            self._readers.start()
 
     @cached_property
     def mapper(self) -> Mapper:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
@@ -65,7 +65,7 @@ class Reader:
         self._buffer = bytearray()
 
     def read(self, instances: Sequence[str], side: int = 0) -> Iterator[Picture | Unseen]:
-        """Yield one answer for each instance, in order, while the reader works ahead.
+        """Ask for images at once; return an iterator over one answer for each, in order, while the reader works ahead.
 
         Parameters
         ----------
@@ -75,16 +75,27 @@ class Reader:
         Raises
         ------
         ServiceUnavailable, UsageError
-            The PACS is away or refuses us. Ask again for this instance and those after it.
+            Here or while iterating: the PACS is away or refuses us. Ask again for this instance and those after it.
         """
+        answers = self._answers(instances, side)
+        next(answers, None)
+        # Begun: an iterator that is dropped now knows that its answers are on their way, and stops the reader.
+        return cast("Iterator[Picture | Unseen]", answers)
+
+    def _answers(self, instances: Sequence[str], side: int) -> Iterator[Picture | Unseen | None]:
+        """Yield None when the images have been asked for, then the answers."""
+        asked = False
         deaths = 0
         done = 0
         while done < len(instances):
             waiting = deque(instances[done:])
             try:
                 self._ask(waiting, side)
+                if not asked:
+                    asked = True
+                    yield None
                 while waiting:
-                    answer = self._answer()
+                    answer = self._answer(waiting[0])
                     deaths = 0
                     waiting.popleft()
                     done += 1
@@ -95,6 +106,9 @@ class Reader:
                 if died.reason is Reason.DECODER_TIMEOUT or deaths >= _MOST_DEATHS:
                     deaths = 0
                     done += 1
+                    if not asked:
+                        asked = True
+                        yield None
                     yield Unseen(InstanceRejected(died.reason, died.detail))
             except GeneratorExit:
                 if waiting:
@@ -162,12 +176,14 @@ class Reader:
         except _Died as died:
             raise ServiceUnavailable(f"the reader's process doesn't start: {died.detail}") from died
 
-    def _answer(self) -> Picture | Unseen:
+    def _answer(self, instance: str) -> Picture | Unseen:
         head, _ = self._frame(self._fetch_seconds, timed=False)
         if head["state"] == "fetched":
             head, blob = self._frame(self._seconds, timed=True)
         else:
             blob = b""
+        if head["instance"] != instance:  # never one image's scores under another's name
+            raise ServiceUnavailable("the reader answered for another image")
         match head["state"]:
             case "picture":
                 import numpy as np  # the upload worker has none

@@ -18,7 +18,7 @@ import struct
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final, Protocol
 
@@ -135,14 +135,15 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
     for line in requests:
         request = json.loads(line)
         rules = Rules.from_spec(request["rules"])
-        sop = study = ""
+        answer = {"instance": request["instance"], "sop": "", "study": ""}
         try:
             dicom = pacs.fetch(request["instance"])
-            _write(answers, {"state": "fetched"})
+            _write(answers, answer | {"state": "fetched"})
             header = read_header(dicom)
             found = judged(header, rules)
             if found.identity is not None:
-                sop, study = found.identity.sop_instance_uid, found.identity.study_instance_uid
+                answer["sop"] = found.identity.sop_instance_uid
+                answer["study"] = found.identity.study_instance_uid
             if found.rejection is not None:
                 raise found.rejection
             seen = model_input(dicom, request["side"])
@@ -151,28 +152,27 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
             side = 0 if seen.shown is None else len(seen.shown)
             _write(
                 answers,
-                {"state": "picture", "flags": names, "sop": sop, "study": study, "side": side},
+                answer | {"state": "picture", "flags": names, "side": side},
                 seen.image.tobytes() + shown,
             )
         except InstanceRejected as rejected:
-            _reject(answers, rejected.reason, rejected.detail, sop, study)
+            _write(answers, answer | _rejected(rejected.reason, rejected.detail))
         except MemoryError:
-            _reject(answers, Reason.OUT_OF_MEMORY, "decoding needs more memory than the limit", sop, study)
+            starved = _rejected(Reason.OUT_OF_MEMORY, "decoding needs more memory than the limit")
+            _write(answers, answer | starved)
         except UsageError as error:
-            _write(answers, {"state": "refused", "detail": str(error)})
+            _write(answers, answer | {"state": "refused", "detail": str(error)})
         except ServiceUnavailable as error:
-            _write(answers, {"state": "unavailable", "detail": str(error)})
+            _write(answers, answer | {"state": "unavailable", "detail": str(error)})
         except Exception as error:  # noqa: BLE001  # the edge of one item: a bug of ours costs it, not the run
-            _reject(answers, Reason.INTERNAL_ERROR, where(error), sop, study)
+            _write(answers, answer | _rejected(Reason.INTERNAL_ERROR, where(error)))
 
 
-def _reject(answers: IO[bytes], reason: Reason, detail: str, sop: str, study: str) -> None:
-    _write(
-        answers, {"state": "rejected", "reason": reason.value, "detail": detail, "sop": sop, "study": study}
-    )
+def _rejected(reason: Reason, detail: str) -> dict[str, str]:
+    return {"state": "rejected", "reason": reason.value, "detail": detail}
 
 
-def _write(answers: IO[bytes], head: dict[str, object], blob: bytes = b"") -> None:
+def _write(answers: IO[bytes], head: Mapping[str, object], blob: bytes = b"") -> None:
     text = json.dumps(head).encode()
     answers.write(LENGTHS.pack(len(text), len(blob)) + text + blob)
     answers.flush()
