@@ -44,6 +44,7 @@ class Reason(Enum):
     )
     UID_CONFLICT = "uid_conflict"  #: the PACS holds other content under the same SOP Instance UID
     REFUSED = "refused"  #: the PACS refused to store it
+    PACS_FAILS = "pacs_fails"  #: the PACS fails whenever it gets or gives this one, and works for others
     NOT_IN_PACS = "not_in_pacs"  #: was listed, but is gone from the PACS
     NO_PIXELS = "no_pixels"  #: an image without pixel data
     UNDECODABLE = "undecodable"  #: the pixel data can't be decoded

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import sys
 import threading
 import time
 import zipfile
@@ -22,7 +23,7 @@ from pydicom import dcmread
 from backlog.app import make_app
 from backlog.claims import Claim, Claims
 from backlog.eligibility import Rules
-from backlog.errors import InstanceRejected, LostClaim, ServiceUnavailable, UsageError
+from backlog.errors import InstanceRejected, LostClaim, ServiceUnavailable, StorageFull, UsageError
 from backlog.log import LOGGER
 from backlog.messages import QUEUES, ItemRecord, Job, Stage
 from backlog.outcomes import Reason
@@ -32,6 +33,7 @@ from tests.servers import free_port, wait_until
 from worker import chunk as chunk_module
 from worker import tasks
 from worker.chunk import Attempt, Stopping, ask_to_stop, send, work
+from worker.readers import Readers
 
 BODIES: dict[Stage, Callable[..., Any]] = {
     Stage.UPLOAD: tasks.upload,
@@ -375,6 +377,135 @@ def test_what_comes_back_in_time_costs_nothing(shop: Shop) -> None:
 
     assert Attempt(claim, Stage.UPLOAD, patience=30).insist(flaky) == "stored"
     assert len(tries) == 3
+
+
+@dataclass
+class Failing:
+    """The shop's PACS behind a wall: it fails on some images, and on everything while it is away."""
+
+    inner: Any
+    on: set[bytes | str]
+    error: type[ServiceUnavailable] = ServiceUnavailable
+    away: Callable[[int], bool] = lambda _: False
+    calls: int = 0
+
+    def _wall(self, what: bytes | str) -> None:
+        self.calls += 1
+        if self.away(self.calls) or any(one in what for one in self.on if type(one) is type(what)):  # type: ignore[operator]
+            raise self.error("the PACS answers 500")
+
+    def store(self, dicom: bytes) -> Any:
+        self._wall(dicom)
+        return self.inner.store(dicom)
+
+    def header(self, instance: str) -> Any:
+        self._wall(instance)
+        return self.inner.header(instance)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def fails_on(shop: Shop, *what: bytes | str, **more: Any) -> Failing:
+    failing = Failing(shop.process.pacs, set(what), **more)
+    shop.process.__dict__["pacs"] = failing
+    return failing
+
+
+@pytest.mark.parametrize("which", [0, 1, 3], ids=["first", "middle", "last"])
+def test_an_image_that_the_pacs_fails_on_ends_and_the_others_go_on(shop: Shop, which: int) -> None:
+    """Its run would never end: the chunk would go back for ever."""
+    shop.submit(images(4))
+    fails_on(shop, f"1.2.3.{which}".encode())
+    shop.do_all()
+    ends = shop.records()
+    assert [ends[i]["outcome"] for i in range(4)] == [
+        "quarantined" if i == which else "reported" for i in range(4)
+    ]
+    assert (ends[which]["reason"], ends[which]["stage"]) == ("pacs_fails", Stage.UPLOAD.value)
+    assert "answers 500" in ends[which]["detail"]
+
+
+def test_the_same_for_an_image_that_the_pacs_gives_no_header_of(shop: Shop) -> None:
+    shop.submit(images(3))
+    for stage in (Stage.UPLOAD, Stage.INFER):
+        for message in shop.take(stage):
+            shop.do(stage, message)
+    (message,) = shop.take(Stage.REPORT)
+    gone = message[2][1]["instance"]
+    fails_on(shop, gone)
+    shop.do(Stage.REPORT, message)
+    ends = shop.records()
+    assert [ends[i].get("reason", "") for i in range(3)] == ["", "pacs_fails", ""]
+    assert ends[1]["instance"] == gone
+
+
+@pytest.mark.parametrize("side", [65, 0], ids=["one image", "all images"])
+def test_the_same_for_an_image_that_the_pacs_does_not_give(shop: Shop, side: int) -> None:
+    """The reader fetches it. Where the PACS gives none, none is to blame."""
+    script = f"""
+import worker.pixels, worker.reader_process
+from backlog.errors import ServiceUnavailable
+real = worker.pixels.model_input
+def failing(dicom, side=0):
+    from pydicom import dcmread
+    from io import BytesIO
+    if {side} in (0, dcmread(BytesIO(dicom)).Columns):
+        raise ServiceUnavailable("the PACS answers 500")
+    return real(dicom, side)
+worker.pixels.model_input = failing
+worker.reader_process.main()
+"""
+    shop.process.__dict__["_readers"] = Readers(shop.settings, Rules(), 1, (sys.executable, "-c", script))
+    shop.submit(images(3))
+    for message in shop.take(Stage.UPLOAD):
+        shop.do(Stage.UPLOAD, message)
+    (message,) = shop.take(Stage.INFER)
+    if side == 0:
+        goes_back(shop, Stage.INFER, message)
+        return
+    shop.do(Stage.INFER, message)
+    shop.do_all()
+    ends = shop.records()
+    assert [ends[i].get("reason", "") for i in range(3)] == ["", "pacs_fails", ""]
+    assert ends[1]["stage"] == Stage.INFER.value
+
+
+def test_an_outage_is_no_items_fault(shop: Shop) -> None:
+    """However it falls on the items: two in a row, all, the only one, no room, or away again when asked for proof."""
+    shop.submit(images(4))
+    (message,) = shop.take(Stage.UPLOAD)
+    cases: list[tuple[set[bytes | str], dict[str, Any]]] = [
+        ({b"1.2.3.1", b"1.2.3.2"}, {}),
+        ({b"DICM"}, {}),
+        ({b"1.2.3.2"}, {"error": StorageFull}),
+        # item 1 fails at calls 2 and 5, and then the PACS is away for its proof as well
+        ({b"1.2.3.1"}, {"away": lambda call: call >= 5}),
+    ]
+    whole = shop.process.pacs
+    for on, more in cases:
+        shop.process.__dict__["pacs"] = whole
+        fails_on(shop, *on, **more)
+        goes_back(shop, Stage.UPLOAD, message)
+    shop.process.__dict__["pacs"] = whole
+    shop.do(Stage.UPLOAD, message)
+    shop.do_all()
+    assert [record["outcome"] for record in shop.records().values()] == ["reported"] * 4
+    assert [record["attempts"] for record in shop.records().values()] == [1] * 4
+
+
+def test_an_outage_that_ends_in_time_blames_nobody(shop: Shop) -> None:
+    shop.submit(images(3))
+    fails_on(shop, away=lambda call: call == 2)  # over item 1; there when it is tried again
+    shop.do_all()
+    assert [record["outcome"] for record in shop.records().values()] == ["reported"] * 3
+
+
+def test_a_rejected_item_is_no_proof_that_the_pacs_works(shop: Shop) -> None:
+    shop.submit({"a.dcm": images(1).popitem()[1], "b.dcm": b"no DICOM"})
+    (message,) = shop.take(Stage.UPLOAD)
+    fails_on(shop, b"DICM")
+    goes_back(shop, Stage.UPLOAD, message)
 
 
 def test_a_zip_that_is_gone_is_told_to_the_person(shop: Shop) -> None:

@@ -12,9 +12,9 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -23,7 +23,14 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from backlog.claims import Claim, Claims, Refusal
-from backlog.errors import BacklogError, InstanceRejected, LostClaim, ServiceUnavailable, UsageError
+from backlog.errors import (
+    BacklogError,
+    InstanceRejected,
+    LostClaim,
+    ServiceUnavailable,
+    StorageFull,
+    UsageError,
+)
 from backlog.log import event, where
 from backlog.messages import QUEUES, TASKS, ItemRecord, Job, Stage, task_id
 from backlog.outcomes import Reason
@@ -35,6 +42,9 @@ Records = dict[int, ItemRecord]
 Process = Callable[["Attempt", list[Any]], tuple[Records, list[Any]]]
 
 _LONGEST_PAUSE: Final = 5.0
+
+#: Patience with the item after one that used all of it up, and with that one when it is tried again, in seconds.
+_SECOND_PATIENCE: Final = 15.0
 
 
 class Stopping(Exception):  # not an error: the worker was asked to stop
@@ -61,6 +71,14 @@ class Attempt:
     claim: Claim
     stage: Stage
     patience: float  #: seconds that this attempt waits for servers that are away, in all
+    #: Items that used the patience up. Whether they or the PACS are to blame, the others tell.
+    suspects: list[Any] = field(default_factory=list, init=False)
+    _doubt: ServiceUnavailable | None = field(default=None, init=False)
+    _works: bool = field(default=False, init=False)
+    _second: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._second = min(self.patience, _SECOND_PATIENCE)
 
     def go_on(self) -> None:
         """Call between items: stops where there is a reason to.
@@ -141,29 +159,102 @@ class Attempt:
         failed: Records = {}
         done: list[tuple[Any, T]] = []
         for item in items:
-            self.before(item["i"])
-            known = {"instance": item["instance"]} if "instance" in item else {}
+            before = len(done)
             try:
-                done.append((item, self.insist(lambda item=item: effect(item))))  # type: ignore[misc]
-            except InstanceRejected as rejected:
-                failed[item["i"]] = self.record(item["i"], rejected, **known)
-            except MemoryError:
-                # Uncaught it would stop the whole worker.
-                starved = InstanceRejected(Reason.OUT_OF_MEMORY, "more memory than this worker has")
-                failed[item["i"]] = self.record(item["i"], starved, **known)
-            except (ServiceUnavailable, UsageError, LostClaim, Stopping):
-                raise
-            except Exception as error:  # noqa: BLE001  # the edge of one item: a bug costs it, not the run
-                event(
-                    "instance.failed",
-                    logging.ERROR,
-                    error=where(error),
-                    chunk=self.claim.chunk,
-                    item=item["i"],
-                )
-                ours = InstanceRejected(Reason.INTERNAL_ERROR, where(error))
-                failed[item["i"]] = self.record(item["i"], ours, **known)
+                self._one(item, effect, failed, done)
+            except ServiceUnavailable as error:
+                self.suspect(item, error)
+            if len(done) > before:
+                self.trust()
+        for item in self.tried_again():
+            try:
+                self._one(item, effect, failed, done)
+            except ServiceUnavailable as error:
+                known = {"instance": item["instance"]} if "instance" in item else {}
+                fails = self.blame(error, lambda: effect(done[-1][0]))
+                failed[item["i"]] = self.record(item["i"], fails, **known)
         return failed, done
+
+    def suspect(self, item: Any, error: ServiceUnavailable) -> None:
+        """Go on with the next item, where the PACS failed on this one until the patience was used up.
+
+        Raises
+        ------
+        ServiceUnavailable
+            The PACS is away, for all that is known: it failed on two in a row, or has no room left.
+        """
+        if self._doubt is not None or isinstance(error, StorageFull):
+            raise error
+        self._doubt = error
+        self.suspects.append(item)
+        self.patience = self._second
+
+    def trust(self) -> None:
+        """Say that the PACS did something for an item."""
+        self._works = True
+        if self._doubt is not None:
+            self._doubt = None
+            self.patience = self._second
+
+    def tried_again(self) -> Iterator[Any]:
+        """Yield the suspects, to be tried a last time.
+
+        Raises
+        ------
+        ServiceUnavailable
+            The PACS worked for no other item.
+        """
+        if self._doubt is not None and not self._works:
+            raise self._doubt
+        for item in self.suspects:
+            self.patience = self._second
+            yield item
+
+    def blame(self, error: ServiceUnavailable, proof: Callable[[], object]) -> InstanceRejected:
+        """Return the rejection of an item that the PACS failed on twice, if it still works for another.
+
+        An outage is never an item's fault; but an item that makes the PACS fail whenever it comes would keep its
+        run from ending for ever.
+
+        Parameters
+        ----------
+        proof
+            Does again what worked for another item.
+
+        Raises
+        ------
+        ServiceUnavailable
+            It works for no other, or has no room left.
+        """
+        if isinstance(error, StorageFull):
+            raise error
+        self.patience = self._second
+        self.insist(proof)
+        return InstanceRejected(Reason.PACS_FAILS, f"again and again, and not on others: {error}")
+
+    def _one(self, item: Any, effect: Callable[[Any], T], failed: Records, done: list[tuple[Any, T]]) -> None:
+        self.before(item["i"])
+        known = {"instance": item["instance"]} if "instance" in item else {}
+        try:
+            done.append((item, self.insist(lambda: effect(item))))
+        except InstanceRejected as rejected:
+            failed[item["i"]] = self.record(item["i"], rejected, **known)
+        except MemoryError:
+            # Uncaught it would stop the whole worker.
+            starved = InstanceRejected(Reason.OUT_OF_MEMORY, "more memory than this worker has")
+            failed[item["i"]] = self.record(item["i"], starved, **known)
+        except (ServiceUnavailable, UsageError, LostClaim, Stopping):
+            raise
+        except Exception as error:  # noqa: BLE001  # the edge of one item: a bug costs it, not the run
+            event(
+                "instance.failed",
+                logging.ERROR,
+                error=where(error),
+                chunk=self.claim.chunk,
+                item=item["i"],
+            )
+            ours = InstanceRejected(Reason.INTERNAL_ERROR, where(error))
+            failed[item["i"]] = self.record(item["i"], ours, **known)
 
 
 def work(

@@ -75,6 +75,7 @@ def infer(
 def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Iterator[tuple[InferItem, Any]]:
     """Read images ahead of the model; one by one with a breadcrumb where an earlier attempt died."""
     at = 0
+    read: InferItem | None = None
     while at < len(items):
         ahead = items[at : at + 1] if attempt.claim.alone else items[at:]
         attempt.before(ahead[0]["i"])
@@ -82,14 +83,39 @@ def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Ite
         for item in ahead:
             try:
                 answer = next(answers)
-            except (ServiceUnavailable, UsageError):
-                if attempt.patience <= 0:
+            except (ServiceUnavailable, UsageError) as error:
+                if attempt.patience > 0:
+                    attempt.wait(1.0)
+                    break
+                if isinstance(error, UsageError):
                     raise
-                attempt.wait(1.0)
+                attempt.suspect(item, error)
+                at += 1
                 break
             at += 1
+            if not hasattr(answer, "rejection"):
+                read = item
+                attempt.trust()
             yield item, answer
             attempt.go_on()
+    for item in attempt.tried_again():
+        assert read is not None  # noqa: S101  # else the PACS were in doubt still
+        attempt.before(item["i"])
+        yield item, _again(readers, attempt, item, read)
+
+
+def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem) -> Any:
+    """Ask a last time for an image that the PACS failed on."""
+    from worker.reader import Unseen
+
+    def ask(one: InferItem) -> Any:
+        (answer,) = readers.read([one["instance"]])
+        return answer
+
+    try:
+        return attempt.insist(lambda: ask(item))
+    except ServiceUnavailable as error:
+        return Unseen(attempt.blame(error, lambda: ask(proof)))
 
 
 def _scores(engine: Engine, images: Sequence[Any]) -> list[list[float] | InstanceRejected]:
