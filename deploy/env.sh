@@ -18,6 +18,7 @@ CXR_PACS_PASSWORD=$(secret)
 CXR_REDIS_PASSWORD=$(secret)
 CXR_FLOWER_USERNAME=cxr
 CXR_FLOWER_PASSWORD=$(secret)
+CXR_GRAFANA_PASSWORD=$(secret)
 # Who the services run as, and who owns the runs' folders.
 CXR_UID=$uid
 CXR_GID=$gid

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from backlog.errors import UsageError
 from backlog.settings import PREFIX, Settings, child_environment, from_environment, variable
+from tests.servers import ROOT
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -114,3 +116,13 @@ def test_the_cache_folder_is_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Settings().cache_folder == tmp_path / ".cache" / "cxr-backlog"
     assert Settings(cache="~/models").cache_folder == tmp_path / "models"
+
+
+def test_every_variable_of_the_stack_may_stand_in_the_environment() -> None:
+    """A person who exports `.env` and runs a command beside the stack is not told that a setting is unknown."""
+    files = [ROOT / "docker-compose.yml", ROOT / "orthanc.json", *(ROOT / "deploy").rglob("*")]
+    text = "\n".join(file.read_text() for file in files if file.is_file())
+    names = set(re.findall(r"\bCXR_[A-Z0-9_]*[A-Z0-9]\b", text))
+    assert len(names) > 30
+    for name in names:
+        from_environment({name: ""})
