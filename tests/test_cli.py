@@ -421,6 +421,41 @@ def test_a_run_is_gone_on_with_however_it_was_ended(begin: Begin, cli: Cli, tmp_
     accounted(out, count)
 
 
+def test_a_run_whose_own_servers_are_killed_goes_on(begin: Begin, tmp_path: Path) -> None:
+    """Redis first, with all that it held, then each of the two workers, with their processes."""
+    import psutil
+
+    count = 90
+    out = tmp_path / "out"
+    zipped(tmp_path / "z.zip", count)
+    process = begin(
+        "run",
+        "z.zip",
+        "--out",
+        "out",
+        "--workers",
+        1,
+        CXR_CHUNK_SIZE="2",
+        CXR_RECONCILE_SECONDS="1",
+        CXR_LEASE_SECONDS="3",
+    )
+    for words in (["redis-server"], ["--name", "io"], ["--name", "inference"]):
+        more_than(out, ended(out))
+        (victim,) = [
+            child
+            for child in psutil.Process(process.pid).children()
+            if all(any(word in argument for argument in child.cmdline()) for word in words)
+        ]
+        for one in [victim, *victim.children(recursive=True)]:
+            one.kill()
+        assert ended(out) < count, "it was too fast to be hurt: take more images"
+    text, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, text
+    for name in ("redis", "io", "inference"):
+        assert f"The {name} process died; it was started again." in text
+    accounted(out, count)
+
+
 def test_a_run_is_paused_cancelled_and_taken_up_again(begin: Begin, cli: Cli, tmp_path: Path) -> None:
     count = 60
     zipped(tmp_path / "z.zip", count)
