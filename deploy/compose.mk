@@ -1,7 +1,7 @@
-# The stack of containers. N is the number of inference workers: make up N=4
+# The stack of containers. N is the number of inference workers, by default one a core: make up N=4
 COMPOSE ?= docker compose
 PYTHON ?= .venv/bin/python
-N ?= 1
+N ?= $(shell nproc)
 
 .PHONY: env model up down compose-test
 
