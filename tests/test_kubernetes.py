@@ -89,7 +89,7 @@ def test_without_passwords_nothing_is_built(site: Path) -> None:
 def test_passwords_stand_in_secrets_alone(site: Path, built: Built) -> None:
     given = dict(line.split("=", 1) for line in (site / ".env").read_text().splitlines() if "=" in line[:40])
     secrets = {text for name, text in given.items() if name.endswith("_PASSWORD")}
-    assert len(secrets) == 3
+    assert len(secrets) == 4
     for manifests in built.values():
         text = yaml.safe_dump([one for one in manifests if one["kind"] != "Secret"])
         assert not [secret for secret in secrets if secret in text]
