@@ -159,6 +159,7 @@ class Attempt:
         failed: Records = {}
         done: list[tuple[Any, T]] = []
         for item in items:
+            self.before(item["i"])  # where this fails it is Redis that is away
             before = len(done)
             try:
                 self._one(item, effect, failed, done)
@@ -167,6 +168,7 @@ class Attempt:
             if len(done) > before:
                 self.trust()
         for item in self.tried_again():
+            self.before(item["i"])
             try:
                 self._one(item, effect, failed, done)
             except ServiceUnavailable as error:
@@ -233,7 +235,6 @@ class Attempt:
         return InstanceRejected(Reason.PACS_FAILS, f"again and again, and not on others: {error}")
 
     def _one(self, item: Any, effect: Callable[[Any], T], failed: Records, done: list[tuple[Any, T]]) -> None:
-        self.before(item["i"])
         known = {"instance": item["instance"]} if "instance" in item else {}
         try:
             done.append((item, self.insist(lambda: effect(item))))
