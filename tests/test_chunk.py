@@ -30,9 +30,11 @@ from backlog.outcomes import Reason
 from backlog.settings import Settings
 from tests.dicom_images import chest, dicom
 from tests.servers import free_port, wait_until
+from worker import attempt as attempt_module
 from worker import chunk as chunk_module
 from worker import tasks
-from worker.chunk import Attempt, Stopping, ask_to_stop, send, work
+from worker.attempt import Attempt, Stopping, ask_to_stop
+from worker.chunk import send, work
 from worker.readers import Readers
 
 BODIES: dict[Stage, Callable[..., Any]] = {
@@ -134,7 +136,9 @@ def shop(
         lease_seconds=2.0,
     )
     monkeypatch.setenv("CXR_PACS_URL", settings.pacs_url)  # the reader's process reads it
-    monkeypatch.setattr(chunk_module, "_pause", lambda error: None)  # the second before a chunk goes back
+    monkeypatch.setattr(
+        chunk_module, "_wait_a_little", lambda error: None
+    )  # the second before a chunk goes back
     made = Shop(settings, tmp_path)
     yield made
     held = made.process.__dict__.get("_readers")
@@ -142,7 +146,7 @@ def shop(
         held.stop()
     made.claims.client.close()
     made.app.close()
-    chunk_module._stopping.clear()
+    attempt_module._stopping.clear()
 
 
 def test_a_chunk_becomes_reports_in_the_studies_of_its_images(shop: Shop) -> None:
@@ -324,12 +328,12 @@ def test_a_worker_that_stops_hands_its_chunk_back_untried(shop: Shop) -> None:
     ask_to_stop()
     for _ in range(2):
         goes_back(shop, Stage.UPLOAD, message)
-    chunk_module._stopping.clear()
+    attempt_module._stopping.clear()
     shop.do(Stage.UPLOAD, message)
     (message,) = shop.take(Stage.INFER)
     ask_to_stop()
     goes_back(shop, Stage.INFER, message)
-    chunk_module._stopping.clear()
+    attempt_module._stopping.clear()
     shop.do(Stage.INFER, message)
     shop.do_all()
     assert [record["attempts"] for record in shop.records().values()] == [1, 1]

@@ -8,254 +8,24 @@ which reconcile sends again.
 from __future__ import annotations
 
 import logging
-import random
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any
 
 from celery import Celery
 from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
-from backlog.claims import Claim, Claims, Refusal
-from backlog.errors import (
-    BacklogError,
-    InstanceRejected,
-    LostClaim,
-    ServiceUnavailable,
-    StorageFull,
-    UsageError,
-)
-from backlog.log import event, where
-from backlog.messages import QUEUES, TASKS, ItemRecord, Job, Stage, task_id
-from backlog.outcomes import Reason
-
-T = TypeVar("T")
+from backlog.claims import Claims, Refusal
+from backlog.errors import LostClaim, ServiceUnavailable, UsageError
+from backlog.log import event
+from backlog.messages import QUEUES, TASKS, Job, Stage, task_id
+from worker.attempt import Attempt, Records, Stopping, pause
 
 #: What a stage does with its items: records of those that ended, and the items of the next stage.
-Records = dict[int, ItemRecord]
-Process = Callable[["Attempt", list[Any]], tuple[Records, list[Any]]]
-
-_LONGEST_PAUSE: Final = 5.0
-
-#: Patience with the item after one that used all of it up, and with that one when it is tried again, in seconds.
-_SECOND_PATIENCE: Final = 15.0
-
-
-class Stopping(Exception):  # not an error: the worker was asked to stop
-    """The process was asked to stop: hand the chunk back and leave."""
-
-
-#: Set by :func:`ask_to_stop`: the next item is not begun.
-_stopping = threading.Event()
-
-
-def ask_to_stop(*_: object) -> None:
-    """Make the running chunk hand itself back before its next item; a signal handler."""
-    _stopping.set()
-
-
-#: The signal that a worker's parent sends its processes when it is told to stop.
-STOP_SIGNAL: Final = signal.SIGUSR2
-
-
-@dataclass
-class Attempt:
-    """One attempt at one stage of one chunk, as a stage's code sees it."""
-
-    claim: Claim
-    stage: Stage
-    patience: float  #: seconds that this attempt waits for servers that are away, in all
-    #: Items that used the patience up. Whether they or the PACS are to blame, the others tell.
-    suspects: list[Any] = field(default_factory=list, init=False)
-    _doubt: ServiceUnavailable | None = field(default=None, init=False)
-    _works: bool = field(default=False, init=False)
-    _second: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._second = min(self.patience, _SECOND_PATIENCE)
-
-    def go_on(self) -> None:
-        """Call between items: stops where there is a reason to.
-
-        Raises
-        ------
-        LostClaim, Stopping
-            Another worker has the chunk; this process is to end.
-        """
-        self.claim.check()
-        if _stopping.is_set():
-            raise Stopping
-
-    def before(self, item: int) -> None:
-        """Call before each item: as :meth:`go_on`, and leaves a breadcrumb where one is needed."""
-        self.go_on()
-        if self.claim.alone:
-            self.claim.breadcrumb(item)
-
-    def insist(self, effect: Callable[[], T]) -> T:
-        """Do something, again and again while a server is away, until the patience is used up.
-
-        Raises
-        ------
-        ServiceUnavailable, UsageError
-            Still away; still refused.
-        LostClaim, Stopping
-            As in :meth:`before`.
-        """
-        pause = 0.25
-        while True:
-            started = time.monotonic()
-            try:
-                return effect()
-            except (ServiceUnavailable, UsageError) as error:
-                self.patience -= time.monotonic() - started
-                if self.patience <= 0:
-                    raise
-                event("service.waiting", logging.WARNING, error=str(error), seconds=round(pause, 2))
-                self._tell(error)
-            self.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-
-    def wait(self, seconds: float) -> None:
-        """Wait a little, with jitter; stopping interrupts it."""
-        seconds *= random.uniform(0.75, 1.25)  # noqa: S311  # not for secrets
-        self.patience -= seconds
-        if _stopping.wait(seconds):
-            raise Stopping
-        self.claim.check()
-
-    def _tell(self, error: BacklogError) -> None:
-        with suppress(BacklogError):  # where it is Redis that is away, the producer sees that itself
-            self.claim.claims.tell(self.claim.run, str(error))
-
-    def record(self, item: int, rejected: InstanceRejected, **known: Any) -> ItemRecord:
-        """Return the record of an item that ends here."""
-        event(
-            "instance.rejected",
-            run=self.claim.run,
-            chunk=self.claim.chunk,
-            item=item,
-            reason=rejected.reason.value,
-            stage=self.stage.value,
-        )
-        record: ItemRecord = {
-            "outcome": rejected.reason.outcome.value,
-            "reason": rejected.reason.value,
-            "detail": rejected.detail,
-            "stage": self.stage.value,
-            "attempts": self.claim.attempt,
-        }
-        record.update(known)  # type: ignore[typeddict-item]  # UIDs and the PACS's id, where they are known
-        return record
-
-    def each(self, items: Iterable[Any], effect: Callable[[Any], T]) -> tuple[Records, list[tuple[Any, T]]]:
-        """Do one thing for each item, one by one: (records of those that failed, results of the others)."""
-        failed: Records = {}
-        done: list[tuple[Any, T]] = []
-        for item in items:
-            self.before(item["i"])  # where this fails it is Redis that is away
-            before = len(done)
-            try:
-                self._one(item, effect, failed, done)
-            except ServiceUnavailable as error:
-                self.suspect(item, error)
-            if len(done) > before:
-                self.trust()
-        for item in self.tried_again():
-            self.before(item["i"])
-            try:
-                self._one(item, effect, failed, done)
-            except ServiceUnavailable as error:
-                known = {"instance": item["instance"]} if "instance" in item else {}
-                fails = self.blame(error, lambda: effect(done[-1][0]))
-                failed[item["i"]] = self.record(item["i"], fails, **known)
-        return failed, done
-
-    def suspect(self, item: Any, error: ServiceUnavailable) -> None:
-        """Go on with the next item, where the PACS failed on this one until the patience was used up.
-
-        Raises
-        ------
-        ServiceUnavailable
-            The PACS is away, for all that is known: it failed on two in a row, or has no room left.
-        """
-        if self._doubt is not None or isinstance(error, StorageFull):
-            raise error
-        self._doubt = error
-        self.suspects.append(item)
-        self.patience = self._second
-
-    def trust(self) -> None:
-        """Say that the PACS did something for an item."""
-        self._works = True
-        if self._doubt is not None:
-            self._doubt = None
-            self.patience = self._second
-
-    def tried_again(self) -> Iterator[Any]:
-        """Yield the suspects, to be tried a last time.
-
-        Raises
-        ------
-        ServiceUnavailable
-            The PACS worked for no other item.
-        """
-        if self._doubt is not None and not self._works:
-            raise self._doubt
-        for item in self.suspects:
-            self.patience = self._second
-            yield item
-
-    def blame(self, error: ServiceUnavailable, proof: Callable[[], object]) -> InstanceRejected:
-        """Return the rejection of an item that the PACS failed on twice, if it still works for another.
-
-        An outage is never an item's fault; but an item that makes the PACS fail whenever it comes would keep its
-        run from ending for ever.
-
-        Parameters
-        ----------
-        proof
-            Does again what worked for another item.
-
-        Raises
-        ------
-        ServiceUnavailable
-            It works for no other, or has no room left.
-        """
-        if isinstance(error, StorageFull):
-            raise error
-        self.patience = self._second
-        self.insist(proof)
-        return InstanceRejected(Reason.PACS_FAILS, f"again and again, and not on others: {error}")
-
-    def _one(self, item: Any, effect: Callable[[Any], T], failed: Records, done: list[tuple[Any, T]]) -> None:
-        known = {"instance": item["instance"]} if "instance" in item else {}
-        try:
-            done.append((item, self.insist(lambda: effect(item))))
-        except InstanceRejected as rejected:
-            failed[item["i"]] = self.record(item["i"], rejected, **known)
-        except MemoryError:
-            # Uncaught it would stop the whole worker.
-            starved = InstanceRejected(Reason.OUT_OF_MEMORY, "more memory than this worker has")
-            failed[item["i"]] = self.record(item["i"], starved, **known)
-        except (ServiceUnavailable, UsageError, LostClaim, Stopping):
-            raise
-        except Exception as error:  # noqa: BLE001  # the edge of one item: a bug costs it, not the run
-            event(
-                "instance.failed",
-                logging.ERROR,
-                error=where(error),
-                chunk=self.claim.chunk,
-                item=item["i"],
-            )
-            ours = InstanceRejected(Reason.INTERNAL_ERROR, where(error))
-            failed[item["i"]] = self.record(item["i"], ours, **known)
+Process = Callable[[Attempt, list[Any]], tuple[Records, list[Any]]]
 
 
 def work(
@@ -280,7 +50,7 @@ def work(
     try:
         claim = claims.claim(job["run"], chunk, stage, first)
     except (ServiceUnavailable, UsageError) as error:
-        _pause(error)
+        _wait_a_little(error)
         raise Reject(str(error), requeue=True) from None
     if isinstance(claim, Refusal):
         event("chunk.refused", run=job["run"], chunk=chunk, stage=stage.value, reason=claim.value)
@@ -300,7 +70,7 @@ def work(
         if not isinstance(error, Stopping):
             trouble = str(error)  # for the producer to show: the person sees that, not this log
             _give_back(partial(claims.tell, job["run"], trouble))
-            _pause(error)
+            _wait_a_little(error)
         _give_back(claim.release)
         raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None
     except Exception:
@@ -339,6 +109,6 @@ def _give_back(how: Callable[[], None]) -> None:
         how()
 
 
-def _pause(error: BaseException) -> None:
+def _wait_a_little(error: BaseException) -> None:
     event("service.away", logging.WARNING, error=str(error))
-    _stopping.wait(1.0)
+    pause(1.0)

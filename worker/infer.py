@@ -11,7 +11,7 @@ from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import event, where
 from backlog.messages import InferItem, Job, ReportItem
 from backlog.outcomes import Reason
-from worker.chunk import Attempt, Records
+from worker.attempt import Attempt, Records
 from worker.process import Process
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from backlog.log import set_up
 from backlog.messages import QUEUES, Stage
 from backlog.settings import from_environment
 from worker import tasks
-from worker.chunk import STOP_SIGNAL, ask_to_stop
+from worker.attempt import STOP_SIGNAL, ask_to_stop
 from worker.reader_process import preload
 
 settings = from_environment()

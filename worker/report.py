@@ -14,7 +14,7 @@ from backlog.messages import ItemRecord, Job, ReportItem, Stage
 from backlog.outcomes import Flag, Outcome, Reason
 from backlog.pacs import Pacs
 from worker import sr
-from worker.chunk import Attempt, Records
+from worker.attempt import Attempt, Records
 from worker.process import Process
 from worker.sr_inputs import SOP_CLASSES, Predecessor
 from worker.sr_uids import series_uid

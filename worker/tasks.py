@@ -10,7 +10,8 @@ from celery import Celery
 
 from backlog.messages import TASKS, Job, Stage
 from backlog.settings import Settings
-from worker.chunk import Attempt, Records, work
+from worker.attempt import Attempt, Records
+from worker.chunk import work
 from worker.infer import infer
 from worker.process import Process
 from worker.report import report

@@ -14,7 +14,7 @@ from backlog.header import judged, read_header
 from backlog.messages import InferItem, Job, SourceSpec, UploadItem
 from backlog.outcomes import Reason
 from backlog.pacs import Pacs
-from worker.chunk import Attempt, Records
+from worker.attempt import Attempt, Records
 from worker.process import Process
 
 #: Most bytes of one input file: eight times the largest detector's image.

@@ -12,7 +12,8 @@ from backlog.log import set_up
 from backlog.messages import TASKS, Job, Stage
 from backlog.outcomes import Outcome
 from backlog.settings import from_environment
-from worker.chunk import Attempt, Records, work
+from worker.attempt import Attempt, Records
+from worker.chunk import work
 
 settings = from_environment()
 set_up(settings.log, level=30)
