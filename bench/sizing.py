@@ -40,15 +40,15 @@ def _cost(default: float, text: str) -> float:
 class Costs:
     """What one image costs: CPU milliseconds of one core, and bytes."""
 
-    inflate_ms: float = _cost(35.0, "upload: one zip member inflated (bench.end_to_end)")
-    store_client_ms: float = _cost(4.0, "upload: sending it (bench.end_to_end)")
-    store_ms: float = _cost(24.0, "Orthanc: storing it, synced, no MD5 (bench.end_to_end)")
+    inflate_ms: float = _cost(22.0, "upload: one zip member inflated (bench.bench_stages)")
+    store_client_ms: float = _cost(5.0, "upload: sending it (bench.bench_stages)")
+    store_ms: float = _cost(23.0, "Orthanc: storing it, synced, no MD5 (bench.bench_stages)")
     fetch_ms: float = _cost(8.0, "Orthanc: handing it out; 0 with its storage shared (bench.end_to_end)")
     fetch_client_ms: float = _cost(4.0, "inference: receiving it (bench.end_to_end)")
     pixels_ms: float = _cost(6.5, "inference: decoding, windowing, resizing (bench.bench_pixels)")
     forward_ms: float = _cost(53.0, "inference: the model, a core and a thread (bench.bench_engine)")
     report_ms: float = _cost(5.0, "report: building and checking it (bench.bench_report)")
-    store_report_ms: float = _cost(4.0, "Orthanc: storing the report (bench.end_to_end)")
+    store_report_ms: float = _cost(11.0, "Orthanc: storing the report (bench.bench_stages)")
     image_megabytes: float = _cost(10.0, "one image in Orthanc, MB")
     report_kilobytes: float = _cost(50.0, "one report, kB (bench.bench_report)")
     ledger_bytes: float = _cost(55.0, "one item in a run's ledger (tests.chaos.million)")
