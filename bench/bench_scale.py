@@ -22,12 +22,10 @@ import psutil
 
 from backlog.app import make_app
 from backlog.claims import Claims
-from backlog.messages import Job
 from backlog.settings import Settings
-from bench.bench_start import waiting_job
 from producer.dispatch import Dispatcher, Progress
 from producer.ledger import Ledger
-from tests.chaos.million import Simulated
+from tests.chaos.million import Simulated, simulated_job
 from tests.servers import ROOT, RedisServer
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
@@ -94,7 +92,7 @@ def measure(workers: int, rate: float, folder: Path) -> Point:
 
 
 def _produce(items: int, settings: Settings, folder: Path, workers: int, look: object) -> None:
-    job: Job = waiting_job("scale")
+    job = simulated_job("scale")
     ledger = Ledger.create(folder / "ledger.sqlite", {"job": job})
     Dispatcher(
         ledger,

@@ -17,30 +17,14 @@ import psutil
 
 from backlog.app import make_app
 from backlog.claims import Claims
-from backlog.eligibility import Rules
 from backlog.folder import Folder
-from backlog.messages import QUEUES, TASKS, Job, Stage, task_id
+from backlog.messages import QUEUES, TASKS, Stage, task_id
 from backlog.settings import Settings
 from bench.end_to_end import BITS, COLUMNS, ROWS
 from producer.embedded import prepare_model
 from producer.synthetic import Shot, dicom, radiograph
+from tests.chaos.million import simulated_job
 from tests.servers import RedisServer
-
-
-def waiting_job(run: str) -> Job:
-    """Return a run's job, with nothing known of its weights yet."""
-    return {
-        "run": run,
-        "when": "2026-01-01T00:00:00+00:00",
-        "source": {"kind": "orthanc", "path": "", "listing": ""},
-        "pacs": "",
-        "language": "en",
-        "coding": "open",
-        "rules": Rules().spec(),
-        "weights": "",
-        "meaningful": True,
-        "engine": "",
-    }
 
 
 def once(folder: Path) -> tuple[float, dict[str, float]]:
@@ -61,7 +45,7 @@ def once(folder: Path) -> tuple[float, dict[str, float]]:
         claims.set_state("start", "running")
         make_app(settings).send_task(
             TASKS[Stage.INFER],
-            args=[waiting_job("start"), 0, [{"i": 0, "instance": instance}]],
+            args=[simulated_job("start"), 0, [{"i": 0, "instance": instance}]],
             task_id=task_id("start", 0, Stage.INFER),
             queue=QUEUES[Stage.INFER],
         )

@@ -62,6 +62,22 @@ class Simulated:
         return str(ref)
 
 
+def simulated_job(run: str) -> Job:
+    """Return a run's job, with nothing known of its weights yet."""
+    return {
+        "run": run,
+        "when": "2026-01-01T00:00:00+00:00",
+        "source": {"kind": "orthanc", "path": "", "listing": ""},
+        "pacs": "",
+        "language": "en",
+        "coding": "open",
+        "rules": Rules().spec(),
+        "weights": "",
+        "meaningful": True,
+        "engine": "",
+    }
+
+
 def instance_of(number: int) -> str:
     return hashlib.sha1(str(number).encode(), usedforsecurity=False).hexdigest()
 
@@ -201,18 +217,7 @@ def _settle(path: Path, items: int) -> tuple[int, int]:
 
 def _produce(folder: Path, items: int, port: int, pids: list[int]) -> None:
     settings = from_environment()
-    job: Job = {
-        "run": "million",
-        "when": "2026-01-01T00:00:00+00:00",
-        "source": {"kind": "orthanc", "path": "", "listing": ""},
-        "pacs": "",
-        "language": "en",
-        "coding": "open",
-        "rules": Rules().spec(),
-        "weights": "",
-        "meaningful": True,
-        "engine": "",
-    }
+    job = simulated_job("million")
     redis = RedisServer(folder / "redis", port=port)
     sampler = Sampler(redis, pids)
     ledger = Ledger.create(folder / "ledger.sqlite", {"job": job})
