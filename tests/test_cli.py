@@ -12,8 +12,10 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -336,14 +338,10 @@ def ended(out: Path) -> int:
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
-    import psutil
-
     return [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
 
 
 def alive(pids: list[int]) -> list[int]:
-    import psutil
-
     return [
         pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     ]
@@ -421,10 +419,19 @@ def test_a_run_is_gone_on_with_however_it_was_ended(begin: Begin, cli: Cli, tmp_
     accounted(out, count)
 
 
+def child_with(process: subprocess.Popen[str], words: list[str]) -> psutil.Process:
+    """The child whose command line holds these words; others may come and go meanwhile."""
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if all(any(word in argument for argument in child.cmdline()) for word in words):
+                found.append(child)
+    (one,) = found
+    return one
+
+
 def test_a_run_whose_own_servers_are_killed_goes_on(begin: Begin, tmp_path: Path) -> None:
     """Redis first, with all that it held, then each of the two workers, with their processes."""
-    import psutil
-
     count = 90
     out = tmp_path / "out"
     zipped(tmp_path / "z.zip", count)
@@ -441,11 +448,7 @@ def test_a_run_whose_own_servers_are_killed_goes_on(begin: Begin, tmp_path: Path
     )
     for words in (["redis-server"], ["--name", "io"], ["--name", "inference"]):
         more_than(out, ended(out))
-        (victim,) = [
-            child
-            for child in psutil.Process(process.pid).children()
-            if all(any(word in argument for argument in child.cmdline()) for word in words)
-        ]
+        victim = child_with(process, words)
         for one in [victim, *victim.children(recursive=True)]:
             one.kill()
         assert ended(out) < count, "it was too fast to be hurt: take more images"

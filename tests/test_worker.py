@@ -53,13 +53,16 @@ def test_each_inference_process_forks_its_reader(
     with worker(command, redis_server, tmp_path) as parent:
 
         def readers() -> list[psutil.Process]:
-            return [grandchild for child in parent.children() for grandchild in child.children()]
+            try:
+                return [grandchild for child in parent.children() for grandchild in child.children()]
+            except psutil.NoSuchProcess:  # one that a library started for a moment
+                return []
 
         wait_until(lambda: len(readers()) == 2, 60, "two readers")
         wait_until(lambda: consuming(redis_server), 30, "it consumes")
-        assert len(parent.children()) == 2
-        assert all(COMMAND[-1] not in reader.cmdline() for reader in readers())
         left = readers()
+        assert len(left) == 2
+        assert all(COMMAND[-1] not in reader.cmdline() for reader in left)
     wait_until(lambda: not any(reader.is_running() for reader in left), what="they end with their workers")
 
 
