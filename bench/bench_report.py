@@ -46,16 +46,7 @@ def rows(image: bytes = CASES["good"].dicom) -> list[tuple[str, float, str, floa
         return sr_highdicom.encode(content)
 
     def checked() -> None:
-        check(
-            made,
-            study_instance_uid=of.study_instance_uid,
-            series_instance_uid=of.series_instance_uid,
-            sop_instance_uid=of.sop_instance_uid,
-            sop_class_uid=of.sop_class_uid,
-            scores=_SCORES,
-            model=_MODEL,
-            options=_OPTIONS,
-        )
+        check(made, of, scores=_SCORES, model=_MODEL, options=_OPTIONS)
 
     def both() -> None:
         ours()

@@ -100,16 +100,7 @@ def _ours(clock: Clock, pacs: Pacs, archive: Archive, member: Member, engine: En
         of = identity(read_header(header))
         built = sr.build(header, scores, [*seen.flags], model=_MODEL, options=options, when=datetime.now(UTC))
     with clock.stage("check the report", "report"):
-        sr.check(
-            built.dicom,
-            study_instance_uid=of.study_instance_uid,
-            series_instance_uid=of.series_instance_uid,
-            sop_instance_uid=of.sop_instance_uid,
-            sop_class_uid=of.sop_class_uid,
-            scores=scores,
-            model=_MODEL,
-            options=options,
-        )
+        sr.check(built.dicom, of, scores=scores, model=_MODEL, options=options)
     with clock.stage("send the report", "transport"):
         pacs.store(built.dicom)
     assert found.identity is not None  # noqa: S101  # the bench's images have one

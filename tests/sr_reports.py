@@ -72,16 +72,7 @@ def look(
 ) -> None:
     """Check a report against its source, as the worker does before it sends it."""
     of = identity(read_header(dicom))
-    check(
-        made,
-        study_instance_uid=of.study_instance_uid,
-        series_instance_uid=of.series_instance_uid,
-        sop_instance_uid=of.sop_instance_uid,
-        sop_class_uid=of.sop_class_uid,
-        scores=scores,
-        model=model,
-        options=options,
-    )
+    check(made, of, scores=scores, model=model, options=options)
 
 
 def headers() -> dict[str, bytes]:

@@ -59,16 +59,7 @@ def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
         when=datetime.fromisoformat(job["when"]),
         predecessor=_predecessor(process.pacs, job, of, sr.report_uid(of.sop_instance_uid, model, options)),
     )
-    sr.check(
-        built.dicom,
-        study_instance_uid=of.study_instance_uid,
-        series_instance_uid=of.series_instance_uid,
-        sop_instance_uid=of.sop_instance_uid,
-        sop_class_uid=of.sop_class_uid,
-        scores=item["scores"],
-        model=model,
-        options=options,
-    )
+    sr.check(built.dicom, of, scores=item["scores"], model=model, options=options)
     stored = process.pacs.store(built.dicom)
     held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else built.dicom
     if held != built.dicom:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from backlog.header import Identity
 from backlog.labels import LABELS
 from worker.codes import Code, vocabulary
 from worker.sr_draft import OPERATING_POINT, PRODUCT, percent_text
@@ -43,25 +44,15 @@ _LANGUAGE: Final = (b"121049", b"DCM")
 _TRACKING_UID: Final = (b"112040", b"DCM")
 
 
-def check(
-    report: bytes,
-    *,
-    study_instance_uid: str,
-    series_instance_uid: str,
-    sop_instance_uid: str,
-    sop_class_uid: str,
-    scores: Sequence[float],
-    model: Model,
-    options: Options,
-) -> None:
+def check(report: bytes, of: Identity, *, scores: Sequence[float], model: Model, options: Options) -> None:
     """Check a report before it is sent.
 
     Parameters
     ----------
     report
         The whole file.
-    study_instance_uid, series_instance_uid, sop_instance_uid, sop_class_uid
-        Of the source image, as its own header says them.
+    of
+        The source image, as its own header says.
     scores
         Of the ledger, in the order of :data:`backlog.labels.LABELS`.
     model, options
@@ -75,17 +66,17 @@ def check(
     document = read_strictly(report)
     expected = {
         0x00020002: SOP_CLASSES[options.iod],
-        0x00020003: report_uid(sop_instance_uid, model, options),
+        0x00020003: report_uid(of.sop_instance_uid, model, options),
         0x00020010: "1.2.840.10008.1.2.1",
         0x00080005: "ISO_IR 192",
         0x00080016: SOP_CLASSES[options.iod],
-        0x00080018: report_uid(sop_instance_uid, model, options),
+        0x00080018: report_uid(of.sop_instance_uid, model, options),
         0x00080060: "SR",
         0x00080070: PRODUCT,
         0x00081090: PRODUCT,
         0x00181000: model.weights_sha256,
-        _STUDY: study_instance_uid,
-        _SERIES: series_uid(sop_instance_uid, model, options),
+        _STUDY: of.study_instance_uid,
+        _SERIES: series_uid(of.sop_instance_uid, model, options),
         0x0040A491: "COMPLETE" if all(map(math.isfinite, scores)) else "PARTIAL",
         0x0040A493: "UNVERIFIED",
         0x0040A496: "PRELIMINARY",
@@ -93,20 +84,20 @@ def check(
     for tag, text in expected.items():
         if value(document, tag) != text.encode():
             raise MalformedReport(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is not what it should be")
-    _check_references(document, study_instance_uid, series_instance_uid, (sop_class_uid, sop_instance_uid))
+    _check_references(document, of)
     _check_language(document, options)
     _check_groups(document, scores, options)
 
 
-def _check_references(document: Tree, study: str, series: str, image: tuple[str, str]) -> None:
-    wanted = (image[0].encode(), image[1].encode())
+def _check_references(document: Tree, of: Identity) -> None:
+    wanted = (of.sop_class_uid.encode(), of.sop_instance_uid.encode())
     evidence = [
         (value(of_study, _STUDY), value(of_series, _SERIES), *_pair(reference))
         for of_study in children(document, 0x0040A375)
         for of_series in children(of_study, 0x00081115)
         for reference in children(of_series, _REFERENCED)
     ]
-    if evidence != [(study.encode(), series.encode(), *wanted)]:
+    if evidence != [(of.study_instance_uid.encode(), of.series_instance_uid.encode(), *wanted)]:
         raise MalformedReport("its evidence is not the source image")
     references = list(_references(document))
     if not references or any(reference != wanted for reference in references):

@@ -98,16 +98,7 @@ def report(file: bytes) -> None:
     again = build(file, _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN)
     _insist(made == again, "the same input gives the same report")
     try:
-        check(
-            made.dicom,
-            study_instance_uid=of.study_instance_uid,
-            series_instance_uid=of.series_instance_uid,
-            sop_instance_uid=of.sop_instance_uid,
-            sop_class_uid=of.sop_class_uid,
-            scores=_SCORES,
-            model=_MODEL,
-            options=_OPTIONS,
-        )
+        check(made.dicom, of, scores=_SCORES, model=_MODEL, options=_OPTIONS)
     except InstanceRejected as refusal:
         raise Broken(f"a report that we wrote passes our own check: {refusal.detail}") from refusal
     _insist(len(scores_of(made.dicom)) == len(_SCORES), "a report gives its scores back")
