@@ -73,3 +73,20 @@ def test_the_io_worker_has_no_reader(redis_server: RedisServer, tmp_path: Path) 
         wait_until(lambda: consuming(redis_server), 30, "it consumes")
         assert not parent.children()[0].children()
         assert "--queues" in parent.cmdline()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--queues", "inference,raport", "no queue 'raport': they are upload, inference, report"),
+        ("--queues", "", "no queue ''"),
+        ("--processes", "0", "a number from 1"),
+        ("--processes", "two", "a number from 1"),
+    ],
+)
+def test_a_mistyped_option_is_named_and_nothing_starts(option: str, value: str, words: str) -> None:
+    options = {"--queues": "inference", "--processes": "1", "--name": "inference"} | {option: value}
+    command = [sys.executable, "-m", "worker", *(word for pair in options.items() for word in pair)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert words in ended.stderr
