@@ -16,12 +16,11 @@ from typing import Any
 
 from backlog.app import make_app
 from backlog.claims import Claims
-from backlog.eligibility import Rules
-from backlog.messages import Job, SourceSpec
 from backlog.settings import Settings
 from producer.dispatch import Dispatcher
 from producer.ledger import Ledger
 from producer.sources import Folder, Source, Zip
+from tests.jobs import a_job
 from tests.servers import RedisServer
 
 SIZES = (1_000, 100_000, 1_000_000)
@@ -34,24 +33,9 @@ def _peak_megabytes() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def _job(spec: SourceSpec) -> Job:
-    return {
-        "run": "bench",
-        "when": "2026-01-01T00:00:00+00:00",
-        "source": spec,
-        "pacs": "",
-        "language": "en",
-        "coding": "open",
-        "rules": Rules().spec(),
-        "weights": "",
-        "meaningful": True,
-        "engine": "",
-    }
-
-
 def listed(source: Source, folder: Path) -> dict[str, float]:
     """List a source into a ledger."""
-    ledger = Ledger.create(folder / "ledger.sqlite", {"job": _job(source.spec)})
+    ledger = Ledger.create(folder / "ledger.sqlite", {"job": a_job("bench", source.spec)})
     started = time.perf_counter()
     for page in source.pages(""):
         ledger.add(page, _CHUNK)
@@ -72,7 +56,7 @@ def dispatched(source: Source, folder: Path, count: int) -> dict[str, float]:
         Claims(settings.broker),
         make_app(settings),
         source,
-        _job(source.spec),
+        a_job("bench", source.spec),
         chunk_size=_CHUNK,
         window=256,
         reconcile_seconds=0,

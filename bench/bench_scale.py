@@ -13,23 +13,16 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
-
-from backlog.app import make_app
-from backlog.claims import Claims
 from backlog.settings import Settings
-from producer.dispatch import Dispatcher, Progress
-from producer.ledger import Ledger
-from tests.chaos.million import Simulated, simulated_job
+from producer.dispatch import Progress
+from tests.chaos.simulated import CHUNK, cpu_seconds, produce
 from tests.servers import ROOT, RedisServer
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
-_CHUNK = 32
 _SECONDS = 12  # of work for each point of the curve
 
 
@@ -46,7 +39,7 @@ class Point:
 
 def measure(workers: int, rate: float, folder: Path) -> Point:
     """Run so many workers of a rate on simulated images."""
-    items = int(max(2 * _CHUNK * workers, min(rate * workers, 8000) * _SECONDS)) // _CHUNK * _CHUNK
+    items = int(max(2 * CHUNK * workers, min(rate * workers, 8000) * _SECONDS)) // CHUNK * CHUNK
     redis = RedisServer(folder / "redis")
     redis.start()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CXR_")}
@@ -61,7 +54,7 @@ def measure(workers: int, rate: float, folder: Path) -> Point:
                     "bench.simulated_worker",
                     queue,
                     str(processes),
-                    str(_CHUNK / rate),
+                    str(CHUNK / rate),
                 ]
                 started.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log))
         while len([c for c in redis.client.client_list() if c["cmd"] == "brpop"]) < 2:
@@ -73,9 +66,12 @@ def measure(workers: int, rate: float, folder: Path) -> Point:
         def look(progress: Progress) -> None:
             if at and time.monotonic() - at[-1][0] < 0.5 and not progress.done:
                 return
-            at.append((time.monotonic(), progress.tally.ended, [*map(_spent, parts), time.process_time()]))
+            at.append(
+                (time.monotonic(), progress.tally.ended, [*map(cpu_seconds, parts), time.process_time()])
+            )
 
-        _produce(items, Settings(redis_url=redis.url), folder, workers, look)
+        settings = Settings(redis_url=redis.url)
+        produce(folder, items, settings, window=max(16, 8 * workers), show=look)  # as wide as a run's
     finally:
         for process in started:
             process.terminate()
@@ -91,41 +87,10 @@ def measure(workers: int, rate: float, folder: Path) -> Point:
     return Point(workers, (n1 - n0) / (t1 - t0), redis_us, producer_us, worker_us)
 
 
-def _produce(items: int, settings: Settings, folder: Path, workers: int, look: object) -> None:
-    job = simulated_job("scale")
-    ledger = Ledger.create(folder / "ledger.sqlite", {"job": job})
-    Dispatcher(
-        ledger,
-        Claims(settings.broker, lease_seconds=settings.lease_seconds),
-        make_app(settings),
-        Simulated(items),
-        job,
-        chunk_size=_CHUNK,
-        window=max(16, 8 * workers),  # as a run does
-        reconcile_seconds=settings.reconcile_seconds,
-        pause_file=folder / "pause",
-        stop=lambda: False,
-        show=look,  # type: ignore[arg-type]
-    ).run()
-    ledger.close()
-
-
-def _spent(pids: list[int]) -> float:
-    spent = 0.0
-    for pid in pids:
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            for one in (process, *process.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess):
-                    times = one.cpu_times()
-                    spent += times.user + times.system
-    return spent
-
-
 def main(rate: float = 100.0) -> None:
     """Print the curve."""
     print(
-        f"each worker scores {rate:g} images/s, in chunks of {_CHUNK}; {os.cpu_count()} cores for everything"
+        f"each worker scores {rate:g} images/s, in chunks of {CHUNK}; {os.cpu_count()} cores for everything"
     )
     print(f"{'workers':>8}{'images/s':>10}{'of ideal':>10}   CPU an image, µs: Redis  producer  workers")
     for workers in WORKERS:

@@ -23,7 +23,7 @@ from backlog.settings import Settings
 from bench.end_to_end import BITS, COLUMNS, ROWS
 from producer.embedded import prepare_model
 from producer.synthetic import Shot, dicom, radiograph
-from tests.chaos.million import simulated_job
+from tests.jobs import a_job
 from tests.servers import RedisServer
 
 
@@ -45,7 +45,7 @@ def once(folder: Path) -> tuple[float, dict[str, float]]:
         claims.set_state("start", "running")
         make_app(settings).send_task(
             TASKS[Stage.INFER],
-            args=[simulated_job("start"), 0, [{"i": 0, "instance": instance}]],
+            args=[a_job("start"), 0, [{"i": 0, "instance": instance}]],
             task_id=task_id("start", 0, Stage.INFER),
             queue=QUEUES[Stage.INFER],
         )

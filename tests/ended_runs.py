@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from backlog.eligibility import Rules
 from backlog.labels import LABELS
 from backlog.messages import ItemRecord, Stage, StageTime
 from backlog.outcomes import Outcome, Reason
 from producer.ledger import Ledger
 from producer.sources import Entry, Page
+from tests.jobs import a_job
 
 START = 1_790_000_000.0
 CHUNK = 16
@@ -65,18 +65,13 @@ def some_scores(seed: int, shift: float = 0.0) -> list[float]:
 def new_ledger(folder: Path, **facts: Any) -> Ledger:
     """The ledger of a run that has not begun."""
     folder.mkdir(parents=True, exist_ok=True)
-    job = {
-        "run": "20260101000000-abcdef",
-        "when": "2026-01-01T00:00:00+00:00",
-        "source": {"kind": "zip", "path": "/somewhere/backlog.zip", "listing": ""},
-        "pacs": "identity",
-        "language": "en",
-        "coding": "open",
-        "rules": Rules().spec(),
-        "weights": "ab" * 32,
-        "meaningful": facts.pop("meaningful", True),
-        "engine": "",
-    }
+    job = a_job(
+        "20260101000000-abcdef",
+        {"kind": "zip", "path": "/somewhere/backlog.zip", "listing": ""},
+        pacs="identity",
+        weights="ab" * 32,
+        meaningful=facts.pop("meaningful", True),
+    )
     base = {
         "pacs": str(folder / "pacs"),
         "model": "densenet121-res224-all",

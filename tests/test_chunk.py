@@ -25,10 +25,11 @@ from backlog.claims import Claim, Claims
 from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected, LostClaim, ServiceUnavailable, StorageFull, UsageError
 from backlog.log import LOGGER
-from backlog.messages import QUEUES, ItemRecord, Job, Stage
+from backlog.messages import QUEUES, ItemRecord, Job, SourceSpec, Stage
 from backlog.outcomes import Reason
 from backlog.settings import Settings
 from tests.dicom_images import chest, dicom
+from tests.jobs import a_job
 from tests.servers import free_port, wait_until
 from worker import attempt as attempt_module
 from worker import chunk as chunk_module
@@ -69,18 +70,8 @@ class Shop:
         return self.process.claims
 
     def job(self, source: Path, run: str = "run1", when: str = "2026-01-02T03:04:05+00:00") -> Job:
-        return {
-            "run": run,
-            "when": when,
-            "source": {"kind": "zip", "path": str(source), "listing": ""},
-            "pacs": str(self.folder / "pacs"),
-            "language": "en",
-            "coding": "open",
-            "rules": Rules().spec(),
-            "weights": "",
-            "meaningful": True,
-            "engine": "",
-        }
+        spec: SourceSpec = {"kind": "zip", "path": str(source), "listing": ""}
+        return a_job(run, spec, when=when, pacs=str(self.folder / "pacs"))
 
     def submit(self, members: dict[str, bytes], **more: str) -> Job:
         """Do what the producer does: a zip of members becomes one message."""

@@ -13,22 +13,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from backlog.app import make_app
-from backlog.claims import Claims
-from backlog.eligibility import Rules
-from backlog.messages import Job, SourceSpec, Stage
 from backlog.outcomes import Outcome
 from backlog.settings import from_environment
-from producer.dispatch import Dispatcher, Progress
+from producer.dispatch import Progress
 from producer.ledger import Ledger
-from producer.sources import PAGE, Entry, Page
+from tests.chaos.simulated import cpu_seconds, instance_of, produce
 from tests.chaos.table import Finding
 from tests.servers import ROOT, RedisServer, wait_until
 
@@ -39,47 +34,6 @@ _MOST_GROWTH = 1.1
 #: Shares of the run that are compared; the first bit is start-up.
 _EARLY = (0.05, 0.25)
 _LATE = (0.80, 1.0)
-
-
-@dataclass
-class Simulated:
-    """A source of numbers that look like Orthanc's ids."""
-
-    total: int | None
-    first: Stage = Stage.INFER
-    spec: SourceSpec = field(default_factory=lambda: SourceSpec(kind="orthanc", path="", listing=""))
-
-    def pages(self, cursor: str) -> Iterator[Page]:
-        assert self.total is not None
-        for start in range(int(cursor or 0), self.total, PAGE):
-            end = min(self.total, start + PAGE)
-            yield Page([Entry(instance_of(n)) for n in range(start, end)], str(end), last=end == self.total)
-
-    def read(self, ref: int | str) -> bytes:
-        raise NotImplementedError
-
-    def name(self, ref: int | str) -> str:
-        return str(ref)
-
-
-def simulated_job(run: str) -> Job:
-    """Return a run's job, with nothing known of its weights yet."""
-    return {
-        "run": run,
-        "when": "2026-01-01T00:00:00+00:00",
-        "source": {"kind": "orthanc", "path": "", "listing": ""},
-        "pacs": "",
-        "language": "en",
-        "coding": "open",
-        "rules": Rules().spec(),
-        "weights": "",
-        "meaningful": True,
-        "engine": "",
-    }
-
-
-def instance_of(number: int) -> str:
-    return hashlib.sha1(str(number).encode(), usedforsecurity=False).hexdigest()
 
 
 @dataclass
@@ -100,7 +54,7 @@ class Sampler:
         self.at = time.monotonic()
         self.redis_peak = max(self.redis_peak, int(self.redis.client.info("memory")["used_memory_peak"]))
         self.producer_peak = max(self.producer_peak, psutil.Process().memory_info().rss)
-        spent = sum(map(_cpu, [os.getpid(), *self.others]))
+        spent = cpu_seconds([os.getpid(), *self.others])
         self.samples.append((progress.tally.ended, spent, _gauge()))
 
     def cost(self, share: tuple[float, float], items: int) -> float:
@@ -124,17 +78,6 @@ def _gauge() -> float:
     for number in range(2000):
         held = hashlib.sha1(held + str(number).encode(), usedforsecurity=False).digest()
     return time.thread_time() - started
-
-
-def _cpu(pid: int) -> float:
-    spent = 0.0
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess):
-                times = one.cpu_times()
-                spent += times.user + times.system
-    return spent
 
 
 def million(folder: Path, *, items: int, limit: float = 3600) -> Finding:
@@ -216,25 +159,8 @@ def _settle(path: Path, items: int) -> tuple[int, int]:
 
 
 def _produce(folder: Path, items: int, port: int, pids: list[int]) -> None:
-    settings = from_environment()
-    job = simulated_job("million")
-    redis = RedisServer(folder / "redis", port=port)
-    sampler = Sampler(redis, pids)
-    ledger = Ledger.create(folder / "ledger.sqlite", {"job": job})
-    Dispatcher(
-        ledger,
-        Claims(settings.broker, lease_seconds=settings.lease_seconds),
-        make_app(settings),
-        Simulated(items),
-        job,
-        chunk_size=32,
-        window=16,
-        reconcile_seconds=settings.reconcile_seconds,
-        pause_file=folder / "pause",
-        stop=lambda: False,
-        show=sampler,
-    ).run()
-    ledger.close()
+    sampler = Sampler(RedisServer(folder / "redis", port=port), pids)
+    produce(folder, items, from_environment(), window=16, show=sampler)
     seen = {
         "redis": sampler.redis_peak,
         "producer": sampler.producer_peak,
