@@ -23,17 +23,15 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Self, cast
 
-import redis
-
 from backlog import claim_scripts
-from backlog.errors import LostClaim, ServiceUnavailable, StorageFull, UsageError
-from backlog.messages import QUEUES, TASKS, ItemRecord, Stage, StageTime, parse_task_id
+from backlog.broker import Broker
+from backlog.errors import LostClaim, ServiceUnavailable, UsageError
+from backlog.messages import TASKS, ItemRecord, Stage, StageTime
 from backlog.outcomes import Outcome, Reason
 
 #: An item at which its worker dies this often, while it is alone at work on it, is quarantined.
@@ -60,62 +58,14 @@ class Progress:
     leased: bool
 
 
-@dataclass(frozen=True)
-class Messages:
-    """The chunks of a run that have a message."""
-
-    waiting: frozenset[int]  #: in a queue
-    taken: frozenset[
-        int
-    ]  #: with a worker, not acknowledged; stays so for an hour when that worker was killed
-
-
-def _chunks(run: str, messages: Iterable[dict[str, Any]]) -> frozenset[int]:
-    found = (parse_task_id(message["headers"].get("id", "")) for message in messages)
-    return frozenset(chunk for name, chunk, _ in filter(None, found) if name == run)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise UsageError(
-            "Redis refuses the user or the password: see CXR_REDIS_URL and CXR_REDIS_PASSWORD"
-        ) from error
-    except (redis.OutOfMemoryError, redis.ReadOnlyError) as error:
-        raise StorageFull(f"Redis takes no writes: {error}") from error
-    except redis.ResponseError as error:
-        if str(error).startswith(("OOM", "MISCONF")):
-            raise StorageFull(f"Redis takes no writes: {error}") from error
-        if str(error).startswith(("LOADING", "MASTERDOWN", "BUSY ")):
-            raise ServiceUnavailable(f"Redis is starting: {error}") from error
-        raise
-    except (redis.RedisError, OSError) as error:
-        raise ServiceUnavailable(f"Redis is away: {error.__class__.__name__}") from error
-
-
 class Claims:
     """The claims of all runs on one Redis. One per process; connections are made when first needed."""
 
     def __init__(self, url: str, *, lease_seconds: float = 10.0) -> None:
-        more: dict[str, Any] = {} if "socket" in url else {"socket_keepalive": True}
-        try:
-            self.client = redis.Redis.from_url(
-                url.replace(
-                    "redis+socket://", "unix://", 1
-                ),  # Celery's and redis-py's names for the same thing
-                decode_responses=True,
-                socket_timeout=10,
-                socket_connect_timeout=5,
-                health_check_interval=25,
-                **more,
-            )
-        except ValueError as error:  # not quoted: the address may hold the password
-            raise UsageError("CXR_REDIS_URL is no address of a Redis: redis://host:6379/0") from error
+        self.broker = Broker(url)
         self.lease_ms = int(lease_seconds * 1000)
         self._claim, self._renew, self._crumb, self._finish, self._release, self._fail, self._restart = (
-            self.client.register_script(text)
+            self.broker.script(text)
             for text in (
                 claim_scripts.CLAIM,
                 claim_scripts.RENEW,
@@ -150,20 +100,19 @@ class Claims:
             "stage": stage.value,
             "attempts": 0,
         }
-        with _translated():
-            answer = self._claim(
-                keys=[f"cxr:{run}", f"cxr:{run}:done", f"cxr:{run}:c:{chunk}"],
-                args=[
-                    chunk,
-                    stage.value,
-                    first.value,
-                    self.lease_ms,
-                    owner,
-                    MOST_DEATHS,
-                    _dump(killed),
-                    KEEP_SECONDS,
-                ],
-            )
+        answer = self._claim(
+            [f"cxr:{run}", f"cxr:{run}:done", f"cxr:{run}:c:{chunk}"],
+            [
+                chunk,
+                stage.value,
+                first.value,
+                self.lease_ms,
+                owner,
+                MOST_DEATHS,
+                _dump(killed),
+                KEEP_SECONDS,
+            ],
+        )
         if answer[0] != "run":
             return Refusal(answer[0])
         decided = frozenset(int(i) for i in answer[2])
@@ -174,9 +123,9 @@ class Claims:
     def progress(self, run: str, chunks: Iterable[int]) -> dict[int, Progress]:
         """Return how far each chunk is; chunks that Redis knows nothing of are missing from the answer."""
         numbers = list(chunks)
-        with _translated():
-            seconds, micros = self.client.time()
-            pipe = self.client.pipeline(transaction=False)
+        with self.broker.reached() as client:
+            seconds, micros = client.time()
+            pipe = client.pipeline(transaction=False)
             for no in numbers:
                 pipe.hmget(f"cxr:{run}:c:{no}", ["stage", "lease"])
             answers = pipe.execute()
@@ -189,21 +138,21 @@ class Claims:
 
     def records(self, run: str, chunk: int) -> dict[int, ItemRecord]:
         """Return how the items of a finished chunk ended, by their position in the chunk."""
-        with _translated():
-            fields = cast("dict[str, str]", self.client.hgetall(f"cxr:{run}:c:{chunk}"))
+        with self.broker.reached() as client:
+            fields = cast("dict[str, str]", client.hgetall(f"cxr:{run}:c:{chunk}"))
         return {int(name[2:]): json.loads(text) for name, text in fields.items() if name.startswith("o:")}
 
     def times(self, run: str, chunk: int) -> dict[Stage, StageTime]:
         """Return how long each stage of a chunk took, of those that have ended."""
-        with _translated():
-            fields = self.client.hmget(f"cxr:{run}:c:{chunk}", [f"t:{stage.value}" for stage in TASKS])
+        with self.broker.reached() as client:
+            fields = client.hmget(f"cxr:{run}:c:{chunk}", [f"t:{stage.value}" for stage in TASKS])
         held = zip(TASKS, cast("list[str | None]", fields), strict=True)
         return {stage: json.loads(text) for stage, text in held if text}
 
     def forget(self, run: str, chunks: Iterable[int]) -> None:
         """Mark chunks as harvested and delete their claims. Call after the ledger has them."""
-        with _translated():
-            pipe = self.client.pipeline(transaction=True)
+        with self.broker.reached() as client:
+            pipe = client.pipeline(transaction=True)
             for no in chunks:
                 pipe.setbit(f"cxr:{run}:done", no, 1)
                 pipe.delete(f"cxr:{run}:c:{no}")
@@ -212,52 +161,13 @@ class Claims:
 
     def restart(self, run: str, chunk: int, first: Stage) -> bool:
         """Put a lost chunk back to its first stage; its deaths and decided items stay. False while it is leased."""
-        with _translated():
-            return bool(self._restart(keys=[f"cxr:{run}:c:{chunk}"], args=[first.value, KEEP_SECONDS]))
+        return bool(self._restart([f"cxr:{run}:c:{chunk}"], [first.value, KEEP_SECONDS]))
 
     def set_state(self, run: str, state: str) -> None:
         """Say whether the run is ``running`` or ``cancelled``; repeated, since Redis may have lost it."""
-        with _translated():
-            self.client.hset(f"cxr:{run}", "state", state)
-            self.client.expire(f"cxr:{run}", KEEP_SECONDS)
-
-    def messages(self, run: str) -> Messages:
-        """Return the chunks of a run that have a message."""
-        with _translated():
-            pipe = self.client.pipeline(transaction=False)
-            for queue in QUEUES.values():
-                pipe.lrange(queue, 0, -1)
-            pipe.hvals("unacked")
-            *queues, unacked = pipe.execute()
-        return Messages(
-            waiting=_chunks(run, (json.loads(text) for queue in queues for text in queue)),
-            taken=_chunks(run, (json.loads(text)[0] for text in unacked)),
-        )
-
-    def depths(self) -> dict[str, int]:
-        """Return how many messages wait in each queue."""
-        with _translated():
-            pipe = self.client.pipeline(transaction=False)
-            for queue in QUEUES.values():
-                pipe.llen(queue)
-            return dict(zip(QUEUES.values(), pipe.execute(), strict=True))
-
-    def oldest(self) -> dict[str, tuple[str, int, Stage]]:
-        """Return run, chunk and stage of the message that waits longest, for each queue that has one."""
-        with _translated():
-            pipe = self.client.pipeline(transaction=False)
-            for queue in QUEUES.values():
-                pipe.lindex(queue, -1)  # kombu pushes at the left
-            answers = pipe.execute()
-        held = zip(QUEUES.values(), answers, strict=True)
-        heads = {queue: json.loads(text)["headers"] for queue, text in held if text}
-        found = {queue: parse_task_id(head.get("id", "")) for queue, head in heads.items()}
-        return {queue: task for queue, task in found.items() if task}
-
-    def server(self) -> dict[str, Any]:
-        """Return what Redis says of itself (``INFO``)."""
-        with _translated():
-            return dict(self.client.info())
+        with self.broker.reached() as client:
+            client.hset(f"cxr:{run}", "state", state)
+            client.expire(f"cxr:{run}", KEEP_SECONDS)
 
     def drop(self, run: str) -> None:
         """Delete every trace of a finished run, but that it is over.
@@ -265,35 +175,20 @@ class Claims:
         A message that a dead worker held comes back an hour later. Nobody may work on it then: its report may have
         been retracted since.
         """
-        with _translated():
-            for key in self.client.scan_iter(match=f"cxr:{run}:*", count=1000):
-                self.client.delete(key)
+        with self.broker.reached() as client:
+            for key in client.scan_iter(match=f"cxr:{run}:*", count=1000):
+                client.delete(key)
         self.set_state(run, "cancelled")
 
     def tell(self, run: str, trouble: str) -> None:
         """Say what a worker of a run is waiting for; forgotten when it is not said again."""
-        with _translated():
-            self.client.set(f"cxr:{run}:trouble", trouble, ex=20)
+        with self.broker.reached() as client:
+            client.set(f"cxr:{run}:trouble", trouble, ex=20)
 
     def trouble(self, run: str) -> str:
         """Return what workers of a run are waiting for, if anything."""
-        with _translated():
-            return str(self.client.get(f"cxr:{run}:trouble") or "")
-
-    def script(self, text: str) -> Callable[[list[str], list[Any]], Any]:
-        """Return a Lua script as a function of its keys and arguments that raises as the other methods do."""
-        script = self.client.register_script(text)
-
-        def call(keys: list[str], args: list[Any]) -> Any:
-            with _translated():
-                return script(keys=keys, args=args)
-
-        return call
-
-    def ping(self) -> None:
-        """Raise ServiceUnavailable, StorageFull or UsageError unless Redis answers."""
-        with _translated():
-            self.client.ping()
+        with self.broker.reached() as client:
+            return str(client.get(f"cxr:{run}:trouble") or "")
 
 
 @dataclass
@@ -335,10 +230,9 @@ class Claim:
     def _beat(self) -> None:
         while not self._over.wait(self.claims.lease_ms / 3000):
             try:
-                with _translated():
-                    ours = self.claims._renew(  # noqa: SLF001  # the two classes are one subject
-                        keys=[f"cxr:{self.run}", self.key], args=[self.owner, self.claims.lease_ms]
-                    )
+                ours = self.claims._renew(  # noqa: SLF001  # the two classes are one subject
+                    [f"cxr:{self.run}", self.key], [self.owner, self.claims.lease_ms]
+                )
             except (ServiceUnavailable, UsageError):
                 continue  # Redis is away: the fence decides when it is back
             if not ours:
@@ -352,8 +246,7 @@ class Claim:
 
     def breadcrumb(self, item: int | None) -> None:
         """Note which item is worked on next, so that a death can be laid at its door."""
-        with _translated():
-            ours = self.claims._crumb(keys=[self.key], args=[self.owner, "" if item is None else item])  # noqa: SLF001
+        ours = self.claims._crumb([self.key], [self.owner, "" if item is None else item])  # noqa: SLF001
         if not ours:
             raise LostClaim(f"chunk {self.chunk} was taken over")
 
@@ -375,22 +268,19 @@ class Claim:
         args: list[Any] = [self.owner, following.value, self.stage.value, json.dumps(spent)]
         for i, record in records.items():
             args += [i, _dump(record)]
-        with _translated():
-            if not self.claims._finish(keys=[self.key], args=args):  # noqa: SLF001
-                raise LostClaim(f"chunk {self.chunk} was taken over")
+        if not self.claims._finish([self.key], args):  # noqa: SLF001
+            raise LostClaim(f"chunk {self.chunk} was taken over")
         self._over.set()
 
     def release(self) -> None:
         """Give the chunk back untried: this attempt doesn't count."""
         self._over.set()
-        with _translated():
-            self.claims._release(keys=[self.key], args=[self.owner])  # noqa: SLF001
+        self.claims._release([self.key], [self.owner])  # noqa: SLF001
 
     def fail(self) -> None:
         """Give the chunk back after a bug: the attempt counts, and where there is a breadcrumb its item is to blame."""
         self._over.set()
-        with _translated():
-            self.claims._fail(keys=[self.key], args=[self.owner])  # noqa: SLF001
+        self.claims._fail([self.key], [self.owner])  # noqa: SLF001
 
 
 def _dump(record: ItemRecord) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from backlog.claims import Claims
+from backlog.broker import Broker
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.pacs import Pacs, Stored
 from backlog.settings import Settings
@@ -92,15 +92,15 @@ class Etiquette:
         The place of a process that died is free again after so many seconds.
     """
 
-    def __init__(self, claims: Claims, address: str, *, most: int, lifetime: float = _LIFETIME) -> None:
+    def __init__(self, broker: Broker, address: str, *, most: int, lifetime: float = _LIFETIME) -> None:
         self.most = max(1, most)
         self._lifetime_ms = int(lifetime * 1000)
         name = f"cxr-pacs:{hashlib.sha256(address.encode()).hexdigest()[:16]}"
         self._keys = [f"{name}:places", f"{name}:limit", f"{name}:cut"]
-        self._enter = claims.script(_ENTER)
-        self._leave = claims.script(_LEAVE)
-        self._renew = claims.script(_RENEW)
-        self._look = claims.script(_LOOK)
+        self._enter = broker.script(_ENTER)
+        self._leave = broker.script(_LEAVE)
+        self._renew = broker.script(_RENEW)
+        self._look = broker.script(_LOOK)
         self._held: set[str] = set()
         self._keeper: threading.Thread | None = None
         self._alone = threading.Lock()
@@ -239,5 +239,4 @@ def politely(pacs: Pacs, settings: Settings) -> Pacs:
     """Return the settings' PACS as a worker may use it. A folder needs no manners."""
     if not settings.broker or not settings.pacs_url.startswith(("http://", "https://")):
         return pacs
-    claims = Claims(settings.broker)
-    return Polite(pacs, Etiquette(claims, settings.pacs_url, most=settings.pacs_requests))
+    return Polite(pacs, Etiquette(Broker(settings.broker), settings.pacs_url, most=settings.pacs_requests))

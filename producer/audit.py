@@ -22,7 +22,8 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from backlog.errors import StorageFull, UsageError
-from producer.ledger import COMPANIONS_RETRACTED, COMPANIONS_STORED, Ledger
+from producer.ledger import Ledger
+from producer.ledger_schema import COMPANIONS_RETRACTED, COMPANIONS_STORED
 
 #: What the first line gives as the hash of the line before it.
 GENESIS: Final = "0" * 64

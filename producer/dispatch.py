@@ -153,7 +153,7 @@ class Dispatcher:
         quiet = time.monotonic() - self._moved
         if not self._in_flight or quiet < _STANDSTILL:
             return ""
-        waiting = ", ".join(f"{name} {count}" for name, count in self.claims.depths().items() if count)
+        waiting = ", ".join(f"{name} {count}" for name, count in self.claims.broker.depths().items() if count)
         return f"nothing has moved for {quiet:.0f} s; messages waiting: {waiting or 'none'}. Are workers running?"
 
     # -- the four steps ------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ class Dispatcher:
 
     def _widen(self) -> None:
         """Let more chunks fly when workers wait for work: replicas may have been added since."""
-        if self.window < _MOST_IN_FLIGHT and not any(self.claims.depths().values()):
+        if self.window < _MOST_IN_FLIGHT and not any(self.claims.broker.depths().values()):
             self.window = min(_MOST_IN_FLIGHT, self.window * 2)
 
     def _send(self, chunk: ChunkRow) -> None:
@@ -244,7 +244,7 @@ class Dispatcher:
         if not self._in_flight:
             return
         self.claims.set_state(self.job["run"], "running")
-        messages = self.claims.messages(self.job["run"])
+        messages = self.claims.broker.messages(self.job["run"])
         idle = {
             no
             for no in self._in_flight

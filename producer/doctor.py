@@ -135,7 +135,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     address = without_password(settings.redis_url)
     try:
         claims = Claims(settings.broker)
-        info = claims.server()
+        info = claims.broker.server()
     except UsageError as error:
         yield Finding(
             "BAD", "redis", str(error), "set CXR_REDIS_URL and CXR_REDIS_PASSWORD as the server has them"

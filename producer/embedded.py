@@ -200,7 +200,7 @@ class Embedded:
         deadline = time.monotonic() + 20
         while True:
             try:
-                claims.ping()
+                claims.broker.ping()
             except ServiceUnavailable as error:
                 if time.monotonic() > deadline or not self._children[0].alive:
                     raise BacklogError(
@@ -208,7 +208,7 @@ class Embedded:
                     ) from error
                 time.sleep(0.02)
             else:
-                claims.client.close()
+                claims.broker.close()
                 return
 
     def _supervise(self) -> None:

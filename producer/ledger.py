@@ -1,7 +1,6 @@
 """A run in SQLite: its entries in chunks, how each item ended, its scores. The truth; one producer writes it.
 
-Everything else may be lost at any time. Counts are kept by triggers inside the same transactions that write the
-items, so they can neither be doubled by a redelivery nor drift from the rows.
+Everything else may be lost at any time.
 """
 
 from __future__ import annotations
@@ -13,82 +12,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any
 
 from backlog.errors import BacklogError, StorageFull, UsageError
 from backlog.messages import ItemRecord, Stage, StageTime
-from backlog.outcomes import Outcome, Reason
+from backlog.outcomes import Outcome
+from producer.ledger_items import UNACCOUNTED, duplicate, item_row
+from producer.ledger_schema import (
+    COMPANIONS_RETRACTED,
+    COMPANIONS_STORED,
+    FOUND,
+    RETRACTED,
+    SCHEMA,
+    STORED,
+    VERSION,
+)
 from producer.sources import Page
-
-#: Changes with the schema: a ledger of another version is refused, not guessed at.
-VERSION: Final = 3
-
-_SCHEMA: Final = f"""
-PRAGMA user_version = {VERSION};
-CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE chunk (
-    no INTEGER PRIMARY KEY,
-    items TEXT NOT NULL,                    -- JSON [[item, ref], ...]
-    state INTEGER NOT NULL DEFAULT 0        -- 0 waiting, 1 dispatched, 2 harvested
-);
-CREATE INDEX chunk_open ON chunk (state, no) WHERE state < 2;
-CREATE TABLE item (
-    no INTEGER PRIMARY KEY,                 -- its place in the source, from 0
-    outcome TEXT NOT NULL,
-    reason TEXT NOT NULL DEFAULT '',
-    detail TEXT NOT NULL DEFAULT '',
-    stage INTEGER NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    ref TEXT NOT NULL DEFAULT '',
-    instance TEXT,
-    sop_instance_uid TEXT NOT NULL DEFAULT '',
-    study_instance_uid TEXT NOT NULL DEFAULT '',
-    sr_sop_instance_uid TEXT NOT NULL DEFAULT '',
-    sr_instance TEXT NOT NULL DEFAULT '',
-    sr_sha256 TEXT NOT NULL DEFAULT '',
-    sr_ours INTEGER NOT NULL DEFAULT 0,     -- 1 when this run wrote it, 0 when an earlier one had
-    flags TEXT NOT NULL DEFAULT '',
-    scores TEXT NOT NULL DEFAULT '',        -- JSON list, in the model's order
-    chunk INTEGER,                          -- NULL when the listing alone decided it
-    engine TEXT NOT NULL DEFAULT '',
-    companions TEXT NOT NULL DEFAULT '',    -- JSON list of messages.CompanionRecord
-    ended REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
-);
-CREATE UNIQUE INDEX item_instance ON item (instance) WHERE outcome = 'reported';
-CREATE INDEX item_quarantined ON item (reason, no) WHERE outcome = 'quarantined';
-CREATE TABLE tally (
-    outcome TEXT, reason TEXT, stage INTEGER, count INTEGER NOT NULL, PRIMARY KEY (outcome, reason, stage)
-) WITHOUT ROWID;
-CREATE TRIGGER item_in AFTER INSERT ON item BEGIN
-    INSERT INTO tally VALUES (new.outcome, new.reason, new.stage, 1)
-    ON CONFLICT (outcome, reason, stage) DO UPDATE SET count = count + 1;
-END;
-CREATE TRIGGER item_out AFTER DELETE ON item BEGIN
-    UPDATE tally SET count = count - 1 WHERE outcome = old.outcome AND reason = old.reason AND stage = old.stage;
-END;
-CREATE TABLE timing (                       -- how long each stage of each chunk took
-    chunk INTEGER, stage INTEGER, ms INTEGER NOT NULL, items INTEGER NOT NULL, attempt INTEGER NOT NULL,
-    PRIMARY KEY (chunk, stage)
-) WITHOUT ROWID;
-CREATE TABLE effect (                       -- what this run changed or found in the PACS, in order; never deleted
-    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, item INTEGER NOT NULL, at REAL NOT NULL, UNIQUE (kind, item)
-);
-CREATE TABLE retracted (
-    item INTEGER PRIMARY KEY, sr_sop_instance_uid TEXT NOT NULL, found INTEGER NOT NULL, at REAL NOT NULL
-);
-"""
-
-#: Kinds of effects: a report stored by this run, one of an earlier run found instead, one deleted again.
-STORED: Final = "report.stored"
-FOUND: Final = "report.found"
-RETRACTED: Final = "report.retracted"
-#: The same of what this run stored beside a report, and deleted again.
-COMPANIONS_STORED: Final = "companions.stored"
-COMPANIONS_RETRACTED: Final = "companions.retracted"
-
-WAITING: Final = 0
-DISPATCHED: Final = 1
-HARVESTED: Final = 2
 
 
 class TakenOver(BacklogError):
@@ -153,7 +92,7 @@ class Ledger:
         temporary.unlink(missing_ok=True)
         with _translated(path):
             db = sqlite3.connect(temporary)
-            db.executescript(_SCHEMA)
+            db.executescript(SCHEMA)
             db.executemany(
                 "INSERT INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()]
             )
@@ -265,65 +204,38 @@ class Ledger:
             for chunk, records in harvested:
                 took = (times or {}).get(chunk.no, {})
                 for i, (item, ref) in enumerate(chunk.items):
-                    self._write(item, ref, records.get(i) or _UNACCOUNTED, chunk.no, took)
+                    record = self._once(item, records.get(i) or UNACCOUNTED)
+                    # When its stage ended, not when the producer came to look: that may have been away for hours.
+                    stage_time = took.get(Stage(record.get("stage", 0)))
+                    ended = stage_time["at"] / 1000 if stage_time else time.time()
+                    self._replace(item_row(item, ref, record, chunk.no, ended))
+                    self._keep_effects(item, record, ended)
                 self._db.execute("UPDATE chunk SET state = 2, items = '' WHERE no = ?", (chunk.no,))
                 self._db.executemany(
                     "INSERT OR REPLACE INTO timing VALUES (?, ?, ?, ?, ?)",
                     [(chunk.no, stage.value, t["ms"], t["items"], t["attempt"]) for stage, t in took.items()],
                 )
 
-    def _write(
-        self, item: int, ref: int | str, record: ItemRecord, chunk: int, took: Mapping[Stage, StageTime]
-    ) -> None:
-        instance = record.get("instance")
-        # When its stage ended, not when the producer came to look: that may have been away for hours.
-        time_of_stage = took.get(Stage(record.get("stage", 0)))
-        ended = time_of_stage["at"] / 1000 if time_of_stage else time.time()
+    def _once(self, item: int, record: ItemRecord) -> ItemRecord:
+        """Return an item's record; a duplicate's where an earlier item is the same instance."""
+        if record["outcome"] != Outcome.REPORTED.value:
+            return record
+        earlier = self._db.execute(
+            "SELECT no FROM item WHERE instance = ? AND outcome = 'reported' AND no <> ?",
+            (record.get("instance"), item),
+        ).fetchone()
+        return duplicate(record, earlier["no"]) if earlier else record
+
+    def _replace(self, row: Mapping[str, object]) -> None:
+        self._db.execute("DELETE FROM item WHERE no = :no", row)  # a trigger takes it out of the tally
+        columns = ", ".join(row)
+        self._db.execute(f"INSERT INTO item ({columns}) VALUES (:{columns.replace(', ', ', :')})", row)
+
+    def _keep_effects(self, item: int, record: ItemRecord, at: float) -> None:
         if record["outcome"] == Outcome.REPORTED.value:
-            earlier = self._db.execute(
-                "SELECT no FROM item WHERE instance = ? AND outcome = 'reported' AND no <> ?",
-                (instance, item),
-            ).fetchone()
-            if earlier:
-                record = {
-                    "outcome": Outcome.SKIPPED.value,
-                    "reason": Reason.DUPLICATE.value,
-                    "detail": f"the same instance as item {earlier['no']}",
-                    "stage": record.get("stage", 0),
-                    "instance": instance or "",
-                }
-        self._db.execute("DELETE FROM item WHERE no = ?", (item,))
-        self._db.execute(
-            "INSERT INTO item (no, outcome, reason, detail, stage, attempts, ref, instance, sop_instance_uid,"
-            " study_instance_uid, sr_sop_instance_uid, sr_instance, sr_sha256, sr_ours, flags, scores, chunk,"
-            " engine, companions, ended) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                item,
-                record["outcome"],
-                record.get("reason", ""),
-                record.get("detail", ""),
-                record.get("stage", 0),
-                record.get("attempts", 0),
-                json.dumps(ref),
-                instance,
-                record.get("sop_instance_uid", ""),
-                record.get("study_instance_uid", ""),
-                record.get("sr_sop_instance_uid", ""),
-                record.get("sr_instance", ""),
-                record.get("sr_sha256", ""),
-                record.get("sr_ours", False),
-                " ".join(record.get("flags", [])),
-                json.dumps(record["scores"]) if record.get("scores") else "",
-                chunk,
-                record.get("engine", ""),
-                json.dumps(record["companions"]) if record.get("companions") else "",
-                ended,
-            ),
-        )
-        if record["outcome"] == Outcome.REPORTED.value:
-            self._effect(STORED if record.get("sr_ours") else FOUND, item, ended)
+            self._effect(STORED if record.get("sr_ours") else FOUND, item, at)
             if any(one.get("ours") for one in record.get("companions", [])):
-                self._effect(COMPANIONS_STORED, item, ended)
+                self._effect(COMPANIONS_STORED, item, at)
 
     def _effect(self, kind: str, item: int, at: float) -> None:
         self._db.execute("INSERT OR IGNORE INTO effect (kind, item, at) VALUES (?, ?, ?)", (kind, item, at))
@@ -408,17 +320,6 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
-
-
-#: A finished chunk whose record of an item is missing: a bug, and counted as one.
-_UNACCOUNTED: Final = cast(
-    "ItemRecord",
-    {
-        "outcome": Outcome.QUARANTINED.value,
-        "reason": Reason.INTERNAL_ERROR.value,
-        "detail": "its chunk finished without a record of it",
-    },
-)
 
 
 @contextmanager

@@ -80,9 +80,9 @@ class Lookout:
 
     def _look_at_redis(self, seen: Seen) -> None:
         try:
-            info = self.claims.server()
+            info = self.claims.broker.server()
             seen.redis_used, seen.redis_most = int(info["used_memory"]), int(info["maxmemory"])
-            seen.depths = self.claims.depths()
+            seen.depths = self.claims.broker.depths()
             seen.ages = self._ages(time.time())
             seen.pacs_limit, seen.pacs_taken = self.etiquette.now()
         except BacklogError:
@@ -91,7 +91,7 @@ class Lookout:
     def _ages(self, now: float) -> dict[str, float]:
         """Return how long the oldest message of each queue has waited, in seconds; 0 of an empty queue."""
         ages = dict.fromkeys(QUEUES.values(), 0.0)
-        for queue, (run, chunk, stage) in self.claims.oldest().items():
+        for queue, (run, chunk, stage) in self.claims.broker.oldest().items():
             times = self.claims.times(run, chunk)
             before = times.get(Stage(stage - 1)) if stage > Stage.UPLOAD else None
             since = before["at"] / 1000 if before else self.sent(chunk) or now

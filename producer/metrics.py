@@ -85,7 +85,9 @@ class Metrics:
             self._stage_attempts.labels(stage)
         from backlog.etiquette import Etiquette
 
-        manners = Etiquette(self.claims, str(self.ledger.fact("pacs")), most=self.settings.pacs_requests)
+        manners = Etiquette(
+            self.claims.broker, str(self.ledger.fact("pacs")), most=self.settings.pacs_requests
+        )
         self._lookout = Lookout(self.claims, self.app, self.pacs, manners, self._sent)
         self.registry.register(self)
 

@@ -117,7 +117,7 @@ def claimed(claims: Claims, stage: Stage) -> Claim:
 
 def die(claims: Claims) -> None:
     """Let the lease of a worker that died run out."""
-    claims.client.hdel("cxr:run:c:0", "lease")
+    claims.broker.client.hdel("cxr:run:c:0", "lease")
 
 
 def test_a_chunk_that_is_started_again_goes_item_by_item_where_its_worker_died(redis_url: str) -> None:

@@ -89,8 +89,8 @@ class Shop:
 
     def take(self, stage: Stage) -> list[Message]:
         """Take all messages of a queue."""
-        texts = cast("list[str]", self.claims.client.lrange(QUEUES[stage], 0, -1))
-        self.claims.client.delete(QUEUES[stage])
+        texts = cast("list[str]", self.claims.broker.client.lrange(QUEUES[stage], 0, -1))
+        self.claims.broker.client.delete(QUEUES[stage])
         return [tuple(json.loads(base64.b64decode(json.loads(text)["body"]))[0]) for text in texts]
 
     def do(self, stage: Stage, message: Message, patience: float = 0.0) -> None:
@@ -135,7 +135,7 @@ def shop(
     held = made.process.__dict__.get("_readers")
     if held:
         held.stop()
-    made.claims.client.close()
+    made.claims.broker.close()
     made.app.close()
     attempt_module._stopping.clear()
 
@@ -163,7 +163,7 @@ def test_no_message_holds_a_patient_or_a_name_of_the_source(shop: Shop) -> None:
     shop.submit({"Doe^Jane 1970.dcm": images(1)["m0"]})
     seen = ""
     for stage in BODIES:
-        raw = cast("list[str]", shop.claims.client.lrange(QUEUES[stage], 0, -1))
+        raw = cast("list[str]", shop.claims.broker.client.lrange(QUEUES[stage], 0, -1))
         (message,) = shop.take(stage)
         seen += json.dumps(message) + "".join(raw)
         shop.do(stage, message)
@@ -192,7 +192,7 @@ def test_stages_done_again_from_the_beginning_change_nothing(shop: Shop) -> None
     shop.submit(members)
     shop.do_all()
     first, held = shop.records(), shop.files()
-    shop.claims.client.flushall()
+    shop.claims.broker.client.flushall()
     shop.submit(members)
     shop.do_all()
     assert shop.records() == first
@@ -277,7 +277,7 @@ def test_a_lost_claim_has_no_effect_any_more(shop: Shop) -> None:
     (message,) = shop.take(Stage.UPLOAD)
 
     def stolen(attempt: Attempt, items: list[Any]) -> Any:
-        shop.claims.client.hset(attempt.claim.key, "owner", "another")
+        shop.claims.broker.client.hset(attempt.claim.key, "owner", "another")
         return {}, items
 
     work(
@@ -355,7 +355,7 @@ def test_a_pacs_that_is_away_is_waited_for_and_then_the_chunk_goes_back(
     shop.do(Stage.UPLOAD, message)  # it is back
     shop.do_all()
     assert shop.records()[0]["attempts"] == 1
-    away.claims.client.close()
+    away.claims.broker.close()
     away.app.close()
 
 
@@ -597,7 +597,7 @@ def test_a_bug_of_a_stage_is_loud_and_the_next_attempt_goes_one_by_one(shop: Sho
     def careful(attempt: Attempt, items: list[Any]) -> Any:
         for item in items:
             attempt.before(item["i"])
-            crumbs.append(shop.claims.client.hget(attempt.claim.key, "cur"))
+            crumbs.append(shop.claims.broker.client.hget(attempt.claim.key, "cur"))
         return {}, items
 
     work(shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, message[2], careful)
@@ -611,7 +611,7 @@ def test_an_item_that_was_decided_is_not_done_again(shop: Shop) -> None:
         claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
         assert isinstance(claim, Claim)
         claim.breadcrumb(1)
-        shop.claims.client.hdel(claim.key, "lease")  # as if it had run out
+        shop.claims.broker.client.hdel(claim.key, "lease")  # as if it had run out
     shop.do_all()
     ends = shop.records()
     assert ends[1]["reason"] == "killed_worker"
@@ -625,6 +625,6 @@ def test_a_chunk_that_was_decided_whole_ends(shop: Shop) -> None:
         claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
         assert isinstance(claim, Claim)
         claim.breadcrumb(0)
-        shop.claims.client.hdel(claim.key, "lease")
+        shop.claims.broker.client.hdel(claim.key, "lease")
     shop.do_all()
     assert shop.records()[0]["reason"] == "killed_worker"

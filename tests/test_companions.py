@@ -397,7 +397,7 @@ def test_delivered_often_or_again_from_the_beginning_they_are_the_same(shop: Sho
     shop.do(Stage.REPORT, message)
     first, held = shop.records(), shop.files()
     for _ in range(2):
-        shop.claims.client.flushall()
+        shop.claims.broker.client.flushall()
         shop.do(Stage.REPORT, until_report(shop, ["capture", "pdf"]))
         assert (shop.records(), shop.files()) == (first, held)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from backlog import etiquette
-from backlog.claims import Claims
+from backlog.broker import Broker
 from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.etiquette import Etiquette, Polite, politely
 from backlog.outcomes import Reason
@@ -24,7 +24,7 @@ PACS = "http://orthanc.example:8042"
 
 def etiquettes(url: str, count: int, *, most: int, lifetime: float = 10.0) -> list[Etiquette]:
     """Return the manners of so many processes."""
-    return [Etiquette(Claims(url), PACS, most=most, lifetime=lifetime) for _ in range(count)]
+    return [Etiquette(Broker(url), PACS, most=most, lifetime=lifetime) for _ in range(count)]
 
 
 @dataclass
@@ -142,8 +142,8 @@ def test_an_instance_that_is_refused_says_nothing_about_the_pacs(
 
 
 def test_the_place_of_a_dead_process_is_free_again_after_a_while(redis_url: str) -> None:
-    claims = Claims(redis_url)
-    dead = Etiquette(claims, PACS, most=1, lifetime=0.5)
+    broker = Broker(redis_url)
+    dead = Etiquette(broker, PACS, most=1, lifetime=0.5)
     assert dead._enter(dead._keys[:2], [1, 500, "of the dead"])  # and nobody renews it
     (alive,) = etiquettes(redis_url, 1, most=1)
     began = time.monotonic()
@@ -171,7 +171,7 @@ def test_who_gets_no_place_for_long_says_so(redis_url: str, monkeypatch: pytest.
 
 
 def test_without_redis_a_process_makes_one_request_at_a_time() -> None:
-    alone = Etiquette(Claims(f"redis://127.0.0.1:{free_port()}/0"), PACS, most=8)
+    alone = Etiquette(Broker(f"redis://127.0.0.1:{free_port()}/0"), PACS, most=8)
     assert most_at_a_time([alone, alone, alone], 1, requests=3) == 1
 
 
@@ -195,7 +195,7 @@ def test_a_redis_that_dies_meanwhile_stops_no_request(redis_server: RedisServer)
 def test_a_turn_costs_less_than_half_a_millisecond(redis_url: str, redis_server: RedisServer) -> None:
     """Against the bare price of two questions to Redis here: on an idle machine that is 0.1 ms."""
     (one,) = etiquettes(redis_url, 1, most=8)
-    client = Claims(redis_url).client
+    client = Broker(redis_url).client
     client.ping()
     with one.turn("fetch"):
         pass

@@ -22,7 +22,7 @@ PACKAGES = ("backlog", "producer", "worker")
 DOORS = {
     "requests": {"backlog.orthanc"},
     "urllib3": {"backlog.orthanc"},
-    "redis": {"backlog.claims"},
+    "redis": {"backlog.broker"},
     "isal": {"backlog.archive"},
     "zipfile": {"producer.synthetic"},  # writes the demonstration; reading is backlog.archive's
     "sqlite3": {"producer.ledger"},

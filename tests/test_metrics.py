@@ -215,7 +215,7 @@ def test_the_limit_at_the_pacs_is_the_one_that_the_workers_keep_to(metrics: Metr
     from backlog.etiquette import Etiquette
 
     wait_until(lambda: value(scrape(metrics), "cxr_pacs_requests_limit") == 8)
-    worker = Etiquette(metrics.claims, str(ledger.fact("pacs")), most=8)
+    worker = Etiquette(metrics.claims.broker, str(ledger.fact("pacs")), most=8)
     with pytest.raises(OSError, match="reset"), worker.turn("fetch"):
         wait_until(lambda: value(scrape(metrics), "cxr_pacs_requests") == 1)
         raise OSError("connection reset")

@@ -1,0 +1,75 @@
+"""The tables of a run's ledger.
+
+Counts are kept by triggers inside the same transactions that write the items, so they can neither be doubled by a
+redelivery nor drift from the rows.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Changes with the schema: a ledger of another version is refused, not guessed at.
+VERSION: Final = 3
+
+SCHEMA: Final = f"""
+PRAGMA user_version = {VERSION};
+CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE chunk (
+    no INTEGER PRIMARY KEY,
+    items TEXT NOT NULL,                    -- JSON [[item, ref], ...]
+    state INTEGER NOT NULL DEFAULT 0        -- 0 waiting, 1 dispatched, 2 harvested
+);
+CREATE INDEX chunk_open ON chunk (state, no) WHERE state < 2;
+CREATE TABLE item (
+    no INTEGER PRIMARY KEY,                 -- its place in the source, from 0
+    outcome TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    detail TEXT NOT NULL DEFAULT '',
+    stage INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    ref TEXT NOT NULL DEFAULT '',
+    instance TEXT,
+    sop_instance_uid TEXT NOT NULL DEFAULT '',
+    study_instance_uid TEXT NOT NULL DEFAULT '',
+    sr_sop_instance_uid TEXT NOT NULL DEFAULT '',
+    sr_instance TEXT NOT NULL DEFAULT '',
+    sr_sha256 TEXT NOT NULL DEFAULT '',
+    sr_ours INTEGER NOT NULL DEFAULT 0,     -- 1 when this run wrote it, 0 when an earlier one had
+    flags TEXT NOT NULL DEFAULT '',
+    scores TEXT NOT NULL DEFAULT '',        -- JSON list, in the model's order
+    chunk INTEGER,                          -- NULL when the listing alone decided it
+    engine TEXT NOT NULL DEFAULT '',
+    companions TEXT NOT NULL DEFAULT '',    -- JSON list of messages.CompanionRecord
+    ended REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
+);
+CREATE UNIQUE INDEX item_instance ON item (instance) WHERE outcome = 'reported';
+CREATE INDEX item_quarantined ON item (reason, no) WHERE outcome = 'quarantined';
+CREATE TABLE tally (
+    outcome TEXT, reason TEXT, stage INTEGER, count INTEGER NOT NULL, PRIMARY KEY (outcome, reason, stage)
+) WITHOUT ROWID;
+CREATE TRIGGER item_in AFTER INSERT ON item BEGIN
+    INSERT INTO tally VALUES (new.outcome, new.reason, new.stage, 1)
+    ON CONFLICT (outcome, reason, stage) DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER item_out AFTER DELETE ON item BEGIN
+    UPDATE tally SET count = count - 1 WHERE outcome = old.outcome AND reason = old.reason AND stage = old.stage;
+END;
+CREATE TABLE timing (                       -- how long each stage of each chunk took
+    chunk INTEGER, stage INTEGER, ms INTEGER NOT NULL, items INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    PRIMARY KEY (chunk, stage)
+) WITHOUT ROWID;
+CREATE TABLE effect (                       -- what this run changed or found in the PACS, in order; never deleted
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, item INTEGER NOT NULL, at REAL NOT NULL, UNIQUE (kind, item)
+);
+CREATE TABLE retracted (
+    item INTEGER PRIMARY KEY, sr_sop_instance_uid TEXT NOT NULL, found INTEGER NOT NULL, at REAL NOT NULL
+);
+"""
+
+#: Kinds of effects: a report stored by this run, one of an earlier run found instead, one deleted again.
+STORED: Final = "report.stored"
+FOUND: Final = "report.found"
+RETRACTED: Final = "report.retracted"
+#: The same of what this run stored beside a report, and deleted again.
+COMPANIONS_STORED: Final = "companions.stored"
+COMPANIONS_RETRACTED: Final = "companions.retracted"
