@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from backlog.pacs import Pacs, connect
 from backlog.settings import Settings
 from bench.bench_scale import measure
 from bench.end_to_end import fresh_orthanc, write_zip
-from bench.serial_loop import Serial, members
+from bench.serial_loop import Serial
 from tests.servers import OrthancServer, RedisServer
 from worker import sr
 from worker.engine import Engine, load
@@ -133,12 +134,13 @@ def _pipe(orthanc: OrthancServer, settings: Settings, instance: str, count: int)
 def _serial(orthanc: OrthancServer, clock: Clock, path: Path) -> dict[tuple[str, str], float]:
     serial = SerialOnCpu(orthanc.url, orthanc.username, orthanc.password)
     serial.clock = clock
-    contents = members(path)
-    for turn, content in enumerate(contents):
-        if turn == _WARM_UP:
-            clock.stages.clear()
-        serial.one(content)
-    return _means(clock, len(contents) - _WARM_UP)
+    with zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
+        for turn, member in enumerate(members):
+            if turn == _WARM_UP:
+                clock.stages.clear()
+            serial.one(archive, member)
+    return _means(clock, len(members) - _WARM_UP)
 
 
 def _means(clock: Clock, count: int) -> dict[tuple[str, str], float]:
