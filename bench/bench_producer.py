@@ -1,10 +1,11 @@
-"""How fast the producer lists and dispatches, and whether its memory stays flat: ``python -m bench.bench_producer``.
+"""How fast the producer lists, dispatches and keeps, and whether its memory stays flat; how large a run's folder grows.
 
-Each size runs in a process of its own, so that one peak doesn't hide another.
+``python -m bench.bench_producer``. Each size runs in a process of its own, so that one peak doesn't hide another.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -16,7 +17,12 @@ from typing import Any
 
 from backlog.app import make_app
 from backlog.claims import Claims
+from backlog.labels import LABELS
+from backlog.messages import ItemRecord, Stage
+from backlog.outcomes import Outcome
 from backlog.settings import Settings
+from producer import outputs
+from producer.audit import Audit
 from producer.dispatch import Dispatcher
 from producer.ledger import Ledger
 from producer.sources import Folder, Source, Zip
@@ -76,6 +82,53 @@ def dispatched(source: Source, folder: Path, count: int) -> dict[str, float]:
     return {"per second": count / seconds, "MB": _peak_megabytes()}
 
 
+def kept(source: Source, folder: Path, count: int) -> dict[str, float]:
+    """Keep how every item ended, with audit and scores, as a run does; what that takes on the disk."""
+    folder.mkdir()
+    facts = {
+        "job": a_job("bench", source.spec),
+        "pacs": "http://orthanc:8042",
+        "model": "densenet121-res224-all",
+    }
+    ledger = Ledger.create(folder / "ledger.sqlite", facts)
+    for page in source.pages(""):
+        ledger.add(page, _CHUNK)
+    started = time.perf_counter()
+    with Audit(ledger, folder / "audit.jsonl") as audit:
+        while chunks := ledger.waiting(16):
+            ledger.dispatched([chunk.no for chunk in chunks])
+            ledger.harvest(
+                [(chunk, {i: _reported(item) for i, (item, _) in enumerate(chunk.items)}) for chunk in chunks]
+            )
+            audit.catch_up()
+    outputs.write_scores(ledger, folder / "scores.csv")
+    seconds = time.perf_counter() - started
+    ledger.close()
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return {"per second": count / seconds, "MB": _peak_megabytes(), "bytes an item": size / count}
+
+
+def _reported(number: int) -> ItemRecord:
+    """Return a record as long as real ones."""
+    name = hashlib.sha256(str(number).encode()).hexdigest()
+    instance = "-".join(name[at : at + 8] for at in range(0, 40, 8))
+    return {
+        "outcome": Outcome.REPORTED.value,
+        "stage": Stage.REPORT.value,
+        "attempts": 1,
+        "instance": instance,
+        "sop_instance_uid": f"2.25.{int(name[:32], 16)}",
+        "study_instance_uid": f"2.25.{int(name[32:], 16)}",
+        "sr_sop_instance_uid": f"2.25.{int(name[16:48], 16)}",
+        "sr_instance": instance,
+        "sr_sha256": name,
+        "sr_ours": True,
+        "flags": [],
+        "scores": [0.5123456] * len(LABELS),
+        "engine": "onnxruntime",
+    }
+
+
 def _zip(path: Path, count: int) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for i in range(count):
@@ -102,12 +155,13 @@ def one(kind: str, count: int) -> dict[str, Any]:
         found: dict[str, Any] = {"listed": listed(source, folder)}
         if kind == "zip":
             found["dispatched"] = dispatched(source, folder, count)
+            found["kept"] = kept(source, folder / "kept", count)
         return found
 
 
 def main() -> None:
     """Measure every size in a process of its own and print the table."""
-    print(f"{'':<26}{'items/s':>12}{'peak MB':>10}")
+    print(f"{'':<26}{'items/s':>12}{'peak MB':>10}{'bytes an item':>16}")
     for kind in ("zip", "folder"):
         for count in SIZES[:2] if kind == "folder" else SIZES:
             done = subprocess.run(
@@ -118,7 +172,10 @@ def main() -> None:
             )
             for step, numbers in json.loads(done.stdout).items():
                 name = f"{kind}, {count}, {step}"
-                print(f"{name:<26}{numbers['per second']:>12,.0f}{numbers['MB']:>10.0f}", flush=True)
+                size = f"{numbers['bytes an item']:.0f}" if "bytes an item" in numbers else ""
+                print(
+                    f"{name:<26}{numbers['per second']:>12,.0f}{numbers['MB']:>10.0f}{size:>16}", flush=True
+                )
 
 
 if __name__ == "__main__":

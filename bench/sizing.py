@@ -13,20 +13,17 @@ from dataclasses import dataclass, field, fields, replace
 
 DAYS = (10_000, 100_000, 500_000, 1_000_000, 2_000_000, 5_000_000)
 
-#: Cores of one inference worker, as in deploy/kubernetes.
-WORKER_CORES = 2
-
 _HEAD = (
     "images a day",
     "images/s",
-    f"inference workers ({WORKER_CORES} cores each)",
+    "inference workers (1 core each)",
     "upload processes",
     "report processes",
     "Orthanc cores",
     "network, Gbit/s",
     "images, TB/day",
     "reports, GB/day",
-    "ledger, MB/day",
+    "runs' folders, GB/day",
     "Redis, MB",
 )
 
@@ -51,7 +48,9 @@ class Costs:
     store_report_ms: float = _cost(11.0, "Orthanc: storing the report (bench.bench_stages)")
     image_megabytes: float = _cost(10.0, "one image in Orthanc, MB")
     report_kilobytes: float = _cost(50.0, "one report, kB (bench.bench_report)")
-    ledger_bytes: float = _cost(55.0, "one item in a run's ledger (tests.chaos.million)")
+    run_kilobytes: float = _cost(
+        1.7, "one image in a run's folder, kB: ledger, audit, scores (bench.bench_producer)"
+    )
     message_bytes: float = _cost(600.0, "one image in flight in Redis (tests.chaos.million)")
 
 
@@ -67,7 +66,7 @@ class Need:
     gigabits: float  #: into Orthanc and out of it, per second
     terabytes: float  #: of images, per day
     report_gigabytes: float  #: per day
-    ledger_megabytes: float  #: per day
+    run_gigabytes: float  #: of ledger, audit and scores, per day
     redis_megabytes: float  #: at the most
 
 
@@ -104,14 +103,14 @@ def need(images: int, costs: Costs, *, hours: float, load: float, in_flight: int
     moved = costs.image_megabytes + fetched + costs.report_kilobytes / 1000
     return Need(
         rate=rate,
-        inference_workers=math.ceil(inference / WORKER_CORES),
+        inference_workers=math.ceil(inference),
         upload_processes=math.ceil(cores(costs.inflate_ms, costs.store_client_ms)),
         report_processes=math.ceil(cores(costs.report_ms)),
         orthanc_cores=cores(costs.store_ms, costs.fetch_ms, costs.store_report_ms),
         gigabits=rate * moved * 8 / 1000,
         terabytes=images * costs.image_megabytes / 1e6,
         report_gigabytes=images * costs.report_kilobytes / 1e6,
-        ledger_megabytes=images * costs.ledger_bytes / 1e6,
+        run_gigabytes=images * costs.run_kilobytes / 1e6,
         redis_megabytes=in_flight * costs.message_bytes / 1e6,
     )
 
@@ -131,7 +130,7 @@ def table(days: Sequence[int], costs: Costs, *, hours: float, load: float, in_fl
             f"{one.gigabits:.2f}",
             f"{one.terabytes:.1f}",
             f"{one.report_gigabytes:.1f}",
-            f"{one.ledger_megabytes:.0f}",
+            f"{one.run_gigabytes:.2f}",
             f"{one.redis_megabytes:.0f}",
         )
         lines.append("| " + " | ".join(cells) + " |")

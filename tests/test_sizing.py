@@ -34,12 +34,11 @@ def test_needs_are_costs_times_rate() -> None:
     )
     seen = need(864_000, costs, hours=24, load=0.5, in_flight=1000)  # ten a second
     assert seen.rate == 10
-    assert (
-        seen.inference_workers == 5
-    )  # 10/s of 0.5 s are 5 cores, at half load 10, of which a worker has two
+    assert seen.inference_workers == 10  # 10/s of 0.5 s are 5 cores, at half load 10
     assert seen.orthanc_cores == pytest.approx(4)
     assert seen.gigabits == pytest.approx(10 * (10 + 10 + 0.05) * 8 / 1000)
     assert seen.terabytes == pytest.approx(8.64)
+    assert seen.run_gigabytes == pytest.approx(1.47, abs=0.01)
     assert seen.redis_megabytes == pytest.approx(0.6)
 
 
