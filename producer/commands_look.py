@@ -144,11 +144,16 @@ def report(out: Path, baseline: Path | None, groups: Path | None, orthanc: str, 
         raise click.UsageError("--groups compares with a run: it needs --baseline")
     ledger, earlier = open_ledger(out), open_ledger(baseline) if baseline else None
     audit, path = Paths(out).audit, to or Paths(out).page
-    head = follow(ledger, audit).head if audit.exists() else None
-    found = write_page(ledger, path, baseline=earlier, groups=groups, orthanc=orthanc, audit=head)
+    followed = follow(ledger, audit) if audit.exists() else None
+    found = write_page(ledger, path, baseline=earlier, groups=groups, orthanc=orthanc, audit=followed)
     if found.comparison:
         click.echo(drift_line(found.comparison))
     click.echo(f"Page      {path}")
+    if followed and not followed.right:
+        click.echo(
+            f"Audit     the audit's line {followed.broken} is wrong: see cxr-backlog audit verify {out}",
+            err=True,
+        )
 
 
 @click.command()

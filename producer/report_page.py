@@ -15,7 +15,8 @@ from backlog.errors import UsageError
 from backlog.messages import TASKS
 from backlog.outcomes import Flag
 from producer import drift, outputs
-from producer.audit import Link, without_password
+from producer.audit import Verdict as AuditVerdict
+from producer.audit import without_password
 from producer.drift import Verdict
 from producer.ledger import Ledger
 from producer.report_data import Figures, gather
@@ -31,7 +32,7 @@ def write_page(
     baseline: Ledger | None = None,
     groups: Path | None = None,
     orthanc: str = "",
-    audit: Link | None = None,
+    audit: AuditVerdict | None = None,
 ) -> Figures:
     """Write the page, whole or not at all, and return what it says.
 
@@ -44,7 +45,7 @@ def write_page(
     orthanc
         Where a browser finds the Orthanc, for the links; by default where the run found it.
     audit
-        The head of the run's audit, so that the page tells of a later rewriting.
+        What is found in the run's audit. Its head stands on the page, so that a later rewriting shows.
 
     Raises
     ------
@@ -58,7 +59,10 @@ def write_page(
 
         from producer import report_charts  # matplotlib is optional, and takes a second
     except ImportError as error:
-        raise UsageError("the report page needs jinja2 and matplotlib: install cxr-backlog[page]") from error
+        raise UsageError(
+            "it needs jinja2 and matplotlib: install cxr-backlog[page] and run cxr-backlog report OUT,"
+            " or in the stack of containers docker compose run --rm page OUT"
+        ) from error
     found = gather(ledger, baseline, groups)
     environment = Environment(
         loader=PackageLoader("producer", "."),
@@ -104,10 +108,12 @@ def _words(found: Figures) -> dict[str, Any]:
     }
 
 
-def _hashes(found: Figures, audit: Link | None) -> dict[str, Any]:
+def _hashes(found: Figures, audit: AuditVerdict | None) -> dict[str, Any]:
     facts = dict(found.facts)
     if audit is not None:
-        facts["Audit"] = f"{audit.seq} lines, head {audit.hash}"
+        head = audit.head
+        right = f"{head.seq} lines, head {head.hash}"
+        facts["Audit"] = right if audit.right else f"damaged at line {audit.broken}: {audit.why}"
     effects = [(kind, str(count)) for kind, count in found.effects.items()]
     return {"facts": list(facts.items()), "effects": effects}
 

@@ -14,7 +14,7 @@ from backlog.messages import Job
 from backlog.pacs import connect
 from backlog.settings import Settings
 from producer import outputs
-from producer.audit import Audit
+from producer.audit import Audit, Verdict
 from producer.begin import source_of
 from producer.dispatch import Dispatcher, Progress
 from producer.embedded import Embedded, prepare_model
@@ -101,7 +101,7 @@ def _write_page(ledger: Ledger, paths: Paths, audit: Audit, say: Callable[[str],
     from producer.report_page import write_page
 
     try:
-        write_page(ledger, paths.page, audit=audit.head)
+        write_page(ledger, paths.page, audit=Verdict(audit.head))
     except (UsageError, StorageFull) as error:
         say(f"No report page: {error}")
 

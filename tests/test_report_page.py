@@ -16,7 +16,7 @@ from backlog.errors import UsageError
 from backlog.labels import LABELS
 from backlog.messages import ItemRecord, Stage
 from backlog.outcomes import Flag, Reason
-from producer.audit import Audit, Link
+from producer.audit import Audit, Link, Verdict
 from producer.cli import main
 from producer.ledger import Ledger
 from producer.report_data import MOST_ITEMS, gather
@@ -98,7 +98,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = ended_run(folder / "before", 300, seed=5)
     ledger = mixed_run(folder / "now", 400, pacs="http://me:secret@pacs:8042/")
     path = folder / "report.html"
-    write_page(ledger, path, baseline=before, audit=Link(280, "cd" * 32))
+    write_page(ledger, path, baseline=before, audit=Verdict(Link(280, "cd" * 32)))
     return path
 
 
@@ -249,7 +249,9 @@ def test_without_the_libraries_the_run_ends_without_the_page_and_says_so(
     said: list[str] = []
     with Audit(ledger, tmp_path / "audit.jsonl") as audit:
         _write_page(ledger, Paths(tmp_path), audit, said.append)
-    assert said == ["No report page: the report page needs jinja2 and matplotlib: install cxr-backlog[page]"]
+    (line,) = said
+    assert line.startswith("No report page: it needs jinja2 and matplotlib: install cxr-backlog[page]")
+    assert "docker compose run --rm page OUT" in line
     assert not Paths(tmp_path).page.exists()
 
 
@@ -263,6 +265,25 @@ def test_the_command_writes_it_again_and_compares(tmp_path: Path) -> None:
     assert (tmp_path / "x.html").exists()
     assert CliRunner().invoke(main, ["report", out, "--groups", "x.csv"]).exit_code == 2
     assert CliRunner().invoke(main, ["report", str(tmp_path)]).exit_code == 2
+
+
+def test_a_damaged_audit_is_told_of_and_the_page_names_no_head_of_it(tmp_path: Path) -> None:
+    ledger = ended_run(tmp_path, 4)
+    with Audit(ledger, Paths(tmp_path).audit) as audit:
+        audit.catch_up()
+        head = audit.head.hash
+    ledger.close()
+    lines = Paths(tmp_path).audit.read_bytes().splitlines(keepends=True)
+    Paths(tmp_path).audit.write_bytes(
+        b"".join([*lines[:2], lines[2].replace(b"report.stored", b"report.found"), *lines[3:]])
+    )
+    done = CliRunner().invoke(main, ["report", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "the audit's line 3" in done.output
+    assert "cxr-backlog audit verify" in done.output
+    page = Paths(tmp_path).page.read_text(encoding="utf-8")
+    assert head not in page
+    assert "damaged at line 3" in page
 
 
 # -- in a browser --------------------------------------------------------------------------------------------

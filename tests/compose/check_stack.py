@@ -78,6 +78,14 @@ def test_a_zip_becomes_reports(stack: Stack) -> None:
     assert (stack.run_folder("first") / "scores.csv").exists()
 
 
+def test_the_page_is_drawn_by_a_service_of_its_own(stack: Stack) -> None:
+    stack.compose("--profile", "page", "build", "page")
+    page = stack.run_folder("first") / "report.html"
+    assert not page.exists()  # the producer's image is small
+    assert "/out/first/report.html" in stack.compose("run", "--rm", "-T", "page", "/out/first")
+    assert "<svg" in page.read_text(encoding="utf-8")
+
+
 def test_every_service_is_healthy_confined_and_limited(stack: Stack) -> None:
     owner = f"{stack.settings['CXR_UID']}:{stack.settings['CXR_GID']}"
     for service in SERVICES:
