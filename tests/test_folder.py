@@ -131,17 +131,24 @@ def test_what_is_no_dicom_is_rejected_before_anything_is_made(pacs: Folder) -> N
 
 
 _STORE = """
-import sys
+import errno, os, sys
 from pathlib import Path
 from backlog.folder import Folder
+def no_links(*_):
+    raise PermissionError(errno.EPERM, "Operation not permitted")  # what FAT and exFAT answer
+if sys.argv[3] == "exFAT":
+    os.link = no_links
 sys.stdin.buffer.readline()
 print(Folder(Path(sys.argv[1])).store(Path(sys.argv[2]).read_bytes()).already)
 """
 
 
-def test_several_processes_that_store_one_instance_write_one_file(pacs: Folder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("disk", ["ext4", "exFAT"])
+def test_several_processes_that_store_one_instance_write_one_file(
+    pacs: Folder, tmp_path: Path, disk: str
+) -> None:
     (tmp_path / "image").write_bytes(IMAGE)
-    command = [sys.executable, "-c", _STORE, str(pacs.root), str(tmp_path / "image")]
+    command = [sys.executable, "-c", _STORE, str(pacs.root), str(tmp_path / "image"), disk]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) for _ in range(4)
     ]
