@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from backlog.errors import InstanceRejected
+from backlog.layout import survey
 from backlog.settings import Settings
 
 if TYPE_CHECKING:
     from backlog.header import Identity
 
-#: Tag (7FE0,0010) in little and in big endian: a header can be cut at its first occurrence. A nested icon image may
-#: hold it too, which is why a reader that misses an attribute in a header asks for the whole file.
-PIXEL_DATA_MARKS: Final = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
+#: Tag (7FE0,0010) in little and in big endian.
+_PIXEL_DATA: Final = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,24 @@ def connect(settings: Settings, url: str = "") -> Pacs:
 
 
 def until_pixels(steps: Iterator[bytes]) -> bytes:
-    """Read steps of a file until the tag of its pixel data has been seen, or to its end."""
+    """Read steps of a file until its pixel data has begun, or to its end.
+
+    The tag of pixel data may stand elsewhere too, in an icon or a private element: where it was seen, a walk over the
+    elements tells whether it is the right one.
+    """
     held = bytearray()
+    seen = False
     for step in steps:
         start = max(0, len(held) - 3)
         held += step
-        if any(held.find(mark, start) >= 0 for mark in PIXEL_DATA_MARKS):
+        seen = seen or any(held.find(mark, start) >= 0 for mark in _PIXEL_DATA)
+        if seen and _has_pixels(bytes(held)):
             break
     return bytes(held)
+
+
+def _has_pixels(start: bytes) -> bool:
+    try:
+        return survey(start).has_pixels
+    except InstanceRejected:
+        return False  # cut within an element

@@ -6,9 +6,11 @@ import os
 import resource
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset, dcmread
 
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
 from backlog.folder import Folder, instance_id
@@ -70,11 +72,58 @@ def test_the_header_ends_at_the_pixels(pacs: Folder) -> None:
     assert identity(read_header(header)) == identity(read_header(large))
 
 
-def test_a_mark_across_two_steps_is_seen() -> None:
-    steps = [b"abc\xe0\x7f", b"\x10\x00def", b"never"]
-    assert until_pixels(iter(steps)) == b"abc\xe0\x7f\x10\x00def"
-    assert until_pixels(iter([b"a\x7f\xe0\x00", b"\x10", b"never"])) == b"a\x7f\xe0\x00\x10"
+@pytest.mark.parametrize("before", range(-2, 14))
+def test_a_header_is_whole_wherever_a_step_ends(before: int) -> None:
+    """Before, in and behind the element that begins the pixels."""
+    pixels = IMAGE.index(b"\xe0\x7f\x10\x00")
+    steps = [IMAGE[: pixels + before], IMAGE[pixels + before : pixels + 100], b"never"]
+    assert identity(read_header(until_pixels(iter(steps)))) == identity(read_header(IMAGE))
+    assert len(until_pixels(iter(steps))) <= pixels + 100
+
+
+def test_what_has_no_pixels_is_read_to_its_end() -> None:
     assert until_pixels(iter([b"no", b"mark"])) == b"nomark"
+
+
+def _icon(side: int, *, undefined: bool) -> bytes:
+    icon = Dataset()
+    icon.Rows = icon.Columns = side
+    icon.SamplesPerPixel, icon.PhotometricInterpretation, icon.PixelRepresentation = 1, "MONOCHROME2", 0
+    icon.BitsAllocated, icon.BitsStored, icon.HighBit = 8, 8, 7
+    icon.PixelData = bytes(side * side)
+    icon["PixelData"].VR = "OB"
+    image = dcmread(BytesIO(dicom(chest(1024, 1024))))
+    image.IconImageSequence = [icon]
+    image["IconImageSequence"].is_undefined_length = undefined
+    return _written(image)
+
+
+def _private() -> bytes:
+    image = dcmread(BytesIO(dicom(chest(1024, 1024))))
+    block = image.private_block(0x0029, "ACME", create=True)
+    block.add_new(0x10, "OB", b"\xe0\x7f\x10\x00" + bytes(200_000))
+    return _written(image)
+
+
+def _written(image: Dataset) -> bytes:
+    file = BytesIO()
+    image.save_as(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(_icon(128, undefined=False), id="an icon"),
+        pytest.param(_icon(512, undefined=False), id="an icon longer than a step"),
+        pytest.param(_icon(512, undefined=True), id="one of undefined length"),
+        pytest.param(_private(), id="a private element"),
+    ],
+)
+def test_pixels_elsewhere_in_the_header_do_not_end_it(pacs: Folder, image: bytes) -> None:
+    header = pacs.header(pacs.store(image).instance)
+    assert "Rows" in read_header(header)
+    assert len(header) < len(image) / 2
 
 
 def test_deleting_says_whether_it_was_there(pacs: Folder) -> None:

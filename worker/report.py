@@ -48,7 +48,7 @@ def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
         name=MODEL_NAME, version=MODEL_VERSION, weights_sha256=job["weights"], meaningful=job["meaningful"]
     )
     options = sr.Options(language=job["language"], coding=job["coding"])
-    header = _header(process.pacs, item["instance"])
+    header = process.pacs.header(item["instance"])
     of = identity(read_header(header))
     built = sr.build(
         header,
@@ -87,12 +87,6 @@ def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
 
         record["companions"] = companions.write(process, job, item, header, model, options)
     return record
-
-
-def _header(pacs: Pacs, instance: str) -> bytes:
-    """Return a header; the whole file where it was cut too early, at a nested icon's pixel data."""
-    header = pacs.header(instance)
-    return header if "Rows" in read_header(header) else pacs.fetch(instance)
 
 
 def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | None:
