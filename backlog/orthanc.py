@@ -5,9 +5,11 @@ One retry layer: this module has timeouts and says what failed; waiting and tryi
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +33,8 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BAD_FILE_FORMAT: Final = 15
 _INEXISTENT_TAG: Final = 21
 _FULL_STORAGE: Final = 11
+
+_UNKNOWN: Final = "the PACS doesn't know it (any more)"
 
 _NO_ADDRESS: Final = (
     requests.exceptions.InvalidURL,
@@ -62,6 +66,8 @@ class Orthanc:
             )
         self.url = url.rstrip("/")
         self.storage = storage
+        #: Before 1.12 Orthanc doesn't say whether it overwrites; then, and before it was asked, we look first.
+        self._looks_first = True
         self._timeout = (min(5.0, seconds), seconds)
         self._session = requests.Session()
         self._session.mount(self.url, HTTPAdapter(pool_connections=1, pool_maxsize=32))
@@ -89,14 +95,30 @@ class Orthanc:
     # -- the protocol ------------------------------------------------------------------------------------------
 
     def identity(self) -> str:
-        """Return Orthanc's own identifier of its database; empty before Orthanc 1.11, which has none."""
+        """Return Orthanc's own identifier of its database; empty before Orthanc 1.11, which has none.
+
+        Raises
+        ------
+        UsageError
+            It overwrites what it has.
+        """
         try:
-            return str(self._json("/system").get("DatabaseServerIdentifier", ""))
+            system = self._json("/system")
         except InstanceRejected as error:
             raise self._stranger() from error
+        overwrites = system.get("OverwriteInstances")
+        if overwrites:
+            raise UsageError(
+                f"the Orthanc at {self.url} overwrites images that it has with others of the same UID: set"
+                " OverwriteInstances to false in its configuration"
+            )
+        self._looks_first = overwrites is None
+        return str(system.get("DatabaseServerIdentifier", ""))
 
     def store(self, dicom: bytes) -> Stored:
         """Store one file. Orthanc answers ``AlreadyStored`` for a known SOP Instance UID and changes nothing."""
+        if self._looks_first and (held := self._held(dicom)):
+            return Stored(held, already=True)
         answer = self._parsed(self._call("POST", "/instances", data=dicom))
         if (
             not isinstance(answer, dict)
@@ -110,10 +132,10 @@ class Orthanc:
         """Return one instance's file, from the storage folder where it is readable, else over REST."""
         path = self._stored_file(instance)
         if path is not None:
-            try:
-                return path.read_bytes()
-            except OSError:
-                pass  # moved or compressed since: REST knows
+            with suppress(OSError):  # moved since: REST knows
+                held = path.read_bytes()
+                if _is_dicom(held):
+                    return held
         with self._call("GET", f"/instances/{_checked(instance)}/file", stream=True) as response:
             return self._body(response)
 
@@ -121,11 +143,10 @@ class Orthanc:
         """Return the beginning of one instance's file, at least up to its pixel data."""
         path = self._stored_file(instance)
         if path is not None:
-            try:
-                with path.open("rb") as file:
-                    return until_pixels(iter(lambda: file.read(_STEP), b""))
-            except OSError:
-                pass
+            with suppress(OSError), path.open("rb") as file:
+                first = file.read(_STEP)
+                if _is_dicom(first):
+                    return until_pixels(chain([first], iter(lambda: file.read(_STEP), b"")))
         with self._call("GET", f"/instances/{_checked(instance)}/file", stream=True) as response:
             if int(response.headers.get("Content-Length", _SMALL + 1)) <= _SMALL:
                 return self._body(response)
@@ -178,6 +199,22 @@ class Orthanc:
 
     # -- how -----------------------------------------------------------------------------------------------------
 
+    def _held(self, dicom: bytes) -> str:
+        """Return the id under which Orthanc holds an instance; empty when it doesn't."""
+        from backlog.header import identity, read_header  # pydicom takes 150 ms to import
+
+        of = identity(read_header(dicom))
+        whole = f"{of.patient_id}|{of.study_instance_uid}|{of.series_instance_uid}|{of.sop_instance_uid}"
+        name = hashlib.sha1(whole.encode(), usedforsecurity=False).hexdigest()
+        instance = "-".join(name[at : at + 8] for at in range(0, 40, 8))
+        try:
+            names = self._parsed(self._call("GET", f"/instances/{instance}/metadata"))
+        except InstanceRejected as rejected:
+            if rejected.reason is Reason.NOT_IN_PACS:
+                return ""
+            raise
+        return instance if isinstance(names, list) and all(isinstance(name, str) for name in names) else ""
+
     def _stored_file(self, instance: str) -> Path | None:
         if self.storage is None:
             return None
@@ -227,7 +264,19 @@ class Orthanc:
             status = 0
         finally:
             response.close()
+        if response.status_code == 404 and path == "/system":
+            raise self._stranger()
+        if response.status_code == 404 and not response.content:
+            # Orthanc 1.10 says no more of an instance that it doesn't know, and some proxies of one that is starting.
+            with suppress(UsageError):
+                self._json("/system")
+                raise InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
         raise _error(self.url, method, response.status_code, status)
+
+
+def _is_dicom(start: bytes) -> bool:
+    """Tell a DICOM file (PS3.10 7.1) from one that Orthanc has compressed (StorageCompression)."""
+    return start[128:132] == b"DICM"
 
 
 def _error(url: str, method: str, http: int, status: int) -> Exception:
@@ -237,12 +286,15 @@ def _error(url: str, method: str, http: int, status: int) -> Exception:
         )
     if status == _FULL_STORAGE or http == 507:
         return StorageFull(f"the PACS at {url} has no room left")
-    if http == 404 and method == "POST" and status in (_INEXISTENT_TAG, 0):
-        return InstanceRejected(Reason.INVALID_UID, "the PACS finds no UIDs in it")
-    if http == 404:
-        return InstanceRejected(Reason.NOT_IN_PACS, "the PACS doesn't know it (any more)")
     if http == 413:
         return InstanceRejected(Reason.TOO_LARGE, "the PACS finds it too large")
+    if http < 500 and not status:
+        # A proxy whose Orthanc is just starting; with HttpDescribeErrors off Orthanc's own errors look the same.
+        return ServiceUnavailable(f"what answers at {url} says {http}, and no word of Orthanc's")
+    if http == 404 and method == "POST" and status == _INEXISTENT_TAG:
+        return InstanceRejected(Reason.INVALID_UID, "the PACS finds no UIDs in it")
+    if http == 404:
+        return InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
     if http == 400 and status == _BAD_FILE_FORMAT:
         return InstanceRejected(Reason.NOT_DICOM, "the PACS can't read it as DICOM")
     if http >= 500 or http in (408, 425, 429):

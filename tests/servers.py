@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -83,6 +84,7 @@ class OrthancServer:
     username: str = "tester"
     password: str = field(default_factory=lambda: secrets.token_hex(8))
     process: subprocess.Popen[bytes] | None = None
+    options: dict[str, object] = field(default_factory=dict)  #: other than our orthanc.json has them
 
     @property
     def url(self) -> str:
@@ -111,13 +113,27 @@ class OrthancServer:
         )
         with (self.folder / "orthanc.log").open("ab") as log:
             self.process = subprocess.Popen(
-                ["Orthanc", str(ROOT / "orthanc.json")],
+                ["Orthanc", str(self._configuration())],
                 env=environment,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
         wait_until(self.answers, what="Orthanc answers")
+
+    def _configuration(self) -> Path:
+        ours = ROOT / "orthanc.json"
+        if not self.options:
+            return ours
+        lines = [
+            line
+            for line in ours.read_text().splitlines()[1:]
+            if not any(f'"{name}":' in line for name in self.options)
+        ]
+        changed = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in self.options.items()]
+        path = self.folder / "orthanc.json"
+        path.write_text("\n".join(["{", *changed, *lines]))
+        return path
 
     def answers(self) -> bool:
         try:

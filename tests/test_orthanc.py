@@ -7,18 +7,23 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.header import identity, read_header
+from backlog.layout import survey
 from backlog.orthanc import Orthanc
 from backlog.outcomes import Reason
+from backlog.pacs import Stored
 from backlog.settings import Settings
 from tests.dicom_images import chest, dicom
 from tests.servers import OrthancServer, free_port
+from worker.upload import _store
 
 IMAGE = dicom(chest(64, 64))
 LARGE = dicom(chest(1024, 1024), SOPInstanceUID="1.2.3.4.6")
@@ -148,6 +153,71 @@ def test_without_the_storage_folder_rest_is_asked(
     assert LARGE.startswith(elsewhere.header(instance))
     assert reason_of(lambda: elsewhere.fetch(NOBODY)) is Reason.NOT_IN_PACS
     elsewhere.close()
+
+
+@contextmanager
+def own_orthanc(folder: Path, **options: object) -> Iterator[OrthancServer]:
+    """An Orthanc that is configured in another way than ours."""
+    server = OrthancServer(folder / "orthanc", options=options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def test_files_that_orthanc_compresses_in_its_storage_folder_come_over_rest(tmp_path: Path) -> None:
+    with own_orthanc(tmp_path, StorageCompression=True) as server:
+        beside = opened(server, storage=server.storage)
+        for image in (IMAGE, LARGE):
+            instance = beside.store(image).instance
+            assert beside.fetch(instance) == image
+            assert read_header(beside.header(instance)) == read_header(image)
+        beside.close()
+
+
+@pytest.mark.parametrize("first", ["the run's start", "a store"])
+def test_an_orthanc_that_overwrites_is_given_nothing_that_it_has(tmp_path: Path, first: str) -> None:
+    other = dicom(chest(64, 64)[::-1])
+    with own_orthanc(tmp_path, OverwriteInstances=True) as server, closing(opened(server)) as client:
+        if first == "the run's start":
+            client.identity()  # this version doesn't say whether it overwrites
+        stored = client.store(IMAGE)
+        assert not stored.already
+        assert client.store(other) == Stored(stored.instance, already=True)
+        assert client.fetch(stored.instance) == IMAGE
+
+
+def test_an_orthanc_that_says_that_it_overwrites_is_refused() -> None:
+    said = b'{"DatabaseServerIdentifier": "x", "OverwriteInstances": true}'
+    with (
+        Misbehaving(answer(200, said)) as server,
+        closing(Orthanc(server.url)) as client,
+        pytest.raises(UsageError, match="OverwriteInstances"),
+    ):
+        client.identity()
+
+
+def test_an_orthanc_that_says_that_it_never_overwrites_is_not_asked_before_each_store() -> None:
+    said = b'{"DatabaseServerIdentifier": "x", "OverwriteInstances": false, "Status": "Success", "ID": "%s"}'
+    with Misbehaving(answer(200, said % NOBODY.encode())) as server, closing(Orthanc(server.url)) as client:
+        client.identity()
+        client.store(IMAGE)
+        assert [(method, path) for method, path, *_ in server.seen] == [
+            ("GET", "/system"),
+            ("POST", "/instances"),
+        ]
+
+
+def test_an_image_that_orthanc_keeps_in_another_transfer_syntax_is_the_same_image(tmp_path: Path) -> None:
+    jpeg_ls = "1.2.840.10008.1.2.4.80"
+    with own_orthanc(tmp_path, IngestTranscoding=jpeg_ls) as server, closing(opened(server)) as client:
+        instance = _store(client, Rules(), IMAGE)
+        assert survey(client.fetch(instance)).transfer_syntax_uid == jpeg_ls
+        assert _store(client, Rules(), IMAGE) == instance
+        assert (
+            reason_of(lambda: _store(client, Rules(), dicom(chest(64, 64), KVP="99"))) is Reason.UID_CONFLICT
+        )
 
 
 def test_a_wrong_password_is_the_persons_to_mend(orthanc: OrthancServer) -> None:
@@ -353,8 +423,7 @@ def test_another_path_of_a_server_is_no_orthanc() -> None:
         (404, {"OrthancStatus": 21}, Reason.INVALID_UID),
         (400, {"OrthancStatus": 15}, Reason.NOT_DICOM),
         (400, {"OrthancStatus": 8}, Reason.REFUSED),
-        (409, {"OrthancStatus": "x"}, Reason.REFUSED),
-        (409, [], Reason.REFUSED),
+        (409, {"OrthancStatus": 8}, Reason.REFUSED),
     ],
 )
 def test_a_refused_image_has_its_reason(status: int, body: object, reason: Reason) -> None:
@@ -362,6 +431,21 @@ def test_a_refused_image_has_its_reason(status: int, body: object, reason: Reaso
         client = Orthanc(server.url)
         assert reason_of(lambda: client.store(IMAGE)) is reason
         client.close()
+
+
+@pytest.mark.parametrize("status", [400, 404, 409])
+@pytest.mark.parametrize("body", [b"404 page not found", b"", b"[]", b"{}", b'{"OrthancStatus": "x"}'])
+def test_an_error_that_is_not_orthancs_own_is_waited_out(status: int, body: bytes) -> None:
+    """A proxy says so while Orthanc starts behind it; every image would be refused, or seem to be gone."""
+    with Misbehaving(answer(status, body)) as server, closing(Orthanc(server.url)) as client:
+        for call in (
+            lambda: client.store(IMAGE),
+            lambda: client.fetch(NOBODY),
+            lambda: client.header(NOBODY),
+            lambda: client.delete(NOBODY),
+        ):
+            with pytest.raises(ServiceUnavailable, match="no word of Orthanc's"):
+                call()
 
 
 def test_a_closed_port_and_an_unknown_host_are_away() -> None:

@@ -10,7 +10,8 @@ from typing import Final
 from backlog.archive import Archive
 from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected
-from backlog.header import judged, read_header
+from backlog.header import dataset_of, judged, read_header
+from backlog.layout import survey
 from backlog.messages import InferItem, Job, SourceSpec, UploadItem
 from backlog.outcomes import Reason
 from backlog.pacs import Pacs
@@ -39,11 +40,24 @@ def _store(pacs: Pacs, rules: Rules, dicom: bytes) -> str:
     if found.identity is None and found.rejection is not None:
         raise found.rejection
     stored = pacs.store(dicom)
-    if stored.already and pacs.fetch(stored.instance) != dicom:
+    if stored.already and not _same(dicom, pacs.fetch(stored.instance)):
         raise InstanceRejected(
             Reason.UID_CONFLICT, "the PACS holds another file under the same SOP Instance UID"
         )
     return stored.instance
+
+
+def _same(ours: bytes, held: bytes) -> bool:
+    """Whether the PACS holds our image: the same bytes, or the same header where it keeps another transfer syntax.
+
+    An Orthanc with ``IngestTranscoding`` compresses what it gets. Lossy compression gives an image another UID.
+    """
+    if ours == held:
+        return True
+    here, there = survey(ours), survey(held)
+    if here.transfer_syntax_uid == there.transfer_syntax_uid:
+        return False
+    return dataset_of(here) == dataset_of(there)
 
 
 class _Opened:
