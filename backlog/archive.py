@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, Self, cast
 
 from isal import isal_zlib
 
-from backlog.errors import InstanceRejected, UsageError
+from backlog.errors import InstanceRejected, SourceAway, UsageError
 from backlog.outcomes import Reason
 
 _END: Final = struct.Struct("<4s4H2LH")  # 4.3.16 end of central directory record
@@ -245,7 +245,9 @@ class Archive:
         Raises
         ------
         InstanceRejected
-            Encrypted, an unknown method, too large, damaged, or unreadable.
+            Encrypted, an unknown method, too large, or damaged.
+        SourceAway
+            The disk doesn't give it.
         """
         if member.encrypted:
             raise InstanceRejected(Reason.ENCRYPTED, "the zip member needs a password; unpack it first")
@@ -262,7 +264,9 @@ class Archive:
             *_, name_length, extra_length = _LOCAL.unpack(local)
             self._file.seek(name_length + extra_length, 1)
             packed = self._file.read(min(member.packed, self._length))
-        except (OSError, ValueError, OverflowError) as error:
+        except OSError as error:  # its file is open: that is the disk
+            raise SourceAway(f"the zip can't be read ({error.strerror}): is its disk there?") from error
+        except (ValueError, OverflowError) as error:
             raise InstanceRejected(
                 Reason.UNREADABLE, f"the zip can't be read: {error.__class__.__name__}"
             ) from error

@@ -5,6 +5,7 @@
     BacklogError                 every failure that we know by name; its text is written for a person
     ├── InstanceRejected         this one image ends here: record the reason, go on
     ├── ServiceUnavailable       a server is away: wait, come back, count nothing against the image
+    │   ├── SourceAway           the same, for the disk that the backlog lies on
     │   └── StorageFull          the same, for a disk or a Redis that has no room
     ├── LostClaim                another worker owns the chunk now: stop, change nothing
     └── UsageError               the person has to change something before it can work
@@ -40,6 +41,15 @@ class InstanceRejected(BacklogError):
 
 class ServiceUnavailable(BacklogError):
     """A server is away or overloaded. The work waits; the image is not to blame."""
+
+    #: Why an item ends that this happens to again and again, and to no other.
+    reason = Reason.PACS_FAILS
+
+
+class SourceAway(ServiceUnavailable):
+    """What the backlog is read from is away: a file server, a disk. The work waits."""
+
+    reason = Reason.UNREADABLE
 
 
 class StorageFull(ServiceUnavailable):

@@ -1,6 +1,7 @@
 """What travels between producer and workers: JSON of ids and numbers only.
 
-No pixels, no demographics, no file or member name and no DICOM UID stands in a message. A source's entry is a number
+No pixels, no demographics, no name of a file or a zip member and no DICOM UID stands in a message; of names, only the
+path of the zip or folder that a person gave the run. A source's entry is a number
 (the place of a zip member's directory entry, the place of a path in the run's listing), an image in the PACS is the
 PACS's own hash.
 """

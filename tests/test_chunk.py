@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import logging
@@ -407,7 +408,7 @@ def fails_on(shop: Shop, *what: bytes | str, **more: Any) -> Failing:
     return failing
 
 
-@pytest.mark.parametrize("which", [0, 1, 3], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["first", "middle", "last but one"])
 def test_an_image_that_the_pacs_fails_on_ends_and_the_others_go_on(shop: Shop, which: int) -> None:
     """Its run would never end: the chunk would go back for ever."""
     shop.submit(images(4))
@@ -473,8 +474,12 @@ def test_an_outage_is_no_items_fault(shop: Shop) -> None:
     cases: list[tuple[set[bytes | str], dict[str, Any]]] = [
         ({b"1.2.3.1", b"1.2.3.2"}, {}),
         ({b"DICM"}, {}),
+        (
+            {b"1.2.3.3"},
+            {},
+        ),  # nothing comes after the last one that would show whether the PACS takes anything
         ({b"1.2.3.2"}, {"error": StorageFull}),
-        # item 1 fails at calls 2 and 5, and then the PACS is away for its proof as well
+        # item 1 fails at calls 2 and 4, and then the PACS is away for its proof as well
         ({b"1.2.3.1"}, {"away": lambda call: call >= 5}),
     ]
     whole = shop.process.pacs
@@ -487,6 +492,110 @@ def test_an_outage_is_no_items_fault(shop: Shop) -> None:
     shop.do_all()
     assert [record["outcome"] for record in shop.records().values()] == ["reported"] * 4
     assert [record["attempts"] for record in shop.records().values()] == [1] * 4
+
+
+def test_what_the_pacs_has_already_is_no_proof_that_it_can_write(shop: Shop) -> None:
+    """A disk that became read-only: new images fail, known ones are answered at once."""
+    shop.submit(images(3))
+    (message,) = shop.take(Stage.UPLOAD)
+    for name in (0, 2):
+        shop.process.pacs.store(images(3)[f"m{name}"])
+    fails_on(shop, b"1.2.3.1")
+    goes_back(shop, Stage.UPLOAD, message)
+
+
+def test_only_one_of_two_images_is_to_blame(shop: Shop) -> None:
+    shop.submit(images(2))
+    fails_on(shop, b"1.2.3.0")
+    shop.do_all()
+    assert [record.get("reason", "") for record in shop.records().values()] == ["pacs_fails", ""]
+
+
+def test_a_hanging_pacs_uses_up_the_patience_of_a_chunk_that_reads(shop: Shop) -> None:
+    """What a request takes to fail counts, or the hard limit ends the worker first; and the person is told."""
+    asked = shop.folder / "asked"
+    script = f"""
+import time, worker.pixels, worker.reader_process
+from backlog.errors import ServiceUnavailable
+def hanging(dicom, side=0):
+    with open({str(asked)!r}, "a") as file:
+        file.write("x")
+    time.sleep(1.5)
+    raise ServiceUnavailable("the PACS timed out")
+worker.pixels.model_input = hanging
+worker.reader_process.main()
+"""
+    shop.process.__dict__["_readers"] = Readers(shop.settings, Rules(), 1, (sys.executable, "-c", script))
+    shop.submit(images(3))
+    for message in shop.take(Stage.UPLOAD):
+        shop.do(Stage.UPLOAD, message)
+    (message,) = shop.take(Stage.INFER)
+    goes_back(shop, Stage.INFER, message, patience=2.0)
+    # Twice for one image, twice for the next; a third time could only be one that the reader did ahead.
+    assert 4 <= len(asked.read_text()) <= 8
+    assert "timed out" in shop.claims.trouble("run1")
+
+
+def _folder(shop: Shop, count: int) -> tuple[Path, Job, list[Any]]:
+    """A backlog in a folder, its job and its items."""
+    source, listing = shop.folder / "share", shop.folder / "listing"
+    (source / "study").mkdir(parents=True)
+    names = [f"study/{name}.dcm" for name in images(count)]
+    for name, content in zip(names, images(count).values(), strict=True):
+        (source / name).write_bytes(content)
+    listing.write_bytes(b"".join(name.encode() + b"\0" for name in names))
+    spec: SourceSpec = {"kind": "folder", "path": str(source), "listing": str(listing)}
+    job = a_job("run1", spec, pacs=str(shop.folder / "pacs"))
+    places = [listing.read_bytes().index(name.encode()) for name in names]
+    return source, job, [{"i": i, "entry": place} for i, place in enumerate(places)]
+
+
+@pytest.mark.parametrize("away", ["the root", "an empty mount point", "a part of it", "the listing"])
+def test_a_source_that_is_away_is_waited_for(shop: Shop, away: str) -> None:
+    source, job, items = _folder(shop, 3)
+    gone = {"a part of it": source / "study", "the listing": shop.folder / "listing"}.get(away, source)
+    gone.rename(shop.folder / "elsewhere")
+    if away in ("an empty mount point", "a part of it"):
+        gone.mkdir()
+    goes_back(shop, Stage.UPLOAD, (job, 1, items))
+    assert "share" not in shop.claims.trouble("run1")  # a folder's name may be a patient's
+    if gone.exists():
+        gone.rmdir()
+    (shop.folder / "elsewhere").rename(gone)
+    send(shop.app, Stage.UPLOAD, job, 1, items)
+    shop.do_all()
+    assert [record["outcome"] for record in shop.records().values()] == ["reported"] * 3
+
+
+def test_a_file_that_is_gone_is_an_item_that_is(shop: Shop) -> None:
+    source, job, items = _folder(shop, 3)
+    next((source / "study").iterdir()).unlink()
+    send(shop.app, Stage.UPLOAD, job, 1, items)
+    shop.do_all()
+    assert sorted(record.get("reason", "") for record in shop.records().values()) == ["", "", "unreadable"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale file handle")]
+)
+def test_a_bad_sector_costs_the_file_that_lies_on_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    source, job, items = _folder(shop, 3)
+    bad = source / "study" / "m1.dcm"
+    real = Path.open
+
+    def failing(self: Path, *more: Any, **named: Any) -> Any:
+        if self == bad:
+            raise error
+        return real(self, *more, **named)
+
+    monkeypatch.setattr(Path, "open", failing)
+    send(shop.app, Stage.UPLOAD, job, 1, items)
+    shop.do_all()
+    ends = shop.records()
+    assert [ends[i].get("reason", "") for i in range(3)] == ["", "unreadable", ""]
+    assert "and not on others" in ends[1]["detail"]
 
 
 def test_an_outage_that_ends_in_time_blames_nobody(shop: Shop) -> None:

@@ -212,9 +212,9 @@ def test_an_orthanc_that_says_that_it_never_overwrites_is_not_asked_before_each_
 def test_an_image_that_orthanc_keeps_in_another_transfer_syntax_is_the_same_image(tmp_path: Path) -> None:
     jpeg_ls = "1.2.840.10008.1.2.4.80"
     with own_orthanc(tmp_path, IngestTranscoding=jpeg_ls) as server, closing(opened(server)) as client:
-        instance = _store(client, Rules(), IMAGE)
+        instance = _store(client, Rules(), IMAGE).instance
         assert survey(client.fetch(instance)).transfer_syntax_uid == jpeg_ls
-        assert _store(client, Rules(), IMAGE) == instance
+        assert _store(client, Rules(), IMAGE) == Stored(instance, already=True)
         assert (
             reason_of(lambda: _store(client, Rules(), dicom(chest(64, 64), KVP="99"))) is Reason.UID_CONFLICT
         )

@@ -10,7 +10,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -37,6 +37,14 @@ _LONGEST_PAUSE: Final = 5.0
 
 #: Patience with the item after one that used all of it up, and with that one when it is tried again, in seconds.
 _SECOND_PATIENCE: Final = 15.0
+
+
+def blamed(error: ServiceUnavailable) -> InstanceRejected:
+    """Return the rejection of an item that a server fails on whenever it comes, and works for others.
+
+    An outage is never an item's fault; but such an item would keep its run from ending for ever.
+    """
+    return InstanceRejected(error.reason, f"again and again, and not on others: {error}")
 
 
 class Stopping(Exception):  # not an error: the worker was asked to stop
@@ -72,6 +80,7 @@ class Attempt:
     suspects: list[Any] = field(default_factory=list, init=False)
     _doubt: ServiceUnavailable | None = field(default=None, init=False)
     _works: bool = field(default=False, init=False)
+    _changed: bool = field(default=False, init=False)
     _second: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,13 +120,29 @@ class Attempt:
             try:
                 return effect()
             except (ServiceUnavailable, UsageError) as error:
-                self.patience -= time.monotonic() - started
-                if self.patience <= 0:
+                if not self.may_wait(error, time.monotonic() - started, seconds):
                     raise
-                event("service.waiting", logging.WARNING, error=str(error), seconds=round(seconds, 2))
-                self._tell(error)
-            self.wait(seconds)
             seconds = min(seconds * 2, _LONGEST_PAUSE)
+
+    def may_wait(self, error: BacklogError, took: float, seconds: float) -> bool:
+        """Wait a little before something is tried again, where there is patience left; say what is waited for.
+
+        Parameters
+        ----------
+        took
+            How long it took to fail, which counts as waiting.
+        """
+        self.patience -= took
+        if self.patience <= 0:
+            return False
+        event("service.waiting", logging.WARNING, error=str(error), seconds=round(seconds, 2))
+        self._tell(error)
+        self.wait(seconds)
+        return True
+
+    def forgive(self) -> None:
+        """Begin to wait anew, after the patience was used up over an item."""
+        self.patience = self._second
 
     def wait(self, seconds: float) -> None:
         """Wait a little, with jitter; stopping interrupts it."""
@@ -151,28 +176,60 @@ class Attempt:
         record.update(known)  # type: ignore[typeddict-item]  # UIDs and the PACS's id, where they are known
         return record
 
-    def each(self, items: Iterable[Any], effect: Callable[[Any], T]) -> tuple[Records, list[tuple[Any, T]]]:
-        """Do one thing for each item, one by one: (records of those that failed, results of the others)."""
+    def each(self, items: Sequence[Any], effect: Callable[[Any], T]) -> tuple[Records, list[tuple[Any, T]]]:
+        """Do one thing for each item, one by one: (records of those that failed, results of the others).
+
+        An item that the PACS failed on is tried again before the last one. Where it fails again, and the PACS then
+        takes that one, which it did not have, the item is to blame and not an outage.
+        """
         failed: Records = {}
         done: list[tuple[Any, T]] = []
-        for item in items:
-            self.before(item["i"])  # where this fails it is Redis that is away
-            before = len(done)
-            try:
-                self._one(item, effect, failed, done)
-            except ServiceUnavailable as error:
-                self.suspect(item, error)
-            if len(done) > before:
-                self.trust()
-        for item in self.tried_again():
-            self.before(item["i"])
-            try:
-                self._one(item, effect, failed, done)
-            except ServiceUnavailable as error:
-                known = {"instance": item["instance"]} if "instance" in item else {}
-                fails = self.blame(error, lambda: effect(done[-1][0]))
-                failed[item["i"]] = self.record(item["i"], fails, **known)
+        for item in items[:-1]:
+            self._try(item, effect, failed, done)
+        failing = self._try_suspects_again(effect, failed, done)
+        self._changed = False
+        for item in items[-1:]:
+            self._try(item, effect, failed, done)
+        if self._doubt is not None:
+            raise self._doubt
+        for item, error in failing:
+            if not self._changed:
+                raise error
+            known = {"instance": item["instance"]} if "instance" in item else {}
+            failed[item["i"]] = self.record(item["i"], blamed(error), **known)
         return failed, done
+
+    def _try(self, item: Any, effect: Callable[[Any], T], failed: Records, done: list[tuple[Any, T]]) -> None:
+        self.before(item["i"])  # where this fails it is Redis that is away
+        before = len(done)
+        try:
+            self._one(item, effect, failed, done)
+        except ServiceUnavailable as error:
+            self.suspect(item, error)
+        if len(done) > before:
+            self.trust()
+
+    def _try_suspects_again(
+        self, effect: Callable[[Any], T], failed: Records, done: list[tuple[Any, T]]
+    ) -> list[tuple[Any, ServiceUnavailable]]:
+        """Return the suspects that fail again, with their errors."""
+        failing: list[tuple[Any, ServiceUnavailable]] = []
+        for item in self.suspects:
+            self.before(item["i"])
+            self.forgive()
+            try:
+                self._one(item, effect, failed, done)
+            except StorageFull:
+                raise
+            except ServiceUnavailable as error:
+                failing.append((item, error))
+        if self.suspects:
+            self.forgive()
+        return failing
+
+    def changed(self) -> None:
+        """Say that the PACS took something that it did not have: it can write."""
+        self._changed = True
 
     def suspect(self, item: Any, error: ServiceUnavailable) -> None:
         """Go on with the next item, where the PACS failed on this one until the patience was used up.
@@ -186,14 +243,14 @@ class Attempt:
             raise error
         self._doubt = error
         self.suspects.append(item)
-        self.patience = self._second
+        self.forgive()
 
     def trust(self) -> None:
         """Say that the PACS did something for an item."""
         self._works = True
         if self._doubt is not None:
             self._doubt = None
-            self.patience = self._second
+            self.forgive()
 
     def tried_again(self) -> Iterator[Any]:
         """Yield the suspects, to be tried a last time.
@@ -206,30 +263,8 @@ class Attempt:
         if self._doubt is not None and not self._works:
             raise self._doubt
         for item in self.suspects:
-            self.patience = self._second
+            self.forgive()
             yield item
-
-    def blame(self, error: ServiceUnavailable, proof: Callable[[], object]) -> InstanceRejected:
-        """Return the rejection of an item that the PACS failed on twice, if it still works for another.
-
-        An outage is never an item's fault; but an item that makes the PACS fail whenever it comes would keep its
-        run from ending for ever.
-
-        Parameters
-        ----------
-        proof
-            Does again what worked for another item.
-
-        Raises
-        ------
-        ServiceUnavailable
-            It works for no other, or has no room left.
-        """
-        if isinstance(error, StorageFull):
-            raise error
-        self.patience = self._second
-        self.insist(proof)
-        return InstanceRejected(Reason.PACS_FAILS, f"again and again, and not on others: {error}")
 
     def _one(self, item: Any, effect: Callable[[Any], T], failed: Records, done: list[tuple[Any, T]]) -> None:
         known = {"instance": item["instance"]} if "instance" in item else {}

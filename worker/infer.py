@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.log import event, where
 from backlog.messages import InferItem, Job, ReportItem
 from backlog.outcomes import Reason
-from worker.attempt import Attempt, Records
+from worker.attempt import Attempt, Records, blamed
 from worker.process import Process
 
 if TYPE_CHECKING:
@@ -81,11 +82,11 @@ def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Ite
         attempt.before(ahead[0]["i"])
         answers = readers.read([item["instance"] for item in ahead])
         for item in ahead:
+            asked = time.monotonic()
             try:
                 answer = next(answers)
             except (ServiceUnavailable, UsageError) as error:
-                if attempt.patience > 0:
-                    attempt.wait(1.0)
+                if attempt.may_wait(error, time.monotonic() - asked, 1.0):
                     break
                 if isinstance(error, UsageError):
                     raise
@@ -105,7 +106,13 @@ def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Ite
 
 
 def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem) -> Any:
-    """Ask a last time for an image that the PACS failed on."""
+    """Ask a last time for an image that the PACS failed on; where it fails again, for one that it gave before.
+
+    Raises
+    ------
+    ServiceUnavailable
+        The PACS gives neither.
+    """
     from worker.reader import Unseen
 
     def ask(one: InferItem) -> Any:
@@ -114,8 +121,13 @@ def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem
 
     try:
         return attempt.insist(lambda: ask(item))
+    except StorageFull:
+        raise
     except ServiceUnavailable as error:
-        return Unseen(attempt.blame(error, lambda: ask(proof)))
+        attempt.forgive()
+        if hasattr(attempt.insist(lambda: ask(proof)), "rejection"):
+            raise  # it gave this one before
+        return Unseen(blamed(error))
 
 
 def _scores(engine: Engine, images: Sequence[Any]) -> list[list[float] | InstanceRejected]:

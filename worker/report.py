@@ -36,14 +36,14 @@ def report(
         from worker import companions  # a run without pays nothing for them
 
         attempt.insist(lambda: companions.need(process, job))
-    records, done = attempt.each(items, lambda item: _report(process, job, item))
+    records, done = attempt.each(items, lambda item: _report(process, attempt, job, item))
     for item, record in done:
         record["attempts"] = attempt.claim.attempt
         records[item["i"]] = record
     return records, []
 
 
-def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
+def _report(process: Process, attempt: Attempt, job: Job, item: ReportItem) -> ItemRecord:
     model = sr.Model(
         name=MODEL_NAME, version=MODEL_VERSION, weights_sha256=job["weights"], meaningful=job["meaningful"]
     )
@@ -61,6 +61,8 @@ def _report(process: Process, job: Job, item: ReportItem) -> ItemRecord:
     )
     sr.check(built.dicom, of, scores=item["scores"], model=model, options=options)
     stored = process.pacs.store(built.dicom)
+    if not stored.already:
+        attempt.changed()
     held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else built.dicom
     if held != built.dicom:
         if not stored.already:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from backlog.archive import Archive
+from backlog.disks import is_away
 from backlog.eligibility import Rules
-from backlog.errors import InstanceRejected
+from backlog.errors import InstanceRejected, SourceAway
 from backlog.header import dataset_of, judged, read_header
 from backlog.layout import survey
 from backlog.messages import InferItem, Job, SourceSpec, UploadItem
 from backlog.outcomes import Reason
-from backlog.pacs import Pacs
+from backlog.pacs import Pacs, Stored
 from worker.attempt import Attempt, Records
 from worker.process import Process
 
@@ -27,14 +28,20 @@ def upload(
 ) -> tuple[Records, list[InferItem]]:
     """Store each entry of the source in the PACS; what is there already is as good."""
     attempt.insist(lambda: process.check(job))
+    rules = Rules.from_spec(job["rules"])
     with _Opened(job["source"]) as read:
-        failed, done = attempt.each(
-            items, lambda item: _store(process.pacs, Rules.from_spec(job["rules"]), read(item["entry"]))
-        )
+
+        def one(item: UploadItem) -> str:
+            stored = _store(process.pacs, rules, read(item["entry"]))
+            if not stored.already:
+                attempt.changed()
+            return stored.instance
+
+        failed, done = attempt.each(items, one)
     return failed, [{"i": item["i"], "instance": instance} for item, instance in done]
 
 
-def _store(pacs: Pacs, rules: Rules, dicom: bytes) -> str:
+def _store(pacs: Pacs, rules: Rules, dicom: bytes) -> Stored:
     """Store one file after a look at its header, which keeps from the PACS what could stop it (deep nesting does)."""
     found = judged(read_header(dicom), rules)
     if found.identity is None and found.rejection is not None:
@@ -44,7 +51,7 @@ def _store(pacs: Pacs, rules: Rules, dicom: bytes) -> str:
         raise InstanceRejected(
             Reason.UID_CONFLICT, "the PACS holds another file under the same SOP Instance UID"
         )
-    return stored.instance
+    return stored
 
 
 def _same(ours: bytes, held: bytes) -> bool:
@@ -78,14 +85,25 @@ class _Opened:
             self._archive.close()
 
     def _file(self, entry: int) -> bytes:
-        with Path(self._source["listing"]).open("rb") as listing:
-            listing.seek(entry)
-            name = listing.read(1 << 16).split(b"\0", 1)[0]
-        path = Path(self._source["path"]) / os.fsdecode(name)
+        try:
+            with Path(self._source["listing"]).open("rb") as listing:
+                listing.seek(entry)
+                name = listing.read(1 << 16).split(b"\0", 1)[0]
+        except OSError as error:
+            raise SourceAway(
+                f"the run's list of files can't be read on this worker ({error.strerror}): it needs the run's folder"
+                " under the same path as the producer"
+            ) from error
+        root = Path(self._source["path"])
+        path = root / os.fsdecode(name)
         try:
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size > MOST_BYTES:
                     raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MOST_BYTES} bytes")
                 return file.read()
         except OSError as error:
+            if is_away(error, path, root):
+                raise SourceAway(
+                    f"the source's folder, or a part of it, is away ({error.strerror}): is everything mounted?"
+                ) from error
             raise InstanceRejected(Reason.UNREADABLE, f"the file can't be read: {error.strerror}") from error
