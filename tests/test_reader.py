@@ -51,6 +51,9 @@ def sabotaged(dicom, side=0):
         while len(list(once.parent.glob("met-*"))) < 3: time.sleep(0.01)
     if b"HANGS" in dicom:
         while True: pass
+    if b"STALLED ALWAYS" in dicom or (b"STALLED ONCE" in dicom and not once.exists()):
+        once.touch()
+        time.sleep(60)
     if b"SWELLS" in dicom:
         held = bytearray(1 << 34)
     if b"RECURSES" in dicom:
@@ -180,6 +183,23 @@ def test_a_codec_that_hangs_is_stopped_in_time(reader: Reader, pacs: Folder) -> 
     assert hung.rejection.reason is Reason.DECODER_TIMEOUT
     assert "3 s" in hung.rejection.detail
     assert outcomes(list(answers)) == [None]
+
+
+def test_a_machine_that_stalls_costs_nothing_unless_it_is_always_at_one_image(
+    reader: Reader, pacs: Folder
+) -> None:
+    """Swapping, or a container out of its share of CPU: the codec hasn't even worked."""
+    instances = store(pacs, "STALLED ONCE", "fine", "STALLED ALWAYS", "fine")
+    assert outcomes(list(reader.read(instances))) == [None, None, Reason.DECODER_TIMEOUT, None]
+
+
+def test_rules_of_any_length_are_told_before_a_chunk(pacs: Folder) -> None:
+    """Each request once told them: the pipes filled from both sides, and nobody read."""
+    words = frozenset(f"TORAX PA PORTATIL {i:05}" for i in range(5000))
+    reader = Reader(Settings(item_seconds=20, pacs_seconds=5), Rules(body_parts=words))
+    instances = store(pacs, *["fine"] * 64)
+    assert outcomes(list(reader.read(instances))) == [None] * 64
+    reader.stop()
 
 
 def test_a_codec_that_swells_meets_the_limit(reader: Reader, pacs: Folder) -> None:

@@ -20,7 +20,7 @@ from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.outcomes import Flag, Reason
 from backlog.settings import Settings
-from worker.reader_process import COMMAND, LENGTHS, Child, fork, may_fork, spawn
+from worker.reader_process import COMMAND, LENGTHS, Child, cpu_seconds, fork, may_fork, spawn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SIDE: Final = 224
 
-#: Deaths of a reader at one image before the image is to blame; the first may be somebody else's SIGKILL.
+#: Deaths of a reader at one image before the image is to blame; the first may be somebody else's SIGKILL, or a stall.
 _MOST_DEATHS: Final = 2
 
 
@@ -103,7 +103,7 @@ class Reader:
             except _Died as died:
                 self.stop()
                 deaths += 1
-                if died.reason is Reason.DECODER_TIMEOUT or deaths >= _MOST_DEATHS:
+                if died.at_work or deaths >= _MOST_DEATHS:
                     deaths = 0
                     done += 1
                     if not asked:
@@ -157,10 +157,10 @@ class Reader:
 
     def _ask(self, instances: deque[str], side: int) -> None:
         self.start()
-        rules = self.rules.spec()
-        request = "".join(
-            json.dumps({"instance": instance, "rules": rules, "side": side}) + "\n" for instance in instances
-        )
+        # The rules once: requests longer than a pipe, and answers that nobody reads yet, would wait for each other.
+        told: list[dict[str, Any]] = [{"rules": self.rules.spec(), "side": side}]
+        told += [{"instance": instance} for instance in instances]
+        request = "".join(json.dumps(one) + "\n" for one in told)
         assert self._process is not None  # noqa: S101  # it was started
         assert self._process.stdin is not None  # noqa: S101  # it was opened with a pipe
         try:
@@ -179,7 +179,15 @@ class Reader:
     def _answer(self, instance: str) -> Picture | Unseen:
         head, _ = self._frame(self._fetch_seconds, timed=False)
         if head["state"] == "fetched":
-            head, blob = self._frame(self._seconds, timed=True)
+            assert self._process is not None  # noqa: S101  # it has just answered
+            began = cpu_seconds(self._process.pid)
+            try:
+                head, blob = self._frame(self._seconds, timed=True)
+            except _Died as died:
+                # A machine that swaps or pauses isn't the image's fault: then the codec has hardly worked.
+                spent = cpu_seconds(self._process.pid) - began
+                died.at_work = died.reason is Reason.DECODER_TIMEOUT and spent > self._seconds / 2
+                raise
         else:
             blob = b""
         if head["instance"] != instance:  # never one image's scores under another's name
@@ -240,3 +248,4 @@ class _Died(Exception):  # private: it never leaves this module
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.at_work = False  #: it was at work all the time: it would do the same again

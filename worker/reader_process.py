@@ -126,15 +126,27 @@ class _Forked:
         return self._status
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU that a process has spent (proc(5), fields 14 and 15 of ``stat``); 0 where there is no such file."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
     """Answer requests until their end. The body of the reader's process."""
     from backlog.header import judged, read_header  # after the memory limit is set
     from worker.pixels import model_input
 
     _write(answers, {"state": "ready"})
+    rules, side = Rules(), 0
     for line in requests:
         request = json.loads(line)
-        rules = Rules.from_spec(request["rules"])
+        if "rules" in request:  # of all that follow
+            rules, side = Rules.from_spec(request["rules"]), request["side"]
+            continue
         answer = {"instance": request["instance"], "sop": "", "study": ""}
         try:
             dicom = pacs.fetch(request["instance"])
@@ -146,13 +158,13 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
                 answer["study"] = found.identity.study_instance_uid
             if found.rejection is not None:
                 raise found.rejection
-            seen = model_input(dicom, request["side"])
+            seen = model_input(dicom, side)
             names = sorted(flag.value for flag in seen.flags | flags(found.facts, rules))
             shown = b"" if seen.shown is None else seen.shown.tobytes()
-            side = 0 if seen.shown is None else len(seen.shown)
             _write(
                 answers,
-                answer | {"state": "picture", "flags": names, "side": side},
+                answer
+                | {"state": "picture", "flags": names, "side": 0 if seen.shown is None else len(seen.shown)},
                 seen.image.tobytes() + shown,
             )
         except InstanceRejected as rejected:
