@@ -269,7 +269,8 @@ def test_an_answer_for_another_image_is_never_taken(pacs: Folder) -> None:
 import worker.reader_process as process
 serve = process.serve
 def swapped(requests):
-    first, second = next(requests), next(requests)
+    rules, first, second = next(requests), next(requests), next(requests)
+    yield rules
     yield second
     yield first
 process.serve = lambda requests, answers, pacs: serve(swapped(requests), answers, pacs)

@@ -127,7 +127,7 @@ class _Forked:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU that a process has spent (proc(5), fields 14 and 15 of ``stat``); 0 where there is no such file."""
+    """Return the CPU that a process has spent (proc(5), fields 14 and 15 of ``stat``); 0 where there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
