@@ -99,7 +99,11 @@ class Folder:
 
 
 def instance_id(of: Identity) -> str:
-    """Return ``study/instance`` for an instance: hashes of its patient's and its own identifiers."""
+    """Return ``study/instance`` for an instance: hashes of its patient's and its own identifiers.
+
+    Of the Patient ID the letters count, not how the file encodes them: an image may be in any character set, and its
+    report, which is in UTF-8, lies in the same study.
+    """
     patient_study = f"{of.patient_id}|{of.study_instance_uid}"
     whole = f"{patient_study}|{of.series_instance_uid}|{of.sop_instance_uid}"
     return "/".join(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
+from pydicom.charset import python_encoding
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -37,6 +38,8 @@ _PIXEL_DATA: Final = 0x7FE00010
 _CHARSET: Final = BaseTag(0x00080005)
 #: No attribute has this tag (PS3.6 chapter 6).
 _NO_CHARSET: Final = BaseTag(0x00080004)
+#: Terms of Specific Character Set (0008,0005) that declare ASCII alone (PS3.3 C.12.1.1.2).
+DEFAULT_REPERTOIRE: Final = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Identity:
     series_instance_uid: str
     sop_instance_uid: str
     sop_class_uid: str
-    patient_id: str
+    patient_id: str  #: without its padding, in the letters that the report of the image has
 
 
 @dataclass(frozen=True)
@@ -140,13 +143,40 @@ def identity(header: Dataset) -> Identity:
         if len(uid) > _MOST_UID or not _UID.fullmatch(uid):
             raise InstanceRejected(Reason.INVALID_UID, f"{keyword} is missing or no UID")
         uids[keyword] = uid
+    patient = patient_id(header)
     return Identity(
         study_instance_uid=uids["StudyInstanceUID"],
         series_instance_uid=uids["SeriesInstanceUID"],
         sop_instance_uid=uids["SOPInstanceUID"],
         sop_class_uid=uids["SOPClassUID"],
-        patient_id=text(header, "PatientID"),
+        # Where its letters are not certain no report is written; any name tells the image from others.
+        patient_id=text(header, "PatientID") if patient is None else patient.strip(" \0"),
     )
+
+
+def patient_id(header: Dataset) -> str | None:
+    """Return Patient ID, spaces included, with no guess; a wrong letter would make it another patient's.
+
+    Text outside ASCII is read as Orthanc reads it, which derives the study from it: as Latin-1 where no
+    character set is declared, else by the one that is. Code extensions and unknown sets are refused.
+
+    Returns
+    -------
+    str or None
+        None when its letters aren't certain.
+    """
+    raw = raw_bytes(header, "PatientID").value.rstrip(b"\0")
+    if raw.isascii() and b"\x1b" not in raw:
+        return raw.decode("ascii")
+    term = raw_bytes(header, "SpecificCharacterSet").value.decode("latin-1").strip(" \0")
+    if not term:
+        return raw.decode("latin-1")
+    if term in DEFAULT_REPERTOIRE or term not in python_encoding:
+        return None
+    try:
+        return raw.decode(python_encoding[term])
+    except UnicodeDecodeError:
+        return None
 
 
 @dataclass(frozen=True)

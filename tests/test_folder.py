@@ -15,11 +15,14 @@ from pydicom import Dataset, dcmread
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
 from backlog.folder import Folder, instance_id
 from backlog.header import identity, read_header
+from backlog.orthanc import Orthanc
 from backlog.outcomes import Reason
 from backlog.pacs import connect, until_pixels
 from backlog.settings import Settings
-from tests.dicom_images import chest, dicom
-from tests.servers import ROOT
+from tests.dicom_images import chest, dicom, explicit_element, with_elements
+from tests.servers import ROOT, OrthancServer
+from tests.sr_headers import CASES
+from tests.sr_reports import report
 
 IMAGE = dicom(chest(64, 64))
 ID = instance_id(identity(read_header(IMAGE)))
@@ -61,6 +64,52 @@ def test_instances_of_a_study_lie_together(pacs: Folder) -> None:
 
 def test_the_same_uids_of_another_patient_are_another_instance(pacs: Folder) -> None:
     assert pacs.store(IMAGE).instance != pacs.store(dicom(chest(64, 64), PatientID="OTHER")).instance
+
+
+#: Patient IDs, and how their letters are declared.
+LETTERS = {
+    "Cyrillic": ("ISO_IR 144", "Д7".encode("iso8859-5")),
+    "Latin-1 undeclared": (None, "PÄ7".encode("latin-1")),
+    "UTF-8": ("ISO_IR 192", "PÄ7".encode()),
+    "UTF-8 undeclared": (None, "Pé7".encode()),
+    "katakana": ("ISO_IR 13", "ﾔﾏ7".encode("shift_jis")),
+}
+
+
+def of_patient(charset: str | None, patient: bytes) -> bytes:
+    image = dicom(chest(64, 64), SpecificCharacterSet=charset, PatientID=None)
+    patient += b" " * (len(patient) % 2)
+    return with_elements(image, explicit_element(0x00100020, b"LO", patient), before=b"\x18\0\x15\0CS")
+
+
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if "patient id" in n and not case.refused])
+def test_a_report_lies_in_the_study_of_its_image(pacs: Folder, name: str) -> None:
+    image = CASES[name].dicom
+    study = pacs.store(image).instance.split("/")[0]
+    assert pacs.store(report(image).dicom).instance.startswith(study)
+
+
+@pytest.mark.parametrize("name", LETTERS)
+def test_names_are_made_of_what_orthanc_makes_its_identifiers_of(
+    pacs: Folder, orthanc: OrthancServer, name: str
+) -> None:
+    image = of_patient(*LETTERS[name])
+    theirs = Orthanc(orthanc.url, username=orthanc.username, password=orthanc.password)
+    for file in (image, report(image).dicom):
+        assert pacs.store(file).instance.split("/")[1] == theirs.store(file).instance.replace("-", "")
+    assert len(orthanc.get("/studies").json()) == 1
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("charset", "patient"), [("ISO_IR 192", b"P\xc37"), ("KLINGON", b"P\xc47"), ("ISO_IR 6", b"\xc4")]
+)
+def test_an_image_with_letters_that_nothing_settles_is_stored_all_the_same(
+    pacs: Folder, charset: str, patient: bytes
+) -> None:
+    """It gets no report; but the PACS keeps it, and finds it again."""
+    image = of_patient(charset, patient)
+    assert pacs.fetch(pacs.store(image).instance) == image
 
 
 def test_the_header_ends_at_the_pixels(pacs: Folder) -> None:
@@ -299,8 +348,6 @@ def test_a_folder_without_permission_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_connect_takes_an_address_or_a_folder(tmp_path: Path) -> None:
-    from backlog.orthanc import Orthanc
-
     folder = connect(Settings(pacs_url=str(tmp_path)))
     assert isinstance(folder, Folder)
     assert folder.identity() == str(tmp_path)

@@ -16,7 +16,7 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 
 from backlog.errors import InstanceRejected
-from backlog.header import identity, number, raw_bytes, read_header
+from backlog.header import identity, number, patient_id, raw_bytes, read_header
 from backlog.outcomes import Flag, Reason
 from worker import sr_values as values
 
@@ -117,7 +117,7 @@ class _Header:
 
         Another spelling is another patient to a PACS: Orthanc derives the study from this value.
         """
-        text = values.decode_exactly(self.raw("PatientID").rstrip(b"\0"), self.raw("SpecificCharacterSet"))
+        text = patient_id(self._header)
         if text is None:
             raise InstanceRejected(
                 Reason.INVALID_PATIENT_ID, "PatientID does not fit the declared character set"

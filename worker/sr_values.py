@@ -18,9 +18,10 @@ from typing import Final, Literal
 
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 
+from backlog.header import DEFAULT_REPERTOIRE
+
 #: What ends the reach of an escape sequence within a value (PS3.5 section 6.1.2.5.3).
 _DELIMITERS: Final = frozenset(b"\t\n\f\r^=\\")
-_DEFAULT_REPERTOIRE: Final = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _DATE: Final = re.compile(r"(\d{4})([.-]?)(\d{2})\2(\d{2})")
@@ -53,7 +54,7 @@ def declared_encodings(specific_character_set: bytes) -> list[str] | None:
         None when it declares no more than the default repertoire (ASCII), or nothing that is known.
     """
     terms = [term.strip(" \0") for term in specific_character_set.decode("latin-1").split("\\")]
-    if all(term in _DEFAULT_REPERTOIRE for term in terms):
+    if all(term in DEFAULT_REPERTOIRE for term in terms):
         return None
     with quietly("ignore"):  # about spellings that pydicom understands all the same
         try:
@@ -87,30 +88,6 @@ def decode(raw: bytes, encodings: Sequence[str] | None) -> str | None:
             return decode_bytes(raw, encodings, set(_DELIMITERS))
         except (ValueError, LookupError, Warning):
             return None
-
-
-def decode_exactly(raw: bytes, specific_character_set: bytes) -> str | None:
-    """Decode an identifier, with no guess; a wrong letter would make it another patient's.
-
-    Text outside ASCII is read as Orthanc reads it, which derives the study from it: as Latin-1 where no
-    character set is declared, else by the one that is. Code extensions and unknown sets are refused.
-
-    Returns
-    -------
-    str or None
-        None when its letters aren't certain.
-    """
-    if raw.isascii() and b"\x1b" not in raw:
-        return raw.decode("ascii")
-    term = specific_character_set.decode("latin-1").strip(" \0")
-    if not term:
-        return raw.decode("latin-1")
-    if term in _DEFAULT_REPERTOIRE or term not in python_encoding:
-        return None
-    try:
-        return raw.decode(python_encoding[term])
-    except UnicodeDecodeError:
-        return None
 
 
 def guess(raw: bytes) -> str | None:
