@@ -24,11 +24,13 @@ from backlog.header import DEFAULT_REPERTOIRE
 _DELIMITERS: Final = frozenset(b"\t\n\f\r^=\\")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
-_DATE: Final = re.compile(r"(\d{4})([.-]?)(\d{2})\2(\d{2})")
-_TIME: Final = re.compile(r"([01]\d|2[0-3])(?:(:?)([0-5]\d)(?:\2([0-5]\d)(\.\d{1,6})?)?)?")
-_AGE: Final = re.compile(r"(\d{1,3})([DWMY])")
-_DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_OFFSET: Final = re.compile(r"([+-])(\d{2})([0-5]\d)")
+# ASCII: other scripts have digits of their own, which int() and float() take too, and no value may have.
+_DATE: Final = re.compile(r"(\d{4})([.-]?)(\d{2})\2(\d{2})", re.ASCII)
+_TIME: Final = re.compile(r"([01]\d|2[0-3])(?:(:?)([0-5]\d)(?:\2([0-5]\d)(\.\d{1,6})?)?)?", re.ASCII)
+_AGE: Final = re.compile(r"(\d{1,3})([DWMY])", re.ASCII)
+_DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WHOLE: Final = re.compile(r"[+-]?\d{1,11}", re.ASCII)
+_OFFSET: Final = re.compile(r"([+-])(\d{2})([0-5]\d)", re.ASCII)
 _SEXES: Final = {"M": "M", "F": "F", "O": "O", "MALE": "M", "FEMALE": "F", "OTHER": "O"}
 
 
@@ -186,7 +188,7 @@ def positive(text: str) -> float | None:
 
 def whole(text: str) -> int:
     """Return the number that an Integer String says, or 0 when it says none."""
-    return int(text) if re.fullmatch(r"[+-]?\d{1,11}", text) else 0
+    return int(text) if _WHOLE.fullmatch(text) else 0
 
 
 #: How each value representation that is carried over is cleaned.
