@@ -231,6 +231,19 @@ CASES: Final[dict[str, Case]] = {
         b"\\ISO 2022 IR 149",
     ),
     "name Chinese": _kept(_NAME, "王^小东".encode("gb18030"), "王^小东".encode(), b"GB18030"),
+    "name Chinese with code extensions": _kept(
+        _NAME,
+        b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab=",
+        "Zhang^XiaoDong=张^小东".encode(),
+        b"\\ISO 2022 IR 58",
+    ),
+    "name with an undeclared code extension": _repaired(
+        _NAME, b"Yamada^Tarou=\x1b$B;3ED\x1b(B", b"Yamada^Tarou", b"ISO_IR 13"
+    ),
+    "name of undeclared code extensions alone": _repaired(_NAME, b"\x1b$B;3ED\x1b(B", b"", b"ISO_IR 13"),
+    "name of a kanji that looks like a group's end": _repaired(
+        _NAME, b"\x1b$B;3ED=(\x1b(J", b"", b"\\ISO 2022 IR 87"
+    ),
     "name Cyrillic": _kept(_NAME, "ИВАНОВ^ИВАН".encode("iso8859-5"), "ИВАНОВ^ИВАН".encode(), b"ISO_IR 144"),
     "name Greek": _kept(_NAME, "Διονυσιος".encode("iso8859-7"), "Διονυσιος".encode(), b"ISO_IR 126"),
     "name Arabic": _kept(_NAME, "قباني^لنزار".encode("iso8859-6"), "قباني^لنزار".encode(), b"ISO_IR 127"),

@@ -85,7 +85,9 @@ class _Header:
 
     def text(self, keyword: str) -> str:
         """Return the value decoded, without its padding; empty, and noted, when it can't be decoded."""
-        raw = self.raw(keyword).strip(b" \0")
+        return self._decoded(self.raw(keyword).strip(b" \0"))
+
+    def _decoded(self, raw: bytes) -> str:
         text = values.decode(raw, self._encodings)
         if text is None:
             self.repaired = True
@@ -95,6 +97,8 @@ class _Header:
     def cleaned(self, keyword: str, cleaner: values.Cleaner) -> str:
         """Return the value in its standard form; empty, and noted, when it has none."""
         text = self.text(keyword)
+        if not text and cleaner is values.clean_name:
+            text = self._alphabetic(keyword)
         if not text:
             return ""
         clean = cleaner(text) or ""
@@ -102,6 +106,12 @@ class _Header:
         if clean != text.rstrip("^= "):
             self.repaired = True
         return clean
+
+    def _alphabetic(self, keyword: str) -> str:
+        """Return the first group of a name that can't be decoded as a whole: the others repeat it in other letters."""
+        group = self.raw(keyword).partition(b"=")[0].strip(b" \0")
+        # Behind an escape sequence the sign that ends a group may be half of a letter.
+        return "" if b"\x1b" in group else self._decoded(group)
 
     def number(self, keyword: str) -> int:
         """Return an unsigned short (US), 0 when it is absent or of another size."""

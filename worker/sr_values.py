@@ -22,6 +22,8 @@ from backlog.header import DEFAULT_REPERTOIRE
 
 #: What ends the reach of an escape sequence within a value (PS3.5 section 6.1.2.5.3).
 _DELIMITERS: Final = frozenset(b"\t\n\f\r^=\\")
+#: Makes GB 2312 the upper half of the code table (PS3.5 annex K). pydicom takes out those of other sets.
+_DESIGNATES_GB2312: Final = "\x1b$)A"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 # ASCII: other scripts have digits of their own, which int() and float() take too, and no value may have.
@@ -87,7 +89,7 @@ def decode(raw: bytes, encodings: Sequence[str] | None) -> str | None:
         return None
     with quietly("error"):  # pydicom would warn, then decode with losses
         try:
-            return decode_bytes(raw, encodings, set(_DELIMITERS))
+            return decode_bytes(raw, encodings, set(_DELIMITERS)).replace(_DESIGNATES_GB2312, "")
         except (ValueError, LookupError, Warning):
             return None
 
@@ -99,10 +101,10 @@ def guess(raw: bytes) -> str | None:
     wrong, but other encodings leave control characters behind; such a value is given up.
     """
     try:
-        return raw.decode("utf-8")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-        return None if _CONTROL.search(text) else text
+    return None if _CONTROL.search(text) else text
 
 
 def is_plain(text: str, limit: int) -> bool:
