@@ -111,6 +111,7 @@ _VRS: Final = {
     0x00080201: b"SH",
     0x00120062: b"CS",
     0x00120063: b"LO",
+    0x00120064: b"SQ",
     0x00280030: b"DS",
 }
 
@@ -128,6 +129,33 @@ def _repaired(tag: int, value: bytes, left: bytes = b"", charset: bytes | None =
 
 def _kept(tag: int, value: bytes, left: bytes | None = None, charset: bytes | None = b"ISO_IR 100") -> Case:
     return _case((tag, value), left={tag: value if left is None else left}, charset=charset)
+
+
+#: Codes of PS3.16 CID 7050, by tag.
+_BASIC: Final = {
+    0x00080100: b"113100",
+    0x00080102: b"DCM",
+    0x00080104: b"Basic Application Confidentiality Profile",
+}
+_CLEAN: Final = {0x00080100: b"113101", 0x00080102: b"DCM", 0x00080104: b"Clean Pixel Data Option"}
+
+
+def _deidentified(
+    *codes: Mapping[int, bytes], words: bytes | None = None, repaired: bool = False, kept: bool = True
+) -> Case:
+    """Return a header that says by codes how its patient's identity was removed."""
+    encoded = (
+        b"".join(_element(tag, b"LO" if tag == 0x00080104 else b"SH", item[tag]) for tag in sorted(item))
+        for item in codes
+    )
+    items = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item for item in encoded)
+    return _case(
+        (0x00120062, b"YES"),
+        (0x00120063, words),
+        (0x00120064, items),
+        repaired=repaired,
+        left={0x00120062: b"YES" if kept else b"", 0x00120063: words or b""},
+    )
 
 
 CASES: Final[dict[str, Case]] = {
@@ -278,7 +306,45 @@ CASES: Final[dict[str, Case]] = {
     "de-identified with method": _case(
         (0x00120062, b"YES"), (0x00120063, b"basic"), left={0x00120063: b"basic"}
     ),
-    "de-identified without method": _case((0x00120062, b"YES")),
+    "de-identified without method": _case((0x00120062, b"YES"), repaired=True, left={0x00120062: b""}),
+    "de-identified not": _case((0x00120062, b"NO"), left={0x00120062: b""}),
+    "de-identified with two methods": _case(
+        (0x00120062, b"YES"),
+        (0x00120063, b"basic\\clean pixels"),
+        left={0x00120062: b"YES", 0x00120063: b"basic\\clean pixels"},
+    ),
+    "de-identified with a good and a bad method": _case(
+        (0x00120062, b"YES"),
+        (0x00120063, b"M" * 65 + b"\\\\basic"),
+        repaired=True,
+        left={0x00120062: b"YES", 0x00120063: b"basic"},
+    ),
+    "de-identified with a bad method": _case(
+        (0x00120062, b"YES"), (0x00120063, b"M" * 65), repaired=True, left={0x00120062: b"", 0x00120063: b""}
+    ),
+    "de-identified with too many methods": _case(
+        (0x00120062, b"YES"),
+        (0x00120063, b"\\".join([b"\xe4" * 32] * 1900)),
+        repaired=True,
+        left={0x00120062: b"YES", 0x00120063: b"\\".join(["ä".encode() * 32] * 64)},
+    ),
+    "de-identified with codes": _deidentified(_BASIC, _CLEAN),
+    "de-identified with method and code": _deidentified(_BASIC, words=b"basic"),
+    "de-identified with a code of a version": _deidentified({**_BASIC, 0x00080103: b"01"}),
+    "de-identified with a code in Latin-1": _deidentified({**_BASIC, 0x00080104: b"anonymis\xe9"}),
+    "de-identified with a code that has no version": _deidentified({**_BASIC, 0x00080103: b""}),
+    "de-identified with a good and a bad code": _deidentified(
+        {**_BASIC, 0x00080100: b"1" * 17}, _CLEAN, repaired=True
+    ),
+    "de-identified with a code of a bad version": _deidentified(
+        {**_BASIC, 0x00080103: b"V" * 17}, repaired=True
+    ),
+    "de-identified with a bad code": _deidentified({0x00080104: b"basic"}, repaired=True, kept=False),
+    "de-identified with no code": _deidentified(repaired=True, kept=False),
+    "de-identified with too many codes": _deidentified(*[_BASIC] * 65, repaired=True),
+    "de-identified with codes that are none": _case(
+        (0x00120062, b"YES"), (0x00120064, b"code"), repaired=True, left={0x00120062: b""}
+    ),
     "time zone": _case((_ZONE, b"-0300"), left={_ZONE: b"-0300"}),
     "time zone negative zero": _repaired(_ZONE, b"-0000"),
     "time zone of words": _repaired(_ZONE, b"BRT"),

@@ -12,7 +12,7 @@ from tests.sr_headers import CASES, GOOD, NONCONFORMANT, Case, written
 from tests.sr_reports import ENGLISH, MODEL, SCORES, WHEN, look, report
 from worker import sr_values as values
 from worker.sr import InstanceRejected, build
-from worker.sr_read import read_strictly, value
+from worker.sr_read import children, read_strictly, value
 
 _ALL = CASES | NONCONFORMANT
 
@@ -52,6 +52,34 @@ def test_patient_id_is_carried_byte_for_byte() -> None:
         raw = spelling + b" " * (len(spelling) % 2)
         made = report(written({**GOOD, 0x00100020: (b"LO", spelling)}))
         assert read_strictly(made.dicom)[0x00100020] == raw
+
+
+@pytest.mark.parametrize(
+    ("name", "codes"),
+    [
+        ("de-identified with codes", [(b"113100", b"DCM", b""), (b"113101", b"DCM", b"")]),
+        ("de-identified with a good and a bad code", [(b"113101", b"DCM", b"")]),
+        ("de-identified with a code of a version", [(b"113100", b"DCM", b"01")]),
+        ("de-identified with a code of a bad version", [(b"113100", b"DCM", b"")]),
+        ("de-identified with too many codes", [(b"113100", b"DCM", b"")] * 64),
+        ("de-identified with a bad code", []),
+        ("de-identified with method", []),
+    ],
+)
+def test_how_the_identity_was_removed_is_carried_as_codes(name: str, codes: list[tuple[bytes, ...]]) -> None:
+    tree = read_strictly(report(CASES[name].dicom).dicom)
+    items = children(tree, 0x00120064)
+    assert [
+        tuple(value(item, tag) for tag in (0x00080100, 0x00080102, 0x00080103)) for item in items
+    ] == codes
+    assert (0x00120064 in tree) == bool(codes)
+
+
+def test_a_code_is_carried_with_its_meaning() -> None:
+    (item,) = children(
+        read_strictly(report(CASES["de-identified with a code in Latin-1"].dicom).dicom), 0x00120064
+    )
+    assert value(item, 0x00080104) == "anonymisé".encode()
 
 
 def test_big_endian_and_implicit_headers_are_read_too() -> None:

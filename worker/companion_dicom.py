@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from worker import sr_encode as sr
 from worker.codes import Code
-from worker.sr_document import carried, file_of
+from worker.sr_document import carried, deidentification, file_of
 from worker.sr_draft import PRODUCT, Draft
 from worker.sr_uids import companion_series_uid, companion_uid
 
@@ -121,7 +121,7 @@ def _identified(draft: Draft, kind: str, image_type: str) -> Iterator[bytes]:
     yield sr.text(0x00100020, "LO", source.patient_id)
     yield from carried(draft, "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
     yield from carried(draft, "PatientAge", "PatientSize", "PatientWeight")
-    yield from carried(draft, "PatientIdentityRemoved", "DeidentificationMethod")
+    yield from deidentification(draft)
     if image_type:
         yield sr.text(0x00180015, "CS", "CHEST")  # as the model took it; and so Laterality isn't asked for
     yield sr.text(0x00181000, "LO", draft.model.weights_sha256)

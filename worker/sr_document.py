@@ -15,6 +15,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from worker import sr_encode as sr
 from worker.sr_draft import MODEL_MANUFACTURER, PRODUCT, SCHEMES, Draft, Finding
+from worker.sr_header import CodedMethod
 from worker.sr_inputs import Predecessor
 from worker.sr_uids import SCHEMA, derived_uid
 
@@ -72,6 +73,24 @@ def carried(draft: Draft, *keywords: str) -> Iterator[bytes]:
             yield sr.text(*CARRIED[keyword], draft.source.carried[keyword])
 
 
+def deidentification(draft: Draft) -> Iterator[bytes]:
+    """Yield what the image says of its patient's identity having been removed."""
+    yield from carried(draft, "PatientIdentityRemoved", "DeidentificationMethod")
+    if draft.source.coded_methods:
+        yield sr.items(0x00120064, *map(_coded_method, draft.source.coded_methods))
+
+
+def _coded_method(method: CodedMethod) -> bytes:
+    return b"".join(
+        (
+            sr.text(0x00080100, "SH", method.value),
+            sr.text(0x00080102, "SH", method.scheme),
+            sr.text(0x00080103, "SH", method.version) if method.version else b"",
+            sr.text(0x00080104, "LO", method.meaning),
+        )
+    )
+
+
 def _dataset(draft: Draft) -> Iterator[bytes]:
     """Yield the elements of the document, in the order of their tags."""
     source, codes = draft.source, draft.words.codes
@@ -98,7 +117,7 @@ def _dataset(draft: Draft) -> Iterator[bytes]:
     yield sr.text(0x00100020, "LO", source.patient_id)
     yield from carried(draft, "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
     yield from carried(draft, "PatientAge", "PatientSize", "PatientWeight")
-    yield from carried(draft, "PatientIdentityRemoved", "DeidentificationMethod")
+    yield from deidentification(draft)
     yield sr.text(0x00181000, "LO", draft.model.weights_sha256)
     yield sr.text(0x00181020, "LO", f"report schema {SCHEMA}\\{draft.model.version}")
     yield sr.text(0x00189004, "CS", "RESEARCH")

@@ -9,6 +9,7 @@ are, or the image is refused.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +17,7 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 
 from backlog.errors import InstanceRejected
-from backlog.header import identity, number, patient_id, raw_bytes, read_header
+from backlog.header import identity, number, patient_id, raw_bytes, read_header, sequence
 from backlog.outcomes import Flag, Reason
 from worker import sr_values as values
 
@@ -37,7 +38,7 @@ _CARRIED: Final[dict[str, tuple[values.Cleaner, bool]]] = {
     "PatientSize": (values.clean_decimal, False),
     "PatientWeight": (values.clean_decimal, False),
     "PatientIdentityRemoved": (values.clean_yes, False),
-    "DeidentificationMethod": (values.clean_long, False),
+    "DeidentificationMethod": (values.clean_longs, False),
     "StudyID": (values.clean_short, True),
 }
 
@@ -46,6 +47,16 @@ _CONFORMANT_UID: Final = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 #: A SOP class that the dictionary doesn't hold is some vendor's own, and taken for an image's.
 _UNKNOWN: Final = ("Image Storage",)
 _ORIENTATION: Final = re.compile(r"[ALPRHF]{1,3}")
+
+
+@dataclass(frozen=True)
+class CodedMethod:
+    """One item of De-identification Method Code Sequence (0012,0064)."""
+
+    value: str
+    scheme: str
+    version: str  #: of the scheme; empty where the image gives none
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class Source:
     sop_class_uid: str
     patient_id: str  #: as it stands in the header, spaces included
     carried: dict[str, str]  #: keyword → value; type 2 attributes are there at least empty
+    coded_methods: tuple[CodedMethod, ...]  #: of de-identification
     modality: str
     view_position: str
     series_number: int
@@ -74,9 +86,9 @@ class Source:
 class _Header:
     """Raw values of a header by keyword, decoded one by one."""
 
-    def __init__(self, header: Dataset) -> None:
+    def __init__(self, header: Dataset, encodings: Sequence[str] | None) -> None:
         self._header = header
-        self._encodings = values.declared_encodings(self.raw("SpecificCharacterSet"))
+        self._encodings = encodings
         self.repaired = False
 
     def raw(self, keyword: str) -> bytes:
@@ -122,6 +134,24 @@ class _Header:
         parts = self.text(keyword).split("\\")
         return (parts[0].strip(), parts[1].strip()) if len(parts) == 2 else None
 
+    def coded_methods(self) -> tuple[CodedMethod, ...]:
+        """Return the items of De-identification Method Code Sequence that are whole codes; others are noted."""
+        found = []
+        given = sequence(self._header, "DeidentificationMethodCodeSequence")
+        for item in given[: values.MOST_VALUES]:
+            fields = _Header(item, self._encodings)
+            method = CodedMethod(
+                value=fields.cleaned("CodeValue", values.clean_short),
+                scheme=fields.cleaned("CodingSchemeDesignator", values.clean_short),
+                version=fields.cleaned("CodingSchemeVersion", values.clean_short),
+                meaning=fields.cleaned("CodeMeaning", values.clean_long),
+            )
+            if method.value and method.scheme and method.meaning:
+                found.append(method)
+            self.repaired |= fields.repaired
+        self.repaired |= len(found) < len(given)
+        return tuple(found)
+
     def patient_id(self) -> str:
         """Return Patient ID verbatim, or refuse the image.
 
@@ -146,11 +176,22 @@ def _carried(header: _Header) -> dict[str, str]:
         value = header.cleaned(keyword, cleaner)
         if value or required:
             carried[keyword] = value
-    # "YES" is valid only together with the method (PS3.3 table C.7-1).
-    if carried.get("PatientIdentityRemoved") != "YES" or "DeidentificationMethod" not in carried:
-        for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):
-            carried.pop(keyword, None)
     return carried
+
+
+def _deidentification(header: _Header, carried: dict[str, str]) -> tuple[CodedMethod, ...]:
+    """Return the coded methods; "YES" is valid only together with a method, be it in words or as a code.
+
+    Where it isn't so (PS3.3 table C.7-1), nothing of it stays in what is carried.
+    """
+    methods = header.coded_methods()
+    removed = carried.get("PatientIdentityRemoved") == "YES"
+    if removed and (methods or "DeidentificationMethod" in carried):
+        return methods
+    header.repaired |= removed
+    for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):
+        carried.pop(keyword, None)
+    return ()
 
 
 def _spacing(header: _Header) -> tuple[float, float] | None:
@@ -184,8 +225,10 @@ def read_source(dicom: bytes) -> Source:
     of = identity(dataset)
     if "Image Storage" not in UID_dictionary.get(of.sop_class_uid, _UNKNOWN)[0]:
         raise InstanceRejected(Reason.NOT_IMAGE, "SOPClassUID is no image's")
-    header = _Header(dataset)
+    charset = raw_bytes(dataset, "SpecificCharacterSet").value
+    header = _Header(dataset, values.declared_encodings(charset))
     carried = _carried(header)
+    coded_methods = _deidentification(header, carried)
     manufacturer = header.cleaned("Manufacturer", values.clean_long)
     manufacturer_model_name = header.cleaned("ManufacturerModelName", values.clean_long)
     flags = set()
@@ -201,6 +244,7 @@ def read_source(dicom: bytes) -> Source:
         sop_class_uid=of.sop_class_uid,
         patient_id=header.patient_id(),
         carried=carried,
+        coded_methods=coded_methods,
         modality=header.text("Modality").upper(),
         view_position=header.text("ViewPosition").upper(),
         series_number=values.whole(header.text("SeriesNumber")),

@@ -120,6 +120,11 @@ def _document(draft: Draft) -> Any:
     document.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     document.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     _translate(document, words)
+    if source.coded_methods:  # after the translation: these codes are the image's
+        document.DeidentificationMethodCodeSequence = [
+            sr.CodedConcept(method.value, method.scheme, method.meaning, method.version or None)
+            for method in source.coded_methods
+        ]
     return document
 
 

@@ -33,6 +33,8 @@ _AGE: Final = re.compile(r"(\d{1,3})([DWMY])", re.ASCII)
 _DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE: Final = re.compile(r"[+-]?\d{1,11}", re.ASCII)
 _OFFSET: Final = re.compile(r"([+-])(\d{2})([0-5]\d)", re.ASCII)
+#: Of an attribute that may have any number. A report doesn't grow with what a header repeats.
+MOST_VALUES: Final = 64
 _SEXES: Final = {"M": "M", "F": "F", "O": "O", "MALE": "M", "FEMALE": "F", "OTHER": "O"}
 
 
@@ -115,6 +117,12 @@ def is_plain(text: str, limit: int) -> bool:
 def clean_long(text: str) -> str | None:
     """Clean a Long String (LO)."""
     return text if is_plain(text, 64) else None
+
+
+def clean_longs(text: str) -> str | None:
+    """Clean a Long String (LO) that may have several values, each by itself."""
+    parts = [part for part in text.split("\\") if part.strip(" ") and is_plain(part, 64)]
+    return "\\".join(parts[:MOST_VALUES]) or None
 
 
 def clean_short(text: str) -> str | None:
