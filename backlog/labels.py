@@ -25,3 +25,6 @@ LABELS: Final[tuple[str, ...]] = (
     "Lung Opacity",
     "Enlarged Cardiomediastinum",
 )
+
+#: Decimals of a score, everywhere: more than any engine agrees on with another.
+SCORE_DIGITS: Final = 7

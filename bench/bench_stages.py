@@ -24,6 +24,7 @@ from backlog.archive import Archive, Member
 from backlog.eligibility import Rules
 from backlog.etiquette import politely
 from backlog.header import identity, judged, read_header
+from backlog.labels import SCORE_DIGITS
 from backlog.pacs import Pacs, connect
 from backlog.settings import Settings
 from bench.bench_scale import measure
@@ -94,7 +95,7 @@ def _ours(clock: Clock, pacs: Pacs, archive: Archive, member: Member, engine: En
     with clock.stage("pixels to model input", "codec"):
         seen = model_input(fetched)
     with clock.stage("forward pass", "forward pass"):
-        scores = [round(float(score), 7) for score in engine.scores(seen.image[None, None])[0]]
+        scores = [round(float(score), SCORE_DIGITS) for score in engine.scores(seen.image[None, None])[0]]
     with clock.stage("fetch the header", "transport"):
         header = pacs.header(stored.instance)
     with clock.stage("build the report", "report"):

@@ -216,6 +216,22 @@ def test_the_reports_of_an_earlier_run_count_but_are_not_ours(shop: Shop) -> Non
             assert second[i].get(key) == first[i].get(key)
 
 
+def test_a_report_that_this_run_wrote_stays_its_own_whatever_a_second_worker_rounds(shop: Shop) -> None:
+    """It is taken back by `retract` only then; and the ledger has the scores that the report has."""
+    shop.submit(images(1))
+    shop.do_all()
+    (before,) = shop.records().values()
+    shop.claims.broker.client.flushall()  # Redis lost it: the chunk is done again
+    shop.submit(images(1))
+    for stage in (Stage.UPLOAD, Stage.INFER):
+        shop.do(stage, shop.take(stage)[0])
+    ((job, chunk, (item,)),) = shop.take(Stage.REPORT)
+    item["scores"] = [min(1.0, score + 1e-6) for score in item["scores"]]
+    shop.do(Stage.REPORT, (job, chunk, [item]))
+    assert list(shop.records().values()) == [before]
+    assert before["sr_ours"]
+
+
 def test_an_earlier_report_with_other_scores_is_for_a_person(shop: Shop) -> None:
     members = images(2)
     shop.submit(members)

@@ -23,6 +23,7 @@ from backlog.pacs import Stored
 from backlog.settings import Settings
 from tests.dicom_images import chest, dicom
 from tests.servers import OrthancServer, free_port
+from worker.report import _only_one
 from worker.upload import _store
 
 IMAGE = dicom(chest(64, 64))
@@ -207,6 +208,16 @@ def test_an_orthanc_that_says_that_it_never_overwrites_is_not_asked_before_each_
             ("GET", "/system"),
             ("POST", "/instances"),
         ]
+
+
+def test_a_report_under_a_uid_that_is_taken_is_withdrawn(pacs: Orthanc) -> None:
+    """Two patients have images of one UID: their reports' UIDs, which derive from it, would be one as well."""
+    first = pacs.store(dicom(chest(64, 64), SOPInstanceUID="1.2.77", PatientID="A")).instance
+    _only_one(pacs, "1.2.77", first)
+    second = pacs.store(dicom(chest(64, 64), SOPInstanceUID="1.2.77", PatientID="B")).instance
+    assert reason_of(lambda: _only_one(pacs, "1.2.77", second)) is Reason.UID_CONFLICT
+    assert reason_of(lambda: pacs.fetch(second)) is Reason.NOT_IN_PACS
+    assert pacs.holders("1.2.77", first) == 1
 
 
 def test_an_image_that_orthanc_keeps_in_another_transfer_syntax_is_the_same_image(tmp_path: Path) -> None:

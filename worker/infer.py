@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.labels import SCORE_DIGITS
 from backlog.log import event, where
 from backlog.messages import InferItem, Job, ReportItem
 from backlog.outcomes import Reason
@@ -146,7 +147,7 @@ def _scores(engine: Engine, images: Sequence[Any]) -> list[list[float] | Instanc
         if len(images) > 1:
             return [scores for image in images for scores in _scores(engine, [image])]
         return [_blame(engine, images[0], error)]
-    return [_finite([round(float(score), 7) for score in row]) for row in rows]
+    return [_finite([round(float(score), SCORE_DIGITS) for score in row]) for row in rows]
 
 
 def _finite(scores: list[float]) -> list[float] | InstanceRejected:

@@ -14,7 +14,7 @@ from typing import Any
 from backlog.eligibility import Rules, flags
 from backlog.errors import InstanceRejected, UsageError
 from backlog.header import judged, read_header
-from backlog.labels import LABELS
+from backlog.labels import LABELS, SCORE_DIGITS
 from backlog.settings import Settings, from_environment
 
 
@@ -76,7 +76,7 @@ def _scores(image: Any, settings: Settings) -> dict[str, float]:
     weights = locate(settings.weights, settings.weights_sha256, settings.cache_folder, download=True)
     engine = load(weights, engine=settings.engine, cache=settings.cache_folder, threads=settings.threads or 1)
     scores = engine.scores(image[None, None])[0]
-    return {label: round(float(score), 7) for label, score in zip(LABELS, scores, strict=True)}
+    return {label: round(float(score), SCORE_DIGITS) for label, score in zip(LABELS, scores, strict=True)}
 
 
 def main() -> None:

@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from backlog.errors import InstanceRejected
 from backlog.header import Identity, identity, read_header
+from backlog.labels import SCORE_DIGITS
 from backlog.messages import ItemRecord, Job, ReportItem, Stage
 from backlog.outcomes import Flag, Outcome, Reason
 from backlog.pacs import Pacs
@@ -50,24 +52,27 @@ def _report(process: Process, attempt: Attempt, job: Job, item: ReportItem) -> I
     options = sr.Options(language=job["language"], coding=job["coding"])
     header = process.pacs.header(item["instance"])
     of = identity(read_header(header))
-    built = sr.build(
+    build = partial(
+        sr.build,
         header,
-        item["scores"],
-        [Flag(name) for name in item["flags"]],
+        flags=[Flag(name) for name in item["flags"]],
         model=model,
         options=options,
         when=datetime.fromisoformat(job["when"]),
         predecessor=_predecessor(process.pacs, job, of, sr.report_uid(of.sop_instance_uid, model, options)),
     )
+    built = build(item["scores"])
     sr.check(built.dicom, of, scores=item["scores"], model=model, options=options)
     stored = process.pacs.store(built.dicom)
     if not stored.already:
         attempt.changed()
+        _only_one(process.pacs, built.sop_instance_uid, stored.instance)
     held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else built.dicom
     if held != built.dicom:
         if not stored.already:
             raise InstanceRejected(Reason.REPORT_CONFLICT, "the PACS changed the report while storing it")
-        _same_scores(sr.scores_of(held), item["scores"])
+        item = item | {"scores": _same_scores(sr.scores_of(held), item["scores"])}  # what the report says
+        built = build(item["scores"])
     record: ItemRecord = {
         "outcome": Outcome.REPORTED.value,
         "stage": Stage.REPORT.value,
@@ -77,7 +82,7 @@ def _report(process: Process, attempt: Attempt, job: Job, item: ReportItem) -> I
         "sr_sop_instance_uid": built.sop_instance_uid,
         "sr_instance": stored.instance,
         "sr_sha256": hashlib.sha256(held).hexdigest(),
-        "sr_ours": held == built.dicom,  # by an earlier run where it isn't: the run's time stands in it
+        "sr_ours": held == built.dicom,  # an earlier run's has another time in it
         "flags": sorted({*item["flags"], *(flag.value for flag in built.flags)}),
         "scores": item["scores"],
         "weights": job["weights"],
@@ -110,8 +115,23 @@ def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | 
     return found if pacs.holds(report) and found.sop_instance_uid != own else None
 
 
-def _same_scores(held: Sequence[float], ours: Sequence[float]) -> None:
-    """Take an earlier run's report of the same image and model for ours, unless it says something else.
+def _only_one(pacs: Pacs, uid: str, instance: str) -> None:
+    """Take a new report back where the PACS holds another under its UID, which derives from the image's.
+
+    Raises
+    ------
+    InstanceRejected
+        ``uid_conflict``: two patients or studies have an image of the same UID.
+    """
+    if pacs.holders(uid, instance) > 1:
+        pacs.delete(instance)
+        raise InstanceRejected(
+            Reason.UID_CONFLICT, "another patient or study has an image of the same UID, with its report"
+        )
+
+
+def _same_scores(held: list[float], ours: Sequence[float]) -> list[float]:
+    """Return the scores of a report that is there already, if they are ours but for another engine's rounding.
 
     Raises
     ------
@@ -122,3 +142,4 @@ def _same_scores(held: Sequence[float], ours: Sequence[float]) -> None:
         raise InstanceRejected(
             Reason.REPORT_CONFLICT, "an earlier report under the same UID has other scores"
         )
+    return [round(score, SCORE_DIGITS) for score in held]  # they stand there as percentages
