@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import shutil
 import struct
 import subprocess
@@ -12,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID
 
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
@@ -262,6 +266,50 @@ def test_signed_pixels_are_shifted_into_the_range(extended: bool) -> None:
     assert seen.flags == {Flag.SIGNED}
     assert seen.bits == 12
     assert apart(seen, model_input(dicom(chest()))) < 1e-3
+
+
+#: dcmtk's encoders give the words' size as precision, whatever the header says.
+WORD_SIZED: dict[str, Any] = {
+    "JPEG-LS": lambda file, words, _: in_words(file, made.JPEG_LS, made.jpeg_ls(words, 16)),
+    "JPEG 2000": lambda file, words, _: in_words(file, made.JPEG_2000_LOSSLESS, made.jpeg_2000(words, 16)),
+    "dcmcjpeg": lambda file, _, folder: by_dcmtk("dcmcjpeg", file, folder),
+    "dcmcjpls": lambda file, _, folder: by_dcmtk("dcmcjpls", file, folder),
+    "dcmcrle": lambda file, _, folder: by_dcmtk("dcmcrle", file, folder),
+}
+
+
+def in_words(file: bytes, syntax: str, stream: bytes) -> bytes:
+    """Return a native file with its pixels compressed."""
+    dataset = dcmread(io.BytesIO(file))
+    dataset.PixelData = encapsulate([stream])
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    written = io.BytesIO()
+    dataset.save_as(written)
+    return written.getvalue()
+
+
+def by_dcmtk(tool: str, file: bytes, folder: Path) -> bytes:
+    """Return a native file as dcmtk compresses it."""
+    if shutil.which(tool) is None:
+        pytest.skip(f"no {tool} (dcmtk) to compress with")
+    (folder / "native").write_bytes(file)
+    subprocess.run([tool, folder / "native", folder / "coded"], check=True)
+    return (folder / "coded").read_bytes()
+
+
+@pytest.mark.parametrize("extended", [True, False], ids=["sign repeated in the high bits", "high bits zero"])
+@pytest.mark.parametrize("coding", WORD_SIZED)
+def test_signed_pixels_in_a_stream_of_the_words_size_are_read_as_native_ones(
+    coding: str, extended: bool, tmp_path: Path
+) -> None:
+    values = chest().astype(np.int32) - 2048
+    words = (values if extended else values & 0xFFF).astype(np.uint16)
+    native = dicom(words, PixelRepresentation=1)
+    seen = model_input(WORD_SIZED[coding](native, words, tmp_path))
+    assert seen.bits == 12
+    assert seen.flags == {Flag.SIGNED}
+    assert apart(seen, model_input(native)) == 0
 
 
 def test_signed_pixels_deeper_than_bits_stored() -> None:

@@ -11,7 +11,7 @@ from worker.sr_inputs import Model, Options
 #: Raise when a report's layout or codes change: old and new reports then stand side by side.
 SCHEMA: Final = "1"
 #: Raise when the model's input for the same image changes (worker/pixels.py): the scores may then differ.
-PREPROCESSING: Final = "1"
+PREPROCESSING: Final = "2"
 #: Raise when the companions' layout changes (worker/companion_*.py): the same for them.
 COMPANION_SCHEMA: Final = "1"
 #: The root of every derived UID. Changing it would write every report of the past a second time.

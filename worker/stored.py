@@ -64,13 +64,15 @@ def stored_values(
     if codestream is None:
         words = _without_overlays(words, header, declared, flags)
     words, padding, padding_value = _without_padding(words, header, declared, inverted=inverted)
-    if codestream is not None:
+    if codestream is None:
+        if declared.high_bit >= bits:
+            words = _aligned(words, declared, flags)
+    elif not _of_words(codestream, declared):
+        words = _extended(words, codestream.bits) if declared.signed else words
         bits = _depth_of_codestream(bits, codestream, flags)
-    elif declared.high_bit >= bits:
-        words = _aligned(words, declared, flags)
     if declared.signed:
         flags.add(Flag.SIGNED)
-        values, bits = _signed(words, bits, codestream, flags)
+        values, bits = _signed(words, bits, flags)
         # Without a negative value the sign bit was never used: the same pixels as unsigned of one bit less.
         low = -(1 << bits - 1) if values.min() < 0 else 0
         bits = bits if low else max(bits - 1, 1)
@@ -85,14 +87,22 @@ def stored_values(
     return Stored(words, bits, 0, (1 << bits) - 1, padding, padding_value, frozenset(flags))
 
 
+def _of_words(codestream: Codestream, declared: Declared) -> bool:
+    """Whether a stream's precision is the size of the words that its encoder was given, and not their depth.
+
+    8 and 16 are such sizes (dcmtk writes 16 for every signed image of 12 bits). The words are then what they
+    were before: the data decides, as where nothing is compressed.
+    """
+    return codestream.bits in (8, 16) and codestream.bits > declared.bits_stored
+
+
 def _depth_of_codestream(bits: int, codestream: Codestream, flags: set[Flag]) -> int:
     """Weigh the compressed stream's precision against BitsStored.
 
-    A stream of more bits knows better, unless it counts 8 or 16, which is the size of the words that its
-    encoder was given: then the data decides. A stream of fewer bits contradicts nothing, except in JPEG
-    baseline, for whose 8 bits the pixels had to be scaled.
+    A stream of more bits knows better. A stream of fewer bits contradicts nothing, except in JPEG baseline,
+    for whose 8 bits the pixels had to be scaled.
     """
-    if codestream.bits == bits or (codestream.bits > bits and codestream.bits in (8, 16)):
+    if codestream.bits == bits:
         return bits
     flags.add(Flag.CODESTREAM_DEPTH)
     return codestream.bits if codestream.bits > bits or codestream.process == BASELINE else bits
@@ -166,12 +176,8 @@ def _aligned(words: NDArray[Any], declared: Declared, flags: set[Flag]) -> NDArr
     return shifted
 
 
-def _signed(
-    words: NDArray[Any], bits: int, codestream: Codestream | None, flags: set[Flag]
-) -> tuple[NDArray[Any], int]:
+def _signed(words: NDArray[Any], bits: int, flags: set[Flag]) -> tuple[NDArray[Any], int]:
     """Return signed values and their depth, whether or not the high bits repeat the sign."""
-    if codestream is not None:
-        return _extended(words, codestream.bits), max(bits, codestream.bits)
     values = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
     if _fits(values, bits):
         return values, bits
