@@ -338,13 +338,13 @@ def test_signed_jpeg_2000_and_signed_jpeg_ls_agree() -> None:
     assert apart(model_input(predicted), plain) < 1e-3
 
 
-def with_overlay(words: NDArray[Any], position: int, *, own_data: bool = False) -> bytes:
+def with_overlay(words: NDArray[Any], position: int, *, own_data: bool = False, **attributes: Any) -> bytes:
     """Return a file that declares an overlay in a bit of its pixel words."""
     elements = made.explicit_element(0x60000100, b"US", struct.pack("<H", 16))
     elements += made.explicit_element(0x60000102, b"US", struct.pack("<H", position))
     if own_data:
         elements += made.explicit_element(0x60003000, b"OW", b"\0" * 8)
-    return made.with_elements(dicom(words), elements, b"\xe0\x7f\x10\x00")
+    return made.with_elements(dicom(words, **attributes), elements, b"\xe0\x7f\x10\x00")
 
 
 def test_a_retired_overlay_in_a_high_bit_is_masked() -> None:
@@ -354,6 +354,50 @@ def test_a_retired_overlay_in_a_high_bit_is_masked() -> None:
     seen = model_input(with_overlay(drawn, 14))
     assert seen.flags == {Flag.OVERLAY_MASKED}
     assert apart(seen, model_input(dicom(words))) == 0
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("coding", WORD_SIZED)
+def test_a_retired_overlay_is_masked_in_a_stream_that_holds_it(
+    coding: str, signed: bool, tmp_path: Path
+) -> None:
+    words = (chest().astype(np.int32) - 2048 & 0xFFF).astype(np.uint16) if signed else chest()
+    drawn = words.copy()
+    drawn[40:60, 40:200] |= 1 << 14
+    file = with_overlay(drawn, 14, PixelRepresentation=int(signed))
+    seen = model_input(WORD_SIZED[coding](file, drawn, tmp_path))
+    assert seen.flags == ({Flag.OVERLAY_MASKED, Flag.SIGNED} if signed else {Flag.OVERLAY_MASKED})
+    assert seen.bits == 12
+    assert apart(seen, model_input(dicom(chest()))) < 1e-3
+
+
+def test_a_stream_deep_enough_for_its_overlay_has_the_depth_of_its_pixels() -> None:
+    drawn = chest()
+    drawn[40:60, 40:200] |= 1 << 14
+    seen = model_input(in_words(with_overlay(drawn, 14), made.JPEG_LS, made.jpeg_ls(drawn, 15)))
+    assert seen.flags == {Flag.OVERLAY_MASKED}
+    assert seen.bits == 12
+    assert apart(seen, model_input(dicom(chest()))) == 0
+
+
+@pytest.mark.parametrize(("allocated", "precision", "position"), [(16, 8, 14), (8, 16, 7)])
+def test_a_stream_of_other_words_than_its_header_has_only_the_overlay_bits_of_both(
+    allocated: int, precision: int, position: int
+) -> None:
+    words = chest(bits=7).astype(np.uint8 if precision == 8 else np.uint16)
+    file = with_overlay(words, position, BitsAllocated=allocated, BitsStored=7)
+    seen = model_input(in_words(file, made.JPEG_LS, made.jpeg_ls(words, precision)))
+    assert (seen.bits, set(seen.flags)) == (7, set())
+
+
+@pytest.mark.parametrize("coding", ["dcmcrle", "JPEG-LS"])
+def test_an_overlay_in_a_bit_that_repeats_the_sign_is_the_sign(coding: str, tmp_path: Path) -> None:
+    words = (chest().astype(np.int32) - 2048).astype(np.uint16)
+    file = with_overlay(words, 14, PixelRepresentation=1)
+    seen = model_input(WORD_SIZED[coding](file, words, tmp_path))
+    assert seen.flags == {Flag.SIGNED}
+    assert seen.bits == 12
+    assert apart(seen, model_input(dicom(chest()))) < 1e-3
 
 
 def test_an_overlay_declared_but_not_drawn_is_no_departure() -> None:

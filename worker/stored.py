@@ -61,13 +61,13 @@ def stored_values(
     """
     flags: set[Flag] = set()
     bits = declared.bits_stored
-    if codestream is None:
+    if codestream is None or codestream.bits > declared.high_bit + 1:
         words = _without_overlays(words, header, declared, flags)
     words, padding, padding_value = _without_padding(words, header, declared, inverted=inverted)
     if codestream is None:
         if declared.high_bit >= bits:
             words = _aligned(words, declared, flags)
-    elif not _of_words(codestream, declared):
+    elif not _of_words(codestream, declared) and Flag.OVERLAY_MASKED not in flags:
         words = _extended(words, codestream.bits) if declared.signed else words
         bits = _depth_of_codestream(bits, codestream, flags)
     if declared.signed:
@@ -91,7 +91,8 @@ def _of_words(codestream: Codestream, declared: Declared) -> bool:
     """Whether a stream's precision is the size of the words that its encoder was given, and not their depth.
 
     8 and 16 are such sizes (dcmtk writes 16 for every signed image of 12 bits). The words are then what they
-    were before: the data decides, as where nothing is compressed.
+    were before: the data decides, as where nothing is compressed. (So it is where the precision has to make
+    room for an overlay.)
     """
     return codestream.bits in (8, 16) and codestream.bits > declared.bits_stored
 
@@ -113,17 +114,21 @@ def _without_overlays(
 ) -> NDArray[Any]:
     """Clear the bits that retired overlays use (PS3.3-2004 C.9.2): a position, and no data of their own."""
     pixel_bits = range(declared.high_bit + 1 - declared.bits_stored, declared.high_bit + 1)
+    most = min(declared.bits_allocated, 8 * words.dtype.itemsize)
     mask = 0
     for group in _OVERLAY_GROUPS:
         if Tag(group, _OVERLAY_BIT_POSITION) not in header or Tag(group, _OVERLAY_DATA) in header:
             continue
         position = number(header, Tag(group, _OVERLAY_BIT_POSITION))
-        if position is not None and position < declared.bits_allocated and position not in pixel_bits:
+        if position is not None and position < most and position not in pixel_bits:
             mask |= 1 << position
-    if mask == 0 or not (words & words.dtype.type(mask)).any():
+    bits = words.dtype.type(mask)
+    if mask == 0 or not (words & bits).any():
         return words
+    if declared.signed and not ((words ^ words << words.dtype.type(1)) & bits).any():
+        return words  # everywhere as the bit below: both repeat the sign, and nothing is drawn
     flags.add(Flag.OVERLAY_MASKED)
-    cleared: NDArray[Any] = words & words.dtype.type(~mask & ((1 << declared.bits_allocated) - 1))
+    cleared: NDArray[Any] = words & ~bits
     return cleared
 
 
