@@ -18,10 +18,14 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
 from backlog.errors import InstanceRejected
+from backlog.header import dataset_of
+from backlog.layout import survey
 from backlog.outcomes import Flag, Reason
 from tests import dicom_images as made
 from tests.cases import case, needs_data
 from tests.dicom_images import chest, dicom
+from worker.declared import declared
+from worker.decode import decode
 from worker.pixels import ModelInput, looks_inverted, model_input
 
 #: What the cases' manifest says of each file, as an outcome: depth and flags, or the reason.
@@ -336,6 +340,44 @@ def test_signed_jpeg_2000_and_signed_jpeg_ls_agree() -> None:
     plain = model_input(dicom(chest()))
     assert apart(model_input(wavelet), plain) < 1e-3
     assert apart(model_input(predicted), plain) < 1e-3
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_a_signed_stream_under_an_unsigned_header_is_signed(bits: int) -> None:
+    values = (chest().astype(np.int32) - 2048).astype(np.int16)
+    file = dicom(chest(), made.JPEG_2000_LOSSLESS, stream=made.jpeg_2000(values, bits))
+    seen = model_input(file)
+    assert seen.flags == {Flag.SIGNED, Flag.CODESTREAM_DEPTH}
+    assert seen.bits == 12
+    assert apart(seen, model_input(dicom(chest()))) < 1e-3
+
+
+def test_a_signed_stream_without_a_negative_leaves_an_unsigned_header_right() -> None:
+    # As encoders write that were given words of 16 bits as signed numbers.
+    stream = made.jpeg_2000(chest().astype(np.int16), 16)
+    seen = model_input(dicom(chest(), made.JPEG_2000_LOSSLESS, stream=stream))
+    assert seen.flags == frozenset()
+    assert seen.bits == 12
+    assert apart(seen, model_input(dicom(chest()))) == 0
+
+
+def test_a_lossy_black_below_zero_makes_no_image_signed() -> None:
+    values = chest().astype(np.int16)
+    values[:, ::7] = 0
+    stream = made.jpeg_2000(values, 16, ratio=12)
+    layout = survey(dicom(chest(), made.JPEG_2000, stream=stream))
+    assert decode(layout, declared(dataset_of(layout))).words.view(np.int16).min() < 0
+    seen = model_input(dicom(chest(), made.JPEG_2000, stream=stream))
+    assert seen.flags == frozenset()
+    assert apart(seen, model_input(dicom(values.astype(np.uint16)))) < 40
+
+
+def test_an_unsigned_stream_under_a_signed_header_holds_twos_complement() -> None:
+    words = (chest().astype(np.int32) - 2048 & 0xFFF).astype(np.uint16)
+    file = dicom(words, made.JPEG_2000_LOSSLESS, stream=made.jpeg_2000(words, 12), PixelRepresentation=1)
+    seen = model_input(file)
+    assert seen.flags == {Flag.SIGNED}
+    assert apart(seen, model_input(dicom(chest()))) < 1e-3
 
 
 def with_overlay(words: NDArray[Any], position: int, *, own_data: bool = False, **attributes: Any) -> bytes:

@@ -7,7 +7,7 @@ says that they are something else: a retired overlay (group 60xx), or padding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -61,6 +61,8 @@ def stored_values(
     """
     flags: set[Flag] = set()
     bits = declared.bits_stored
+    if codestream is not None and codestream.signed and not declared.signed:
+        words, declared = _by_sign_of_codestream(words, declared, flags)
     if codestream is None or codestream.bits > declared.high_bit + 1:
         words = _without_overlays(words, header, declared, flags)
     words, padding, padding_value = _without_padding(words, header, declared, inverted=inverted)
@@ -85,6 +87,24 @@ def stored_values(
     elif codestream is not None and bits > declared.bits_stored and most >> declared.bits_stored:
         flags.add(Flag.DEPTH_CORRECTED)
     return Stored(words, bits, 0, (1 << bits) - 1, padding, padding_value, frozenset(flags))
+
+
+def _by_sign_of_codestream(
+    words: NDArray[Any], declared: Declared, flags: set[Flag]
+) -> tuple[NDArray[Any], Declared]:
+    """Believe a signed stream under a header that says unsigned, where its values are signed.
+
+    An encoder given words as signed numbers says signed of them all. Below zero there is then nothing, or
+    what lossy coding makes of black: less than what lies above the half of the range that the sign leaves.
+    """
+    values = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
+    below, above = -int(values.min()), int(values.max()) - (1 << declared.bits_stored - 1)
+    if below <= 0:
+        return words, declared
+    if below <= above:
+        return np.maximum(values, 0).view(words.dtype), declared
+    flags.add(Flag.CODESTREAM_DEPTH)
+    return words, replace(declared, signed=True)
 
 
 def _of_words(codestream: Codestream, declared: Declared) -> bool:
