@@ -615,6 +615,24 @@ def test_a_colour_image_is_refused() -> None:
     assert rejected(dicom(coloured)) is Reason.UNSUPPORTED_PIXELS
 
 
+@pytest.mark.parametrize(
+    ("syntax", "stream"),
+    [
+        (made.JPEG_LS, lambda deep: made.jpeg_ls(deep, 12)),
+        (made.JPEG_LS, lambda deep: made.jpeg_ls((deep >> 5).astype(np.uint8), 7)),
+        (made.JPEG_2000_LOSSLESS, lambda deep: made.jpeg_2000(deep, 12)),
+        (
+            made.JPEG_2000_LOSSLESS,
+            lambda deep: made.jpeg_2000(((deep >> 4).astype(np.int16) - 128).astype(np.int8), 8),
+        ),
+    ],
+    ids=["JPEG-LS of 12 bits", "JPEG-LS of 7 bits", "JPEG 2000 of 12 bits", "signed JPEG 2000"],
+)
+def test_a_colour_stream_of_another_depth_than_its_header_is_refused(syntax: str, stream: Any) -> None:
+    deep = np.repeat(chest()[..., None], 3, axis=2)
+    assert rejected(dicom(rgb(), syntax, stream=stream(deep))) is Reason.UNSUPPORTED_PIXELS
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (65, 1000), (1000, 65), (223, 225), (301, 300), (2501, 2047)])
 def test_odd_geometries_are_seen(shape: tuple[int, int]) -> None:
     seen = model_input(dicom(chest(*shape)))

@@ -173,6 +173,9 @@ def _compare(codestream: Codestream, declared: Declared) -> None:
         raise InstanceRejected(
             Reason.UNSUPPORTED_PIXELS, "a sample precision that its coding process does not have"
         )
+    if declared.samples == 3 and (codestream.bits != 8 or codestream.signed):
+        # Only 8 bits are allocated for each (worker/declared.py), so the stream contradicts its header.
+        raise InstanceRejected(Reason.UNSUPPORTED_PIXELS, "colour of another depth than its header's")
 
 
 def _guarded(decoder: Callable[..., Any], *arguments: object) -> bytes | bytearray:
