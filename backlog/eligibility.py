@@ -10,6 +10,8 @@ is it one picture, is it of the chest, is it seen from the front.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypedDict
@@ -92,6 +94,9 @@ _NOT_IMAGE_MODALITIES: Final = frozenset(
 )
 #: What a capture may say instead of a modality of acquisition.
 UNSPECIFIC_MODALITIES: Final = frozenset({"", "OT", "SC", "HC", "FILM", "DF", "DR"})
+_NUMBERS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?")
+_MOST_TEXT: Final = 256  # an integer string has 12 characters
+_MOST_FRAMES: Final = 999_999_999
 
 
 @dataclass(frozen=True)
@@ -203,8 +208,13 @@ def _words(text: str) -> frozenset[str]:
 
 
 def frame_count(text: str) -> int:
-    """Return Number of Frames from its text: one when it is absent or no number, capped at nine digits."""
-    return int(text[:9]) if text.isascii() and text.isdecimal() else 1
+    """Return Number of Frames from its text: one when it is absent or no number, capped at nine digits.
+
+    It is an integer string (PS3.5 6.2: a sign, spaces), and a malformed one may not pass for a single frame:
+    of several numbers the largest counts, of a fraction the next whole one, and no sign makes it less.
+    """
+    found = (float(number) for number in _NUMBERS.findall(text[:_MOST_TEXT]))
+    return max((math.ceil(min(number, _MOST_FRAMES)) for number in found), default=1)
 
 
 def judge(facts: Facts, rules: Rules) -> Reason | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backlog.eligibility import Facts, Rules, flags, judge
+from backlog.eligibility import Facts, Rules, flags, frame_count, judge
 from backlog.errors import InstanceRejected
 from backlog.header import facts, identity, read_header
 from backlog.outcomes import Flag, Outcome, Reason
@@ -172,6 +172,25 @@ def test_view(said: dict[str, Any], reason: Reason | None, unknown: bool) -> Non
 def test_more_than_one_frame_is_skipped() -> None:
     assert judged(number_of_frames=2) is Reason.MULTIFRAME
     assert judged(number_of_frames=1_000_000) is Reason.MULTIFRAME
+
+
+@pytest.mark.parametrize(
+    ("text", "frames"),
+    [
+        *[("", 1), ("1", 1), ("+1", 1), (" 01 ", 1), ("1.0", 1), ("1.", 1), ("0", 0), ("-1", 1)],
+        *[("x", 1), ("²", 1), ("\0", 1)],
+        *[("2", 2), (" 2 ", 2), ("+2", 2), ("2.0", 2), ("2.", 2), ("\t2", 2), ("2\0x", 2)],
+        *[("1\\2", 2), ("2 frames", 2), ("000000000000002", 2)],
+        *[("9" * 10_000, 999_999_999), ("9" * 300 + "x", 999_999_999)],
+    ],
+)
+def test_number_of_frames_is_one_only_where_nothing_else_is_said(text: str, frames: int) -> None:
+    assert frame_count(text) == frames
+
+
+@pytest.mark.parametrize("text", ["1.5", "2e0", "1e1", "1.0E+1", "1e999", "-2", "1 of 12"])
+def test_a_malformed_number_of_frames_that_is_not_one_is_many(text: str) -> None:
+    assert frame_count(text) > 1
 
 
 def test_raw_detector_data_is_skipped_unless_asked_for() -> None:
