@@ -464,6 +464,15 @@ def test_left_aligned_words_are_shifted() -> None:
     assert apart(seen, model_input(dicom(chest()))) == 0
 
 
+@pytest.mark.parametrize("coding", WORD_SIZED)
+def test_left_aligned_words_are_shifted_in_a_stream_of_their_size(coding: str, tmp_path: Path) -> None:
+    words = chest() << np.uint16(4)
+    file = dicom(words, BitsStored=12, HighBit=15)
+    seen = model_input(WORD_SIZED[coding](file, words, tmp_path))
+    assert seen.flags == {Flag.LEFT_ALIGNED}
+    assert apart(seen, model_input(dicom(chest()))) == 0
+
+
 def test_a_wrong_high_bit_does_not_shift_pixels_away() -> None:
     seen = model_input(dicom(chest(), BitsStored=12, HighBit=15))
     assert seen.flags == frozenset()
@@ -519,6 +528,54 @@ def test_signed_padding_becomes_black() -> None:
     assert seen.flags == {Flag.SIGNED, Flag.PADDING_REPLACED}
     assert seen.bits == 12
     assert apart(seen, model_input(dicom(padded(0)))) < 1e-3
+
+
+def coded_signed(coding: str, words: NDArray[np.uint16], **attributes: Any) -> bytes:
+    """Return signed pixels, stored as they are or compressed."""
+    syntax, stream = {
+        "native": (made.EXPLICIT, None),
+        "RLE": (made.RLE, made.rle(words)),
+        "JPEG-LS of 12 bits": (made.JPEG_LS, made.jpeg_ls(words & 0xFFF, 12)),
+        "JPEG-LS of 16 bits": (made.JPEG_LS, made.jpeg_ls(words, 16)),
+    }[coding]
+    return dicom(words, syntax, stream=stream, PixelRepresentation=1, **attributes)
+
+
+@pytest.mark.parametrize("coding", ["native", "RLE", "JPEG-LS of 12 bits", "JPEG-LS of 16 bits"])
+@pytest.mark.parametrize(
+    ("extended", "value", "written"),
+    [(True, -1, -1), (True, 2047, 2047), (False, -1, -1), (False, -1, 0xFFF), (False, 2047, 2047)],
+)
+def test_signed_padding_is_found_however_its_words_are_stored(
+    extended: bool, value: int, written: int, coding: str
+) -> None:
+    words = padded(value & 0xFFFF, (chest().astype(np.int32) - 2048).astype(np.uint16))
+    words &= np.uint16(0xFFFF if extended else 0xFFF)
+    seen = model_input(coded_signed(coding, words, PixelPaddingValue=written))
+    assert seen.flags == {Flag.SIGNED, Flag.PADDING_REPLACED}
+    assert seen.bits == 12
+    assert apart(seen, model_input(dicom(padded(0)))) < 1e-3
+
+
+def test_a_range_of_signed_padding_is_found_in_words_without_sign_bits() -> None:
+    words = padded(-3 & 0xFFF, (chest().astype(np.int32) - 2048 & 0xFFF).astype(np.uint16))
+    words[:, -30:] = 2
+    file = coded_signed("native", words, PixelPaddingValue=-4, PixelPaddingRangeLimit=3)
+    seen = model_input(file)
+    assert apart(seen, model_input(dicom(padded(0)))) < 1e-3
+
+
+def test_padding_of_whole_words_is_found_beside_words_without_sign_bits() -> None:
+    words = padded(0x8000, (chest().astype(np.int32) - 2048 & 0xFFF).astype(np.uint16))
+    seen = model_input(coded_signed("native", words, PixelPaddingValue=-32768))
+    assert seen.flags == {Flag.SIGNED, Flag.PADDING_REPLACED}
+    assert apart(seen, model_input(dicom(padded(0)))) < 1e-3
+
+
+def test_a_padding_value_of_other_bits_is_not_cut_to_a_grey() -> None:
+    words = padded(0, (chest().astype(np.int32) - 2048 & 0xFFF).astype(np.uint16))
+    seen = model_input(coded_signed("native", words, PixelPaddingValue=-32768))
+    assert seen.flags == {Flag.SIGNED}
 
 
 def modality_lut(entries: NDArray[np.uint16], bits: int, first: int = 0, count: int | None = None) -> Any:

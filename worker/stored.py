@@ -63,13 +63,16 @@ def stored_values(
     bits = declared.bits_stored
     if codestream is not None and codestream.signed and not declared.signed:
         words, declared = _by_sign_of_codestream(words, declared, flags)
-    if codestream is None or codestream.bits > declared.high_bit + 1:
+    if codestream is None or codestream.bits > bits:
         words = _without_overlays(words, header, declared, flags)
-    words, padding, padding_value = _without_padding(words, header, declared, inverted=inverted)
+    if codestream is not None and (_of_words(codestream, declared) or Flag.OVERLAY_MASKED in flags):
+        codestream = None  # its precision says nothing of the pixels: the words are as native ones
+    counted = bits if codestream is None else codestream.bits
+    words, padding, padding_value = _without_padding(words, header, declared, counted, inverted=inverted)
     if codestream is None:
         if declared.high_bit >= bits:
             words = _aligned(words, declared, flags)
-    elif not _of_words(codestream, declared) and Flag.OVERLAY_MASKED not in flags:
+    else:
         words = _extended(words, codestream.bits) if declared.signed else words
         bits = _depth_of_codestream(bits, codestream, flags)
     if declared.signed:
@@ -111,8 +114,7 @@ def _of_words(codestream: Codestream, declared: Declared) -> bool:
     """Whether a stream's precision is the size of the words that its encoder was given, and not their depth.
 
     8 and 16 are such sizes (dcmtk writes 16 for every signed image of 12 bits). The words are then what they
-    were before: the data decides, as where nothing is compressed. (So it is where the precision has to make
-    room for an overlay.)
+    were before: the data decides, as where nothing is compressed.
     """
     return codestream.bits in (8, 16) and codestream.bits > declared.bits_stored
 
@@ -153,7 +155,7 @@ def _without_overlays(
 
 
 def _without_padding(
-    words: NDArray[Any], header: Dataset, declared: Declared, *, inverted: bool
+    words: NDArray[Any], header: Dataset, declared: Declared, bits: int, *, inverted: bool
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None, int | None]:
     """Replace padding (PS3.3 C.7.5.1.1.2) by another pixel's word: it plays no part in any measurement.
 
@@ -163,11 +165,12 @@ def _without_padding(
     value, limit = number(header, "PixelPaddingValue"), number(header, "PixelPaddingRangeLimit")
     if value is None or (value == 0 and limit is None and not inverted and not declared.signed):
         return words, None, None  # none, or black as it is
-    plain, ends = words, [value, value if limit is None else limit]
+    ends = value, value if limit is None else limit
     if declared.signed:
-        plain = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
-        ends = [end - (1 << 16) if end >> 15 else end for end in ends]
-    padding = (plain >= min(ends)) & (plain <= max(ends))
+        padding = _signed_padding(words, ends, bits)
+        value = _twos_complement(value, bits)
+    else:
+        padding = _between(words, ends)
     if not padding.any() or padding.all():
         return words, None, None
     padding = _reaching_border(padding)
@@ -175,7 +178,27 @@ def _without_padding(
         return words, None, None
     words = words.copy()
     words[padding] = words[~padding][0]
-    return words, padding, ends[0] if limit is None else None
+    return words, padding, value if limit is None else None
+
+
+def _signed_padding(words: NDArray[Any], ends: tuple[int, int], bits: int) -> NDArray[np.bool_]:
+    """Return where signed padding is: whole words, or as many bits as pixels have where none has more."""
+    plain = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
+    padding = _between(plain, tuple(_twos_complement(end, 16) for end in ends))
+    if int(words.max(where=~padding, initial=0)) >> bits == 0:
+        padding |= _between(_extended(words, bits), tuple(_twos_complement(end, bits) for end in ends))
+    return padding
+
+
+def _between(values: NDArray[Any], ends: tuple[int, ...]) -> NDArray[np.bool_]:
+    between: NDArray[np.bool_] = (values >= min(ends)) & (values <= max(ends))
+    return between
+
+
+def _twos_complement(word: int, bits: int) -> int:
+    """Read a number of 16 bits, or of as few as pixels have where it has no more."""
+    bits = 16 if word >> bits else bits
+    return word - (1 << bits) if word >> bits - 1 else word
 
 
 def _reaching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
