@@ -86,6 +86,7 @@ class Flag(Enum):
     """What was unusual about a scored image: a departure from the header or from the reference reader."""
 
     DEPTH_CORRECTED = "depth_corrected"  #: pixel words exceed BitsStored; the depth they use was taken
+    OUTLIERS_CLIPPED = "outliers_clipped"  #: a few pixels far beyond all others' depth were set to its end
     CODESTREAM_DEPTH = "codestream_depth"  #: the compressed stream declares another depth or sign
     LEFT_ALIGNED = "left_aligned"  #: HighBit puts the pixels into the upper bits of their words; shifted down
     OVERLAY_MASKED = "overlay_masked"  #: high bits hold a retired overlay (60xx) and were masked away

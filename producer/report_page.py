@@ -152,6 +152,7 @@ def _duration(seconds: float) -> str:
 #: What a flag means, for the page's readers; a flag without a line here shows its name alone.
 _MEANINGS: Final = {
     Flag.DEPTH_CORRECTED.value: "the pixels use more bits than the header says",
+    Flag.OUTLIERS_CLIPPED.value: "a few pixels far beyond the others were clipped",
     Flag.CODESTREAM_DEPTH.value: "the compressed stream declares another depth or sign than the header",
     Flag.LEFT_ALIGNED.value: "the pixels stood in the upper bits of their words",
     Flag.OVERLAY_MASKED.value: "an old overlay in the upper bits was masked away",

@@ -530,6 +530,58 @@ def test_signed_padding_becomes_black() -> None:
     assert apart(seen, model_input(dicom(padded(0)))) < 1e-3
 
 
+#: Pixels beyond the declared depth that are still few, in a picture of 256 by 256.
+FEW = 6
+
+
+def with_hot_pixels(words: NDArray[np.uint16], count: int, value: int) -> NDArray[np.uint16]:
+    """Return a picture with some pixels of one value, no two together."""
+    hot = words.copy()
+    hot[10 : 10 + 2 * count : 2, 100] = value
+    return hot
+
+
+@pytest.mark.parametrize("coding", ["native", *WORD_SIZED])
+@pytest.mark.parametrize(("count", "value"), [(1, 0xFFFF), (FEW, 0xFFFF), (1, 1 << 13)])
+def test_a_few_hot_pixels_do_not_darken_the_image(
+    coding: str, count: int, value: int, tmp_path: Path
+) -> None:
+    words = with_hot_pixels(chest(), count, value)
+    file = dicom(words)
+    seen = model_input(file if coding == "native" else WORD_SIZED[coding](file, words, tmp_path))
+    assert seen.flags == {Flag.OUTLIERS_CLIPPED}
+    assert seen.bits == 12
+    assert apart(seen, model_input(dicom(with_hot_pixels(chest(), count, 4095)))) == 0
+
+
+def test_hot_pixels_do_not_hide_the_true_depth() -> None:
+    seen = model_input(dicom(with_hot_pixels(chest(bits=13), 1, 0xFFFF)))
+    assert seen.flags == {Flag.DEPTH_CORRECTED, Flag.OUTLIERS_CLIPPED}
+    assert seen.bits == 13
+    assert apart(seen, model_input(dicom(with_hot_pixels(chest(bits=13), 1, 8191), BitsStored=13))) == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "value", "bits"), [(FEW + 1, 0xFFFF, 16), (1, 4096, 13), (1, 8191, 13), (100, 8191, 13)]
+)
+def test_more_than_a_few_pixels_or_one_bit_more_are_the_true_depth(count: int, value: int, bits: int) -> None:
+    # Twice the declared maximum is what archives really hold, and one picture may have little of it.
+    seen = model_input(dicom(with_hot_pixels(chest(), count, value)))
+    assert seen.bits == bits
+    assert Flag.DEPTH_CORRECTED in seen.flags
+    assert Flag.OUTLIERS_CLIPPED not in seen.flags
+
+
+@pytest.mark.parametrize("value", [0x7FFF, 0x8000])
+def test_a_hot_signed_pixel_does_not_flatten_the_image(value: int) -> None:
+    words = (chest().astype(np.int32) - 2048).astype(np.uint16)
+    seen = model_input(dicom(with_hot_pixels(words, 1, value), PixelRepresentation=1))
+    assert seen.flags == {Flag.SIGNED, Flag.OUTLIERS_CLIPPED}
+    assert seen.bits == 12
+    clipped = with_hot_pixels(chest(), 1, 4095 if value == 0x7FFF else 0)
+    assert apart(seen, model_input(dicom(clipped))) < 1e-3
+
+
 def coded_signed(coding: str, words: NDArray[np.uint16], **attributes: Any) -> bytes:
     """Return signed pixels, stored as they are or compressed."""
     syntax, stream = {

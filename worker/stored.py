@@ -20,6 +20,8 @@ from backlog.outcomes import Flag
 from worker.codestream import BASELINE, Codestream
 from worker.declared import Declared
 
+#: One pixel in so many, or fewer, is a defect of the detector or the file and no part of the picture.
+_FEW: Final = 10_000
 _OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
 _OVERLAY_DATA: Final = 0x3000
 _OVERLAY_BIT_POSITION: Final = 0x0102
@@ -79,17 +81,17 @@ def stored_values(
         flags.add(Flag.SIGNED)
         values, bits = _signed(words, bits, flags)
         # Without a negative value the sign bit was never used: the same pixels as unsigned of one bit less.
-        low = -(1 << bits - 1) if values.min() < 0 else 0
-        bits = bits if low else max(bits - 1, 1)
-        high = (1 << bits - 1) - 1 if low else (1 << bits) - 1
+        negative = bool(values.min() < 0)
+        bits = bits if negative else max(bits - 1, 1)
+        low, high = _range(bits, signed=negative)
         return Stored(values, bits, low, high, padding, padding_value, frozenset(flags))
     most = int(words.max())
     if most >> bits:
-        bits = most.bit_length()
-        flags.add(Flag.DEPTH_CORRECTED)
+        words, bits = _deep_enough(words, bits, flags, signed=False)
     elif codestream is not None and bits > declared.bits_stored and most >> declared.bits_stored:
         flags.add(Flag.DEPTH_CORRECTED)
-    return Stored(words, bits, 0, (1 << bits) - 1, padding, padding_value, frozenset(flags))
+    low, high = _range(bits, signed=False)
+    return Stored(words, bits, low, high, padding, padding_value, frozenset(flags))
 
 
 def _by_sign_of_codestream(
@@ -227,19 +229,41 @@ def _aligned(words: NDArray[Any], declared: Declared, flags: set[Flag]) -> NDArr
 def _signed(words: NDArray[Any], bits: int, flags: set[Flag]) -> tuple[NDArray[Any], int]:
     """Return signed values and their depth, whether or not the high bits repeat the sign."""
     values = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
-    if _fits(values, bits):
+    if _holds(_range(bits, signed=True), int(values.min()), int(values.max())):
         return values, bits
     if int(words.max()) >> bits == 0:
         return _extended(words, bits), bits
-    flags.add(Flag.DEPTH_CORRECTED)
-    while not _fits(values, bits):
-        bits += 1
-    return values, bits
+    return _deep_enough(values, bits, flags, signed=True)
 
 
-def _fits(values: NDArray[Any], bits: int) -> bool:
-    half = 1 << bits - 1
-    return bool(-half <= int(values.min()) and int(values.max()) < half)
+def _deep_enough(
+    values: NDArray[Any], bits: int, flags: set[Flag], *, signed: bool
+) -> tuple[NDArray[Any], int]:
+    """Return values that exceed a depth, and the depth that holds them.
+
+    All of them, but for a few that stand so far off that the image would lose three quarters of its contrast
+    to them: those are clipped.
+    """
+    least, most = int(values.min()), int(values.max())
+    used = next(n for n in range(bits + 1, 17) if _holds(_range(n, signed=signed), least, most))
+    kept = bits
+    while used - kept > 1:
+        low, high = _range(kept, signed=signed)
+        if np.count_nonzero((values < low) | (values > high)) * _FEW < values.size:
+            flags.add(Flag.OUTLIERS_CLIPPED)
+            values, used = np.clip(values, low, high), kept
+        kept += 1
+    if used > bits:
+        flags.add(Flag.DEPTH_CORRECTED)
+    return values, used
+
+
+def _range(bits: int, *, signed: bool) -> tuple[int, int]:
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+
+
+def _holds(ends: tuple[int, int], least: int, most: int) -> bool:
+    return ends[0] <= least and most <= ends[1]
 
 
 def _extended(words: NDArray[Any], bits: int) -> NDArray[Any]:
