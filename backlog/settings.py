@@ -7,7 +7,6 @@ is marked secret, ``CXR_X_FILE`` names it.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -23,10 +22,17 @@ PREFIX: Final = "CXR_"
 COMPANIONS: Final = ("capture", "pdf")
 
 
-def _setting(default: object, text: str, *, secret: bool = False, choices: tuple[str, ...] = ()) -> Any:
-    return field(
-        default=default, metadata={"help": text, "secret": secret, "choices": choices}, repr=not secret
-    )
+def _setting(
+    default: object,
+    text: str,
+    *,
+    secret: bool = False,
+    choices: tuple[str, ...] = (),
+    allowed: tuple[float, float] | None = None,
+) -> Any:
+    """Describe a setting; ``allowed`` is a number's least and greatest value, beyond which it does only harm."""
+    more = {"help": text, "secret": secret, "choices": choices, "allowed": allowed}
+    return field(default=default, metadata=more, repr=not secret)
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,10 @@ class Settings:
         "",
         "Orthanc's storage folder, readable here: images are read from it instead of over REST. Empty: REST only.",
     )
-    pacs_requests: int = _setting(8, "Most requests at a time that all workers together send to the PACS.")
-    pacs_seconds: float = _setting(60.0, "How long one PACS request may take, in seconds.")
+    pacs_requests: int = _setting(
+        8, "Most requests at a time that all workers together send to the PACS.", allowed=(1, 1000)
+    )
+    pacs_seconds: float = _setting(60.0, "How long one PACS request may take, in seconds.", allowed=(1, 3600))
     weights: str = _setting(
         "",
         "A local weights file (state dict or the released pickle), or `seeded` for meaningless test weights. "
@@ -61,11 +69,12 @@ class Settings:
     weights_sha256: str = _setting("", "SHA-256 of CXR_WEIGHTS when it is not the released file.")
     engine: str = _setting("auto", "What runs the model.", choices=("auto", "onnxruntime", "torch"))
     threads: int = _setting(
-        0, "CPU threads of one inference process. 0: the cores shared among the processes."
+        0, "CPU threads of one inference process. 0: the cores shared among the processes.", allowed=(0, 1024)
     )
     readers: int = _setting(
         0,
         "Processes that read images for one inference process. 0: one; for a GPU one each core, 16 at most.",
+        allowed=(0, 256),
     )
     cache: str = _setting("", "Where weights and their export are kept. Empty: `~/.cache/cxr-backlog`.")
     language: str = _setting("en", "Language of the reports.", choices=("en", "pt-BR"))
@@ -85,22 +94,32 @@ class Settings:
     )
     body_parts: str = _setting("", "More values of Body Part Examined that mean the chest, by comma.")
     any_body_part: bool = _setting(False, "Trust the source: score whatever the body part says.")
-    chunk_size: int = _setting(32, "Most images in one message, 1 to 64.")
-    window: int = _setting(0, "Most chunks in flight at a time. 0: eight per inference worker, at least 16.")
+    chunk_size: int = _setting(32, "Most images in one message, 1 to 64.", allowed=(1, 64))
+    window: int = _setting(
+        0,
+        "Most chunks in flight at a time. 0: eight per inference worker, at least 16.",
+        allowed=(0, 100_000),
+    )
     lease_seconds: float = _setting(
-        10.0, "How long a silent worker keeps its chunk before another may take it."
+        10.0, "How long a silent worker keeps its chunk before another may take it.", allowed=(1, 600)
     )
     patience_seconds: float = _setting(
-        60.0, "How long a task waits for a PACS that is away before it hands its chunk back."
+        60.0,
+        "How long a task waits for a PACS that is away before it hands its chunk back.",
+        allowed=(1, 1800),
     )
     reconcile_seconds: float = _setting(
-        3.0, "How often lost messages are looked for. 0: never (only to prove the need)."
+        3.0, "How often lost messages are looked for. 0: never (only to prove the need).", allowed=(0, 3600)
     )
-    item_seconds: float = _setting(10.0, "How long the decoding of one image may take.")
-    item_megabytes: int = _setting(2048, "How much memory the decoding of one image may take, in MB.")
+    item_seconds: float = _setting(10.0, "How long the decoding of one image may take.", allowed=(1, 3600))
+    item_megabytes: int = _setting(
+        2048, "How much memory the decoding of one image may take, in MB.", allowed=(32, 1 << 20)
+    )
     log: str = _setting("human", "Form of the log lines.", choices=("human", "json"))
     metrics_port: int = _setting(
-        0, "Port where the producer of a run serves its numbers for Prometheus. 0: nowhere."
+        0,
+        "Port where the producer of a run serves its numbers for Prometheus. 0: nowhere.",
+        allowed=(0, 65_535),
     )
     metrics_bind: str = _setting("127.0.0.1", "Address where it does; the numbers need no password.")
 
@@ -158,8 +177,8 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     Raises
     ------
     UsageError
-        A value has the wrong form, a secret's file can't be read, or a variable with our prefix is unknown
-        (a misspelt setting would otherwise be ignored in silence).
+        A value has the wrong form or is out of its range, a secret's file can't be read, or a variable with
+        our prefix is unknown (a misspelt setting would otherwise be ignored in silence).
     """
     given = os.environ if environment is None else environment
     known = {variable(f): f for f in fields(Settings)}
@@ -169,7 +188,8 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         if name in known:
             values.setdefault(known[name].name, _parse(known[name], name, text))
         elif name in secrets:
-            values[secrets[name].name] = _secret(name, text)
+            if text.strip():  # compose passes on what is not set as empty
+                values[secrets[name].name] = _secret(name, text)
         elif name.startswith(PREFIX) and name not in _ELSEWHERE:
             raise UsageError(f"unknown setting {name}: see the README's table of settings")
     return Settings(**values)  # type: ignore[arg-type]  # built from the fields themselves
@@ -199,6 +219,8 @@ def _secret(name: str, path: str) -> str:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise UsageError(f"{name} names a file that can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} names a file that is no UTF-8 text: write it again as that") from error
 
 
 def _parse(setting: Field[Any], name: str, text: str) -> object:
@@ -215,8 +237,9 @@ def _parse(setting: Field[Any], name: str, text: str) -> object:
         value = parse(text)
     except ValueError as error:
         raise UsageError(f"{name}={text!r} is no {kind.__name__}") from error
-    if isinstance(value, (int, float)) and not 0 <= value < math.inf:
-        raise UsageError(f"{name}={text!r} is negative or endless")
+    allowed = setting.metadata["allowed"]
+    if allowed and not allowed[0] <= float(str(value)) <= allowed[1]:  # never true of NaN
+        raise UsageError(f"{name}: {text} is not allowed: from {allowed[0]} to {allowed[1]}")
     return value
 
 

@@ -22,6 +22,9 @@ def test_every_setting_is_read_from_its_variable() -> None:
         text = {str: "x", bool: "yes", int: "3", float: "2.5"}[type(setting.default)]
         if setting.metadata["choices"]:
             text = setting.metadata["choices"][-1]
+        if setting.metadata["allowed"]:
+            text = str(max(setting.metadata["allowed"]))
+            text = str(min(setting.metadata["allowed"])) if float(text) == setting.default else text
         assert getattr(from_environment({variable(setting): text}), setting.name) != setting.default
 
 
@@ -35,7 +38,7 @@ def test_every_setting_has_a_line_of_help() -> None:
     ("name", "text", "words"),
     [
         ("CXR_CHUNK_SIZE", "many", "no int"),
-        ("CXR_CHUNK_SIZE", "-1", "negative"),
+        ("CXR_CHUNK_SIZE", "-1", "not allowed: from 1 to 64"),
         ("CXR_CHUNK_SIZE", "1.5", "no int"),
         ("CXR_ITEM_SECONDS", "ten", "no float"),
         ("CXR_LATERALS", "perhaps", "no bool"),
@@ -52,10 +55,38 @@ def test_a_wrong_value_is_named(name: str, text: str, words: str) -> None:
     assert name in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e309"])
 def test_no_time_is_endless(text: str) -> None:
     with pytest.raises(UsageError, match="CXR_LEASE_SECONDS"):
         from_environment({"CXR_LEASE_SECONDS": text})
+
+
+def test_every_number_has_a_range_and_its_default_lies_within() -> None:
+    numbers = [one for one in dataclasses.fields(Settings) if type(one.default) in (int, float)]
+    assert len(numbers) > 10
+    for setting in numbers:
+        least, most = setting.metadata["allowed"]
+        assert least <= setting.default <= most
+        name = variable(setting)
+        for text in (least, most):
+            assert getattr(from_environment({name: str(text)}), setting.name) == text
+        for wrong in (least - 1, most + 1):
+            with pytest.raises(UsageError, match=f"{name}: {wrong} is not allowed: from {least} to {most}"):
+                from_environment({name: str(wrong)})
+
+
+@pytest.mark.parametrize("name", ["WINDOW", "THREADS", "READERS", "METRICS_PORT", "RECONCILE_SECONDS"])
+def test_nothing_is_a_number_where_the_help_says_so(name: str) -> None:
+    assert getattr(from_environment({f"CXR_{name}": "0"}), name.lower()) == 0
+
+
+def test_a_secrets_file_that_is_not_named_or_no_text(tmp_path: Path) -> None:
+    assert (
+        from_environment({"CXR_PACS_PASSWORD_FILE": "", "CXR_PACS_PASSWORD": "hush"}).pacs_password == "hush"
+    )
+    (tmp_path / "secret").write_bytes(b"gr\xfc\xdfe")
+    with pytest.raises(UsageError, match=r"CXR_PACS_PASSWORD_FILE.*UTF-8"):
+        from_environment({"CXR_PACS_PASSWORD_FILE": str(tmp_path / "secret")})
 
 
 def test_an_empty_value_is_the_default() -> None:
