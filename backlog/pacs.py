@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from backlog.errors import InstanceRejected
+from backlog.errors import InstanceRejected, UsageError
 from backlog.layout import survey
 from backlog.settings import Settings
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Tag (7FE0,0010) in little and in big endian.
 _PIXEL_DATA: Final = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
+
+#: A part of a path that is rather one of an address: ``ftp:``, ``localhost:8042``.
+_OF_AN_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|.+:[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,14 @@ class Pacs(Protocol):
 
 
 def connect(settings: Settings, url: str = "") -> Pacs:
-    """Return the PACS at an address (default: the settings'): ``http(s)://…`` or a folder."""
-    address = url or settings.pacs_url
+    """Return the PACS at an address (default: the settings'): ``http(s)://…`` or a folder.
+
+    Raises
+    ------
+    UsageError
+        The address is neither.
+    """
+    address = checked_address(url or settings.pacs_url)
     if address.startswith(("http://", "https://")):
         from backlog.orthanc import Orthanc  # requests takes 60 ms to import
 
@@ -79,6 +89,26 @@ def connect(settings: Settings, url: str = "") -> Pacs:
     from backlog.folder import Folder  # pydicom takes 150 ms to import
 
     return Folder(Path(address))
+
+
+def checked_address(address: str) -> str:
+    """Return a PACS's address, with its scheme in small letters, or the path of its folder as it is.
+
+    Raises
+    ------
+    UsageError
+        It looks like an address and isn't one that we speak to. Taken for a folder, it would be made, and filled.
+    """
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme.lower() in ("http", "https"):
+        return f"{scheme.lower()}://{rest}"
+    path = Path(address)
+    for folder in (path, *path.parents):
+        if _OF_AN_ADDRESS.fullmatch(folder.name) and not folder.is_dir():
+            raise UsageError(
+                f"{address.rpartition('@')[2]}: for an Orthanc write http://host:port; a folder of that name make first"
+            )
+    return address
 
 
 def until_pixels(steps: Iterator[bytes]) -> bytes:

@@ -22,7 +22,7 @@ from typing import Final, Literal
 
 from backlog.errors import BacklogError, UsageError
 from backlog.messages import QUEUES
-from backlog.pacs import connect
+from backlog.pacs import checked_address, connect
 from backlog.settings import Settings, child_environment
 from producer.audit import without_password
 from producer.embedded import redis_program
@@ -187,6 +187,10 @@ def _pacs(settings: Settings, given: str) -> Finding:
     if not url:
         return Finding("ok", "pacs", "CXR_PACS_URL is empty: a run keeps everything in OUT/pacs")
     address = without_password(url)
+    try:
+        url = checked_address(url)
+    except UsageError as error:
+        return Finding("BAD", "pacs", str(error), "correct CXR_PACS_URL or --pacs")
     if not url.startswith(("http://", "https://")):
         folder = Path(url)
         while not folder.exists():
