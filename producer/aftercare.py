@@ -7,18 +7,29 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from backlog.errors import InstanceRejected
+from backlog.errors import InstanceRejected, UsageError
 from backlog.outcomes import Outcome
-from backlog.pacs import Pacs
+from backlog.pacs import Pacs, connect
+from backlog.settings import Settings
 from producer.ledger import Ledger
+from producer.ledger_schema import COMPANIONS_RETRACTED, RETRACTED
+from producer.run_folder import Paths
 
 #: Requests at a time.
 _ABREAST: Final = 4
 
-#: Items handed to the threads at a time, so that a million are never held.
+#: Items held at a time: never a million, and no query stands open while the ledger is written.
 _BATCH: Final = 256
+
+_REPORTED: Final = (
+    "SELECT item.*,"
+    " EXISTS (SELECT 1 FROM retracted WHERE retracted.item = item.no AND found) AS taken,"
+    " EXISTS (SELECT 1 FROM effect WHERE effect.item = item.no AND kind = 'companions.retracted') AS companions_taken"
+    " FROM item WHERE outcome = 'reported' AND no > ? ORDER BY no LIMIT ?"
+)
 
 
 @dataclass
@@ -29,12 +40,42 @@ class Verification:
     missing: list[int] = field(default_factory=list)  #: items
     different: list[int] = field(default_factory=list)
     twice: list[int] = field(default_factory=list)
+    retracted: int = 0  #: gone because this run took them back
     unaccounted: int = 0  #: input items without any outcome
+    all_listed: bool = True  #: whether the source was read to its end
 
     @property
     def complete(self) -> bool:
         """Whether nothing is wrong."""
-        return not (self.missing or self.different or self.twice or self.unaccounted)
+        wrong = self.missing or self.different or self.twice or self.unaccounted
+        return self.all_listed and not wrong
+
+
+def pacs_of(ledger: Ledger, settings: Settings, paths: Paths) -> Pacs:
+    """Return the PACS of a run, once it is sure that it is the same that the run wrote to.
+
+    Asked of another one, everything would look as if it were missing, or gone already.
+
+    Raises
+    ------
+    ServiceUnavailable, UsageError
+        It is away, refuses us, is another one, or its folder is not there.
+    """
+    url = str(ledger.fact("pacs"))
+    if url.startswith(("http://", "https://")):
+        pacs = connect(settings, url)
+        identity = str(ledger.fact("job")["pacs"])  # empty of an Orthanc that has none
+        if identity and pacs.identity() != identity:
+            raise UsageError(f"the PACS at {url} is not the one that this run began with")
+        return pacs
+    folder = Path(url)
+    if not folder.exists() and folder.name == paths.pacs.name and paths.pacs.is_dir():
+        folder = paths.pacs.absolute()  # the run's folder was moved, with the PACS in it
+    if ledger.tally().reported and not (folder.is_dir() and any(folder.iterdir())):
+        raise UsageError(
+            f"{folder}: this run's PACS, a folder, is not there or empty. Was it moved, or is its disk not mounted?"
+        )
+    return connect(settings, str(folder))
 
 
 def verify(ledger: Ledger, pacs: Pacs) -> Verification:
@@ -45,29 +86,35 @@ def verify(ledger: Ledger, pacs: Pacs) -> Verification:
     ServiceUnavailable, UsageError
         The PACS is away or refuses us.
     """
-    found = Verification(unaccounted=int(ledger.fact("listed", 0)) - ledger.tally().ended)
+    found = Verification(
+        unaccounted=int(ledger.fact("listed", 0)) - ledger.tally().ended,
+        all_listed=bool(ledger.fact("all_listed", False)),
+    )
 
     def look(item: dict[str, Any]) -> tuple[int, str]:
         number = int(item["no"])
-        try:
-            held = pacs.fetch(item["sr_instance"])
-        except InstanceRejected:
-            return number, "missing"
-        if hashlib.sha256(held).hexdigest() != item["sr_sha256"]:
-            return number, "different"
+        state = _state(pacs, item["sr_instance"], item["sr_sha256"])
+        if state == "missing" and item["taken"]:
+            return number, "retracted"
+        if state != "right":
+            return number, state
         if pacs.holders(item["sr_sop_instance_uid"], item["sr_instance"]) != 1:
             return number, "twice"
         for one in companions(item):
-            state = _state(pacs, one)
+            state = _state(pacs, one["instance"], one["sha256"])
+            if state == "missing" and one["ours"] and item["companions_taken"]:
+                continue
             if state != "right":
                 return number, state
         return number, "right"
 
     with ThreadPoolExecutor(_ABREAST) as pool:
-        for batch in _batches(ledger):
-            for number, state in pool.map(look, batch):
+        for page in _pages(ledger):
+            for number, state in pool.map(look, page):
                 if state == "right":
                     found.right += 1
+                elif state == "retracted":
+                    found.retracted += 1
                 else:
                     getattr(found, state).append(number)
     return found
@@ -79,12 +126,12 @@ def companions(item: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for one in listed if "instance" in one]
 
 
-def _state(pacs: Pacs, companion: dict[str, Any]) -> str:
+def _state(pacs: Pacs, instance: str, sha256: str) -> str:
     try:
-        held = pacs.fetch(companion["instance"])
+        held = pacs.fetch(instance)
     except InstanceRejected:
         return "missing"
-    return "right" if hashlib.sha256(held).hexdigest() == companion["sha256"] else "different"
+    return "right" if hashlib.sha256(held).hexdigest() == sha256 else "different"
 
 
 def written(ledger: Ledger) -> Iterator[dict[str, Any]]:
@@ -110,38 +157,63 @@ def retract(ledger: Ledger, pacs: Pacs) -> tuple[int, int, int]:
         How many were deleted, how many stay or were gone already, and how many companions were deleted.
     """
     deleted = others = also = 0
-    for item in list(ledger.items(Outcome.REPORTED)):
+    for item in _in_turn(ledger):
         # Before their report: a retraction that is broken off here finds them again through it.
         also += _retract_companions(ledger, pacs, item)
         if not item["sr_ours"]:
             continue
-        try:
-            ours = hashlib.sha256(pacs.fetch(item["sr_instance"])).hexdigest() == item["sr_sha256"]
-        except InstanceRejected:
-            ours = False
-        gone = ours and pacs.delete(item["sr_instance"])
-        ledger.retract(int(item["no"]), item["sr_sop_instance_uid"], found=gone)
+        gone = _retract_report(ledger, pacs, item)
         deleted += gone
-        others += not gone
+        others += not gone and not item["taken"]
     return deleted, others, also
 
 
+def _in_turn(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    """Yield the reported items, first the one at which an earlier retraction was broken off."""
+    broken_off = ledger.fact("retracting")
+    first = int(broken_off["item"]) if broken_off else -1
+    if broken_off:
+        yield from list(ledger.select(_REPORTED, first - 1, 1))
+    for page in _pages(ledger):
+        yield from (item for item in page if item["no"] != first)
+
+
+def _retract_report(ledger: Ledger, pacs: Pacs, item: dict[str, Any]) -> bool:
+    number = int(item["no"])
+    intent = {"effect": RETRACTED, "item": number}
+    state = _state(pacs, item["sr_instance"], item["sr_sha256"])
+    if state == "right":
+        # The intent first: what is gone when we come back after a crash was deleted by us.
+        ledger.put("retracting", intent)
+        gone = pacs.delete(item["sr_instance"])
+    else:
+        gone = state == "missing" and ledger.fact("retracting") == intent
+    ledger.retract(number, item["sr_sop_instance_uid"], found=gone)
+    return gone
+
+
 def _retract_companions(ledger: Ledger, pacs: Pacs, item: dict[str, Any]) -> int:
-    gone = [
-        pacs.delete(one["instance"])
-        for one in companions(item)
-        if one["ours"] and _state(pacs, one) == "right"
-    ]
-    if any(gone):
-        ledger.retract_companions(int(item["no"]))
-    return sum(gone)
+    ours = [one for one in companions(item) if one["ours"]]
+    if not ours:
+        return 0
+    number = int(item["no"])
+    intent = {"effect": COMPANIONS_RETRACTED, "item": number}
+    states = [_state(pacs, one["instance"], one["sha256"]) for one in ours]
+    broken_off = ledger.fact("retracting") == intent
+    if not broken_off and "right" not in states:
+        return 0
+    gone = states.count("missing") if broken_off else 0
+    if "right" in states:
+        ledger.put("retracting", intent)
+        gone += sum(
+            pacs.delete(one["instance"]) for one, state in zip(ours, states, strict=True) if state == "right"
+        )
+    ledger.retract_companions(number, found=gone > 0)
+    return gone
 
 
-def _batches(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    for item in ledger.items(Outcome.REPORTED):
-        batch.append(item)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    yield batch
+def _pages(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
+    last = -1
+    while page := list(ledger.select(_REPORTED, last, _BATCH)):
+        yield page
+        last = int(page[-1]["no"])

@@ -115,20 +115,21 @@ def _namer(ledger: Any, out: Path) -> Any:
 @OUT
 def verify(out: Path) -> None:
     """Read every report of a run back from the PACS. Fails when one is missing, changed or there twice."""
-    from backlog.pacs import connect
+    from producer.aftercare import pacs_of
     from producer.aftercare import verify as read_back
-    from producer.run_folder import open_ledger
+    from producer.run_folder import Paths, open_ledger
 
     ledger = open_ledger(out)
-    found = read_back(ledger, connect(read_settings(), str(ledger.fact("pacs"))))
-    taken_back = ledger.retracted()
+    found = read_back(ledger, pacs_of(ledger, read_settings(), Paths(out)))
     ledger.close()
     click.echo(f"Right       {found.right}")
     for title, items in (("Missing", found.missing), ("Different", found.different), ("Twice", found.twice)):
         click.echo(f"{title:<11} {len(items)}" + (f" (items {_some(items)})" if items else ""))
     click.echo(f"Unaccounted {found.unaccounted}")
-    if taken_back:
-        click.echo(f"Retracted   {taken_back}")
+    if not found.all_listed:
+        click.echo(f"            The source is not read to its end. Go on with: cxr-backlog resume {out}")
+    if found.retracted:
+        click.echo(f"Retracted   {found.retracted}")
     sys.exit(OK if found.complete else FAILED)
 
 
@@ -137,11 +138,10 @@ def verify(out: Path) -> None:
 @click.option("--yes", is_flag=True, help="Delete; without, only list.")
 def retract(out: Path, yes: bool) -> None:
     """Delete the reports that a run wrote, what it stored beside them, and nothing else."""
-    from backlog.pacs import connect
-    from producer.aftercare import beside, written
+    from producer.aftercare import beside, pacs_of, written
     from producer.aftercare import retract as take_back
     from producer.audit import Audit
-    from producer.run_folder import Paths, is_running, open_ledger
+    from producer.run_folder import Paths, is_running, only_producer, open_ledger
 
     if not yes:
         ledger = open_ledger(out)
@@ -156,23 +156,40 @@ def retract(out: Path, yes: bool) -> None:
             f"{count} reports were written by this run{also}. Delete them with: cxr-backlog retract {out} --yes"
         )
         return
-    open_ledger(out).close()
-    if is_running(Paths(out)):
-        raise UsageError(f"{out}: the run is at work; cancel it first")
-    ledger = open_ledger(out, write=True)
-    with Audit(ledger, Paths(out).audit) as audit:
-        try:
-            deleted, others, companions = take_back(
-                ledger, connect(read_settings(), str(ledger.fact("pacs")))
-            )
-        finally:
-            audit.catch_up(durable=True)
-    ledger.close()
+    open_ledger(out).close()  # the lock is not laid where no run is
+    paths = Paths(out)
+    if is_running(paths):
+        raise UsageError(
+            f"{out}: the run is at work. Let it end, or pause it and interrupt it when nothing moves any more"
+        )
+    with only_producer(paths):  # nobody resumes the run meanwhile
+        ledger = open_ledger(out, write=True)
+        _settled(ledger, out)
+        ledger.take_over()  # nor on another machine
+        _settled(ledger, out)
+        pacs = pacs_of(ledger, read_settings(), paths)
+        with Audit(ledger, paths.audit) as audit:
+            try:
+                deleted, others, companions = take_back(ledger, pacs)
+            finally:
+                audit.catch_up(durable=True)
+        ledger.close()
     click.echo(
         f"Deleted {deleted} reports"
         + (f" and {companions} pictures and PDFs beside them." if companions else ".")
         + (f" {others} were gone or changed already and were left alone." if others else "")
     )
+
+
+def _settled(ledger: Any, out: Path) -> None:
+    """Insist that nothing is in flight: what a worker stores after a retraction nobody would know of."""
+    count = len(ledger.in_flight())
+    if count:
+        raise UsageError(
+            f"{out}: {count} chunks are in flight, whose reports the run doesn't know yet. First let them end: "
+            f"cxr-backlog resume {out}, until it is complete; or, to begin no others, from another terminal "
+            f"cxr-backlog pause {out}, and Ctrl-C when nothing moves any more"
+        )
 
 
 @click.group()

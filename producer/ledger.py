@@ -130,6 +130,9 @@ class Ledger:
     def _put(self, key: str, value: object) -> None:
         self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
 
+    def _drop(self, key: str) -> None:
+        self._db.execute("DELETE FROM run WHERE key = ?", (key,))
+
     # -- entries -------------------------------------------------------------------------------------------------
 
     def add(self, page: Page, chunk_size: int) -> None:
@@ -268,17 +271,27 @@ class Ledger:
         return dict(row) if row else None
 
     def retract(self, item: int, uid: str, *, found: bool) -> None:
-        """Keep that a report was deleted again."""
+        """Keep that a report was deleted again, or wasn't there (``found``) to be; what was deleted once stays so.
+
+        Ends the intent to do so, the fact ``retracting``.
+        """
         with self._transaction():
             now = time.time()
-            self._db.execute("INSERT OR REPLACE INTO retracted VALUES (?, ?, ?, ?)", (item, uid, found, now))
+            self._db.execute(
+                "INSERT INTO retracted VALUES (?, ?, ?, ?) ON CONFLICT (item) DO UPDATE"
+                " SET found = excluded.found, at = excluded.at WHERE NOT found",
+                (item, uid, found, now),
+            )
             if found:
                 self._effect(RETRACTED, item, now)
+            self._drop("retracting")
 
-    def retract_companions(self, item: int) -> None:
-        """Keep that what stood beside a report was deleted again."""
+    def retract_companions(self, item: int, *, found: bool = True) -> None:
+        """Keep that what stood beside a report was deleted again, and end the intent to do so."""
         with self._transaction():
-            self._effect(COMPANIONS_RETRACTED, item, time.time())
+            if found:
+                self._effect(COMPANIONS_RETRACTED, item, time.time())
+            self._drop("retracting")
 
     def retracted(self) -> int:
         """Return how many reports were deleted again."""
