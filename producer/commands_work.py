@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,7 +195,31 @@ def _selection(since: str, modality: str, study_date: str) -> Any:
             raise click.BadParameter(
                 f"{since!r} is no date; write it as 2024-12-31 or 2024-12-31T08:00", param_hint="--since"
             ) from None
-    return Selection(since, modality, study_date)
+    # A query that no series can match scores nothing, and looks like a run that found nothing to do.
+    modalities = [one.strip().upper() for one in re.split(r"[,\\]", modality) if one.strip()]
+    for one in modalities:
+        if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", one):
+            raise click.BadParameter(
+                f"{one!r} is no modality; write it as CR, or CR,DX", param_hint="--modality"
+            )
+    if study_date and not _is_range(study_date):
+        raise click.BadParameter(
+            f"{study_date!r} is no date; write it as 20240101, 20240101-20241231, 20240101- or -20241231",
+            param_hint="--study-date",
+        )
+    return Selection(since, "\\".join(modalities), study_date)
+
+
+def _is_range(study_date: str) -> bool:
+    """Whether a text is one date, or a range of two of which one may be missing, as DICOM writes them."""
+    first, dash, last = study_date.partition("-")
+    for date in (first, last):
+        try:
+            if date and not (re.fullmatch("[0-9]{8}", date) and datetime.strptime(date, "%Y%m%d")):  # noqa: DTZ007
+                return False
+        except ValueError:
+            return False
+    return bool(first or last) and bool(first or dash) and not (first and last and last < first)
 
 
 def _plan_lines(made: Any) -> list[str]:

@@ -83,6 +83,8 @@ def make_plan(word: str, settings: Settings, pacs: str, selection: Selection, sa
                 if entry.reason is not None:
                     plan.by_listing[entry.reason] += 1
         waiting = plan.total - sum(plan.by_listing.values())
+        if not waiting:
+            return plan
         step = max(1, waiting // sample) if sample else 1
         rules = Rules.from_settings(settings)
         at = 0

@@ -6,6 +6,7 @@ so that an interrupted enumeration goes on where it stopped.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from backlog.errors import UsageError
 from backlog.messages import SourceSpec, Stage
 from backlog.orthanc import Orthanc
 from backlog.outcomes import Reason
+
+#: Its warnings reach the person as lines on the terminal.
+_log: Final = logging.getLogger(__name__)
 
 #: Entries of one page.
 PAGE: Final = 5000
@@ -80,6 +84,16 @@ class Source(Protocol):
         ...
 
 
+def _never_silent(pages: Iterator[Page], warning: str) -> Iterator[Page]:
+    """Pass on all pages of a source, and warn when nothing was on them: that is rarely what was meant."""
+    empty = True
+    for page in pages:
+        empty = empty and not page.entries
+        if page.last and empty:
+            _log.warning("%s", warning)
+        yield page
+
+
 def _system_file(name: str) -> bool:
     path = PurePosixPath(name)
     return path.name.lower() in _SYSTEM_NAMES or path.name.startswith("._") or "__MACOSX" in path.parts
@@ -102,6 +116,10 @@ class Zip:
 
     def pages(self, cursor: str) -> Iterator[Page]:
         """Stream the central directory; the cursor is the place of the next entry."""
+        pages = self._pages(cursor)
+        return pages if cursor else _never_silent(pages, f"{self.path}: this zip holds no files")
+
+    def _pages(self, cursor: str) -> Iterator[Page]:
         with Archive(self.path) as archive:
             place = int(cursor) if cursor else archive.first_place
             entries: list[Entry] = []
@@ -143,10 +161,16 @@ class Folder:
 
     def __post_init__(self) -> None:
         self.path, self.listing = self.path.absolute(), self.listing.absolute()
+        if self.path.resolve() == self.listing.parent.resolve() or (self.path / "ledger.sqlite").exists():
+            raise UsageError(f"{self.path}: this is a run's folder; what a run wrote is no source of another")
         self.spec = {"kind": "folder", "path": str(self.path), "listing": str(self.listing)}
 
     def pages(self, cursor: str) -> Iterator[Page]:
         """Stream the listing, made first when it isn't there; the cursor is a place in it."""
+        pages = self._pages(cursor)
+        return pages if cursor else _never_silent(pages, f"{self.path}: this folder holds no files")
+
+    def _pages(self, cursor: str) -> Iterator[Page]:
         if not self.listing.exists():
             self._list()
         place = int(cursor) if cursor else 0
@@ -167,12 +191,21 @@ class Folder:
 
     def _list(self) -> None:
         temporary = self.listing.with_suffix(".part")
+        passed = Passed()
         with temporary.open("wb") as file:
-            for name in _walk(os.fsencode(self.path), without=os.fsencode(self.listing.parent)):
+            for name in _walk(os.fsencode(self.path), os.fsencode(self.listing.parent), passed):
                 file.write(name + b"\0")
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.listing)
+        if passed.links:
+            _log.warning(
+                "%s: %d links to folders were not followed; what is behind them is no part of this run",
+                self.path,
+                passed.links,
+            )
+        if passed.runs:
+            _log.warning("%s: %d folders of runs were left out", self.path, passed.runs)
 
     def read(self, ref: int | str) -> bytes:
         """Return one file's content."""
@@ -185,10 +218,19 @@ class Folder:
             return os.fsdecode(file.read(1 << 16).split(b"\0", 1)[0])
 
 
-def _walk(root: bytes, *, without: bytes) -> Iterator[bytes]:
-    """Yield the paths of files below a folder, relative to it, but none below another: the run's own.
+@dataclass
+class Passed:
+    """What a walk over a folder passed by."""
 
-    Links to folders are not followed: they may lead in a circle, or to what is listed already.
+    links: int = 0  #: to folders
+    runs: int = 0  #: folders of runs, this one's not counted
+
+
+def _walk(root: bytes, own: bytes, passed: Passed) -> Iterator[bytes]:
+    """Yield the paths of files below a folder, relative to it, but none below a run's folder.
+
+    Links to folders are not followed: they may lead in a circle, or to what is listed already. What lies in a run's
+    folder, this one's (``own``) or another's, is its output, or its PACS's.
     """
     waiting = [b""]
     while waiting:
@@ -198,14 +240,27 @@ def _walk(root: bytes, *, without: bytes) -> Iterator[bytes]:
                 for entry in found:
                     relative = os.path.join(below, entry.name)
                     if entry.is_dir(follow_symlinks=False):
-                        if not os.path.samefile(entry.path, without):
+                        if os.path.samefile(entry.path, own):
+                            continue
+                        if os.access(os.path.join(entry.path, b"ledger.sqlite"), os.F_OK):
+                            passed.runs += 1
+                        else:
                             waiting.append(relative)
+                    elif _is_link_to_folder(entry):
+                        passed.links += 1
                     elif _is_item(entry):
                         yield relative
         except OSError as error:
             raise UsageError(
                 f"{os.fsdecode(root)}: one of its folders can't be read ({error.strerror})"
             ) from error
+
+
+def _is_link_to_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link in a circle
 
 
 def _is_item(entry: os.DirEntry[bytes]) -> bool:
@@ -237,6 +292,12 @@ class OrthancSource:
 
     def pages(self, cursor: str) -> Iterator[Page]:
         """Stream Orthanc's series; the cursor is ``offset:last series``, so that a deletion meanwhile is noticed."""
+        pages = self._pages(cursor)
+        selected = self.since or self.modality or self.study_date
+        what = "nothing that was selected" if selected else "nothing to score"
+        return pages if cursor else _never_silent(pages, f"this Orthanc holds {what}")
+
+    def _pages(self, cursor: str) -> Iterator[Page]:
         query = {"Modality": self.modality, "StudyDate": self.study_date}
         query = {keyword: wanted for keyword, wanted in query.items() if wanted}
         offset, _, last = cursor.partition(":")

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click import BadParameter
 from click.testing import CliRunner
 
 from backlog.errors import UsageError
 from backlog.messages import Stage
 from producer.cli import main
+from producer.commands_work import _selection
 from producer.ledger import Ledger
 from producer.run_folder import Paths
 from tests.conftest import Cli
@@ -107,9 +109,24 @@ def test_options_that_do_not_go_together_are_named(tmp_path: Path) -> None:
     zipped(tmp_path / "z.zip")
     fails(call("run", "z.zip", "--since", "2024-01-01", cwd=tmp_path), 2, "taken whole")
     fails(call("run", "orthanc", "--pacs", "http://x", "--since", "yesterday", cwd=tmp_path), 2, "no date")
+    wrong = ("--study-date", "2000-01-01-2030-12-31")
+    fails(
+        call("run", "orthanc", "--pacs", "http://x", *wrong, cwd=tmp_path), 2, "no date; write it as 20240101"
+    )
+    fails(call("run", "orthanc", "--pacs", "http://x", "--modality", "CR;DX", cwd=tmp_path), 2, "no modality")
     fails(call("run", "z.zip", "--workers", "0", cwd=tmp_path), 2, "workers")
     fails(call("run", cwd=tmp_path), 2, "SOURCE")
     fails(call("fly", cwd=tmp_path), 2, "fly")
+
+
+def test_selections_are_written_as_people_and_as_dicom_write_them() -> None:
+    for written, meant in [("", ""), ("CR", "CR"), ("cr, dx", "CR\\DX"), ("CR\\DX", "CR\\DX"), ("CR,", "CR")]:
+        assert _selection("", written, "").modality == meant
+    for dates in ("", "20240131", "20240101-", "-20241231", "20240101-20240101"):
+        assert _selection("", "", dates).study_date == dates
+    for dates in ("20241301", "20240231", "2024", "-", "--", "20240101-20230101", "1-2-3", "today"):
+        with pytest.raises(BadParameter):
+            _selection("", "", dates)
 
 
 @pytest.mark.parametrize(
@@ -300,9 +317,17 @@ def test_a_run_is_looked_at_from_everywhere(cli: Cli, tmp_path: Path) -> None:
     assert call("audit", "verify", out, cwd=elsewhere).returncode == 0
 
 
+def test_a_plan_of_nothing_says_so_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = call("plan", "empty", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("holds no files")) == (0, 1), done.stderr
+
+
 def test_a_run_that_is_complete_is_not_done_again(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert cli("run", "empty", "--out", "out").returncode == 0
+    begun = cli("run", "empty", "--out", "out")
+    assert begun.returncode == 0
+    assert "holds no files" in begun.stdout + begun.stderr
     resumed = cli("resume", "out")
     assert resumed.returncode == 0, resumed.stderr
     assert "Total     0" in resumed.stdout

@@ -124,6 +124,26 @@ def test_an_empty_folder_has_no_items(tmp_path: Path) -> None:
     assert listed(folder_source(tmp_path)) == []
 
 
+def test_a_source_without_anything_is_not_passed_over_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = folder_source(tmp_path)
+    assert listed(source) == []
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.mkdir("folder")
+    assert listed(Zip(tmp_path / "z.zip")) == []
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{source.path}: this folder holds no files",
+        f"{tmp_path / 'z.zip'}: this zip holds no files",
+    ]
+    caplog.clear()
+    (source.path / "a").write_text("x")
+    source.listing.unlink()
+    cursor = list(source.pages(""))[-1].cursor
+    assert listed(source, cursor) == []  # resumed behind its end
+    assert not caplog.records
+
+
 def test_odd_names_are_found_again(tmp_path: Path) -> None:
     source = folder_source(tmp_path)
     odd = [
@@ -142,7 +162,7 @@ def test_odd_names_are_found_again(tmp_path: Path) -> None:
     assert [source.read(entry.ref) for entry in listed(source)] == found
 
 
-def test_links_lead_to_files_but_not_into_folders(tmp_path: Path) -> None:
+def test_links_lead_to_files_but_not_into_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = folder_source(tmp_path)
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -151,6 +171,8 @@ def test_links_lead_to_files_but_not_into_folders(tmp_path: Path) -> None:
     (source.path / "folder").symlink_to(outside)
     (source.path / "circle").symlink_to(source.path)
     assert names(source) == ["file"]
+    (warning,) = caplog.records
+    assert "2 links to folders were not followed" in warning.getMessage()
 
 
 def test_a_link_to_nowhere_is_an_item_that_will_be_unreadable(tmp_path: Path) -> None:
@@ -196,6 +218,33 @@ def test_the_runs_own_folder_is_no_part_of_the_source(tmp_path: Path) -> None:
     (out / "pacs" / "report").write_text("x")
     (out / "ledger.sqlite").write_text("x")
     assert names(Folder(tmp_path, out / "source.list")) == ["a"]
+
+
+def test_what_other_runs_wrote_is_no_part_of_the_source(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = folder_source(tmp_path)
+    (source.path / "image").write_text("x")
+    earlier = source.path / "below" / "cxr-run-1"
+    (earlier / "pacs").mkdir(parents=True)
+    (earlier / "pacs" / "image").write_text("x")
+    (earlier / "ledger.sqlite").write_text("x")
+    assert names(source) == ["image"]
+    assert "1 folders of runs were left out" in caplog.text
+    # A PACS that lies in a run's folder may be asked for by name.
+    assert names(Folder(earlier / "pacs", tmp_path / "out" / "other.list")) == ["image"]
+
+
+def test_a_runs_folder_is_no_source(tmp_path: Path) -> None:
+    source = folder_source(tmp_path)
+    for out in (source.path, source.path / "." / "..", tmp_path):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(out)
+        with pytest.raises(UsageError, match="a run's folder"):
+            Folder(out, tmp_path / "link" / "source.list")
+    (source.path / "ledger.sqlite").write_text("x")
+    with pytest.raises(UsageError, match="a run's folder"):
+        Folder(source.path, source.listing)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
@@ -335,13 +384,15 @@ def test_a_series_is_judged_by_its_tags_where_they_suffice(pacs: Orthanc) -> Non
     assert by_modality == wanted
 
 
-def test_a_selection_is_taken(pacs: Orthanc) -> None:
+def test_a_selection_is_taken(pacs: Orthanc, caplog: pytest.LogCaptureFixture) -> None:
     old = pacs.store(image(1, 1, Modality="CR", StudyDate="20200101", StudyInstanceUID="1.2.1")).instance
     new = pacs.store(image(1, 2, Modality="DX", StudyDate="20240615", StudyInstanceUID="1.2.2")).instance
     assert refs(listed(OrthancSource(pacs, Rules(), modality="CR"))) == [old]
     assert refs(listed(OrthancSource(pacs, Rules(), modality="CR\\DX"))) == sorted([old, new])
     assert refs(listed(OrthancSource(pacs, Rules(), study_date="20240101-20241231"))) == [new]
+    assert not caplog.records
     assert refs(listed(OrthancSource(pacs, Rules(), study_date="20240101-", modality="CR"))) == []
+    assert "nothing that was selected" in caplog.text
 
 
 def test_only_what_changed_since_is_taken(pacs: Orthanc) -> None:
