@@ -7,6 +7,7 @@ found again by the offset of its entry, which is all that travels in a message.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ _MAX32: Final = 0xFFFFFFFF
 
 #: isal's stub takes the exception's class for an instance.
 _DAMAGED: Final = cast("type[Exception]", isal_zlib.error)
+
+#: How much of the file's end goes into its fingerprint: hundreds of directory entries, each with a checksum.
+_TAIL: Final = 1 << 16
 
 #: How much of the directory is read at a time.
 _BUFFER: Final = 1 << 20
@@ -106,6 +110,44 @@ class Archive:
     def end_place(self) -> int:
         """Where the directory ends."""
         return self._start + self._size
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells this file from another that takes its place: its size, its time, its end's checksum.
+
+        Whole seconds: not every file system that shares it keeps finer ones.
+        """
+        self._file.seek(max(0, self._length - _TAIL))
+        checksum = isal_zlib.crc32(self._file.read(_TAIL))
+        return f"{self._length}-{int(os.fstat(self._file.fileno()).st_mtime)}-{checksum:08x}"
+
+    def insist_on(self, fingerprint: str) -> None:
+        """Refuse a file that is not the one with a fingerprint; an empty one is every file's.
+
+        Raises
+        ------
+        UsageError
+            It is another.
+        """
+        if fingerprint and fingerprint != self.fingerprint:
+            raise UsageError(
+                f"{self.path}: this zip is not the one that the run began with: it was replaced or changed since. "
+                "Put that one back, with its time, or begin a new run"
+            )
+
+    def insist_on_count(self, seen: int) -> None:
+        """Refuse a directory that holds another number of entries than it says.
+
+        Raises
+        ------
+        UsageError
+            It does.
+        """
+        # Old programs write only the lower 16 bits of a larger count.
+        if (seen - self.count) & _MAX16:
+            raise UsageError(
+                f"{self.path}: this zip is damaged: its directory holds {seen} entries, not {self.count}"
+            )
 
     def _directory(self) -> tuple[int, int, int]:
         """Return (number of entries, size and offset of the central directory)."""
@@ -188,11 +230,8 @@ class Archive:
             yield member
             seen += 1
             at = member.next_place
-        # Old programs write only the lower 16 bits of a larger count.
-        if place is None and (seen - self.count) & _MAX16:
-            raise UsageError(
-                f"{self.path}: this zip is damaged: its directory holds {seen} entries, not {self.count}"
-            )
+        if place is None:
+            self.insist_on_count(seen)
 
     def member(self, place: int) -> Member:
         """Return one entry by its place.

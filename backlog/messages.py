@@ -36,6 +36,9 @@ class SourceSpec(TypedDict):
     kind: Literal["zip", "folder", "orthanc"]
     path: str  #: the zip or folder; empty for Orthanc
     listing: str  #: folder only: the run's list of relative paths
+    fingerprint: NotRequired[
+        str
+    ]  #: zip only: of :class:`backlog.archive.Archive`, as it was when the run began
 
 
 class PredecessorSpec(TypedDict):

@@ -99,6 +99,19 @@ def _system_file(name: str) -> bool:
     return path.name.lower() in _SYSTEM_NAMES or path.name.startswith("._") or "__MACOSX" in path.parts
 
 
+def insist_on_same(source: Source, spec: SourceSpec) -> None:
+    """Refuse a source that is another than the one that a run began with, as far as its spec can tell.
+
+    Raises
+    ------
+    UsageError
+        It is another: places in it would lead to other images.
+    """
+    if spec["kind"] == "zip":
+        with Archive(Path(source.spec["path"])) as archive:
+            archive.insist_on(spec.get("fingerprint", ""))
+
+
 @dataclass
 class Zip:
     """The members of a zip archive, read in place."""
@@ -110,29 +123,35 @@ class Zip:
 
     def __post_init__(self) -> None:
         self.path = self.path.absolute()
-        self.spec = {"kind": "zip", "path": str(self.path), "listing": ""}
         with Archive(self.path) as archive:
             self.total = archive.count  # folders' entries included: an upper bound until all pages are read
+            found = archive.fingerprint
+        self.spec = {"kind": "zip", "path": str(self.path), "listing": "", "fingerprint": found}
 
     def pages(self, cursor: str) -> Iterator[Page]:
-        """Stream the central directory; the cursor is the place of the next entry."""
+        """Stream the central directory; the cursor is ``place:count``, of the next entry and of those before."""
         pages = self._pages(cursor)
         return pages if cursor else _never_silent(pages, f"{self.path}: this zip holds no files")
 
     def _pages(self, cursor: str) -> Iterator[Page]:
         with Archive(self.path) as archive:
-            place = int(cursor) if cursor else archive.first_place
+            archive.insist_on(self.spec["fingerprint"])
+            at, _, before = (cursor or f"{archive.first_place}:0").partition(":")
+            place, seen = int(at), int(before or 0)
             entries: list[Entry] = []
             for member in archive.members(place):
                 place = member.next_place
+                seen += 1
                 if not member.is_folder:
                     reason = Reason.SYSTEM_FILE if _system_file(member.name) else None
                     reason = reason or (Reason.ENCRYPTED if member.encrypted else None)
                     entries.append(Entry(member.place, member.size, reason))
                 if len(entries) >= PAGE:
-                    yield Page(entries, str(place), last=False)
+                    yield Page(entries, f"{place}:{seen}", last=False)
                     entries = []
-            yield Page(entries, str(place), last=True)
+            if before:  # an older run's cursor holds no count
+                archive.insist_on_count(seen)
+            yield Page(entries, f"{place}:{seen}", last=True)
 
     def read(self, ref: int | str) -> bytes:
         """Return one member's content."""

@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 
+from backlog.archive import Archive
 from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected, UsageError
-from backlog.messages import Stage
+from backlog.messages import SourceSpec, Stage
 from backlog.orthanc import Orthanc
 from backlog.outcomes import Reason
 from backlog.settings import Settings
 from producer import sources
 from producer.begin import Selection, make_source
 from producer.run_folder import Paths
-from producer.sources import Again, Entry, Folder, OrthancSource, Source, Zip
+from producer.sources import Again, Entry, Folder, OrthancSource, Source, Zip, insist_on_same
 from tests.dicom_images import chest, dicom
 from tests.servers import ROOT, OrthancServer
 
@@ -80,7 +81,13 @@ def test_members_of_a_zip_are_its_items(tmp_path: Path, small_pages: None) -> No
     assert source.total == 9  # an upper bound until all is read
     assert [source.read(entry.ref) for entry in listed(source)][3] == b"b"
     every_cursor_goes_on(source)
-    assert source.spec == {"kind": "zip", "path": str(path), "listing": ""}
+    with Archive(path) as opened:
+        assert source.spec == {
+            "kind": "zip",
+            "path": str(path),
+            "listing": "",
+            "fingerprint": opened.fingerprint,
+        }
     assert source.first is Stage.UPLOAD
 
 
@@ -95,6 +102,54 @@ def test_an_encrypted_member_ends_with_the_listing(tmp_path: Path) -> None:
     assert entry.reason is Reason.ENCRYPTED
     with pytest.raises(InstanceRejected):
         Zip(path).read(entry.ref)
+
+
+def a_zip(path: Path, *names: str, content: bytes = b"x", when: int = 1_700_000_000) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), content)
+    os.utime(path, (when, when))
+    return path
+
+
+def test_a_zip_that_was_replaced_is_refused(tmp_path: Path, small_pages: None) -> None:
+    """Its places lead to other images, whose reports would be this run's."""
+    path = a_zip(tmp_path / "z.zip", *"abcdefg")
+    begun = Zip(path)
+    cursor = next(begun.pages("")).cursor
+    insist_on_same(Zip(path), begun.spec)
+    older: SourceSpec = {"kind": "zip", "path": str(path), "listing": ""}  # of a run before there were any
+    insist_on_same(Zip(path), older)
+    for names_of, more in [
+        ("abcdef", {}),
+        ("abcdefg", {"content": b"y"}),  # the same layout, byte by byte
+        ("abcdefg", {"when": 1_700_000_001}),
+    ]:
+        a_zip(path, *names_of, **more)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"z.zip: this zip is not the one"):
+            insist_on_same(Zip(path), begun.spec)
+        with pytest.raises(UsageError, match=r"z.zip: this zip is not the one"):
+            list(begun.pages(cursor))
+    a_zip(path, *"abcdefg")
+    insist_on_same(Zip(path), begun.spec)
+    assert len(listed(begun, cursor)) == 4
+
+
+def test_a_directory_that_holds_other_than_it_says_never_ends_as_read(
+    tmp_path: Path, small_pages: None
+) -> None:
+    path = a_zip(tmp_path / "z.zip", *"abcdefg")
+    content = bytearray(path.read_bytes())
+    content[-22 + 8 : -22 + 12] = bytes([9, 0, 9, 0])
+    path.write_bytes(content)
+    source = Zip(path)
+    pages = source.pages("")
+    cursor = [next(pages).cursor, next(pages).cursor][-1]
+    for rest in (pages, source.pages(cursor)):
+        with pytest.raises(UsageError, match="holds 7 entries, not 9"):
+            next(rest)
+    older = cursor.partition(":")[0]
+    assert len(listed(source, older)) == 1
 
 
 # -- folder --------------------------------------------------------------------------------------------------
