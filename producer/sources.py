@@ -12,20 +12,24 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 from backlog.archive import Archive
 from backlog.eligibility import UNSPECIFIC_MODALITIES, Facts, Rules, judge
-from backlog.errors import UsageError
+from backlog.errors import InstanceRejected, UsageError
 from backlog.messages import SourceSpec, Stage
 from backlog.orthanc import Orthanc
 from backlog.outcomes import Reason
+from backlog.pacs import until_pixels
 
 #: Its warnings reach the person as lines on the terminal.
 _log: Final = logging.getLogger(__name__)
 
 #: Entries of one page.
 PAGE: Final = 5000
+
+#: Most bytes of one input file: what a worker takes.
+_MOST_BYTES: Final = 1 << 28
 
 #: Series of one page of Orthanc's answers.
 _SERIES_PAGE: Final = 500
@@ -156,7 +160,7 @@ class Zip:
     def read(self, ref: int | str) -> bytes:
         """Return one member's content."""
         with Archive(self.path) as archive:
-            return archive.read(archive.member(int(ref)), limit=1 << 30)
+            return archive.read(archive.member(int(ref)), limit=_MOST_BYTES)
 
     def name(self, ref: int | str) -> str:
         """Return the member's name."""
@@ -227,8 +231,17 @@ class Folder:
             _log.warning("%s: %d folders of runs were left out", self.path, passed.runs)
 
     def read(self, ref: int | str) -> bytes:
-        """Return one file's content."""
-        return (self.path / self.name(ref)).read_bytes()
+        """Return one file's beginning, at least up to its pixel data; all of what is no DICOM.
+
+        Raises
+        ------
+        InstanceRejected
+            It is larger than a worker takes.
+        """
+        with (self.path / self.name(ref)).open("rb") as file:
+            if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+                raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {_MOST_BYTES} bytes")
+            return until_pixels(_growing_steps(file))
 
     def name(self, ref: int | str) -> str:
         """Return the file's path below the folder."""
@@ -243,6 +256,14 @@ class Passed:
 
     links: int = 0  #: to folders
     runs: int = 0  #: folders of runs, this one's not counted
+
+
+def _growing_steps(file: BinaryIO) -> Iterator[bytes]:
+    """Read a file in ever larger steps: each may have all before it looked through again."""
+    size = 1 << 16
+    while step := file.read(size):
+        yield step
+        size *= 2
 
 
 def _walk(root: bytes, own: bytes, passed: Passed) -> Iterator[bytes]:

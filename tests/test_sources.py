@@ -22,10 +22,12 @@ from backlog.outcomes import Reason
 from backlog.settings import Settings
 from producer import sources
 from producer.begin import Selection, make_source
+from producer.plan import make_plan
 from producer.run_folder import Paths
 from producer.sources import Again, Entry, Folder, OrthancSource, Source, Zip, insist_on_same
 from tests.dicom_images import chest, dicom
 from tests.servers import ROOT, OrthancServer
+from worker import upload
 
 
 def listed(source: Source, cursor: str = "") -> list[Entry]:
@@ -256,6 +258,25 @@ def test_files_that_come_later_belong_to_a_later_run(tmp_path: Path) -> None:
     assert names(again) == ["a"]
     with pytest.raises(OSError, match="No such file"):
         again.read(listed(again)[0].ref)
+
+
+def test_no_more_of_a_file_is_read_than_its_header_needs(tmp_path: Path) -> None:
+    """A plan of a folder with a forgotten disk image took all memory."""
+    source = folder_source(tmp_path)
+    image = dicom(chest(1500, 1500))
+    (source.path / "image").write_bytes(image)
+    with (source.path / "sparse").open("wb") as file:
+        file.truncate(40 << 30)
+    (source.path / "text").write_bytes(b"no image" * 50_000)
+    found = {source.name(entry.ref): entry.ref for entry in listed(source)}
+    assert len(source.read(found["image"])) < len(image) / 4
+    assert len(source.read(found["text"])) == 400_000
+    with pytest.raises(InstanceRejected, match="too_large"):
+        source.read(found["sparse"])
+    made = make_plan(str(source.path), Settings(), "", Selection(), 0)
+    assert made.quarantined() == {Reason.TOO_LARGE: 1, Reason.NOT_DICOM: 1}
+    assert made.would_score == 1
+    assert sources._MOST_BYTES == upload.MOST_BYTES, "a plan and a worker draw one line"
 
 
 def test_a_listing_that_was_broken_off_is_begun_again(tmp_path: Path) -> None:
