@@ -15,10 +15,11 @@ from backlog.errors import UsageError
 from backlog.messages import Job, PredecessorSpec
 from backlog.orthanc import Orthanc
 from backlog.outcomes import Outcome
+from backlog.pacs import checked_address
 from backlog.settings import Settings
 from producer.ledger import Ledger
 from producer.run_folder import Paths, open_ledger
-from producer.sources import Again, Folder, OrthancSource, Source, Zip
+from producer.sources import Again, Folder, OrthancSource, Source, Zip, insist_on_same
 
 MODEL: Final = "densenet121-res224-all"
 
@@ -74,6 +75,7 @@ def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
         )  # a replay reads the listing of the run that it repeats
     selection = Selection(**ledger.fact("selection"))
     source = make_source(str(ledger.fact("word")), settings, str(ledger.fact("pacs")), paths, selection)
+    insist_on_same(source, job["source"])
     replayed = ledger.fact("replayed")
     return source if replayed is None else Again(source, replayed)
 
@@ -96,6 +98,7 @@ def create(
     UsageError
         The folder holds a run already, or can't be written.
     """
+    pacs = checked_address(pacs)
     if paths.ledger.exists():
         raise UsageError(f"{paths.out}: holds a run already. Go on with it: cxr-backlog resume {paths.out}")
     source = make_source(word, settings, pacs, paths, selection)

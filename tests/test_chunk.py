@@ -22,6 +22,7 @@ from celery.exceptions import Reject
 from pydicom import dcmread
 
 from backlog.app import make_app
+from backlog.archive import Archive
 from backlog.claims import Claim, Claims
 from backlog.eligibility import Rules
 from backlog.errors import InstanceRejected, LostClaim, ServiceUnavailable, StorageFull, UsageError
@@ -80,8 +81,6 @@ class Shop:
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in members.items():
                 archive.writestr(name, content)
-        from backlog.archive import Archive
-
         with Archive(path) as opened:
             places = [member.place for member in opened.members()]
         job = self.job(path, **more)
@@ -627,6 +626,19 @@ def test_a_rejected_item_is_no_proof_that_the_pacs_works(shop: Shop) -> None:
     (message,) = shop.take(Stage.UPLOAD)
     fails_on(shop, b"DICM")
     goes_back(shop, Stage.UPLOAD, message)
+
+
+def test_a_zip_that_another_has_taken_the_place_of_is_told_to_the_person(shop: Shop) -> None:
+    job = shop.submit(images(2))
+    (message,) = shop.take(Stage.UPLOAD)
+    with Archive(shop.folder / "run1.zip") as began_with:
+        job["source"]["fingerprint"] = began_with.fingerprint
+    shop.do(Stage.UPLOAD, (job, *message[1:]))
+    shop.submit(images(2, KVP="99"))  # the same names and sizes
+    shop.take(Stage.UPLOAD)
+    shop.claims.broker.client.flushall()
+    goes_back(shop, Stage.UPLOAD, (job, *message[1:]))
+    assert "not the one that the run began with" in shop.claims.trouble("run1")
 
 
 def test_a_zip_that_is_gone_is_told_to_the_person(shop: Shop) -> None:

@@ -77,6 +77,11 @@ class _Opened:
     def __enter__(self) -> Callable[[int], bytes]:
         if self._source["kind"] == "zip":
             self._archive = archive = Archive(Path(self._source["path"]))
+            try:
+                archive.insist_on(self._source.get("fingerprint", ""))
+            except BaseException:
+                archive.close()
+                raise
             return lambda entry: archive.read(archive.member(entry), limit=MOST_BYTES)
         return self._file
 
