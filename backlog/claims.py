@@ -159,6 +159,16 @@ class Claims:
             pipe.expire(f"cxr:{run}:done", KEEP_SECONDS)
             pipe.execute()
 
+    def reopen(self, run: str, chunks: Iterable[int]) -> None:
+        """Delete what is known of chunks, that they are done included: they are sent anew."""
+        with self.broker.reached() as client:
+            pipe = client.pipeline(transaction=True)
+            for no in chunks:
+                pipe.setbit(f"cxr:{run}:done", no, 0)
+                pipe.delete(f"cxr:{run}:c:{no}")
+            pipe.expire(f"cxr:{run}:done", KEEP_SECONDS)
+            pipe.execute()
+
     def restart(self, run: str, chunk: int, first: Stage) -> bool:
         """Put a lost chunk back to its first stage; its deaths and decided items stay. False while it is leased."""
         return bool(self._restart([f"cxr:{run}:c:{chunk}"], [first.value, KEEP_SECONDS]))

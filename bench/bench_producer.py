@@ -62,7 +62,7 @@ def dispatched(source: Source, folder: Path, count: int) -> dict[str, float]:
         Claims(settings.broker),
         make_app(settings),
         source,
-        a_job("bench", source.spec),
+        a_job("bench", source.spec, weights="ab" * 32),  # else the first chunk is waited for
         chunk_size=_CHUNK,
         window=256,
         reconcile_seconds=0,

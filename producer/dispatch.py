@@ -8,7 +8,7 @@ message says little: a killed worker holds its message for over an hour.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -79,6 +79,7 @@ class Dispatcher:
         show: Callable[[Progress], None],
         kept: Callable[[], object] = lambda: None,
         took: Callable[[StageTimes], object] = lambda _: None,
+        say: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.ledger = ledger
         self.claims = claims
@@ -93,6 +94,7 @@ class Dispatcher:
         self.show = show
         self.kept = kept  #: called when the ledger may hold new effects: the audit follows it
         self.took = took  #: called with the times of harvested chunks: for the metrics
+        self.say = say  #: called with a line for the person
         self.progress = Progress(total=source.total)
         self._in_flight: dict[int, ChunkRow] = {}
         self._missing: set[int] = set()
@@ -162,31 +164,55 @@ class Dispatcher:
         finished = [no for no, state in states.items() if state.stage is Stage.FINISHED]
         if not finished:
             return
-        harvested: list[tuple[ChunkRow, dict[int, ItemRecord]]] = [
-            (self._in_flight[no], self.claims.records(self.job["run"], no)) for no in finished
-        ]
-        self._learn(record for _, records in harvested for record in records.values())
-        times = {no: self.claims.times(self.job["run"], no) for no in finished}
-        self.ledger.harvest(harvested, times)
-        self.claims.forget(self.job["run"], finished)
-        self.took(times)
+        records = {no: self.claims.records(self.job["run"], no) for no in finished}
+        self._learn(record for of_chunk in records.values() for record in of_chunk.values())
         for no in finished:
+            foreign = self._foreign(records[no])
+            if foreign:
+                self._score_again(no, foreign)
+                del records[no]
+        times = {no: self.claims.times(self.job["run"], no) for no in records}
+        self.ledger.harvest([(self._in_flight[no], of_chunk) for no, of_chunk in records.items()], times)
+        self.claims.forget(self.job["run"], records)
+        self.took(times)
+        for no in records:
             del self._in_flight[no]
             self.progress.sent.pop(no, None)
             self._missing.discard(no)
 
-    def _learn(self, records: Iterator[ItemRecord]) -> None:
+    def _learn(self, records: Iterable[ItemRecord]) -> None:
         """Keep which weights and engines made the scores: once known, no worker with other weights may join."""
-        for record in records:
-            if "weights" not in record:
-                continue
-            if not self.job["weights"]:
-                self.job["weights"], self.job["meaningful"] = record["weights"], record["meaningful"]
-                self.ledger.put("job", self.job)
-            engines = list(self.ledger.fact("engines", []))
-            if record["engine"] not in engines:
-                self.ledger.put("engines", [*engines, record["engine"]])
+        scored = [record for record in records if "weights" in record]
+        if not scored:
             return
+        if not self.job["weights"]:
+            self.job["weights"], self.job["meaningful"] = scored[0]["weights"], scored[0]["meaningful"]
+            self.ledger.put("job", self.job)
+        known = list(self.ledger.fact("engines", []))
+        new = {record["engine"] for record in scored if not self._foreign({0: record})} - set(known)
+        if new:
+            self.ledger.put("engines", known + sorted(new))
+
+    def _foreign(self, records: Mapping[int, ItemRecord]) -> list[ItemRecord]:
+        """Return the records that were made with other weights than the run's."""
+        return [one for one in records.values() if one.get("weights", "") not in ("", self.job["weights"])]
+
+    def _score_again(self, no: int, foreign: list[ItemRecord]) -> None:
+        """Send a chunk again that a worker with other weights has scored: the run's scores are one table.
+
+        That worker had its message before the weights were known; none of it reaches the ledger but which reports it
+        stored, since nothing else knows of them.
+        """
+        stored = sorted(record["sr_instance"] for record in foreign if record.get("sr_ours"))
+        self.ledger.put("strays", [*self.ledger.fact("strays", []), *stored])
+        self.claims.reopen(self.job["run"], [no])
+        self.say(
+            f"Chunk {no} was scored with other weights ({foreign[0]['weights'][:12]}…) than the run's"
+            f" ({self.job['weights'][:12]}…), and is scored again. End the worker that has them: see CXR_WEIGHTS."
+            f" Its {len(stored)} reports of this chunk stay in the PACS and don't belong to this run"
+            " (their ids are in ledger.sqlite, as 'strays')."
+        )
+        self._send(self._in_flight[no])
 
     def _list(self) -> None:
         """Read pages of the source until enough chunks wait."""
@@ -206,9 +232,12 @@ class Dispatcher:
         self.progress.paused = self.pause_file.exists()
         if self.progress.paused:
             return
-        room = self.window - len(self._in_flight)
+        # Whoever scores the first chunk settles the run's weights. Until then a second chunk could meet other ones.
+        alone = not self.job["weights"]
+        room = (1 if alone else self.window) - len(self._in_flight)
         if room <= 0:
-            self._widen()
+            if not alone:
+                self._widen()
             return
         chunks = self.ledger.waiting(room)
         if not chunks:

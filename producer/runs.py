@@ -85,7 +85,7 @@ def go_on(
             started = time.monotonic()
             try:
                 chosen = replace(settings, redis_url=redis_url)
-                _dispatch(chosen, paths, ledger, source, job, stopping.is_set, show, audit)
+                _dispatch(chosen, paths, ledger, source, job, stopping.is_set, show, say, audit)
             finally:
                 ledger.put("seconds", seconds + time.monotonic() - started)
         audit.catch_up(durable=True)
@@ -114,6 +114,7 @@ def _dispatch(
     job: Job,
     stop: Callable[[], bool],
     show: Callable[[Progress], None],
+    say: Callable[[str], None],
     audit: Audit,
 ) -> None:
     from backlog.app import make_app  # celery takes 300 ms to import
@@ -142,6 +143,7 @@ def _dispatch(
         stop=lambda: stop() or paths.cancel.exists(),
         show=show,
         kept=audit.catch_up,
+        say=say,
     )
     with metrics or nullcontext():
         if metrics is not None:
