@@ -18,7 +18,7 @@ from backlog.outcomes import Outcome
 from backlog.pacs import checked_address
 from backlog.settings import Settings
 from producer.ledger import Ledger
-from producer.run_folder import Paths, open_ledger
+from producer.run_folder import Paths, only_producer, open_ledger
 from producer.sources import Again, Folder, OrthancSource, Source, Zip, insist_on_same
 
 MODEL: Final = "densenet121-res224-all"
@@ -99,13 +99,8 @@ def create(
         The folder holds a run already, or can't be written.
     """
     pacs = checked_address(pacs)
-    if paths.ledger.exists():
-        raise UsageError(f"{paths.out}: holds a run already. Go on with it: cxr-backlog resume {paths.out}")
+    _refuse_another(paths)  # before anything is read; what counts is the look under the lock
     source = make_source(word, settings, pacs, paths, selection)
-    try:
-        paths.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
     now = datetime.now(UTC).replace(microsecond=0)
     job: Job = {
         "run": _name(now),
@@ -134,7 +129,23 @@ def create(
         "workers": workers,
         "chunk_size": _chunk_size(settings, source.total, workers),
     }
-    Ledger.create(paths.ledger, facts).close()
+    _make(paths, facts)
+
+
+def _refuse_another(paths: Paths) -> None:
+    if paths.ledger.exists():
+        raise UsageError(f"{paths.out}: holds a run already. Go on with it: cxr-backlog resume {paths.out}")
+
+
+def _make(paths: Paths, facts: dict[str, Any]) -> None:
+    """Make the folder and the ledger in it, as the only one who does."""
+    try:
+        paths.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
+    with only_producer(paths):
+        _refuse_another(paths)
+        Ledger.create(paths.ledger, facts).close()
 
 
 def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Settings) -> int:
@@ -145,8 +156,7 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     UsageError
         Nothing of that kind is quarantined, or the new folder holds a run already.
     """
-    if paths.ledger.exists():
-        raise UsageError(f"{paths.out}: holds a run already")
+    _refuse_another(paths)
     ledger = open_ledger(of.out)
     items = [item for item in ledger.items(Outcome.QUARANTINED) if not reasons or item["reason"] in reasons]
     if not items:
@@ -159,9 +169,8 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     job |= {"run": _name(now), "when": now.isoformat()}
     job |= {"language": settings.language, "coding": settings.coding}
     job["rules"] = Rules.from_settings(settings).spec()
-    paths.out.mkdir(parents=True, exist_ok=True)
     replayed = [json.loads(item["ref"]) for item in items]
-    Ledger.create(paths.ledger, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)}).close()
+    _make(paths, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)})
     return len(items)
 
 

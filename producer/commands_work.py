@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,25 +77,30 @@ def run(
     Redis and the workers itself, and stops them at the end.
     """
     from producer.begin import create
-    from producer.run_folder import Paths
+    from producer.run_folder import Paths, new_folder
 
     settings = read_settings()
     if companions is not None:
         settings = replace(settings, companions=companions)
-    out = (out or Path(f"cxr-run-{datetime.now():%Y%m%d-%H%M%S}")).absolute()  # noqa: DTZ005  # the person's clock
-    paths = Paths(out)
     chosen = _selection(since, modality, study_date)
+    paths = Paths(out.absolute() if out else new_folder("cxr-run"))
     address = pacs or settings.pacs_url or str(paths.pacs)
-    create(
-        source,
-        settings,
-        address,
-        paths,
-        chosen,
-        workers=workers or cores(),
-        read_back=read_back,
-        predecessor=predecessor,
-    )
+    try:
+        create(
+            source,
+            settings,
+            address,
+            paths,
+            chosen,
+            workers=workers or cores(),
+            read_back=read_back,
+            predecessor=predecessor,
+        )
+    except BaseException:
+        if out is None:
+            with suppress(OSError):
+                paths.out.rmdir()  # nothing was begun in it
+        raise
     work(settings, paths)
 
 
@@ -160,7 +166,7 @@ def demo(out: Path | None, count: int) -> None:
     """
     from producer.begin import Selection, create
     from producer.embedded import need_worker, prepare_model
-    from producer.run_folder import Paths
+    from producer.run_folder import Paths, new_folder
     from producer.synthetic import write_backlog
 
     need_worker()
@@ -168,7 +174,7 @@ def demo(out: Path | None, count: int) -> None:
     settings = read_settings()
     if settings.redis_url:
         raise UsageError("the demo starts its own Redis and workers: unset CXR_REDIS_URL")
-    out = (out or Path(f"cxr-demo-{datetime.now():%Y%m%d-%H%M%S}")).absolute()  # noqa: DTZ005  # the person's clock
+    out = out.absolute() if out else new_folder("cxr-demo")
     out.mkdir(parents=True, exist_ok=True)
     backlog = out / "backlog.zip"
     click.echo(f"Making {count} synthetic radiographs …")

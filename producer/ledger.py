@@ -6,10 +6,12 @@ Everything else may be lost at any time.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,18 +89,25 @@ class Ledger:
         ----------
         facts
             What is fixed for the run: its source, its settings, its start.
+
+        Raises
+        ------
+        UsageError
+            There is one already. It is left alone.
         """
-        temporary = path.with_suffix(".part")
-        temporary.unlink(missing_ok=True)
-        with _translated(path):
-            db = sqlite3.connect(temporary)
-            db.executescript(SCHEMA)
-            db.executemany(
-                "INSERT INTO run VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()]
-            )
-            db.commit()
-            db.close()
-            temporary.replace(path)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            with _translated(path):
+                with closing(sqlite3.connect(temporary)) as db:
+                    db.executescript(SCHEMA)
+                    db.executemany(
+                        "INSERT INTO run VALUES (?, ?)",
+                        [(key, json.dumps(value)) for key, value in facts.items()],
+                    )
+                    db.commit()
+                _name(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         return cls(path, write=True)
 
     def close(self) -> None:
@@ -333,6 +342,27 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+
+def _name(temporary: Path, path: Path) -> None:
+    """Give a whole ledger its name, unless there is one of that name already.
+
+    Raises
+    ------
+    UsageError
+        There is.
+    """
+    try:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError as error:  # a file system without hard links: here the run's lock has to do
+            if path.exists():
+                raise FileExistsError from error
+            temporary.rename(path)
+    except FileExistsError as error:
+        raise UsageError(f"{path.parent}: holds a run already") from error
 
 
 @contextmanager

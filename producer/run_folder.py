@@ -6,6 +6,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from backlog.errors import UsageError
@@ -85,6 +86,27 @@ def open_ledger(out: Path, *, write: bool = False) -> Ledger:
     if not Paths(out).ledger.is_file():
         raise UsageError(f"{out}: no run here (a run's folder holds ledger.sqlite)")
     return Ledger(Paths(out).ledger, write=write)
+
+
+def new_folder(stem: str) -> Path:
+    """Make a folder here, named by the person's clock; another run of the same second gets another.
+
+    Raises
+    ------
+    UsageError
+        Nothing can be made here.
+    """
+    name = f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005  # the person's clock
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        out = Path(name + suffix).absolute()
+        try:
+            out.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(f"{out}: can't be made ({error.strerror})") from error
+        return out
+    raise UsageError(f"{name}: there are too many of this second; name one with --out")
 
 
 @contextmanager

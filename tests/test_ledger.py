@@ -267,11 +267,22 @@ def test_a_ledger_that_is_missing_is_not_made(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_half_made_ledger_is_begun_again(path: Path) -> None:
-    path.with_suffix(".part").write_bytes(b"half")
-    ledger = Ledger.create(path, FACTS)
-    assert ledger.fact("chunk_size") == 4
-    ledger.close()
+@pytest.mark.parametrize("links", [True, False])
+def test_a_ledger_is_never_made_over_another(
+    path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Found: two runs that chose one folder at the same time, and the second replaced the ledger of the first."""
+
+    def no_links(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")  # as FAT answers
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(UsageError, match="holds a run already"):
+        Ledger.create(path, {"job": {"run": "another"}})
+    assert ledger.fact("job") == {"run": "r"}
+    Ledger.create(path.with_name("second.sqlite"), FACTS).close()
+    assert [one.name for one in path.parent.iterdir() if one.name.endswith(".part")] == []
 
 
 # -- killed, full, large -------------------------------------------------------------------------------------

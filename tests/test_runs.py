@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from backlog.app import make_app
 from backlog.claims import Claim, Claims
+from backlog.errors import UsageError
 from backlog.messages import ItemRecord, Stage
 from backlog.settings import Settings
+from producer import begin, run_folder
+from producer.begin import Selection, create
 from producer.dispatch import Dispatcher
 from producer.ledger import Ledger
+from producer.run_folder import Paths, new_folder, only_producer
 from tests.chaos.simulated import Simulated, instance_of
 from tests.ended_runs import reported, some_scores
 from tests.jobs import a_job
@@ -132,3 +138,70 @@ def test_a_chunk_of_other_weights_is_scored_again(claims: Claims, ledger: Ledger
     producer._tick()
     assert ledger.tally().reported == 12
     assert len(said) == 1
+
+
+# -- a run is made -------------------------------------------------------------------------------------------
+
+
+def begin_run(source: Path, out: Path) -> None:
+    create(str(source), Settings(), str(out / "pacs"), Paths(out), Selection(), workers=1)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    return folder
+
+
+def test_a_folder_that_a_producer_works_in_takes_no_second_run(source: Path, tmp_path: Path) -> None:
+    """Found: its ledger was replaced under it when the second had looked before the first had made its own."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with only_producer(Paths(out)), pytest.raises(UsageError, match="another producer"):
+        begin_run(source, out)
+    assert not Paths(out).ledger.exists()
+
+
+def test_of_many_runs_that_choose_one_folder_one_is_made(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(8)
+    make_source = begin.make_source
+
+    def slowly(*arguments: object) -> object:
+        together.wait()  # all have looked by now, and seen no run
+        return make_source(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(begin, "make_source", slowly)
+    made: list[str] = []
+
+    def one() -> None:
+        try:
+            begin_run(source, tmp_path / "out")
+        except UsageError as error:
+            assert "run" in str(error)
+        else:
+            made.append("made")
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == ["made"]
+
+
+def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found: both went into one folder, and one of them lost its ledger."""
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> Stopped:
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(run_folder, "datetime", Stopped)
+    monkeypatch.chdir(tmp_path)
+    names = [new_folder("cxr-run").name for _ in range(3)]
+    assert names == ["cxr-run-20260102-030405", "cxr-run-20260102-030405-2", "cxr-run-20260102-030405-3"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == names
