@@ -15,7 +15,7 @@ from backlog.errors import UsageError
 from backlog.messages import Job, PredecessorSpec
 from backlog.orthanc import Orthanc
 from backlog.outcomes import Outcome
-from backlog.pacs import checked_address
+from backlog.pacs import checked_address, connect
 from backlog.settings import Settings
 from producer.ledger import Ledger
 from producer.run_folder import Paths, only_producer, open_ledger
@@ -96,17 +96,20 @@ def create(
     Raises
     ------
     UsageError
-        The folder holds a run already, or can't be written.
+        The folder holds a run already, or can't be written; or the PACS refuses us, or is none.
+    ServiceUnavailable
+        The PACS is away. Nothing was made.
     """
     pacs = checked_address(pacs)
     _refuse_another(paths)  # before anything is read; what counts is the look under the lock
     source = make_source(word, settings, pacs, paths, selection)
+    identity = _identity(settings, pacs)  # a wrong address or password ends here, and leaves nothing behind
     now = datetime.now(UTC).replace(microsecond=0)
     job: Job = {
         "run": _name(now),
         "when": now.isoformat(),
         "source": source.spec,
-        "pacs": "",
+        "pacs": identity,
         "language": settings.language,
         "coding": settings.coding,
         "rules": Rules.from_settings(settings).spec(),
@@ -130,6 +133,25 @@ def create(
         "chunk_size": _chunk_size(settings, source.total, workers),
     }
     _make(paths, facts)
+
+
+def _identity(settings: Settings, address: str) -> str:
+    """Return which PACS is at an address.
+
+    Raises
+    ------
+    UsageError
+        It is no address, holds a password, or the PACS there refuses ours.
+    ServiceUnavailable
+        Nobody answers there.
+    """
+    if "://" in address and not address.startswith(("http://", "https://")):
+        raise UsageError("--pacs and CXR_PACS_URL take http(s)://… of an Orthanc, or a folder")
+    pacs = connect(settings, address)
+    try:
+        return pacs.identity()
+    finally:
+        pacs.close()
 
 
 def _refuse_another(paths: Paths) -> None:

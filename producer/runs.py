@@ -72,7 +72,7 @@ def go_on(
         pacs_url = str(ledger.fact("pacs"))
         source = source_of(ledger, settings, paths)
         pacs = connect(settings, pacs_url)
-        identity = pacs.identity()  # the first word with the PACS: wrong address or password end here
+        identity = pacs.identity()  # a wrong password ends here, before anything is started
         pacs.close()
         if job["pacs"] and identity != job["pacs"]:
             raise UsageError(

@@ -190,6 +190,13 @@ def test_a_pacs_that_is_away_or_refuses_ends_the_command(tmp_path: Path, orthanc
     assert "wrong" not in done.stderr
     fails(call("plan", "orthanc", "--pacs", orthanc.url, cwd=tmp_path, **wrong), 2, "CXR_PACS_PASSWORD")
     fails(call("run", "z.zip", "--out", "c", "--pacs", orthanc.url + "/nothing", cwd=tmp_path), 2, ".")
+    for scheme in ("http", "HTTP", "ftp"):
+        secret = f"{scheme}://tester:hunter2@127.0.0.1:{orthanc.port}"
+        done = call("run", "z.zip", "--pacs", secret, cwd=tmp_path)
+        fails(done, 2, "CXR_PACS_(PASSWORD|URL)")
+        assert "hunter2" not in done.stderr
+    # Found: the run was made first, with that address in it, and a right one was refused from then on.
+    assert [one.name for one in tmp_path.iterdir()] == ["z.zip"]
 
 
 def test_a_redis_that_is_away_or_refuses_ends_the_command(tmp_path: Path, redis_server: RedisServer) -> None:
