@@ -33,8 +33,15 @@ class Selection:
     study_date: str = ""
 
 
-def make_source(word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection) -> Source:
+def make_source(
+    word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection, rules: Rules | None = None
+) -> Source:
     """Return the source that SOURCE means: a zip, a folder, or the word ``orthanc``.
+
+    Parameters
+    ----------
+    rules
+        What is eligible; a run's own where it has begun, else the settings'.
 
     Raises
     ------
@@ -44,10 +51,9 @@ def make_source(word: str, settings: Settings, pacs: str, paths: Paths, selectio
     if word == "orthanc":
         if not pacs.startswith(("http://", "https://")):
             raise UsageError("the source 'orthanc' needs the address of one: --pacs http://… or CXR_PACS_URL")
-        chosen = Rules.from_settings(settings)
         return OrthancSource(
             Orthanc.from_settings(settings, pacs),
-            chosen,
+            rules or Rules.from_settings(settings),
             selection.since,
             selection.modality,
             selection.study_date,
@@ -74,7 +80,10 @@ def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
             Path(job["source"]["listing"]).parent
         )  # a replay reads the listing of the run that it repeats
     selection = Selection(**ledger.fact("selection"))
-    source = make_source(str(ledger.fact("word")), settings, str(ledger.fact("pacs")), paths, selection)
+    rules = Rules.from_spec(job["rules"])  # the settings may have changed since
+    source = make_source(
+        str(ledger.fact("word")), settings, str(ledger.fact("pacs")), paths, selection, rules
+    )
     insist_on_same(source, job["source"])
     replayed = ledger.fact("replayed")
     return source if replayed is None else Again(source, replayed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,17 +12,20 @@ import pytest
 
 from backlog.app import make_app
 from backlog.claims import Claim, Claims
+from backlog.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.messages import ItemRecord, Stage
 from backlog.settings import Settings
 from producer import begin, run_folder
-from producer.begin import Selection, create
+from producer.begin import Selection, create, source_of
 from producer.dispatch import Dispatcher
 from producer.ledger import Ledger
-from producer.run_folder import Paths, new_folder, only_producer
+from producer.run_folder import Paths, new_folder, only_producer, open_ledger
+from producer.sources import OrthancSource
 from tests.chaos.simulated import Simulated, instance_of
 from tests.ended_runs import reported, some_scores
 from tests.jobs import a_job
+from tests.servers import OrthancServer
 
 OURS, OTHERS = "ab" * 32, "cd" * 32
 RUN = "run1"
@@ -205,3 +209,15 @@ def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch
     names = [new_folder("cxr-run").name for _ in range(3)]
     assert names == ["cxr-run-20260102-030405", "cxr-run-20260102-030405-2", "cxr-run-20260102-030405-3"]
     assert sorted(one.name for one in tmp_path.iterdir()) == names
+
+
+def test_a_run_that_goes_on_lists_by_its_own_rules(tmp_path: Path, orthanc: OrthancServer) -> None:
+    """Found: a resume without the settings of the start skipped, by today's rules, what the run was made for."""
+    today = Settings(pacs_username=orthanc.username, pacs_password=orthanc.password)
+    began = replace(today, modalities="CR,PX")
+    create("orthanc", began, orthanc.url, Paths(tmp_path), Selection(), workers=1)
+    ledger = open_ledger(tmp_path)
+    source = source_of(ledger, today, Paths(tmp_path))
+    ledger.close()
+    assert isinstance(source, OrthancSource)
+    assert source.rules == Rules.from_settings(began) != Rules.from_settings(today)
