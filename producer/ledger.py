@@ -205,7 +205,10 @@ class Ledger:
         harvested: Sequence[tuple[ChunkRow, Mapping[int, ItemRecord]]],
         times: Mapping[int, Mapping[Stage, StageTime]] | None = None,
     ) -> None:
-        """Keep how the items of finished chunks ended. Repeating it changes nothing.
+        """Keep how the items of finished chunks ended. Repeating it changes nothing: the first harvest counts.
+
+        A chunk is finished twice where Redis was lost after the ledger had it, and before Redis was told. Its reports
+        are then found instead of stored, and the audit has them as stored already.
 
         Parameters
         ----------
@@ -214,6 +217,8 @@ class Ledger:
         """
         with self._transaction():
             for chunk, records in harvested:
+                if self._harvested(chunk.no):
+                    continue
                 took = (times or {}).get(chunk.no, {})
                 for i, (item, ref) in enumerate(chunk.items):
                     record = self._once(item, records.get(i) or UNACCOUNTED)
@@ -227,6 +232,10 @@ class Ledger:
                     "INSERT OR REPLACE INTO timing VALUES (?, ?, ?, ?, ?)",
                     [(chunk.no, stage.value, t["ms"], t["items"], t["attempt"]) for stage, t in took.items()],
                 )
+
+    def _harvested(self, chunk: int) -> bool:
+        row = self._db.execute("SELECT state FROM chunk WHERE no = ?", (chunk,)).fetchone()
+        return bool(row and row["state"] == 2)
 
     def _once(self, item: int, record: ItemRecord) -> ItemRecord:
         """Return an item's record; a duplicate's where an earlier item is the same instance."""

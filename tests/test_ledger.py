@@ -157,15 +157,19 @@ def test_a_record_is_kept_whole(ledger: Ledger) -> None:
     assert ledger.item(2) is None
 
 
-def test_another_outcome_replaces_the_first_in_the_tally(ledger: Ledger) -> None:
-    """A chunk that was finished twice, by two workers that disagree: the later harvest counts, once."""
-    ledger.add(page(0, 1, last=True), 4)
+def test_of_two_harvests_of_a_chunk_the_first_counts(ledger: Ledger) -> None:
+    """Found: Redis was lost between the ledger's commit and its own, the chunk was done again, and its reports, found
+    in the PACS by then, were no longer the run's own: the audit broke, and retract left them."""
+    ledger.add(page(0, 2, last=True), 4)
     (chunk,) = ledger.waiting(1)
-    for reason in (Reason.UNREADABLE, Reason.NOT_IN_PACS):
-        ledger.harvest([(chunk, {0: rejected(reason)})])
-    assert ledger.tally().quarantined == {"not_in_pacs": 1}
-    ledger.harvest([(chunk, {0: reported(0)})])
-    assert (ledger.tally().reported, ledger.tally().quarantined) == (1, {})
+    ledger.harvest([(chunk, {0: reported(0), 1: rejected(Reason.UNREADABLE)})])
+    before = list(ledger.items())
+    found = reported(0)
+    found["sr_ours"] = False
+    ledger.harvest([(chunk, {0: found, 1: reported(1)})])
+    assert list(ledger.items()) == before
+    assert (ledger.tally().reported, ledger.tally().quarantined) == (1, {"unreadable": 1})
+    assert [row["kind"] for row in ledger.select("SELECT kind FROM effect")] == ["report.stored"]
 
 
 def test_the_same_instance_again_is_a_duplicate(ledger: Ledger) -> None:
