@@ -101,6 +101,8 @@ if tonumber(redis.call('HGET', KEYS[1], 'lease') or '0') > now then return 0 end
 redis.call('HSET', KEYS[1], 'stage', ARGV[1])
 redis.call('HDEL', KEYS[1], 'lease', 'owner')
 redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('SETBIT', KEYS[2], ARGV[3], 0)
+redis.call('EXPIRE', KEYS[2], ARGV[2])
 return 1
 """
 )

@@ -170,8 +170,12 @@ class Claims:
             pipe.execute()
 
     def restart(self, run: str, chunk: int, first: Stage) -> bool:
-        """Put a lost chunk back to its first stage; its deaths and decided items stay. False while it is leased."""
-        return bool(self._restart([f"cxr:{run}:c:{chunk}"], [first.value, KEEP_SECONDS]))
+        """Put a lost chunk back to its first stage; its deaths and decided items stay. False while it is leased.
+
+        The ledger hasn't harvested it, so it isn't done, whatever Redis remembers: a ledger may come from a backup.
+        """
+        keys = [f"cxr:{run}:c:{chunk}", f"cxr:{run}:done"]
+        return bool(self._restart(keys, [first.value, KEEP_SECONDS, chunk]))
 
     def set_state(self, run: str, state: str) -> None:
         """Say whether the run is ``running`` or ``cancelled``; repeated, since Redis may have lost it."""

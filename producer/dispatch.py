@@ -246,6 +246,8 @@ class Dispatcher:
         self.ledger.dispatched(chunk.no for chunk in chunks)
         self._in_flight |= {chunk.no: chunk for chunk in chunks}
         self.progress.sent |= dict.fromkeys((chunk.no for chunk in chunks), time.time())
+        # Redis knows of a chunk that was never sent only where this ledger is a backup, older than Redis's memory.
+        self.claims.reopen(self.job["run"], [chunk.no for chunk in chunks])
         for chunk in chunks:
             self._send(chunk)
 
@@ -284,7 +286,12 @@ class Dispatcher:
         self._taken = {no: self._taken.get(no, now) for no in idle & messages.taken}
         believed = _LEASES_TO_CLAIM * self.claims.lease_ms / 1000
         absent = {no for no in idle if now - self._taken.get(no, -believed) >= believed}
-        for no in sorted(absent & self._missing):
+        lost = sorted(absent & self._missing)
+        if lost:
+            self.ledger.dispatched(
+                lost
+            )  # changes nothing; but another producer may have harvested them, and fences us
+        for no in lost:
             if self.claims.restart(self.job["run"], no, self.source.first):
                 self._send(self._in_flight[no])
                 self.progress.resent += 1

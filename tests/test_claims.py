@@ -279,6 +279,26 @@ def test_what_is_harvested_is_forgotten_but_never_done_again(claims: Claims) -> 
     won(claims, chunk=2)
 
 
+def test_what_was_harvested_after_a_ledgers_backup_is_done_again(claims: Claims) -> None:
+    """Found: a ledger that came back from a backup never ended, since Redis knew its chunks as done."""
+    for chunk in (1, 2, 3):
+        won(claims, chunk=chunk).finish(FINISHED, {0: record()})
+    claims.forget(RUN, [1, 2, 3])
+    assert claims.restart(RUN, 1, UPLOAD)  # in flight by the ledger
+    claims.reopen(RUN, [2])  # waiting by the ledger
+    won(claims, chunk=1)
+    won(claims, chunk=2)
+    assert claims.claim(RUN, 3, UPLOAD, UPLOAD) is Refusal.DONE
+
+
+def test_a_worker_at_a_chunk_that_is_sent_anew_can_change_nothing_more(claims: Claims) -> None:
+    claim = won(claims)
+    claims.reopen(RUN, [1])
+    with pytest.raises(LostClaim):
+        claim.finish(FINISHED, {0: record()})
+    won(claims)
+
+
 def test_how_long_a_stage_took_is_kept(claims: Claims) -> None:
     before = time.time()
     won(claims).finish(INFER, {}, items=7)
@@ -346,6 +366,7 @@ def test_every_key_of_a_run_that_was_given_up_goes_away_by_itself(claims: Claims
     claims.forget(RUN, [1])
     won(claims, chunk=2)
     claims.restart(RUN, 3, UPLOAD)
+    claims.reopen(RUN, [4])
     claims.tell(RUN, "x")
     for key in cast("list[str]", claims.broker.client.keys()):
         assert claims.broker.client.ttl(key) > 0, key

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backlog.app import make_app
-from backlog.claims import Claim, Claims
+from backlog.claims import Claim, Claims, Refusal
 from backlog.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.messages import ItemRecord, Stage
@@ -19,7 +19,7 @@ from backlog.settings import Settings
 from producer import begin, run_folder
 from producer.begin import Selection, create, source_of
 from producer.dispatch import Dispatcher
-from producer.ledger import Ledger
+from producer.ledger import Ledger, TakenOver
 from producer.run_folder import Paths, new_folder, only_producer, open_ledger
 from producer.sources import OrthancSource
 from tests.chaos.simulated import Simulated, instance_of
@@ -142,6 +142,62 @@ def test_a_chunk_of_other_weights_is_scored_again(claims: Claims, ledger: Ledger
     producer._tick()
     assert ledger.tally().reported == 12
     assert len(said) == 1
+
+
+# -- a ledger from a backup ----------------------------------------------------------------------------------
+
+
+def test_a_ledger_from_a_backup_is_worked_on_to_its_end(
+    claims: Claims, ledger: Ledger, make: Make, tmp_path: Path
+) -> None:
+    """Found: Redis knew as done what the older ledger had still to do, and refused it for ever."""
+    ledger.put("job", a_job(RUN, weights=OURS))
+    producer = make(ledger)
+    producer._tick()
+    backup = (tmp_path / "ledger.sqlite", tmp_path / "ledger.sqlite-wal")
+    kept = [part.read_bytes() for part in backup]
+    for _ in range(2):
+        for no in list(producer._in_flight):
+            score(claims, no, OURS)
+        producer._tick()
+    assert producer.progress.done
+    ledger.close()
+    claims.broker.client.delete("inference")
+
+    for part, content in zip(backup, kept, strict=True):
+        part.write_bytes(content)
+    restored = Ledger(backup[0], write=True)
+    assert (restored.tally().reported, len(restored.in_flight()), len(restored.waiting(9))) == (0, 8, 2)
+    producer = make(restored)
+    for _ in range(2):  # lost when missed twice
+        producer._reconcile(claims.progress(RUN, producer._in_flight))
+    for _ in range(2):
+        for no in list(producer._in_flight):
+            score(claims, no, OURS)
+        producer._tick()
+    assert producer.progress.done
+    assert restored.tally().reported == 40
+    assert claims.claim(RUN, 1, Stage.INFER, Stage.INFER) is Refusal.DONE  # a late message is refused still
+    restored.close()
+
+
+def test_a_producer_that_was_taken_over_sends_nothing_again(
+    claims: Claims, ledger: Ledger, make: Make, tmp_path: Path
+) -> None:
+    """Its successor may have harvested what it misses."""
+    ledger.put("job", a_job(RUN, weights=OURS))
+    earlier = make(ledger)
+    earlier._tick()
+    second = Ledger(tmp_path / "ledger.sqlite", write=True)
+    successor = make(second)
+    score(claims, 1, OURS)
+    successor._tick()
+    claims.broker.client.delete("inference")
+    earlier._reconcile({})
+    with pytest.raises(TakenOver):
+        earlier._reconcile({})
+    assert claims.claim(RUN, 1, Stage.INFER, Stage.INFER) is Refusal.DONE
+    second.close()
 
 
 # -- a run is made -------------------------------------------------------------------------------------------
