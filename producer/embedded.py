@@ -36,8 +36,17 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def prepare_model(**settings: str) -> dict[str, Any]:
+class Stopped(BacklogError):
+    """The person asked to stop while we waited for a process; it was ended."""
+
+
+def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> dict[str, Any]:
     """Verify the weights and export them where needed, in a process of its own.
+
+    Parameters
+    ----------
+    stop
+        Asked several times a second whether to give up.
 
     Returns
     -------
@@ -48,8 +57,10 @@ def prepare_model(**settings: str) -> dict[str, Any]:
     ------
     UsageError
         The weights are missing or wrong; the text says what to do.
+    Stopped
+        Given up.
     """
-    return ask_worker("worker.prepare", **settings)
+    return ask_worker("worker.prepare", stop=stop, **settings)
 
 
 def need_worker() -> None:
@@ -58,29 +69,48 @@ def need_worker() -> None:
         raise UsageError("no worker is installed here, only the producer: install cxr-backlog[all]")
 
 
-def ask_worker(module: str, *arguments: str, **settings: str) -> dict[str, Any]:
+def ask_worker(
+    module: str, *arguments: str, stop: Callable[[], bool] = lambda: False, **settings: str
+) -> dict[str, Any]:
     """Run a module of the worker's in a process of its own and return the JSON object that it prints.
 
     Raises
     ------
     UsageError
         It said what the person has to change, and ended with 2; or no worker is installed here.
+    Stopped
+        ``stop`` said so.
     """
     need_worker()
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         env=child_environment(**settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
-    if done.returncode == 2:
-        raise UsageError(done.stderr.strip().splitlines()[-1])
-    if done.returncode != 0:
-        raise BacklogError(f"{module} failed:\n{done.stderr.strip()}")
-    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        start_new_session=True,  # Ctrl-C in the terminal is the producer's to handle
+        preexec_fn=_die_with_parent,
+    ) as process:
+        try:
+            output, errors = _answer(process, stop)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode == 2:
+        raise UsageError(errors.strip().splitlines()[-1])
+    if process.returncode != 0:
+        raise BacklogError(f"{module} failed:\n{errors.strip()}")
+    answer: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return answer
+
+
+def _answer(process: subprocess.Popen[str], stop: Callable[[], bool]) -> tuple[str, str]:
+    while not stop():
+        try:
+            return process.communicate(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            continue
+    raise Stopped("interrupted")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from producer import outputs
 from producer.audit import Audit, Verdict
 from producer.begin import source_of
 from producer.dispatch import Dispatcher, Progress
-from producer.embedded import Embedded, prepare_model
+from producer.embedded import Embedded, Stopped, prepare_model
 from producer.ledger import Ledger
 from producer.run_folder import Paths, only_producer, open_ledger
 from producer.sources import Source
@@ -80,7 +80,10 @@ def go_on(
             )
         job["pacs"] = identity
         ledger.put("job", job)
-        with _workers(settings, paths, ledger, job, pacs_url, say, stopping) as redis_url:
+        with (
+            suppress(Stopped),  # before there were any workers: interrupted, like later
+            _workers(settings, paths, ledger, job, pacs_url, say, stopping) as redis_url,
+        ):
             seconds = float(ledger.fact("seconds", 0.0))
             started = time.monotonic()
             try:
@@ -184,7 +187,7 @@ def _workers(
     say("Preparing the model …")
     chosen = {"pacs_url": pacs_url, "weights": settings.weights, "weights_sha256": settings.weights_sha256}
     chosen["companions"] = ",".join(job.get("companions", []))
-    model = prepare_model(**chosen)
+    model = prepare_model(stopping.is_set, **chosen)
     if job["weights"] and model["weights"] != job["weights"]:
         raise UsageError(
             "the weights are not those that this run began with: see CXR_WEIGHTS, or begin a new run"

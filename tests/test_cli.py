@@ -457,6 +457,26 @@ def test_a_run_is_gone_on_with_however_it_was_ended(begin: Begin, cli: Cli, tmp_
     accounted(out, count)
 
 
+def test_a_run_is_interrupted_while_the_model_is_prepared(begin: Begin, cli: Cli, tmp_path: Path) -> None:
+    """Found: Ctrl-C reached the process that prepares it too, and the command ended with a trace and status 1."""
+    zipped(tmp_path / "z.zip", 2)
+    process = begin("run", "z.zip", "--out", "out", "--workers", 1)
+    assert process.stdout is not None
+    while "Preparing the model" not in process.stdout.readline():
+        pass
+    time.sleep(0.3)
+    pids = children(process)
+    os.killpg(process.pid, signal.SIGINT)  # the terminal signals all that run in it
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 4, text
+    assert "cxr-backlog resume" in text
+    assert "Traceback" not in text
+    assert not alive(pids)
+    done = cli("resume", "out")
+    assert done.returncode == 0, done.stderr
+    accounted(tmp_path / "out", 2)
+
+
 def child_with(process: subprocess.Popen[str], words: list[str]) -> psutil.Process:
     """The child whose command line holds these words; others may come and go meanwhile."""
     found = []

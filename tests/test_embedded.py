@@ -14,7 +14,7 @@ import pytest
 
 from backlog.errors import BacklogError
 from producer import embedded
-from producer.embedded import Embedded
+from producer.embedded import Embedded, Stopped, ask_worker
 from tests.servers import wait_until
 
 
@@ -95,6 +95,22 @@ def test_a_redis_that_does_not_come_up_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(embedded, "_redis_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
     with pytest.raises(BacklogError, match=r"redis\.log"), Embedded(tmp_path / "logs", 1, {}):
         pass
+
+
+def test_a_process_that_is_asked_can_be_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import os, pathlib, time\n"
+        "pathlib.Path(__file__).with_name('pid').write_text(f'{os.getpid()} {os.getsid(0)}')\n"
+        "time.sleep(1000)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    written = tmp_path / "pid"
+    with pytest.raises(Stopped):
+        ask_worker("slow", stop=lambda: written.exists() and written.read_text().count(" ") == 1)
+    pid, session = written.read_text().split()
+    assert session == pid, "Ctrl-C in the terminal would reach it"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
 
 
 def test_the_processes_end_with_a_producer_that_is_killed(tmp_path: Path) -> None:
