@@ -64,13 +64,21 @@ class Ledger:
     def __init__(self, path: Path, *, write: bool) -> None:
         self.path = path
         try:
-            # By URI, whose special characters a folder's name may hold.
-            address = f"{path.absolute().as_uri()}?mode={'rw' if write else 'ro'}"
-            self._db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=30)
+            self._db = _open(path, "mode=rw" if write else "mode=ro")
             if write:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            try:
+                version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            except sqlite3.OperationalError:
+                # A reader too makes files beside the ledger, where it may: not in an archived run, or in another
+                # person's. Without a log of what was written last, which a producer leaves when it is killed, the
+                # ledger is whole by itself.
+                if write or path.with_name(f"{path.name}-wal").exists():
+                    raise
+                self._db.close()
+                self._db = _open(path, "immutable=1")
+                version = self._db.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
             raise UsageError(f"{path}: the run's ledger can't be opened ({error})") from error
         if version != VERSION:
@@ -351,6 +359,11 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+
+def _open(path: Path, how: str) -> sqlite3.Connection:
+    # By URI, whose special characters a folder's name may hold.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, timeout=30)
 
 
 def _name(temporary: Path, path: Path) -> None:

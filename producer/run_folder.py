@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import IO, Any, Final
 
 from backlog.errors import UsageError
 from producer.ledger import Ledger
+
+#: Who looks whether a run is being worked on is gone after so many seconds.
+_LOOK: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -117,17 +122,26 @@ def only_producer(paths: Paths) -> Iterator[None]:
     except OSError as error:
         raise UsageError(f"{paths.out}: can't be written ({error.strerror})") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{paths.out}: another producer is at work on this run") from error
+        if not _locked(file, fcntl.LOCK_EX):
+            time.sleep(_LOOK)  # that may have been somebody who only looks
+            if not _locked(file, fcntl.LOCK_EX):
+                raise UsageError(f"{paths.out}: another producer is at work on this run")
         yield
 
 
 def is_running(paths: Paths) -> bool:
-    """Whether a producer on this machine is at work on the run."""
+    """Whether a producer on this machine is at work on the run. Writes nothing: the run may be another person's."""
     try:
-        with only_producer(paths):
-            return False
-    except UsageError:
-        return True
+        with paths.lock.open("rb") as file:
+            return not _locked(file, fcntl.LOCK_SH)
+    except OSError:
+        return False  # no lock, or none that we may see: nobody on this machine whom we could meet
+
+
+def _locked(file: IO[Any], how: int) -> bool:
+    """Take a lock, where nobody holds one that excludes it."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -28,6 +28,7 @@ from producer.ledger import Ledger
 from producer.run_folder import Paths
 from tests.conftest import Cli
 from tests.dicom_images import chest, dicom
+from tests.ended_runs import ended_run, harvest, list_items, new_ledger, reported, some_scores
 from tests.servers import ROOT, OrthancServer, RedisServer, free_port, wait_until
 
 PROGRAM = str(Path(sys.executable).with_name("cxr-backlog"))
@@ -328,6 +329,35 @@ def test_a_plan_of_nothing_says_so_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = call("plan", "empty", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("holds no files")) == (0, 1), done.stderr
+
+
+def test_a_run_that_only_may_be_read_is_looked_at(tmp_path: Path) -> None:
+    """Found: an interrupted run showed as running, and a ledger on a read-only medium was refused."""
+    complete, begun = tmp_path / "complete", tmp_path / "begun"
+    ended_run(complete).close()
+    ledger = new_ledger(begun)
+    list_items(ledger, 40)
+    harvest(ledger, lambda item: reported(item, some_scores(item)), 1)
+    ledger.close()
+    for out in (complete, begun):
+        (out / "lock").touch()
+        (out / "lock").chmod(0o444)
+        out.chmod(0o555)
+    # The superuser may write everywhere, unless that is taken from him.
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+    def look(*arguments: object) -> str:
+        command = [*bound, PROGRAM, *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "(complete)" in look("status", complete)
+    assert "(interrupted)" in look("status", begun)
+    assert "40 rows" in look("export", complete, "--to", tmp_path / "scores.csv")
+    for out in (complete, begun):
+        assert {one.name for one in out.iterdir()} == {"ledger.sqlite", "lock"}
+        out.chmod(0o755)
 
 
 def test_a_run_that_is_complete_is_not_done_again(cli: Cli, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -20,7 +22,7 @@ from producer import begin, run_folder
 from producer.begin import Selection, create, source_of
 from producer.dispatch import Dispatcher
 from producer.ledger import Ledger, TakenOver
-from producer.run_folder import Paths, new_folder, only_producer, open_ledger
+from producer.run_folder import Paths, is_running, new_folder, only_producer, open_ledger
 from producer.sources import OrthancSource
 from tests.chaos.simulated import Simulated, instance_of
 from tests.ended_runs import reported, some_scores
@@ -277,3 +279,36 @@ def test_a_run_that_goes_on_lists_by_its_own_rules(tmp_path: Path, orthanc: Orth
     ledger.close()
     assert isinstance(source, OrthancSource)
     assert source.rules == Rules.from_settings(began) != Rules.from_settings(today)
+
+
+# -- who is at work on it ------------------------------------------------------------------------------------
+
+
+def test_a_run_is_running_while_a_producer_holds_it(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    assert not is_running(paths)
+    assert list(tmp_path.iterdir()) == [], "looking writes nothing"
+    with only_producer(paths):
+        assert is_running(paths)
+    assert not is_running(paths)
+
+
+def test_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Found: of two looks at the same time one saw a run at work, and a producer that began then was refused."""
+    paths = Paths(tmp_path)
+    with only_producer(paths):
+        pass
+    looking = paths.lock.open("rb")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert not is_running(paths)
+
+    def gone() -> None:
+        time.sleep(0.03)
+        looking.close()
+
+    thread = threading.Thread(target=gone)
+    thread.start()
+    with only_producer(paths):
+        thread.join()
+        with pytest.raises(UsageError, match="another producer"), only_producer(paths):
+            pass
