@@ -18,8 +18,9 @@ from kombu.exceptions import OperationalError
 
 from backlog.claims import Claims
 from backlog.claims import Progress as ChunkProgress
-from backlog.errors import ServiceUnavailable
+from backlog.errors import ServiceUnavailable, UsageError
 from backlog.messages import QUEUES, TASKS, ItemRecord, Job, Stage, StageTime, task_id
+from backlog.outcomes import Reason
 from producer.ledger import ChunkRow, Ledger, Tally
 from producer.sources import Page, Source
 
@@ -80,6 +81,7 @@ class Dispatcher:
         kept: Callable[[], object] = lambda: None,
         took: Callable[[StageTimes], object] = lambda _: None,
         say: Callable[[str], object] = lambda _: None,
+        held: Callable[[str], bool] | None = None,
     ) -> None:
         self.ledger = ledger
         self.claims = claims
@@ -95,6 +97,9 @@ class Dispatcher:
         self.kept = kept  #: called when the ledger may hold new effects: the audit follows it
         self.took = took  #: called with the times of harvested chunks: for the metrics
         self.say = say  #: called with a line for the person
+        self.held = (
+            held  #: whether our PACS has an instance, where it has no identifier that workers could compare
+        )
         self.progress = Progress(total=source.total)
         self._in_flight: dict[int, ChunkRow] = {}
         self._missing: set[int] = set()
@@ -165,6 +170,8 @@ class Dispatcher:
         if not finished:
             return
         records = {no: self.claims.records(self.job["run"], no) for no in finished}
+        for no in finished:
+            self._insist_on_our_pacs(no, records[no])
         self._learn(record for of_chunk in records.values() for record in of_chunk.values())
         for no in finished:
             foreign = self._foreign(records[no])
@@ -192,6 +199,29 @@ class Dispatcher:
         new = {record["engine"] for record in scored if not self._foreign({0: record})} - set(known)
         if new:
             self.ledger.put("engines", known + sorted(new))
+
+    def _insist_on_our_pacs(self, no: int, records: Mapping[int, ItemRecord]) -> None:
+        """Ask our PACS for one report of the first chunk that has any, and for one image that workers miss.
+
+        Raises
+        ------
+        UsageError
+            The workers are at another PACS. Their chunk is done again when the run goes on.
+        """
+        if self.held is None:
+            return
+        stored = [one["sr_instance"] for one in records.values() if one.get("sr_instance")]
+        missed = [
+            one["instance"] for one in records.values() if one.get("reason") == Reason.NOT_IN_PACS.value
+        ]
+        if any(not self.held(one) for one in stored[:1]) or any(self.held(one) for one in missed[:1]):
+            self.claims.reopen(self.job["run"], [no])
+            raise UsageError(
+                "the workers read and store at another PACS than this run's: correct their CXR_PACS_URL, then"
+                " go on with resume"
+            )
+        if stored:
+            self.held = None
 
     def _foreign(self, records: Mapping[int, ItemRecord]) -> list[ItemRecord]:
         """Return the records that were made with other weights than the run's."""

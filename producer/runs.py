@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from backlog.errors import ServiceUnavailable, StorageFull, UsageError
+from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.messages import Job
-from backlog.pacs import connect
+from backlog.pacs import Pacs, connect
 from backlog.settings import Settings
 from producer import outputs
+from producer.aftercare import pacs_of
 from producer.audit import Audit, Verdict
 from producer.begin import source_of
 from producer.dispatch import Dispatcher, Progress
@@ -71,12 +73,12 @@ def go_on(
         job: Job = ledger.fact("job")
         pacs_url = str(ledger.fact("pacs"))
         source = source_of(ledger, settings, paths)
-        pacs = connect(settings, pacs_url)
-        identity = pacs.identity()  # a wrong password ends here, before anything is started
-        pacs.close()
+        with closing(pacs_of(ledger, settings, paths)) as pacs:
+            identity = pacs.identity()  # a wrong password ends here, before anything is started
         if job["pacs"] and identity != job["pacs"]:
             raise UsageError(
-                f"the PACS at {pacs_url} is not the one that this run began with; begin a new run"
+                f"the PACS at {pacs_url} is not the one that this run began with: put it, or the run's folder, back"
+                " where it was, or begin a new run"
             )
         job["pacs"] = identity
         ledger.put("job", job)
@@ -130,6 +132,7 @@ def _dispatch(
         raise ServiceUnavailable(
             f"{error}: see CXR_REDIS_URL; then go on: cxr-backlog resume {paths.out}"
         ) from error
+    pacs = connect(settings, str(ledger.fact("pacs")))
     workers = int(ledger.fact("workers"))
     app = make_app(settings)
     metrics = _metrics(settings, ledger, claims, app, job)
@@ -147,8 +150,9 @@ def _dispatch(
         show=show,
         kept=audit.catch_up,
         say=say,
+        held=None if job["pacs"] else partial(_holds, pacs),
     )
-    with metrics or nullcontext():
+    with closing(pacs), metrics or nullcontext():
         if metrics is not None:
             metrics.follow(dispatcher)
         dispatcher.run()
@@ -158,6 +162,14 @@ def _dispatch(
             claims.drop(job["run"])
     elif paths.cancel.exists():
         claims.set_state(job["run"], "cancelled")
+
+
+def _holds(pacs: Pacs, instance: str) -> bool:
+    try:
+        pacs.header(instance)
+    except InstanceRejected:
+        return False
+    return True
 
 
 def _metrics(settings: Settings, ledger: Ledger, claims: Claims, app: Celery, job: Job) -> Metrics | None:

@@ -281,6 +281,16 @@ def test_items_end_where_their_trouble_is(shop: Shop) -> None:
     assert shop.records()[5]["instance"] == shop.records()[6]["instance"]  # the ledger tells them apart
 
 
+def test_an_item_without_a_score_names_the_weights_too(shop: Shop) -> None:
+    """The producer sends one chunk at a time until it knows them: a backlog may begin with a thousand CTs."""
+    shop.submit(images(2, Modality="CT", SOPClassUID="1.2.840.10008.5.1.4.1.1.2"))
+    shop.do_all()
+    for record in shop.records().values():
+        assert record["outcome"] == "skipped"
+        assert record["weights"] == shop.process.weights.sha256
+        assert record["meaningful"] is False
+
+
 def test_a_chunk_without_any_good_item_ends_at_once(shop: Shop) -> None:
     shop.submit({"a": b"x", "b": b"y"})
     shop.do(Stage.UPLOAD, shop.take(Stage.UPLOAD)[0])

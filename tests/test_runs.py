@@ -17,6 +17,7 @@ from backlog.claims import Claim, Claims, Refusal
 from backlog.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.messages import ItemRecord, Stage
+from backlog.outcomes import Reason
 from backlog.settings import Settings
 from producer import begin, run_folder
 from producer.begin import Selection, create, source_of
@@ -25,7 +26,7 @@ from producer.ledger import Ledger, TakenOver
 from producer.run_folder import Paths, is_running, new_folder, only_producer, open_ledger
 from producer.sources import OrthancSource
 from tests.chaos.simulated import Simulated, instance_of
-from tests.ended_runs import reported, some_scores
+from tests.ended_runs import rejected, reported, some_scores
 from tests.jobs import a_job
 from tests.servers import OrthancServer
 
@@ -144,6 +145,46 @@ def test_a_chunk_of_other_weights_is_scored_again(claims: Claims, ledger: Ledger
     producer._tick()
     assert ledger.tally().reported == 12
     assert len(said) == 1
+
+
+# -- one PACS ------------------------------------------------------------------------------------------------
+
+
+def test_workers_that_store_at_another_pacs_are_found_out(claims: Claims, ledger: Ledger, make: Make) -> None:
+    """An Orthanc before 1.11 has no identifier for them to compare; the first chunk goes alone."""
+    producer = make(ledger)
+    ours: set[str] = set()
+    producer.held = ours.__contains__
+    producer._tick()
+    score(claims, 1, OURS)
+    with pytest.raises(UsageError, match="CXR_PACS_URL"):
+        producer._tick()
+    assert ledger.tally().ended == 0
+    producer = make(ledger)  # resumed, with workers at the right one
+    ours |= {one["sr_instance"] for one in records_of(1, OURS, "").values()}
+    producer.held = ours.__contains__
+    producer._send(producer._in_flight[1])
+    score(claims, 1, OURS)
+    producer._tick()
+    assert ledger.tally().reported == 4
+    assert producer.held is None  # asked once
+
+
+def test_workers_that_miss_what_our_pacs_has_are_at_another(
+    claims: Claims, ledger: Ledger, make: Make
+) -> None:
+    producer = make(ledger)
+    producer.held = lambda _: True
+    producer._tick()
+    gone = rejected(Reason.NOT_IN_PACS, instance=instance_of(0))
+    claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, dict.fromkeys(range(4), gone))
+    with pytest.raises(UsageError, match="another PACS"):
+        producer._tick()
+    producer.held = lambda _: False  # they are really gone
+    producer._send(producer._in_flight[1])
+    claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, dict.fromkeys(range(4), gone))
+    producer._tick()
+    assert ledger.tally().quarantined == {"not_in_pacs": 4}
 
 
 # -- a ledger from a backup ----------------------------------------------------------------------------------

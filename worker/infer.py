@@ -71,6 +71,12 @@ def infer(
     # The report stage needs no weights, only their name: it travels with the run's job from here on.
     job["weights"], job["meaningful"] = process.weights.sha256, process.weights.meaningful
     job["engine"] = process.engine.name
+    for record in records.values():  # so that the producer knows them, though nothing has a score yet
+        record["weights"], record["meaningful"], record["engine"] = (
+            job["weights"],
+            job["meaningful"],
+            job["engine"],
+        )
     return records, following
 
 
