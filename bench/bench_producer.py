@@ -25,7 +25,9 @@ from producer import outputs
 from producer.audit import Audit
 from producer.dispatch import Dispatcher
 from producer.ledger import Ledger
-from producer.sources import Folder, Source, Zip
+from producer.source_folder import Folder
+from producer.source_zip import Zip
+from producer.sources import Source
 from tests.jobs import a_job
 from tests.servers import RedisServer
 

@@ -19,7 +19,10 @@ from backlog.pacs import checked_address, connect
 from backlog.settings import Settings
 from producer.ledger import Ledger
 from producer.run_folder import Paths, only_producer, open_ledger
-from producer.sources import Again, Folder, OrthancSource, Source, Zip, insist_on_same
+from producer.source_folder import Folder
+from producer.source_orthanc import OrthancSource
+from producer.source_zip import Zip, insist_on_same
+from producer.sources import Again, Source
 
 MODEL: Final = "densenet121-res224-all"
 

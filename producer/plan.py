@@ -15,7 +15,8 @@ from backlog.outcomes import Outcome, Reason
 from backlog.settings import Settings
 from producer.begin import Selection, make_source
 from producer.run_folder import Paths
-from producer.sources import Entry, Folder, Source
+from producer.source_folder import Folder
+from producer.sources import Entry, Source
 
 #: Images per second and core of a whole run from a zip of 2500 × 2048 images into Orthanc (docs/performance.md: 12.2
 #: on two cores). Images that are in Orthanc already, and smaller ones, go faster.

@@ -14,7 +14,7 @@ from pydicom import dcmread
 
 from producer.ledger import Ledger
 from producer.run_folder import Paths
-from producer.sources import Zip
+from producer.source_zip import Zip
 from tests.cases import listed, needs_data
 from tests.conftest import Cli
 from tests.servers import OrthancServer

@@ -599,6 +599,6 @@ def _in_flight(out: Path) -> int:
 
 def test_the_first_stage_of_a_zip_is_the_upload() -> None:
     """The tests above count on it."""
-    from producer.sources import Zip
+    from producer.source_zip import Zip
 
     assert Zip.first is Stage.UPLOAD

@@ -26,7 +26,7 @@ from backlog.messages import ItemRecord, Stage
 from backlog.orthanc import Orthanc
 from backlog.outcomes import Flag, Reason
 from backlog.settings import Settings, from_environment
-from producer.sources import OrthancSource
+from producer.source_orthanc import OrthancSource
 from tests.conftest import Cli
 from tests.dicom_images import chest, dicom
 from tests.servers import ROOT, OrthancServer

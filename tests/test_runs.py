@@ -24,7 +24,7 @@ from producer.begin import Selection, create, source_of
 from producer.dispatch import Dispatcher
 from producer.ledger import Ledger, TakenOver
 from producer.run_folder import Paths, is_running, new_folder, only_producer, open_ledger
-from producer.sources import OrthancSource
+from producer.source_orthanc import OrthancSource
 from tests.chaos.simulated import Simulated, instance_of
 from tests.ended_runs import rejected, reported, some_scores
 from tests.jobs import a_job

@@ -20,11 +20,14 @@ from backlog.messages import SourceSpec, Stage
 from backlog.orthanc import Orthanc
 from backlog.outcomes import Reason
 from backlog.settings import Settings
-from producer import sources
+from producer import source_orthanc, sources
 from producer.begin import Selection, make_source
 from producer.plan import make_plan
 from producer.run_folder import Paths
-from producer.sources import Again, Entry, Folder, OrthancSource, Source, Zip, insist_on_same
+from producer.source_folder import Folder
+from producer.source_orthanc import OrthancSource
+from producer.source_zip import Zip, insist_on_same
+from producer.sources import Again, Entry, Source
 from tests.dicom_images import chest, dicom
 from tests.servers import ROOT, OrthancServer
 from worker import upload
@@ -57,7 +60,7 @@ def every_cursor_goes_on(source: Source) -> None:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PAGE", 3)
-    monkeypatch.setattr(sources, "_SERIES_PAGE", 3)
+    monkeypatch.setattr(source_orthanc, "_SERIES_PAGE", 3)
 
 
 def test_members_of_a_zip_are_its_items(tmp_path: Path, small_pages: None) -> None:
@@ -276,7 +279,7 @@ def test_no_more_of_a_file_is_read_than_its_header_needs(tmp_path: Path) -> None
     made = make_plan(str(source.path), Settings(), "", Selection(), 0)
     assert made.quarantined() == {Reason.TOO_LARGE: 1, Reason.NOT_DICOM: 1}
     assert made.would_score == 1
-    assert sources._MOST_BYTES == upload.MOST_BYTES, "a plan and a worker draw one line"
+    assert sources.MOST_BYTES == upload.MOST_BYTES, "a plan and a worker draw one line"
 
 
 def test_a_listing_that_was_broken_off_is_begun_again(tmp_path: Path) -> None:
@@ -333,7 +336,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
             folder.chmod(folder.stat().st_mode | 0o005)
     source.listing.parent.chmod(0o777)
     script = (
-        "import os, sys; from pathlib import Path; from producer.sources import Folder\n"
+        "import os, sys; from pathlib import Path; from producer.source_folder import Folder\n"
         "from backlog.errors import UsageError\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "try: list(Folder(Path(sys.argv[1]), Path(sys.argv[2])).pages(''))\n"
