@@ -47,7 +47,9 @@ class Folder:
         with _translated(self.root):
             if path.exists():
                 return Stored(instance, already=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _sync(self.root)  # or the study's folder may be gone after a power cut, with its first image
             try:
                 with temporary.open("xb") as file:
                     file.write(dicom)
