@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, Self, cast
 
 from isal import isal_zlib
 
+from backlog.disks import AWAY
 from backlog.errors import InstanceRejected, SourceAway, UsageError
 from backlog.outcomes import Reason
 
@@ -161,7 +162,7 @@ class Archive:
             if signature == b"PK\x06\x07":
                 end, count, size, start = self._end64_record(end64_at, locator_at)
         # What stands before the zip (a self-extracting archive's program) is not counted in its offsets.
-        if start + size < end and not self._begins(start, _ENTRY_SIGNATURE):
+        if start + size < end and not (size and self._begins(start, _ENTRY_SIGNATURE)):
             self._shift = end - size - start
             start += self._shift
         if start + size > end or (size and not self._begins(start, _ENTRY_SIGNATURE)):
@@ -303,9 +304,9 @@ class Archive:
             *_, name_length, extra_length = _LOCAL.unpack(local)
             self._file.seek(name_length + extra_length, 1)
             packed = self._file.read(min(member.packed, self._length))
-        except OSError as error:  # its file is open: that is the disk
-            raise SourceAway(f"the zip can't be read ({error.strerror}): is its disk there?") from error
-        except (ValueError, OverflowError) as error:
+        except (OSError, ValueError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno in AWAY:
+                raise SourceAway(f"the zip can't be read ({error.strerror}): is its disk there?") from error
             raise InstanceRejected(
                 Reason.UNREADABLE, f"the zip can't be read: {error.__class__.__name__}"
             ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 #: What the kernel says when it is the disk, its server or this process, and not the file. A bad sector is EIO too.
-_AWAY: Final = frozenset(
+AWAY: Final = frozenset(
     {
         *(
             errno.EIO,
@@ -36,7 +36,7 @@ def is_away(error: OSError, path: Path, root: Path) -> bool:
         is a mount point without its disk.
     """
     if error.errno != errno.ENOENT:
-        return error.errno in _AWAY
+        return error.errno in AWAY
     for folder in path.parents:
         try:
             with os.scandir(folder) as entries:
