@@ -162,7 +162,8 @@ class Archive:
             if signature == b"PK\x06\x07":
                 end, count, size, start = self._end64_record(end64_at, locator_at)
         # What stands before the zip (a self-extracting archive's program) is not counted in its offsets.
-        if start + size < end and not (size and self._begins(start, _ENTRY_SIGNATURE)):
+        # Such an archive's directory stands right before its end; a signature of the archive may stand between.
+        if start + size < end and (not size or self._begins(end - size, _ENTRY_SIGNATURE)):
             self._shift = end - size - start
             start += self._shift
         if start + size > end or (size and not self._begins(start, _ENTRY_SIGNATURE)):

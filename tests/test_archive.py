@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from backlog.archive import Archive, Member
@@ -405,6 +405,10 @@ names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     comment=st.binary(max_size=60),
     before=st.binary(max_size=60),
 )
+@example(
+    members={"0": b"PK\x01\x02"}, method=0, comment=b"", before=bytes(4)
+)  # an entry's mark where none begins
+@example(members={}, method=0, comment=b"", before=b"PK\x01\x02")
 def test_it_reads_what_zipfile_writes(
     tmp_path_factory: pytest.TempPathFactory,
     members: dict[str, bytes],
