@@ -106,7 +106,8 @@ def checked_address(address: str) -> str:
     for folder in (path, *path.parents):
         if _OF_AN_ADDRESS.fullmatch(folder.name) and not folder.is_dir():
             raise UsageError(
-                f"{address.rpartition('@')[2]}: for an Orthanc write http://host:port; a folder of that name make first"
+                f"{address.rpartition('@')[2]}: --pacs and CXR_PACS_URL take http(s)://host:port of an Orthanc, or a"
+                " folder; one of that name make first"
             )
     return address
 

@@ -157,8 +157,6 @@ def _identity(settings: Settings, address: str) -> str:
     ServiceUnavailable
         Nobody answers there.
     """
-    if "://" in address and not address.startswith(("http://", "https://")):
-        raise UsageError("--pacs and CXR_PACS_URL take http(s)://… of an Orthanc, or a folder")
     pacs = connect(settings, address)
     try:
         return pacs.identity()

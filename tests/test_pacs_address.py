@@ -39,11 +39,11 @@ def test_what_looks_like_an_address_is_no_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for written in (url, str(Path(url).absolute())):  # as the person wrote it, and as a ledger keeps it
-        with pytest.raises(UsageError, match="http://host:port") as error:
+        with pytest.raises(UsageError, match="CXR_PACS_URL") as error:
             connect(Settings(), written)
         assert "hush" not in str(error.value)
     finding = next(one for one in examine(Settings(pacs_url=url), tmp_path) if one.what == "pacs")
-    assert (finding.state, "http://" in finding.text) == ("BAD", True)
+    assert (finding.state, "http(s)://" in finding.text) == ("BAD", True)
     assert not list(tmp_path.iterdir())
 
 
