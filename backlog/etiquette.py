@@ -202,9 +202,9 @@ class Polite:
         """Return what tells this PACS from another."""
         return self._ask("identity", self.pacs.identity)
 
-    def store(self, dicom: bytes) -> Stored:
+    def store(self, dicom: bytes, of: Identity | None = None) -> Stored:
         """Store one DICOM file."""
-        return self._ask("store", lambda: self.pacs.store(dicom))
+        return self._ask("store", lambda: self.pacs.store(dicom, of))
 
     def fetch(self, instance: str) -> bytes:
         """Return one instance's file."""

@@ -39,9 +39,9 @@ class Folder:
         """Return the folder's path: workers on one machine share it."""
         return str(self.root)
 
-    def store(self, dicom: bytes) -> Stored:
+    def store(self, dicom: bytes, of: Identity | None = None) -> Stored:
         """Store one file, durably and whole or not at all; what is already there is left alone."""
-        instance = instance_id(identity(read_header(dicom)))
+        instance = instance_id(of or identity(read_header(dicom)))
         path = self._path(instance)
         temporary = path.with_name(f".{uuid.uuid4().hex}.part")
         with _translated(self.root):

@@ -115,9 +115,9 @@ class Orthanc:
         self._looks_first = overwrites is None
         return str(system.get("DatabaseServerIdentifier", ""))
 
-    def store(self, dicom: bytes) -> Stored:
+    def store(self, dicom: bytes, of: Identity | None = None) -> Stored:
         """Store one file. Orthanc answers ``AlreadyStored`` for a known SOP Instance UID and changes nothing."""
-        if self._looks_first and (held := self._held(dicom)):
+        if self._looks_first and (held := self._held(of or _identity(dicom))):
             return Stored(held, already=True)
         answer = self._parsed(self._call("POST", "/instances", data=dicom))
         if (
@@ -199,11 +199,8 @@ class Orthanc:
 
     # -- how -----------------------------------------------------------------------------------------------------
 
-    def _held(self, dicom: bytes) -> str:
+    def _held(self, of: Identity) -> str:
         """Return the id under which Orthanc holds an instance; empty when it doesn't."""
-        from backlog.header import identity, read_header  # pydicom takes 150 ms to import
-
-        of = identity(read_header(dicom))
         whole = f"{of.patient_id}|{of.study_instance_uid}|{of.series_instance_uid}|{of.sop_instance_uid}"
         name = hashlib.sha1(whole.encode(), usedforsecurity=False).hexdigest()
         instance = "-".join(name[at : at + 8] for at in range(0, 40, 8))
@@ -272,6 +269,12 @@ class Orthanc:
                 self._json("/system")
                 raise InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
         raise _error(self.url, method, response.status_code, status)
+
+
+def _identity(dicom: bytes) -> Identity:
+    from backlog.header import identity, read_header  # pydicom takes 150 ms to import
+
+    return identity(read_header(dicom))
 
 
 def _is_dicom(start: bytes) -> bool:

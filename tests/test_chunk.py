@@ -415,9 +415,9 @@ class Failing:
         if self.away(self.calls) or any(one in what for one in self.on if type(one) is type(what)):  # type: ignore[operator]
             raise self.error("the PACS answers 500")
 
-    def store(self, dicom: bytes) -> Any:
+    def store(self, dicom: bytes, of: Any = None) -> Any:
         self._wall(dicom)
-        return self.inner.store(dicom)
+        return self.inner.store(dicom, of)
 
     def header(self, instance: str) -> Any:
         self._wall(instance)

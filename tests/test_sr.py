@@ -14,12 +14,26 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
+from backlog.header import identity, read_header
 from backlog.labels import LABELS
 from backlog.outcomes import Flag, Reason
 from tests.sr_headers import CASES
-from tests.sr_reports import ENGLISH, EVERY_OPTION, GOOD, MODEL, NEGATIVE, SCORES, SEEDED, WHEN, report
+from tests.sr_reports import (
+    ENGLISH,
+    EVERY_OPTION,
+    GOOD,
+    MODEL,
+    NEGATIVE,
+    SCORES,
+    SEEDED,
+    WHEN,
+    headers,
+    report,
+)
 from worker.codes import vocabulary
 from worker.sr import InstanceRejected, Options, Predecessor, build, report_uid, scores_of
+
+_HEADERS = headers()
 
 
 def read(dicom: bytes) -> Dataset:
@@ -257,3 +271,12 @@ def test_times_stand_in_the_zone_that_the_image_declares() -> None:
 def test_a_report_gives_its_scores_back() -> None:
     odd = [1 / 3, 0.1, 0.0, 1.0, 5e-324, *SCORES[5:]]
     assert scores_of(report(scores=odd).dicom) == pytest.approx(odd, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(_HEADERS))
+def test_a_report_is_the_object_that_the_pacs_is_told_it_is(name: str) -> None:
+    """The report stage says so beforehand, since reading a report's header takes longer than writing it."""
+    image = _HEADERS[name]
+    made, of = report(image), identity(read_header(image))
+    told = replace(of, series_instance_uid=made.series_instance_uid, sop_instance_uid=made.sop_instance_uid)
+    assert replace(identity(read_header(made.dicom)), sop_class_uid=of.sop_class_uid) == told

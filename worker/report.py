@@ -63,7 +63,10 @@ def _report(process: Process, attempt: Attempt, job: Job, item: ReportItem) -> I
     )
     built = build(item["scores"])
     sr.check(built.dicom, of, scores=item["scores"], model=model, options=options)
-    stored = process.pacs.store(built.dicom)
+    stored = process.pacs.store(
+        built.dicom,
+        replace(of, series_instance_uid=built.series_instance_uid, sop_instance_uid=built.sop_instance_uid),
+    )
     if not stored.already:
         attempt.changed()
         _only_one(process.pacs, built.sop_instance_uid, stored.instance)

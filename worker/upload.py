@@ -46,7 +46,7 @@ def _store(pacs: Pacs, rules: Rules, dicom: bytes) -> Stored:
     found = judged(read_header(dicom), rules)
     if found.identity is None and found.rejection is not None:
         raise found.rejection
-    stored = pacs.store(dicom)
+    stored = pacs.store(dicom, found.identity)
     if stored.already and not _same(dicom, pacs.fetch(stored.instance)):
         raise InstanceRejected(
             Reason.UID_CONFLICT, "the PACS holds another file under the same SOP Instance UID"
