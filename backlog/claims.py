@@ -151,20 +151,17 @@ class Claims:
 
     def forget(self, run: str, chunks: Iterable[int]) -> None:
         """Mark chunks as harvested and delete their claims. Call after the ledger has them."""
-        with self.broker.reached() as client:
-            pipe = client.pipeline(transaction=True)
-            for no in chunks:
-                pipe.setbit(f"cxr:{run}:done", no, 1)
-                pipe.delete(f"cxr:{run}:c:{no}")
-            pipe.expire(f"cxr:{run}:done", KEEP_SECONDS)
-            pipe.execute()
+        self._mark(run, chunks, done=True)
 
     def reopen(self, run: str, chunks: Iterable[int]) -> None:
         """Delete what is known of chunks, that they are done included: they are sent anew."""
+        self._mark(run, chunks, done=False)
+
+    def _mark(self, run: str, chunks: Iterable[int], *, done: bool) -> None:
         with self.broker.reached() as client:
             pipe = client.pipeline(transaction=True)
             for no in chunks:
-                pipe.setbit(f"cxr:{run}:done", no, 0)
+                pipe.setbit(f"cxr:{run}:done", no, done)
                 pipe.delete(f"cxr:{run}:c:{no}")
             pipe.expire(f"cxr:{run}:done", KEEP_SECONDS)
             pipe.execute()

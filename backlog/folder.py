@@ -7,7 +7,6 @@ header text becomes part of a path, and an instance is found again without an in
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from backlog.disks import name_exclusively
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
 from backlog.header import Identity, identity, read_header
 from backlog.outcomes import Reason
@@ -24,9 +24,6 @@ from backlog.pacs import Stored, until_pixels
 
 _ID: Final = re.compile(r"[0-9a-f]{40}/[0-9a-f]{40}")
 _STEP: Final = 1 << 16
-
-#: What file systems answer that have no hard links: FAT and exFAT, as removable disks have them.
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class Folder:
@@ -55,7 +52,7 @@ class Folder:
                     file.write(dicom)
                     file.flush()
                     os.fsync(file.fileno())
-                _name(temporary, path)
+                name_exclusively(temporary, path)
             except FileExistsError:
                 return Stored(instance, already=True)
             finally:
@@ -111,31 +108,6 @@ def instance_id(of: Identity) -> str:
     return "/".join(
         hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in (patient_study, whole)
     )
-
-
-def _name(temporary: Path, path: Path) -> None:
-    """Give a whole file its name. Fails when another worker was first, so nothing is ever overwritten.
-
-    Raises
-    ------
-    FileExistsError
-        Another was.
-    """
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-    else:
-        return
-    handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # the kernel gives it back when we die
-        if path.exists():
-            raise FileExistsError(errno.EEXIST, "another worker was first")
-        temporary.rename(path)
-    finally:
-        os.close(handle)
 
 
 def _sync(folder: Path) -> None:

@@ -6,7 +6,6 @@ Everything else may be lost at any time.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import time
 import uuid
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backlog.disks import name_exclusively
 from backlog.errors import BacklogError, StorageFull, UsageError
 from backlog.messages import ItemRecord, Stage, StageTime
 from backlog.outcomes import Outcome
@@ -113,7 +113,10 @@ class Ledger:
                         [(key, json.dumps(value)) for key, value in facts.items()],
                     )
                     db.commit()
-                _name(temporary, path)
+                try:
+                    name_exclusively(temporary, path)
+                except FileExistsError as error:
+                    raise UsageError(f"{path.parent}: holds a run already") from error
         finally:
             temporary.unlink(missing_ok=True)
         return cls(path, write=True)
@@ -364,27 +367,6 @@ class Ledger:
 def _open(path: Path, how: str) -> sqlite3.Connection:
     # By URI, whose special characters a folder's name may hold.
     return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, timeout=30)
-
-
-def _name(temporary: Path, path: Path) -> None:
-    """Give a whole ledger its name, unless there is one of that name already.
-
-    Raises
-    ------
-    UsageError
-        There is.
-    """
-    try:
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError as error:  # a file system without hard links: here the run's lock has to do
-            if path.exists():
-                raise FileExistsError from error
-            temporary.rename(path)
-    except FileExistsError as error:
-        raise UsageError(f"{path.parent}: holds a run already") from error
 
 
 @contextmanager
