@@ -478,11 +478,11 @@ def test_a_pacs_that_goes_away_in_between_costs_nothing(
     message = until_report(shop, ["capture", "pdf"])
     store, seen = shop.process.pacs.store, []
 
-    def away(content: bytes) -> Any:
+    def away(content: bytes, of: Any = None) -> Any:
         seen.append(len(content))
         if len(seen) in (2, 4):
             raise ServiceUnavailable("away")
-        return store(content)
+        return store(content, of)
 
     monkeypatch.setattr(shop.process.pacs, "store", away, raising=False)
     with pytest.raises(Reject):
