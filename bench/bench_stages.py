@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,9 +86,9 @@ def _ours(clock: Clock, pacs: Pacs, archive: Archive, member: Member, engine: En
     with clock.stage("inflate and check", "codec"):
         dicom = archive.read(member, limit=MOST_BYTES)
     with clock.stage("look at the header", "ours"):
-        judged(read_header(dicom), rules)
+        seen_before = judged(read_header(dicom), rules)
     with clock.stage("send", "transport"):
-        stored = pacs.store(dicom)
+        stored = pacs.store(dicom, seen_before.identity)
     with clock.stage("fetch", "transport"):
         fetched = pacs.fetch(stored.instance)
     with clock.stage("judge the header", "ours"):
@@ -104,7 +105,9 @@ def _ours(clock: Clock, pacs: Pacs, archive: Archive, member: Member, engine: En
     with clock.stage("check the report", "report"):
         sr.check(built.dicom, of, scores=scores, model=_MODEL, options=options)
     with clock.stage("send the report", "transport"):
-        pacs.store(built.dicom)
+        series, instance = built.series_instance_uid, built.sop_instance_uid
+        told = replace(of, series_instance_uid=series, sop_instance_uid=instance)
+        pacs.holders(instance, pacs.store(built.dicom, told).instance)
     assert found.identity is not None  # noqa: S101  # the bench's images have one
     return stored.instance
 
