@@ -231,6 +231,30 @@ def test_a_report_that_this_run_wrote_stays_its_own_whatever_a_second_worker_rou
     assert before["sr_ours"]
 
 
+def test_a_report_that_is_to_be_withdrawn_is_so_after_a_restart_too(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stored already by the attempt before, and not yet withdrawn: it must not count as reported then."""
+    shop.submit(images(1))
+    for stage in (Stage.UPLOAD, Stage.INFER):
+        shop.do(stage, shop.take(stage)[0])
+    (message,) = shop.take(Stage.REPORT)
+    held, pacs = shop.files(), shop.process.pacs
+    delete = pacs.delete
+
+    def away(_: str) -> bool:
+        raise ServiceUnavailable("the PACS answers 503")
+
+    monkeypatch.setattr(pacs, "holders", lambda *_: 2, raising=False)  # another patient's has its UID
+    monkeypatch.setattr(pacs, "delete", away, raising=False)
+    goes_back(shop, Stage.REPORT, message)
+    assert len(shop.files()) == len(held) + 1
+    monkeypatch.setattr(pacs, "delete", delete, raising=False)
+    shop.do(Stage.REPORT, message)
+    assert [record["reason"] for record in shop.records().values()] == ["uid_conflict"]
+    assert shop.files() == held
+
+
 def test_an_earlier_report_with_other_scores_is_for_a_person(shop: Shop) -> None:
     members = images(2)
     shop.submit(members)

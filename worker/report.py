@@ -69,13 +69,14 @@ def _report(process: Process, attempt: Attempt, job: Job, item: ReportItem) -> I
     )
     if not stored.already:
         attempt.changed()
-        _only_one(process.pacs, built.sop_instance_uid, stored.instance)
     held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else built.dicom
     if held != built.dicom:
         if not stored.already:
             raise InstanceRejected(Reason.REPORT_CONFLICT, "the PACS changed the report while storing it")
         item = item | {"scores": _same_scores(sr.scores_of(held), item["scores"])}  # what the report says
         built = build(item["scores"])
+    if held == built.dicom:  # ours, also where an attempt before this one stored it and got no further
+        _only_one(process.pacs, built.sop_instance_uid, stored.instance)
     record: ItemRecord = {
         "outcome": Outcome.REPORTED.value,
         "stage": Stage.REPORT.value,
@@ -119,7 +120,7 @@ def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | 
 
 
 def _only_one(pacs: Pacs, uid: str, instance: str) -> None:
-    """Take a new report back where the PACS holds another under its UID, which derives from the image's.
+    """Take a report of this run back where the PACS holds another under its UID, which derives from the image's.
 
     Raises
     ------
