@@ -205,10 +205,6 @@ class Ledger:
                 "UPDATE chunk SET state = 1 WHERE no = ? AND state = 0", [(no,) for no in chunks]
             )
 
-    def open_chunks(self) -> int:
-        """Return how many chunks are not harvested."""
-        return int(self._db.execute("SELECT count(*) FROM chunk WHERE state < 2").fetchone()[0])
-
     # -- outcomes ------------------------------------------------------------------------------------------------
 
     def harvest(
@@ -321,10 +317,6 @@ class Ledger:
             if found:
                 self._effect(COMPANIONS_RETRACTED, item, time.time())
             self._drop("retracting")
-
-    def retracted(self) -> int:
-        """Return how many reports were deleted again."""
-        return int(self._db.execute("SELECT count(*) FROM retracted").fetchone()[0])
 
     def group(self, studies: Iterable[tuple[str, str]]) -> None:
         """Tell which group each study (by its UID) belongs to, for this connection's queries alone.

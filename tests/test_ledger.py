@@ -111,11 +111,11 @@ def test_chunks_go_from_waiting_to_in_flight_to_harvested(ledger: Ledger) -> Non
     ledger.dispatched([1])
     assert [chunk.no for chunk in ledger.waiting(9)] == [2]
     assert [chunk.no for chunk in ledger.in_flight()] == [1]
-    assert ledger.open_chunks() == 2
+    assert len(ledger.waiting(-1) + ledger.in_flight()) == 2
     harvest_all(ledger)
     ledger.dispatched([1])  # a late word changes nothing
     assert ledger.in_flight() == []
-    assert ledger.open_chunks() == 1
+    assert len(ledger.waiting(-1) + ledger.in_flight()) == 1
 
 
 def test_no_more_is_read_than_asked_for(ledger: Ledger) -> None:
@@ -198,7 +198,7 @@ def test_a_report_that_was_deleted_again_is_kept_as_that(ledger: Ledger) -> None
     ledger.retract(0, "1.3.0", found=True)
     ledger.retract(0, "1.3.0", found=True)
     ledger.retract(1, "1.3.1", found=False)
-    assert ledger.retracted() == 2
+    assert len(list(ledger.select("SELECT item FROM retracted"))) == 2
     kinds = [row["kind"] for row in ledger.select("SELECT kind FROM effect ORDER BY seq")]
     assert kinds == ["report.stored", "report.stored", "report.retracted"]
 
