@@ -655,6 +655,14 @@ def test_an_outage_that_ends_in_time_blames_nobody(shop: Shop) -> None:
     assert [record["outcome"] for record in shop.records().values()] == ["reported"] * 3
 
 
+def test_an_item_that_the_pacs_took_at_last_casts_no_doubt_on_it(shop: Shop) -> None:
+    """The chunk's last item isn't DICOM, so that it can't speak for the PACS."""
+    shop.submit({"a.dcm": images(1).popitem()[1], "b.dcm": b"no DICOM"})
+    fails_on(shop, away=lambda call: call == 1)
+    shop.do_all()
+    assert [record.get("reason", "") for record in shop.records().values()] == ["", "not_dicom"]
+
+
 def test_a_rejected_item_is_no_proof_that_the_pacs_works(shop: Shop) -> None:
     shop.submit({"a.dcm": images(1).popitem()[1], "b.dcm": b"no DICOM"})
     (message,) = shop.take(Stage.UPLOAD)

@@ -217,12 +217,15 @@ class Attempt:
         for item in self.suspects:
             self.before(item["i"])
             self.forgive()
+            before = len(done)
             try:
                 self._one(item, effect, failed, done)
             except StorageFull:
                 raise
             except ServiceUnavailable as error:
                 failing.append((item, error))
+            if len(done) > before:
+                self.trust()
         if self.suspects:
             self.forgive()
         return failing
