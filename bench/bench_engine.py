@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from worker.onnx_engine import OnnxForward
-from worker.torch_model import reference
-from worker.weights import exported, locate
+from worker.model.onnx_engine import OnnxForward
+from worker.model.torch_model import reference
+from worker.model.weights import exported, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from backlog.header import dataset_of
-from backlog.layout import survey
-from tests.dicom_images import (
+from backlog.dicom.header import dataset_of
+from backlog.dicom.parser import survey
+from tests.support.dicom_images import (
     JPEG_2000_LOSSLESS,
     JPEG_LOSSLESS_SV1,
     JPEG_LS,
@@ -27,9 +27,9 @@ from tests.dicom_images import (
     recoded,
     rle,
 )
-from worker.declared import declared
-from worker.decode import decode
-from worker.pixels import model_input
+from worker.pixels.attributes import declared
+from worker.pixels.decode import decode
+from worker.pixels.preprocess import model_input
 
 ROWS, COLUMNS, BITS = 2500, 2048, 12
 ROUNDS = 7

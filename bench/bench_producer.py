@@ -15,21 +15,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from backlog.app import make_app
-from backlog.claims import Claims
-from backlog.labels import LABELS
-from backlog.messages import ItemRecord, Stage
+from backlog.broker.celery_app import make_app
+from backlog.broker.claims import Claims
+from backlog.broker.messages import ItemRecord, Stage
+from backlog.model import LABELS
 from backlog.outcomes import Outcome
 from backlog.settings import Settings
-from producer import outputs
-from producer.audit import Audit
-from producer.dispatch import Dispatcher
-from producer.ledger import Ledger
-from producer.source_folder import Folder
-from producer.source_zip import Zip
-from producer.sources import Source
-from tests.jobs import a_job
-from tests.servers import RedisServer
+from producer.dispatch.dispatcher import Dispatcher
+from producer.ledger.ledger import Ledger
+from producer.results import exports as outputs
+from producer.results.audit_log import Audit
+from producer.sources.base import Source
+from producer.sources.folder import Folder
+from producer.sources.zip import Zip
+from tests.support.jobs import a_job
+from tests.support.servers import RedisServer
 
 SIZES = (1_000, 100_000, 1_000_000)
 _CHUNK = 64

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backlog.header import identity, read_header
-from tests.sr_headers import CASES
-from worker import sr_highdicom
-from worker.sr import Model, Options, build, check
-from worker.sr_draft import draft
-from worker.sr_header import read_source
+from backlog.dicom.header import identity, read_header
+from bench.reference import highdicom_sr as sr_highdicom
+from tests.support.sr_headers import CASES
+from worker.sr.build import Model, Options, build, check
+from worker.sr.content import draft
+from worker.sr.source_header import read_source
 
 _ROUNDS = 7
 _MODEL = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "5ca1ab1e" * 8)

@@ -18,9 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backlog.settings import Settings
-from producer.dispatch import Progress
+from producer.dispatch.dispatcher import Progress
 from tests.chaos.simulated import CHUNK, cpu_seconds, produce
-from tests.servers import ROOT, RedisServer
+from tests.support.servers import ROOT, RedisServer
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 _SECONDS = 12  # of work for each point of the curve

@@ -21,23 +21,23 @@ from typing import Any
 
 import psutil
 
-from backlog.archive import Archive, Member
-from backlog.eligibility import Rules
-from backlog.etiquette import politely
-from backlog.header import identity, judged, read_header
-from backlog.labels import SCORE_DIGITS
-from backlog.pacs import Pacs, connect
+from backlog.dicom.eligibility import Rules
+from backlog.dicom.header import identity, judged, read_header
+from backlog.inputs.zip_archive import Archive, Member
+from backlog.model import SCORE_DIGITS
+from backlog.pacs.base import Pacs, connect
+from backlog.pacs.concurrency_limit import politely
 from backlog.settings import Settings
 from bench.bench_scale import measure
 from bench.end_to_end import fresh_orthanc, write_zip
-from bench.serial_loop import Serial
-from tests.servers import OrthancServer, RedisServer
-from worker import sr
-from worker.engine import Engine, load
-from worker.pixels import model_input
-from worker.reader import Reader
-from worker.upload import MOST_BYTES
-from worker.weights import locate
+from bench.reference.serial_loop import Serial
+from tests.support.servers import OrthancServer, RedisServer
+from worker.model.engine import Engine, load
+from worker.model.weights import locate
+from worker.pixels.preprocess import model_input
+from worker.reader.client import Reader
+from worker.sr import build as sr
+from worker.tasks.upload import MOST_BYTES
 
 _MODEL = sr.Model("densenet121-res224-all", "torchxrayvision 1.5.7", "0" * 64)
 _WARM_UP = 3

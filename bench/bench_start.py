@@ -15,16 +15,16 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from backlog.app import make_app
-from backlog.claims import Claims
-from backlog.folder import Folder
-from backlog.messages import QUEUES, TASKS, Stage, task_id
+from backlog.broker.celery_app import make_app
+from backlog.broker.claims import Claims
+from backlog.broker.messages import QUEUES, TASKS, Stage, task_id
+from backlog.pacs.folder import Folder
 from backlog.settings import Settings
 from bench.end_to_end import BITS, COLUMNS, ROWS
-from producer.embedded import prepare_model
-from producer.synthetic import Shot, dicom, radiograph
-from tests.jobs import a_job
-from tests.servers import RedisServer
+from producer.demo.backlog import Shot, dicom, radiograph
+from producer.run.local_servers import prepare_model
+from tests.support.jobs import a_job
+from tests.support.servers import RedisServer
 
 
 def once(folder: Path) -> tuple[float, dict[str, float]]:

@@ -21,8 +21,8 @@ _FORWARD = """
 import sys, time
 import numpy as np
 from pathlib import Path
-from worker.engine import load
-from worker.weights import locate
+from worker.model.engine import load
+from worker.model.weights import locate
 kept = Path.home() / ".cache" / "cxr-backlog"
 engine = load(locate("seeded", "", kept, download=False), engine="onnxruntime", cache=kept, threads=1)
 image = np.zeros((1, 1, 224, 224), np.float32)

@@ -22,11 +22,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.serial_loop import Serial
-from producer.synthetic import Shot, dicom, radiograph
-from tests.servers import OrthancServer
-from worker.engine import load
-from worker.weights import locate
+from bench.reference.serial_loop import Serial
+from producer.demo.backlog import Shot, dicom, radiograph
+from tests.support.servers import OrthancServer
+from worker.model.engine import load
+from worker.model.weights import locate
 
 ROWS, COLUMNS, BITS = 2500, 2048, 12
 

@@ -20,12 +20,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
+from backlog.broker.messages import QUEUES
 from backlog.errors import BacklogError, UsageError
-from backlog.messages import QUEUES
-from backlog.pacs import checked_address, connect
+from backlog.pacs.base import checked_address, connect
 from backlog.settings import Settings, child_environment
-from producer.audit import without_password
-from producer.embedded import redis_program
+from producer.results.audit_log import without_password
+from producer.run.local_servers import redis_program
 
 #: Below this much room, in bytes, a run may end in the middle; below the other it is worth a word.
 _LEAST_ROOM: Final = 1 << 30
@@ -130,7 +130,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         else:
             yield Finding("ok", "redis", f"CXR_REDIS_URL is empty: a private one is started ({program})")
         return
-    from backlog.claims import Claims  # redis takes 150 ms to import
+    from backlog.broker.claims import Claims  # redis takes 150 ms to import
 
     address = without_password(settings.redis_url)
     try:
@@ -170,7 +170,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 
 def _workers(settings: Settings) -> Finding:
-    from backlog.app import make_app  # celery takes 300 ms to import
+    from backlog.broker.celery_app import make_app  # celery takes 300 ms to import
 
     answers = make_app(settings).control.inspect(timeout=_PATIENCE / 2).active_queues() or {}
     heard = {queue["name"] for queues in answers.values() for queue in queues}

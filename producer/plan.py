@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from backlog.eligibility import Rules
+from backlog.dicom.eligibility import Rules
+from backlog.dicom.header import judged, read_header
 from backlog.errors import InstanceRejected
-from backlog.header import judged, read_header
 from backlog.outcomes import Outcome, Reason
 from backlog.settings import Settings
-from producer.begin import Selection, make_source
-from producer.run_folder import Paths
-from producer.source_folder import Folder
-from producer.sources import Entry, Source
+from producer.run.create import Selection, make_source
+from producer.run.folder import Paths
+from producer.sources.base import Entry, Source
+from producer.sources.folder import Folder
 
 #: Images per second and core of a whole run from a zip of 2500 × 2048 images into Orthanc (docs/performance.md: 12.2
 #: on two cores). Images that are in Orthanc already, and smaller ones, go faster.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import ROOT, OrthancServer, RedisServer, missing
+from tests.support.servers import ROOT, OrthancServer, RedisServer, missing
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -10,7 +10,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from backlog.messages import QUEUES
+from backlog.broker.messages import QUEUES
 
 if TYPE_CHECKING:
     from celery import Celery

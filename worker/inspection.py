@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from backlog.eligibility import Rules, flags
+from backlog.dicom.eligibility import Rules, flags
+from backlog.dicom.header import judged, read_header
 from backlog.errors import InstanceRejected, UsageError
-from backlog.header import judged, read_header
-from backlog.labels import LABELS, SCORE_DIGITS
+from backlog.model import LABELS, SCORE_DIGITS
 from backlog.settings import Settings, from_environment
 
 
@@ -46,7 +46,7 @@ def inspect(dicom: bytes, settings: Settings, picture: Path | None, *, score: bo
         }
         if judgement.rejection is not None:
             raise judgement.rejection
-        from worker.pixels import model_input  # numpy, scipy
+        from worker.pixels.preprocess import model_input  # numpy, scipy
 
         seen = model_input(dicom)
         found |= {"bits": seen.bits, "flags": sorted(flag.value for flag in seen.flags | flags(known, rules))}
@@ -70,8 +70,8 @@ def _write(image: Any, path: Path) -> None:
 
 
 def _scores(image: Any, settings: Settings) -> dict[str, float]:
-    from worker.engine import load
-    from worker.weights import locate
+    from worker.model.engine import load
+    from worker.model.weights import locate
 
     weights = locate(settings.weights, settings.weights_sha256, settings.cache_folder, download=True)
     engine = load(weights, engine=settings.engine, cache=settings.cache_folder, threads=settings.threads or 1)

@@ -11,13 +11,13 @@ from billiard.process import active_children
 from celery.platforms import SecurityWarning
 from celery.signals import celeryd_after_setup, worker_process_init, worker_shutting_down
 
-from backlog.app import make_app
+from backlog.broker.celery_app import make_app
+from backlog.broker.messages import QUEUES, Stage
 from backlog.log import set_up
-from backlog.messages import QUEUES, Stage
 from backlog.settings import from_environment
-from worker import tasks
-from worker.attempt import STOP_SIGNAL, ask_to_stop
-from worker.reader_process import preload
+from worker.reader.server import preload
+from worker.tasks import registry as tasks
+from worker.tasks.attempt import STOP_SIGNAL, ask_to_stop
 
 settings = from_environment()
 set_up(settings.log)

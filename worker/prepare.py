@@ -24,8 +24,8 @@ def main() -> None:
     try:
         settings = from_environment()
         set_up(settings.log)
-        from worker.engine import load  # after a bad setting has been said
-        from worker.weights import MAPPING, exported, locate
+        from worker.model.engine import load  # after a bad setting has been said
+        from worker.model.weights import MAPPING, exported, locate
 
         weights = locate(
             settings.weights, settings.weights_sha256, settings.cache_folder, download=not arguments.offline

@@ -15,10 +15,10 @@ from pathlib import Path
 from pydicom import dcmread
 
 from backlog.outcomes import Outcome
-from producer.ledger import Ledger
+from producer.ledger.ledger import Ledger
 from tests.chaos.images import Image, Kind, scores_for
-from tests.servers import OrthancServer
-from worker.sr import scores_of
+from tests.support.servers import OrthancServer
+from worker.sr.build import scores_of
 
 _ABREAST = 4
 _ROUNDING = 1e-4

@@ -10,8 +10,8 @@ from typing import Self
 
 import redis
 
-from backlog.messages import QUEUES
-from tests.servers import RedisServer
+from backlog.broker.messages import QUEUES
+from tests.support.servers import RedisServer
 
 
 class Copier:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.chaos.rig import Rig, WorkerSlot
 from tests.chaos.table import Finding, finding
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 _SEED = 7
 

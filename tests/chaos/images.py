@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backlog.outcomes import Reason
-from tests.dicom_images import EXPLICIT, JPEG_2000, dicom
+from tests.support.dicom_images import EXPLICIT, JPEG_2000, dicom
 
 #: Squares on a side, and pixels of one.
 GRID = 6

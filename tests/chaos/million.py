@@ -21,11 +21,11 @@ import psutil
 
 from backlog.outcomes import Outcome
 from backlog.settings import from_environment
-from producer.dispatch import Progress
-from producer.ledger import Ledger
+from producer.dispatch.dispatcher import Progress
+from producer.ledger.ledger import Ledger
 from tests.chaos.simulated import cpu_seconds, instance_of, produce
 from tests.chaos.table import Finding
-from tests.servers import ROOT, RedisServer, wait_until
+from tests.support.servers import ROOT, RedisServer, wait_until
 
 _MOST_REDIS = 64e6
 _MOST_PRODUCER = 300e6

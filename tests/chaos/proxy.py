@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Self
 
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 _REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 

@@ -18,11 +18,11 @@ from typing import Any, Self
 
 import psutil
 
-from producer.ledger import Ledger
-from producer.run_folder import Paths
+from producer.ledger.ledger import Ledger
+from producer.run.folder import Paths
 from tests.chaos.account import Account, endings, reports_below, reports_in, settle
 from tests.chaos.images import write_backlog
-from tests.servers import ROOT, OrthancServer, RedisServer, wait_until
+from tests.support.servers import ROOT, OrthancServer, RedisServer, wait_until
 
 #: Shorter than the product's defaults, so that an experiment takes minutes. The proportions are kept.
 QUICK = {"CXR_LEASE_SECONDS": "3", "CXR_RECONCILE_SECONDS": "1", "CXR_PATIENCE_SECONDS": "10"}
@@ -196,7 +196,7 @@ class Rig:
             self.started = time.monotonic()
         with (self.folder / "producer.log").open("ab") as log:
             self.producer = subprocess.Popen(
-                [sys.executable, "-m", "producer.cli", *words],
+                [sys.executable, "-m", "producer.cli.main", *words],
                 env=self.environment(self.redis.port),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import psutil
 
-from backlog.app import make_app
-from backlog.claims import Claims
-from backlog.messages import SourceSpec, Stage
+from backlog.broker.celery_app import make_app
+from backlog.broker.claims import Claims
+from backlog.broker.messages import SourceSpec, Stage
 from backlog.settings import Settings
-from producer.dispatch import Dispatcher, Progress
-from producer.ledger import Ledger
-from producer.sources import PAGE, Entry, Page
-from tests.jobs import a_job
+from producer.dispatch.dispatcher import Dispatcher, Progress
+from producer.ledger.ledger import Ledger
+from producer.sources.base import PAGE, Entry, Page
+from tests.support.jobs import a_job
 
 CHUNK = 32
 

@@ -6,14 +6,14 @@ import time
 from functools import partial
 from typing import Any
 
-from backlog.app import make_app
-from backlog.claims import Claims
+from backlog.broker.celery_app import make_app
+from backlog.broker.claims import Claims
+from backlog.broker.messages import TASKS, Job, Stage
 from backlog.log import set_up
-from backlog.messages import TASKS, Job, Stage
 from backlog.outcomes import Outcome
 from backlog.settings import from_environment
-from worker.attempt import Attempt, Records
-from worker.chunk import work
+from worker.tasks.attempt import Attempt, Records
+from worker.tasks.chunk import work
 
 settings = from_environment()
 set_up(settings.log, level=30)

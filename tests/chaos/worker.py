@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.chaos.images import Kind, number_in, scores_for
-from worker import tasks
-from worker.engine import Engine
-from worker.weights import Weights
+from worker.model.engine import Engine
+from worker.model.weights import Weights
+from worker.tasks import registry as tasks
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.synthetic import write_backlog
+from producer.demo.backlog import write_backlog
 from tests.compose.stack import Stack
 
 pytestmark = pytest.mark.timeout(1800)

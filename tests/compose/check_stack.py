@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from producer.synthetic import write_backlog
+from producer.demo.backlog import write_backlog
 from tests.compose.stack import SERVICES, Stack
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 pytestmark = pytest.mark.timeout(1800)
 

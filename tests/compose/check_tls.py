@@ -12,11 +12,11 @@ import redis
 import requests
 from kombu.exceptions import OperationalError
 
-from backlog.app import make_app
+from backlog.broker.celery_app import make_app
 from backlog.settings import from_environment
-from producer.synthetic import write_backlog
+from producer.demo.backlog import write_backlog
 from tests.compose.stack import Stack
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.timeout(1800)
 

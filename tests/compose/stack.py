@@ -17,7 +17,7 @@ from typing import Any
 
 import requests
 
-from tests.servers import ROOT, free_port, wait_until
+from tests.support.servers import ROOT, free_port, wait_until
 
 #: Services that stay up; the one-shot ones are left out.
 SERVICES = ("redis", "orthanc", "worker-upload", "worker-inference", "worker-report", "flower")

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from backlog.layout import DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE
+from backlog.dicom.parser import DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE
 
 _LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 

@@ -17,13 +17,13 @@ from typing import Final
 
 import numpy as np
 
-from backlog.archive import Archive
-from backlog.eligibility import Rules, flags
+from backlog.dicom.eligibility import Rules, flags
+from backlog.dicom.header import Judged, identity, judged, read_header
 from backlog.errors import InstanceRejected, UsageError
-from backlog.header import Judged, identity, judged, read_header
+from backlog.inputs.zip_archive import Archive
 from backlog.outcomes import Reason
-from worker.pixels import model_input
-from worker.sr import Model, Options, build, check, scores_of
+from worker.pixels.preprocess import model_input
+from worker.sr.build import Model, Options, build, check, scores_of
 
 #: What a zip member may inflate to here.
 _MOST_MEMBER: Final = 1 << 20

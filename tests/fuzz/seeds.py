@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from producer import synthetic
-from tests import dicom_images as made
-from tests.cases import listed
-from tests.dicom_images import chest, dicom
-from tests.sr_headers import CASES, NONCONFORMANT
+from producer.demo import backlog as synthetic
+from tests.support import dicom_images as made
+from tests.support.cases import listed
+from tests.support.dicom_images import chest, dicom
+from tests.support.sr_headers import CASES, NONCONFORMANT
 
 #: Larger inputs cost speed and reach nothing more.
 MOST: Final = 1 << 16

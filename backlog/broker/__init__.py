@@ -1,0 +1,1 @@
+"""Redis and Celery: the connection, the application, the messages and the claims."""

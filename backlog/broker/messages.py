@@ -1,0 +1,151 @@
+"""What travels between producer and workers: JSON of ids and numbers only.
+
+No pixels, no demographics, no name of a file or a zip member and no DICOM UID stands in a message; of names, only the
+path of the zip or folder that a person gave the run. A source's entry is a number
+(the place of a zip member's directory entry, the place of a path in the run's listing), an image in the PACS is the
+PACS's own hash.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, Literal, NotRequired, TypedDict
+
+from backlog.dicom.eligibility import RulesSpec
+
+
+class Stage(IntEnum):
+    """The stages of a chunk, in order. A chunk's stage is the one that it waits for."""
+
+    UPLOAD = 0
+    INFER = 1
+    REPORT = 2
+    FINISHED = 3
+
+
+#: Celery task name of each stage; also the stem of task ids, ``run.chunk.stage``.
+TASKS: Final = {Stage.UPLOAD: "upload", Stage.INFER: "infer", Stage.REPORT: "report"}
+
+#: Queue of each stage.
+QUEUES: Final = {Stage.UPLOAD: "upload", Stage.INFER: "inference", Stage.REPORT: "report"}
+
+
+class SourceSpec(TypedDict):
+    """Where the upload task reads from."""
+
+    kind: Literal["zip", "folder", "orthanc"]
+    path: str  #: the zip or folder; empty for Orthanc
+    listing: str  #: folder only: the run's list of relative paths
+    fingerprint: NotRequired[
+        str
+    ]  #: zip only: of :class:`backlog.inputs.zip_archive.Archive`, as it was when the run began
+
+
+class PredecessorSpec(TypedDict):
+    """Which earlier run's reports a run's own refer to."""
+
+    weights: str
+    meaningful: bool
+    language: str
+    coding: str
+
+
+class Job(TypedDict):
+    """What is the same for all chunks of a run."""
+
+    run: str
+    when: str  #: the run's start, ISO 8601 with offset; the reports' content date and time
+    source: SourceSpec
+    pacs: str  #: identity of the PACS that the run reads and writes; a worker at another refuses
+    language: str
+    coding: str
+    rules: RulesSpec  #: what is eligible
+    weights: str  #: SHA-256 of the run's weights once known, so that no worker with others joins in
+    meaningful: bool  #: False for seeded weights: every report says so
+    engine: str  #: what scored this chunk; set by the infer task
+    read_back: NotRequired[bool]  #: read each report back after storing it, and compare
+    predecessor: NotRequired[PredecessorSpec]
+    companions: NotRequired[
+        list[str]
+    ]  #: what is stored beside each report, of :data:`backlog.settings.COMPANIONS`
+
+
+class UploadItem(TypedDict):
+    """One entry of the source."""
+
+    i: int  #: position in the chunk
+    entry: int  #: where the source finds it
+
+
+class InferItem(TypedDict):
+    """One image in the PACS."""
+
+    i: int
+    instance: str  #: the PACS's id
+
+
+class ReportItem(TypedDict):
+    """One scored image."""
+
+    i: int
+    instance: str
+    scores: list[float]
+    flags: list[str]
+
+
+class StageTime(TypedDict):
+    """How long one stage of one chunk took, kept with the chunk's claim like the records."""
+
+    ms: int  #: of the attempt that ended it, from claim to mark, without the wait in the queue
+    items: int  #: that it worked on
+    attempt: int  #: the number of that attempt
+    at: int  #: when it ended, in ms since 1970 by the Redis server's clock
+
+
+class CompanionRecord(TypedDict, total=False):
+    """How one companion of a report ended: stored, or why not."""
+
+    kind: str
+    sop_instance_uid: str
+    instance: str  #: the PACS's id; absent where it could not be made
+    sha256: str
+    ours: bool  #: False when an earlier run had stored it
+    reason: str
+    detail: str
+
+
+class ItemRecord(TypedDict, total=False):
+    """How one item ended; kept with the chunk's claim until the producer has harvested it."""
+
+    outcome: str
+    reason: str
+    detail: str
+    stage: int
+    attempts: int
+    instance: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    sr_sop_instance_uid: str
+    sr_instance: str
+    sr_sha256: str
+    sr_ours: bool
+    flags: list[str]
+    scores: list[float]
+    weights: str
+    meaningful: bool
+    engine: str
+    companions: list[CompanionRecord]
+
+
+def task_id(run: str, chunk: int, stage: Stage) -> str:
+    """Return the id of the task that does one stage of one chunk. Reconcile reads it back."""
+    return f"{run}.{chunk}.{stage.value}"
+
+
+def parse_task_id(text: str) -> tuple[str, int, Stage] | None:
+    """Return (run, chunk, stage), or None when the id is not one of ours."""
+    run, _, rest = text.partition(".")
+    chunk, _, stage = rest.partition(".")
+    if not (run and chunk.isdecimal() and stage.isdecimal() and int(stage) in TASKS.keys()):  # noqa: SIM118
+        return None
+    return run, int(chunk), Stage(int(stage))

@@ -1,0 +1,282 @@
+"""DICOM bytes → header → what matters of it.
+
+pydicom reads the header, after :mod:`backlog.dicom.parser` has walked over it and found no trap. Values are then
+taken from the raw elements where they are plain (a hostile value can't make a conversion fail), and no
+message quotes one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+
+from pydicom.charset import python_encoding
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+
+from backlog.dicom.eligibility import Facts, Rules, frame_count, judge
+from backlog.dicom.parser import Layout, survey
+from backlog.errors import InstanceRejected
+from backlog.outcomes import Reason
+
+#: What a report can carry: digits and dots, PS3.5 9.1, except that leading zeros are kept as they came.
+_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
+_MOST_UID: Final = 64
+_PIXEL_DATA: Final = 0x7FE00010
+_CHARSET: Final = BaseTag(0x00080005)
+#: No attribute has this tag (PS3.6 chapter 6).
+_NO_CHARSET: Final = BaseTag(0x00080004)
+#: Terms of Specific Character Set (0008,0005) that declare ASCII alone (PS3.3 C.12.1.1.2).
+DEFAULT_REPERTOIRE: Final = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which object this is. The UIDs can be written into a report as they are."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    patient_id: str  #: without its padding, in the letters that the report of the image has
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A value as it stands in the file."""
+
+    value: bytes
+    little: bool
+
+
+def read_header(dicom: bytes | memoryview) -> Dataset:
+    """Read everything that stands before the pixel data.
+
+    Parameters
+    ----------
+    dicom
+        A file of PS3.10; it may be cut after the start of its pixel data.
+
+    Returns
+    -------
+    Dataset
+        Its elements are raw: a value is converted, and may raise, when it is looked at. :func:`text`,
+        :func:`number` and :func:`sequence` never raise.
+
+    Raises
+    ------
+    InstanceRejected
+        ``not_dicom``, ``too_large``: see :func:`backlog.dicom.parser.survey`.
+    """
+    return dataset_of(survey(dicom))
+
+
+def dataset_of(layout: Layout) -> Dataset:
+    """Read the header of a file whose layout is known. Raises as :func:`read_header`."""
+    head = bytearray(layout.body[: layout.header_end])
+    # pydicom interprets a character set when it meets one, and gives up on the file where that fails. Nothing here
+    # asks for text as pydicom decodes it: it is shown no character set, and the top one is put back as it stands.
+    for at in layout.charsets:
+        struct.pack_into("<H" if layout.little else ">H", head, at + 2, _NO_CHARSET.element)
+    with _quietly():
+        try:
+            header = read_dataset(BytesIO(head), layout.implicit, layout.little)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  # foreign bytes can make the reader raise anything
+            raise InstanceRejected(Reason.NOT_DICOM, f"header: {type(error).__name__}") from None
+    charset = header.get_item(_NO_CHARSET, keep_deferred=True)
+    if isinstance(charset, RawDataElement):
+        del header[_NO_CHARSET]
+        header[_CHARSET] = charset._replace(tag=_CHARSET)
+    if layout.has_pixels:
+        # A mark for `facts`; what the element holds is not read.
+        header.add_new(_PIXEL_DATA, "OW", b"")
+    return header
+
+
+def facts(header: Dataset) -> Facts:
+    """Return what eligibility asks about a header that :func:`read_header` read."""
+    return Facts(
+        sop_class_uid=text(header, "SOPClassUID"),
+        modality=text(header, "Modality"),
+        body_part_examined=text(header, "BodyPartExamined"),
+        anatomic_region_codes=_codes(header, "AnatomicRegionSequence"),
+        view_position=text(header, "ViewPosition"),
+        view_codes=_codes(header, "ViewCodeSequence"),
+        patient_orientation=tuple(text(header, "PatientOrientation").split("\\")),
+        presentation_intent_type=text(header, "PresentationIntentType"),
+        number_of_frames=frame_count(text(header, "NumberOfFrames")),
+        manufacturer_model_name=text(header, "ManufacturerModelName"),
+        study_description=text(header, "StudyDescription"),
+        series_description=text(header, "SeriesDescription"),
+        protocol_name=text(header, "ProtocolName"),
+        has_pixel_data=_PIXEL_DATA in header,
+    )
+
+
+def identity(header: Dataset) -> Identity:
+    """Return which object a header speaks of.
+
+    Raises
+    ------
+    InstanceRejected
+        ``invalid_uid``: one of the four UIDs is missing, longer than 64 characters, or holds anything but
+        numbers between dots. A leading zero breaks PS3.5 9.1 too, but archives have such UIDs and a report
+        can name them.
+    """
+    uids = {}
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+        uid = text(header, keyword)
+        if len(uid) > _MOST_UID or not _UID.fullmatch(uid):
+            raise InstanceRejected(Reason.INVALID_UID, f"{keyword} is missing or no UID")
+        uids[keyword] = uid
+    patient = patient_id(header)
+    return Identity(
+        study_instance_uid=uids["StudyInstanceUID"],
+        series_instance_uid=uids["SeriesInstanceUID"],
+        sop_instance_uid=uids["SOPInstanceUID"],
+        sop_class_uid=uids["SOPClassUID"],
+        # Where its letters are not certain no report is written; any name tells the image from others.
+        patient_id=text(header, "PatientID") if patient is None else patient.strip(" \0"),
+    )
+
+
+def patient_id(header: Dataset) -> str | None:
+    """Return Patient ID, spaces included, with no guess; a wrong letter would make it another patient's.
+
+    Text outside ASCII is read as Orthanc reads it, which derives the study from it: as Latin-1 where no
+    character set is declared, else by the one that is. Code extensions and unknown sets are refused.
+
+    Returns
+    -------
+    str or None
+        None when its letters aren't certain.
+    """
+    raw = raw_bytes(header, "PatientID").value.rstrip(b"\0")
+    if raw.isascii() and b"\x1b" not in raw:
+        return raw.decode("ascii")
+    term = raw_bytes(header, "SpecificCharacterSet").value.decode("latin-1").strip(" \0")
+    if not term:
+        return raw.decode("latin-1")
+    if term in DEFAULT_REPERTOIRE or term not in python_encoding:
+        return None
+    try:
+        return raw.decode(python_encoding[term])
+    except UnicodeDecodeError:
+        return None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a header is found to be."""
+
+    identity: Identity | None  #: None where it has none that a report could name
+    facts: Facts
+    rejection: InstanceRejected | None  #: None for an image to be scored
+
+
+def judged(header: Dataset, rules: Rules) -> Judged:
+    """Judge a header by the rules. What is rightly skipped (a DICOMDIR, say) is skipped also without good UIDs."""
+    known = facts(header)
+    reason = judge(known, rules)
+    rejection = InstanceRejected(reason) if reason is not None else None
+    try:
+        return Judged(identity(header), known, rejection)
+    except InstanceRejected as nameless:
+        return Judged(None, known, rejection or nameless)
+
+
+def text(header: Dataset, keyword: str) -> str:
+    """Return an attribute's text without padding, its values joined by a backslash; empty when absent.
+
+    Meant for codes, numbers and UIDs. Free text in another character set than UTF-8 is read as Latin-1, which
+    is good enough to look for words in it.
+    """
+    value = raw_bytes(header, keyword).value
+    try:
+        decoded = value.decode("utf-8")
+    except UnicodeDecodeError:
+        decoded = value.decode("latin-1")
+    return decoded.strip(" \0")
+
+
+def number(header: Dataset, attribute: str | int) -> int | None:
+    """Return the first value of an attribute of 16-bit words, read as unsigned; None when absent."""
+    values = number_list(header, attribute)
+    return values[0] if values else None
+
+
+def number_list(header: Dataset, attribute: str | int) -> tuple[int, ...]:
+    """Return the values of an attribute of 16-bit words (VR US, SS or OW), read as unsigned."""
+    element = _element(header, attribute)
+    if element is None:
+        return ()
+    count = len(element.value) // 2
+    return struct.unpack_from(f"{'<' if element.little else '>'}{count}H", element.value)
+
+
+def decimal(header: Dataset, keyword: str) -> float | None:
+    """Return the value of an attribute of VR DS; None when absent, malformed or not finite."""
+    try:
+        value = float(text(header, keyword))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def sequence(header: Dataset, keyword: str) -> tuple[Dataset, ...]:
+    """Return the items of a sequence; none when it is absent or can't be read."""
+    with _quietly():
+        try:
+            items = header.get(keyword)
+            # A file may give it any value representation: numbers are no items.
+            return tuple(items) if isinstance(items, Sequence) else ()
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001  # foreign bytes can make the conversion raise anything
+            return ()
+
+
+def raw_bytes(header: Dataset, attribute: str | int) -> Raw:
+    """Return an attribute's value as it stands in the file; empty when absent."""
+    return _element(header, attribute) or Raw(b"", little=True)
+
+
+def _element(header: Dataset, attribute: str | int) -> Raw | None:
+    tag = tag_for_keyword(attribute) if isinstance(attribute, str) else attribute
+    assert tag is not None, attribute  # noqa: S101  # a misspelt keyword is a bug
+    element = header.get_item(tag, keep_deferred=True)  # without it an empty one is converted
+    if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
+        return None
+    return Raw(element.value, little=element.is_little_endian)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep pydicom from warning: it quotes values, which are a patient's, and logs what it warns of."""
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+def _codes(header: Dataset, keyword: str) -> tuple[str, ...]:
+    return tuple(text(item, "CodeValue") for item in sequence(header, keyword))

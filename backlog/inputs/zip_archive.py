@@ -1,0 +1,346 @@
+"""Members of a zip archive by place, never extracted (PKWARE APPNOTE 6.3.10).
+
+The standard library's ``zipfile`` keeps half a kilobyte for every member: a gigabyte for two million images,
+in the producer and in every upload worker. Here the central directory is read as a stream, and a member is
+found again by the offset of its entry, which is all that travels in a message.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self, cast
+
+from isal import isal_zlib
+
+from backlog.errors import InstanceRejected, SourceAway, UsageError
+from backlog.files import AWAY
+from backlog.outcomes import Reason
+
+_END: Final = struct.Struct("<4s4H2LH")  # 4.3.16 end of central directory record
+_END64_LOCATOR: Final = struct.Struct("<4sLQL")  # 4.3.15
+_END64: Final = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
+_ENTRY: Final = struct.Struct("<4s4B4HL2L5H2L")  # 4.3.12 central directory header
+_LOCAL: Final = struct.Struct("<4s2B4HL2L2H")  # 4.3.7 local file header
+
+_STORED: Final = 0
+_DEFLATED: Final = 8
+_ENCRYPTED: Final = 0x1 | 0x40 | 0x2000  #: general purpose bits 0, 6 and 13 (4.4.4)
+_ENTRY_SIGNATURE: Final = b"PK\x01\x02"
+_MAX16: Final = 0xFFFF
+_MAX32: Final = 0xFFFFFFFF
+
+#: isal's stub takes the exception's class for an instance.
+_DAMAGED: Final = cast("type[Exception]", isal_zlib.error)
+
+#: How much of the file's end goes into its fingerprint: hundreds of directory entries, each with a checksum.
+_TAIL: Final = 1 << 16
+
+#: How much of the directory is read at a time.
+_BUFFER: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of the central directory."""
+
+    place: int  #: offset of its entry in the file: what finds it again
+    name: str  #: for the person at the producer only; holds patients' names often enough
+    size: int  #: uncompressed, in bytes, as declared
+    packed: int  #: compressed, in bytes
+    method: int
+    crc: int
+    encrypted: bool
+    header: int  #: offset of its local header
+    next_place: int
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the entry is only a folder's name. One with content is an item, whatever it is called."""
+        return self.name.endswith("/") and self.size == 0
+
+
+class Archive:
+    """A zip archive, zip64 included, opened for reading. A context; closes its file.
+
+    Raises
+    ------
+    UsageError
+        There is no such file, it is no zip, or it ends early.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file: BinaryIO = path.open("rb")
+        except FileNotFoundError as error:
+            raise UsageError(f"{path}: no such file") from error
+        except OSError as error:
+            raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+        try:
+            self._file.seek(0, 2)
+            self._length = self._file.tell()
+            self._shift = 0  #: how much stands before the zip itself
+            self.count, self._size, self._start = self._directory()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def first_place(self) -> int:
+        """Where the first entry stands: the cursor to begin with."""
+        return self._start
+
+    @property
+    def end_place(self) -> int:
+        """Where the directory ends."""
+        return self._start + self._size
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells this file from another that takes its place: its size, its time, its end's checksum.
+
+        Whole seconds: not every file system that shares it keeps finer ones.
+        """
+        self._file.seek(max(0, self._length - _TAIL))
+        checksum = isal_zlib.crc32(self._file.read(_TAIL))
+        return f"{self._length}-{int(os.fstat(self._file.fileno()).st_mtime)}-{checksum:08x}"
+
+    def insist_on(self, fingerprint: str) -> None:
+        """Refuse a file that is not the one with a fingerprint; an empty one is every file's.
+
+        Raises
+        ------
+        UsageError
+            It is another.
+        """
+        if fingerprint and fingerprint != self.fingerprint:
+            raise UsageError(
+                f"{self.path}: this zip is not the one that the run began with: it was replaced or changed since. "
+                "Put that one back, with its time, or begin a new run"
+            )
+
+    def insist_on_count(self, seen: int) -> None:
+        """Refuse a directory that holds another number of entries than it says.
+
+        Raises
+        ------
+        UsageError
+            It does.
+        """
+        # Old programs write only the lower 16 bits of a larger count.
+        if (seen - self.count) & _MAX16:
+            raise UsageError(
+                f"{self.path}: this zip is damaged: its directory holds {seen} entries, not {self.count}"
+            )
+
+    def _directory(self) -> tuple[int, int, int]:
+        """Return (number of entries, size and offset of the central directory)."""
+        end, (_, disk, first_disk, _, count, size, start, _) = self._end_record()
+        if (disk or first_disk) and disk != _MAX16:
+            raise UsageError(f"{self.path}: one part of a zip in several parts; join them first")
+        locator_at = end - _END64_LOCATOR.size
+        if locator_at >= 0:
+            self._file.seek(locator_at)
+            signature, _, end64_at, _ = _END64_LOCATOR.unpack(self._file.read(_END64_LOCATOR.size))
+            if signature == b"PK\x06\x07":
+                end, count, size, start = self._end64_record(end64_at, locator_at)
+        # What stands before the zip (a self-extracting archive's program) is not counted in its offsets.
+        # Such an archive's directory stands right before its end; a signature of the archive may stand between.
+        if start + size < end and (not size or self._begins(end - size, _ENTRY_SIGNATURE)):
+            self._shift = end - size - start
+            start += self._shift
+        if start + size > end or (size and not self._begins(start, _ENTRY_SIGNATURE)):
+            raise UsageError(f"{self.path}: this zip is damaged: its directory is not where it should be")
+        if self._begins(start + size, _ENTRY_SIGNATURE):
+            raise UsageError(f"{self.path}: this zip is damaged: its directory is longer than it says")
+        return count, size, start
+
+    def _end_record(self) -> tuple[int, tuple[Any, ...]]:
+        """Return the offset and the fields of the end record; a comment may hold what looks like one."""
+        tail_at = max(0, self._length - _END.size - _MAX16)
+        self._file.seek(tail_at)
+        tail = self._file.read()
+        found: list[tuple[bool, bool, int, tuple[Any, ...]]] = []
+        at = tail.find(b"PK\x05\x06")
+        while 0 <= at <= len(tail) - _END.size:
+            fields = _END.unpack_from(tail, at)
+            *_, size, start, comment = fields
+            to_the_end = at + _END.size + comment == len(tail)
+            behind_directory = start + size == tail_at + at or _MAX32 in (start, size)
+            found.append((to_the_end, behind_directory, tail_at + at, fields))
+            at = tail.find(b"PK\x05\x06", at + 1)
+        if found:
+            return max(found)[2:]
+        if self._begins(0, b"PK\x03\x04"):
+            raise UsageError(
+                f"{self.path}: this zip is cut off: its directory, at the end, is missing. Copy it again."
+            )
+        raise UsageError(f"{self.path}: this is no zip archive")
+
+    def _end64_record(self, end64_at: int, locator_at: int) -> tuple[int, int, int, int]:
+        """Return the zip64 end record's own offset, and (count, size, start) of the directory."""
+        for at in (end64_at, locator_at - _END64.size):  # the second where something stands before the zip
+            if 0 <= at <= locator_at - _END64.size:
+                self._file.seek(at)
+                signature, *_, count, size, start = _END64.unpack(self._file.read(_END64.size))
+                if signature == b"PK\x06\x06":
+                    return at, count, size, start
+        raise UsageError(f"{self.path}: this zip is damaged: its zip64 directory record is missing")
+
+    def _begins(self, at: int, signature: bytes) -> bool:
+        if at >= self._length:
+            return False
+        self._file.seek(at)
+        return self._file.read(len(signature)) == signature
+
+    def members(self, place: int | None = None) -> Iterator[Member]:
+        """Stream the directory's entries, folders included, from a place (default: the first).
+
+        Raises
+        ------
+        UsageError
+            The directory is damaged at some entry, or holds fewer or more than it says.
+        """
+        at = self._start if place is None else place
+        buffer, base = b"", at
+        seen = 0
+        while at < self.end_place:
+            need = at - base
+            if len(buffer) - need < _ENTRY.size + 3 * _MAX16 and base + len(buffer) < self.end_place:
+                self._file.seek(at)
+                buffer, base, need = self._file.read(min(_BUFFER, self.end_place - at)), at, 0
+            member = self._parse(buffer, need, at)
+            if member is None:
+                raise UsageError(f"{self.path}: the zip's directory is damaged at byte {at}")
+            yield member
+            seen += 1
+            at = member.next_place
+        if place is None:
+            self.insist_on_count(seen)
+
+    def member(self, place: int) -> Member:
+        """Return one entry by its place.
+
+        Raises
+        ------
+        InstanceRejected
+            There is no entry at that place: the file was changed.
+        """
+        if not self._start <= place < self.end_place:
+            raise InstanceRejected(Reason.UNREADABLE, "the zip has changed since it was listed")
+        self._file.seek(place)
+        member = self._parse(self._file.read(min(_ENTRY.size + 3 * _MAX16, self.end_place - place)), 0, place)
+        if member is None:
+            raise InstanceRejected(Reason.UNREADABLE, "the zip has changed since it was listed")
+        return member
+
+    def _parse(self, buffer: bytes, at: int, place: int) -> Member | None:
+        if at + _ENTRY.size > len(buffer):
+            return None
+        signature, *_, flags, method, _, _, crc, packed, size = _ENTRY.unpack_from(buffer, at)[:12]
+        name_length, extra_length, comment_length, *_, header = _ENTRY.unpack_from(buffer, at)[12:]
+        names_at = at + _ENTRY.size
+        end = names_at + name_length + extra_length + comment_length
+        if signature != _ENTRY_SIGNATURE or end > len(buffer):
+            return None
+        raw = buffer[names_at : names_at + name_length]
+        extra = buffer[names_at + name_length : names_at + name_length + extra_length]
+        size, packed, header = _zip64(extra, size, packed, header)
+        return Member(
+            place=place,
+            name=raw.decode("utf-8" if flags & 0x800 else "cp437", "replace"),
+            size=size,
+            packed=packed,
+            method=method,
+            crc=crc,
+            encrypted=bool(flags & _ENCRYPTED),
+            header=header + self._shift,
+            next_place=place + end - at,
+        )
+
+    def read(self, member: Member, *, limit: int) -> bytes:
+        """Return a member's content, checked against its CRC-32.
+
+        Parameters
+        ----------
+        limit
+            Most bytes that a member may have, whatever it declares: an archive can hold a bomb.
+
+        Raises
+        ------
+        InstanceRejected
+            Encrypted, an unknown method, too large, or damaged.
+        SourceAway
+            The disk doesn't give it.
+        """
+        if member.encrypted:
+            raise InstanceRejected(Reason.ENCRYPTED, "the zip member needs a password; unpack it first")
+        if member.method not in (_STORED, _DEFLATED):
+            raise InstanceRejected(Reason.UNSUPPORTED_COMPRESSION, f"zip method {member.method}")
+        declared = max(member.size, member.packed)
+        if declared > limit:
+            raise InstanceRejected(Reason.TOO_LARGE, f"declares {declared} bytes; the limit is {limit}")
+        try:
+            self._file.seek(member.header)
+            local = self._file.read(_LOCAL.size)
+            if len(local) < _LOCAL.size or local[:4] != b"PK\x03\x04":
+                raise InstanceRejected(Reason.UNREADABLE, "the zip member's local header is damaged")
+            *_, name_length, extra_length = _LOCAL.unpack(local)
+            self._file.seek(name_length + extra_length, 1)
+            packed = self._file.read(min(member.packed, self._length))
+        except (OSError, ValueError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno in AWAY:
+                raise SourceAway(f"the zip can't be read ({error.strerror}): is its disk there?") from error
+            raise InstanceRejected(
+                Reason.UNREADABLE, f"the zip can't be read: {error.__class__.__name__}"
+            ) from error
+        if len(packed) < member.packed:
+            raise InstanceRejected(Reason.UNREADABLE, "the zip ends inside this member")
+        content = packed if member.method == _STORED else _inflate(packed, member.size)
+        if len(content) != member.size or isal_zlib.crc32(content) != member.crc:
+            raise InstanceRejected(Reason.UNREADABLE, "the zip member is damaged: its checksum is wrong")
+        return content
+
+
+def _zip64(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:
+    """Take the values that don't fit 32 bits from the zip64 extra field (4.5.3)."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            values = iter(struct.unpack_from(f"<{min(length, len(extra) - at - 4) // 8}Q", extra, at + 4))
+            size = next(values, size) if size == _MAX32 else size
+            packed = next(values, packed) if packed == _MAX32 else packed
+            header = next(values, header) if header == _MAX32 else header
+            break
+        at += 4 + length
+    return size, packed, header
+
+
+def _inflate(packed: bytes, size: int) -> bytes:
+    """Inflate at most one byte more than declared: a member that holds more is damaged or a bomb."""
+    try:
+        inflater = isal_zlib.decompressobj(-15)
+        inflated: bytes = inflater.decompress(packed, size + 1)
+    except (_DAMAGED, ValueError, OverflowError, MemoryError) as error:
+        raise InstanceRejected(
+            Reason.UNREADABLE, "the zip member is damaged: it can't be inflated"
+        ) from error
+    return inflated

@@ -1,0 +1,130 @@
+"""A folder as the PACS: the default of a run on one machine.
+
+Layout: ``root/<study>/<instance>.dcm``. Both names are hashes, made of what Orthanc makes its identifiers of: no
+header text becomes part of a path, and an instance is found again without an index.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from backlog.dicom.header import Identity, identity, read_header
+from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
+from backlog.files import name_exclusively
+from backlog.outcomes import Reason
+from backlog.pacs.base import Stored, until_pixels
+
+_ID: Final = re.compile(r"[0-9a-f]{40}/[0-9a-f]{40}")
+_STEP: Final = 1 << 16
+
+
+class Folder:
+    """A PACS that is a folder. Made when something is first stored."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def identity(self) -> str:
+        """Return the folder's path: workers on one machine share it."""
+        return str(self.root)
+
+    def store(self, dicom: bytes, of: Identity | None = None) -> Stored:
+        """Store one file, durably and whole or not at all; what is already there is left alone."""
+        instance = instance_id(of or identity(read_header(dicom)))
+        path = self._path(instance)
+        temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+        with _translated(self.root):
+            if path.exists():
+                return Stored(instance, already=True)
+            if not path.parent.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _sync(self.root)  # or the study's folder may be gone after a power cut, with its first image
+            try:
+                with temporary.open("xb") as file:
+                    file.write(dicom)
+                    file.flush()
+                    os.fsync(file.fileno())
+                name_exclusively(temporary, path)
+            except FileExistsError:
+                return Stored(instance, already=True)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync(path.parent)
+        return Stored(instance, already=False)
+
+    def fetch(self, instance: str) -> bytes:
+        """Return one instance's file."""
+        with _translated(self.root):
+            return self._path(instance).read_bytes()
+
+    def header(self, instance: str) -> bytes:
+        """Return the beginning of one instance's file, at least up to its pixel data."""
+        with _translated(self.root), self._path(instance).open("rb") as file:
+            return until_pixels(iter(lambda: file.read(_STEP), b""))
+
+    def delete(self, instance: str) -> bool:
+        """Delete one instance."""
+        with _translated(self.root):
+            try:
+                self._path(instance).unlink()
+            except FileNotFoundError:
+                return False
+        return True
+
+    def holders(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # the name says which instance it is
+        """Return 1 when the instance is there, else 0: its name is its identifiers, so it can't be there twice."""
+        with _translated(self.root):
+            return int(self._path(instance).exists())
+
+    def holds(self, of: Identity) -> bool:
+        """Return whether the instance is there."""
+        return self.holders(of.sop_instance_uid, instance_id(of)) > 0
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _path(self, instance: str) -> Path:
+        if not _ID.fullmatch(instance):
+            raise InstanceRejected(Reason.NOT_IN_PACS, "this is no identifier of a folder PACS")
+        return self.root / f"{instance}.dcm"
+
+
+def instance_id(of: Identity) -> str:
+    """Return ``study/instance`` for an instance: hashes of its patient's and its own identifiers.
+
+    Of the Patient ID the letters count, not how the file encodes them: an image may be in any character set, and its
+    report, which is in UTF-8, lies in the same study.
+    """
+    patient_study = f"{of.patient_id}|{of.study_instance_uid}"
+    whole = f"{patient_study}|{of.series_instance_uid}|{of.sop_instance_uid}"
+    return "/".join(
+        hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in (patient_study, whole)
+    )
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _translated(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InstanceRejected(Reason.NOT_IN_PACS, "the folder PACS doesn't hold it (any more)") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageFull(f"{root}: no room left on the disk") from error
+        raise ServiceUnavailable(f"{root}: {error.strerror}") from error

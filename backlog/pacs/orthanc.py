@@ -1,0 +1,323 @@
+"""Orthanc over its REST API (Orthanc Book, "REST API of Orthanc").
+
+One retry layer: this module has timeouts and says what failed; waiting and trying again is the tasks' work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.outcomes import Reason
+from backlog.pacs.base import Stored, until_pixels
+from backlog.settings import Settings
+
+if TYPE_CHECKING:
+    from backlog.dicom.header import Identity
+
+#: Orthanc's public identifiers: a SHA-1 in five groups of eight.
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+#: OrthancStatus of errors that are the file's own fault (Orthanc's Enumerations.h).
+_BAD_FILE_FORMAT: Final = 15
+_INEXISTENT_TAG: Final = 21
+_FULL_STORAGE: Final = 11
+
+_UNKNOWN: Final = "the PACS doesn't know it (any more)"
+
+_NO_ADDRESS: Final = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+)
+
+#: Files up to this size are read whole for their header: a kept connection is worth more than the bytes.
+_SMALL: Final = 1 << 20
+_STEP: Final = 1 << 16
+
+
+class Orthanc:
+    """A PACS that is an Orthanc. One per process: the session's connection is kept alive."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        username: str = "",
+        password: str = "",
+        ca: str = "",
+        storage: Path | None = None,
+        seconds: float = 60.0,
+    ) -> None:
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise UsageError(
+                "the PACS's user and password belong in CXR_PACS_USERNAME and CXR_PACS_PASSWORD, not in its address"
+            )
+        self.url = url.rstrip("/")
+        self.storage = storage
+        #: Before 1.12 Orthanc doesn't say whether it overwrites; then, and before it was asked, we look first.
+        self._looks_first = True
+        self._timeout = (min(5.0, seconds), seconds)
+        self._session = requests.Session()
+        self._session.mount(self.url, HTTPAdapter(pool_connections=1, pool_maxsize=32))
+        # Orthanc compresses for whoever offers it, as requests does by default: 450 ms instead of 9 for 10 MB.
+        self._session.headers["Accept-Encoding"] = "identity"
+        self._session.auth = (username, password) if username else None
+        self._session.trust_env = False  # no proxy and no netrc between a hospital's worker and its PACS
+        if ca:
+            if not Path(ca).is_file():
+                raise UsageError(f"CXR_PACS_CA names no file: {ca}")
+            self._session.verify = ca
+
+    @classmethod
+    def from_settings(cls, settings: Settings, url: str) -> Orthanc:
+        """Build from the settings; the address may come from the command line."""
+        return cls(
+            url,
+            username=settings.pacs_username,
+            password=settings.pacs_password,
+            ca=settings.pacs_ca,
+            storage=Path(settings.pacs_storage) if settings.pacs_storage else None,
+            seconds=settings.pacs_seconds,
+        )
+
+    # -- the protocol ------------------------------------------------------------------------------------------
+
+    def identity(self) -> str:
+        """Return Orthanc's own identifier of its database; empty before Orthanc 1.11, which has none.
+
+        Raises
+        ------
+        UsageError
+            It overwrites what it has.
+        """
+        try:
+            system = self._json("/system")
+        except InstanceRejected as error:
+            raise self._stranger() from error
+        overwrites = system.get("OverwriteInstances")
+        if overwrites:
+            raise UsageError(
+                f"the Orthanc at {self.url} overwrites images that it has with others of the same UID: set"
+                " OverwriteInstances to false in its configuration"
+            )
+        self._looks_first = overwrites is None
+        return str(system.get("DatabaseServerIdentifier", ""))
+
+    def store(self, dicom: bytes, of: Identity | None = None) -> Stored:
+        """Store one file. Orthanc answers ``AlreadyStored`` for a known SOP Instance UID and changes nothing."""
+        if self._looks_first and (held := self._held(of or _identity(dicom))):
+            return Stored(held, already=True)
+        answer = self._parsed(self._call("POST", "/instances", data=dicom))
+        if (
+            not isinstance(answer, dict)
+            or answer.get("Status") not in ("Success", "AlreadyStored")
+            or not _ID.fullmatch(str(answer.get("ID")))
+        ):
+            raise InstanceRejected(Reason.REFUSED, "Orthanc gave no status of one stored instance")
+        return Stored(str(answer["ID"]), already=answer["Status"] == "AlreadyStored")
+
+    def fetch(self, instance: str) -> bytes:
+        """Return one instance's file, from the storage folder where it is readable, else over REST."""
+        path = self._stored_file(instance)
+        if path is not None:
+            with suppress(OSError):  # moved since: REST knows
+                held = path.read_bytes()
+                if _is_dicom(held):
+                    return held
+        with self._call("GET", f"/instances/{_checked(instance)}/file", stream=True) as response:
+            return self._body(response)
+
+    def header(self, instance: str) -> bytes:
+        """Return the beginning of one instance's file, at least up to its pixel data."""
+        path = self._stored_file(instance)
+        if path is not None:
+            with suppress(OSError), path.open("rb") as file:
+                first = file.read(_STEP)
+                if _is_dicom(first):
+                    return until_pixels(chain([first], iter(lambda: file.read(_STEP), b"")))
+        with self._call("GET", f"/instances/{_checked(instance)}/file", stream=True) as response:
+            if int(response.headers.get("Content-Length", _SMALL + 1)) <= _SMALL:
+                return self._body(response)
+            with _translated(self.url):
+                return until_pixels(response.iter_content(_STEP))
+
+    def delete(self, instance: str) -> bool:
+        """Delete one instance."""
+        try:
+            self._call("DELETE", f"/instances/{_checked(instance)}")
+        except InstanceRejected as rejected:
+            if rejected.reason is Reason.NOT_IN_PACS:
+                return False
+            raise
+        return True
+
+    def holders(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # Orthanc knows by the UID
+        """Return how many instances have this UID, in whatever study."""
+        found = self._parsed(self._call("POST", "/tools/lookup", data=sop_instance_uid.encode()))
+        return sum(1 for one in found if one.get("Type") == "Instance")
+
+    def holds(self, of: Identity) -> bool:
+        """Return whether Orthanc holds an instance with this SOP Instance UID."""
+        return self.holders(of.sop_instance_uid, "") > 0
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    # -- what only Orthanc can do ------------------------------------------------------------------------------
+
+    def series(self, since: int, limit: int, query: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return a page of series with their main tags and instances, in Orthanc's own order.
+
+        Parameters
+        ----------
+        query
+            DICOM keywords and what they have to match; empty for everything, which Orthanc answers faster.
+        """
+        if not query:
+            answer = self._parsed(self._call("GET", f"/series?expand&since={since}&limit={limit}"))
+        else:
+            body = {"Level": "Series", "Query": dict(query), "Expand": True, "Since": since, "Limit": limit}
+            answer = self._parsed(self._call("POST", "/tools/find", json=body))
+        return list(answer)
+
+    def simplified_tags(self, instance: str) -> dict[str, Any]:
+        """Return one instance's header as keywords and text."""
+        return self._json(f"/instances/{_checked(instance)}/simplified-tags")
+
+    # -- how -----------------------------------------------------------------------------------------------------
+
+    def _held(self, of: Identity) -> str:
+        """Return the id under which Orthanc holds an instance; empty when it doesn't."""
+        whole = f"{of.patient_id}|{of.study_instance_uid}|{of.series_instance_uid}|{of.sop_instance_uid}"
+        name = hashlib.sha1(whole.encode(), usedforsecurity=False).hexdigest()
+        instance = "-".join(name[at : at + 8] for at in range(0, 40, 8))
+        try:
+            names = self._parsed(self._call("GET", f"/instances/{instance}/metadata"))
+        except InstanceRejected as rejected:
+            if rejected.reason is Reason.NOT_IN_PACS:
+                return ""
+            raise
+        return instance if isinstance(names, list) and all(isinstance(name, str) for name in names) else ""
+
+    def _stored_file(self, instance: str) -> Path | None:
+        if self.storage is None:
+            return None
+        uuid = str(self._json(f"/instances/{_checked(instance)}").get("FileUuid", ""))
+        if not _UUID.fullmatch(uuid):
+            return None
+        return self.storage / uuid[:2] / uuid[2:4] / uuid
+
+    def _body(self, response: requests.Response) -> bytes:
+        """Read a body in one go; `requests` would read it in steps of 10 kB."""
+        with _translated(self.url):
+            body: bytes = response.raw.read()
+        announced = response.headers.get("Content-Length")
+        if announced is not None and len(body) != int(announced):
+            raise ServiceUnavailable(f"the PACS at {self.url} broke off an answer")
+        return body
+
+    def _json(self, path: str) -> dict[str, Any]:
+        answer = self._parsed(self._call("GET", path))
+        if not isinstance(answer, dict):
+            raise self._stranger()
+        return answer
+
+    def _parsed(self, response: requests.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError as error:
+            raise self._stranger() from error
+
+    def _stranger(self) -> UsageError:
+        return UsageError(f"what answers at {self.url} is no Orthanc: see CXR_PACS_URL")
+
+    def _call(self, method: str, path: str, **more: Any) -> requests.Response:
+        with _translated(self.url):
+            # A redirected POST would arrive as a GET, and look like a refusal of every image.
+            response = self._session.request(
+                method, self.url + path, timeout=self._timeout, allow_redirects=False, **more
+            )
+        if response.is_redirect:
+            response.close()
+            raise UsageError(f"the PACS at {self.url} redirects elsewhere: give its own address")
+        if response.ok:
+            return response
+        try:
+            status = int(response.json().get("OrthancStatus", 0))
+        except (ValueError, AttributeError, TypeError):
+            status = 0
+        finally:
+            response.close()
+        if response.status_code == 404 and path == "/system":
+            raise self._stranger()
+        if response.status_code == 404 and not response.content:
+            # Orthanc 1.10 says no more of an instance that it doesn't know, and some proxies of one that is starting.
+            with suppress(UsageError):
+                self._json("/system")
+                raise InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
+        raise _error(self.url, method, response.status_code, status)
+
+
+def _identity(dicom: bytes) -> Identity:
+    from backlog.dicom.header import identity, read_header  # pydicom takes 150 ms to import
+
+    return identity(read_header(dicom))
+
+
+def _is_dicom(start: bytes) -> bool:
+    """Tell a DICOM file (PS3.10 7.1) from one that Orthanc has compressed (StorageCompression)."""
+    return start[128:132] == b"DICM"
+
+
+def _error(url: str, method: str, http: int, status: int) -> Exception:
+    if http in (401, 403):
+        return UsageError(
+            f"the PACS at {url} refuses the user or the password: see CXR_PACS_USERNAME, CXR_PACS_PASSWORD"
+        )
+    if status == _FULL_STORAGE or http == 507:
+        return StorageFull(f"the PACS at {url} has no room left")
+    if http == 413:
+        return InstanceRejected(Reason.TOO_LARGE, "the PACS finds it too large")
+    if http < 500 and not status:
+        # A proxy whose Orthanc is just starting; with HttpDescribeErrors off Orthanc's own errors look the same.
+        return ServiceUnavailable(f"what answers at {url} says {http}, and no word of Orthanc's")
+    if http == 404 and method == "POST" and status == _INEXISTENT_TAG:
+        return InstanceRejected(Reason.INVALID_UID, "the PACS finds no UIDs in it")
+    if http == 404:
+        return InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
+    if http == 400 and status == _BAD_FILE_FORMAT:
+        return InstanceRejected(Reason.NOT_DICOM, "the PACS can't read it as DICOM")
+    if http >= 500 or http in (408, 425, 429):
+        return ServiceUnavailable(f"the PACS at {url} answers {http}")
+    return InstanceRejected(Reason.REFUSED, f"the PACS answers {http} (OrthancStatus {status})")
+
+
+def _checked(instance: str) -> str:
+    if not _ID.fullmatch(instance):
+        raise InstanceRejected(Reason.NOT_IN_PACS, "this is no identifier of Orthanc's")
+    return instance
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    try:
+        yield
+    except requests.exceptions.SSLError as error:
+        raise UsageError(f"the certificate of the PACS at {url} is not trusted: see CXR_PACS_CA") from error
+    except _NO_ADDRESS as error:
+        raise UsageError(f"{url!r} is no address of a PACS") from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise ServiceUnavailable(f"the PACS at {url} is away: {error.__class__.__name__}") from error

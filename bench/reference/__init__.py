@@ -1,0 +1,1 @@
+"""Rivals and oracles for the benchmarks and tests; nothing that runs imports them."""

@@ -1,0 +1,312 @@
+"""The builder of record: a draft → a DICOM file, through highdicom's templates.
+
+Slow (hundreds of milliseconds), and never used at work. It says what the encoder must write: highdicom knows
+the templates, the encoder (:mod:`worker.sr.document`) knows only bytes, and the tests and the benchmark hold
+the two together. What highdicom can't say is changed afterwards, each with its reason.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+from io import BytesIO
+from typing import Any, Final
+
+import highdicom as hd
+from highdicom import sr
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from highdicom.sr import RelationshipTypeValues as Relationship
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes as standard
+from pydicom.valuerep import DA, DSfloat, PersonName
+
+from worker.sr.codes import Code, Vocabulary
+from worker.sr.content import MODEL_MANUFACTURER, PRODUCT, SCHEMES, Draft, Finding
+from worker.sr.document import CARRIED, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from worker.sr.inputs import SOP_CLASSES, Predecessor
+from worker.sr.uids import SCHEMA
+
+
+class _Copying:
+    """Copies what was chosen from the header; highdicom looks up the image's class and knows no private."""
+
+    def copy_patient_and_study_information(self, dataset: Dataset) -> None:
+        """Copy the elements of the evidence that the document lacks."""
+        document: Any = self
+        for element in dataset:
+            if element.keyword in CARRIED and element.tag not in document:
+                document.add(element)
+
+
+_IODS: Final = {
+    SOP_CLASSES[name]: type(base.__name__, (_Copying, base), {})
+    for name, base in (
+        ("comprehensive3d", sr.Comprehensive3DSR),
+        ("comprehensive", sr.ComprehensiveSR),
+        ("enhanced", sr.EnhancedSR),
+    )
+}
+
+
+def encode(draft: Draft) -> bytes:
+    """Return the same file as :func:`worker.sr.document.encode`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about names of one component, which are retired but allowed
+        document = _document(draft)
+        target = BytesIO()
+        document.save_as(target, enforce_file_format=True)
+    return target.getvalue()
+
+
+def _document(draft: Draft) -> Any:
+    source, words, phrases = draft.source, draft.words, draft.words.phrases
+    when = datetime.strptime(draft.date_time, "%Y%m%d%H%M%S%z")
+    document = _IODS[draft.sop_class_uid](
+        evidence=[_evidence(draft)],
+        content=_content(draft),
+        series_instance_uid=draft.series_instance_uid,
+        series_number=draft.series_number,
+        sop_instance_uid=draft.sop_instance_uid,
+        instance_number=draft.instance_number,
+        manufacturer=PRODUCT,
+        manufacturer_model_name=PRODUCT,
+        software_versions=(f"report schema {SCHEMA}", draft.model.version),
+        device_serial_number=draft.model.weights_sha256,
+        series_description=draft.series_description,
+        is_complete=draft.complete,
+        content_date=draft.date,
+        content_time=draft.time,
+        specific_character_set="ISO_IR 192",
+        content_qualification=hd.ContentQualificationValues.RESEARCH,
+        coding_schemes=[
+            CodingSchemeIdentificationItem(
+                designator=scheme.designator,
+                name=scheme.name,
+                version=scheme.version or None,
+                registry=scheme.registry or None,
+                uid=scheme.uid or None,
+                responsible_organization=scheme.organization,
+            )
+            for scheme in SCHEMES
+        ],
+        previous_versions=[_earlier(draft.predecessor)] if draft.predecessor else None,
+    )
+    # highdicom names itself and the present moment; the file must not depend on who builds it, or when.
+    equipment = []
+    if source.manufacturer:
+        equipment.append(
+            hd.ContributingEquipment(
+                manufacturer=source.manufacturer,
+                purpose_of_reference=standard.DCM.AcquisitionEquipment,
+                manufacturer_model_name=source.manufacturer_model_name or None,
+                contribution_description=phrases["equipment_acquisition"],
+            )
+        )
+    equipment.append(
+        hd.ContributingEquipment(
+            manufacturer=MODEL_MANUFACTURER,
+            purpose_of_reference=standard.DCM.ProcessingEquipment,
+            manufacturer_model_name=draft.model.name,
+            software_versions=draft.model.version,
+            contribution_datetime=when,
+            contribution_description=phrases["equipment_inference"],
+        )
+    )
+    document.ContributingEquipmentSequence = equipment
+    document.InstanceCreationDate, document.InstanceCreationTime = DA(draft.date), draft.time
+    document.InstanceCreatorUID = draft.device_uid
+    document.CompletionFlagDescription = draft.completion
+    document.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    document.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    _translate(document, words)
+    if source.coded_methods:  # after the translation: these codes are the image's
+        document.DeidentificationMethodCodeSequence = [
+            sr.CodedConcept(method.value, method.scheme, method.meaning, method.version or None)
+            for method in source.coded_methods
+        ]
+    return document
+
+
+def _evidence(draft: Draft) -> Dataset:
+    """Return the source image as highdicom wants it: only what was found valid."""
+    source = draft.source
+    evidence = Dataset()
+    evidence.StudyInstanceUID = source.study_instance_uid
+    evidence.SeriesInstanceUID = source.series_instance_uid
+    evidence.SOPInstanceUID = source.sop_instance_uid
+    evidence.SOPClassUID = source.sop_class_uid
+    evidence.PatientID = source.patient_id
+    for keyword, value in source.carried.items():
+        setattr(evidence, keyword, PersonName(value) if keyword.endswith("Name") else value)
+    return evidence
+
+
+def _earlier(predecessor: Predecessor) -> Dataset:
+    earlier = Dataset()
+    earlier.StudyInstanceUID = predecessor.study_instance_uid
+    earlier.SeriesInstanceUID = predecessor.series_instance_uid
+    earlier.SOPInstanceUID = predecessor.sop_instance_uid
+    earlier.SOPClassUID = predecessor.sop_class_uid
+    return earlier
+
+
+def _content(draft: Draft) -> Any:
+    """Return TID 1500; its qualitative row 12 and the image library are put in by hand."""
+    words = draft.words
+    observer = sr.ObserverContext(
+        observer_type=standard.DCM.Device,
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=draft.device_uid,
+            name=PRODUCT,
+            manufacturer_name=PRODUCT,
+            model_name=draft.model.name,
+            serial_number=draft.model.weights_sha256,
+        ),
+    )
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=_concept(words.codes["imaging_procedure"]),
+        imaging_measurements=[_group(draft, finding) for finding in draft.findings],
+        title=standard.DCM.ImagingMeasurementReport,
+        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
+            _concept(words.language)
+        ),
+    )
+    root = report[0]
+    children = list(root.ContentSequence)
+    # hd.sr.ImageLibrary refuses CR and DX images without spacing or orientation.
+    children.insert(len(children) - 1, _image_library(draft))
+    children.append(_qualitative(draft))
+    root.ContentSequence = sr.ContentSequence(children)
+    _separate(root)
+    return root
+
+
+def _group(draft: Draft, finding: Finding) -> Any:
+    source, codes = draft.source, draft.words.codes
+    uids = (source.sop_class_uid, source.sop_instance_uid)
+    measurements = []
+    if finding.value is not None:
+        measurement = sr.Measurement(
+            _concept(codes["certainty"]),
+            finding.value,
+            _concept(codes["percent"]),
+            referenced_images=[sr.SourceImageForMeasurement(*uids)],
+        )
+        # The exact number stays in Floating Point Value; what is shown has two decimals.
+        measurement[0].MeasuredValueSequence[0].NumericValue = DSfloat(finding.percent)
+        measurements.append(measurement)
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=finding.tracking_uid, identifier=finding.label),
+        finding_type=_concept(finding.code) if finding.present else None,
+        finding_sites=[sr.FindingSite(anatomic_location=_concept(finding.site))],
+        algorithm_id=sr.AlgorithmIdentification(
+            name=draft.model.name,
+            version=draft.model.version,
+            family=standard.cid7162.ArtificialIntelligence,
+            parameters=[draft.parameters],
+        ),
+        measurements=measurements or None,
+        qualitative_evaluations=[sr.QualitativeEvaluation(_concept(finding.code), _concept(finding.state))],
+        source_images=[sr.SourceImageForMeasurementGroup(*uids)],
+    )
+
+
+def _image_library(draft: Draft) -> Any:
+    source, words = draft.source, draft.words
+    codes, context = words.codes, Relationship.HAS_ACQ_CONTEXT
+    described: list[Any] = []
+    if source.modality in words.modalities:
+        described.append(
+            sr.CodeContentItem(
+                _concept(codes["modality"]), _concept(words.modalities[source.modality]), context
+            )
+        )
+    for name, pixels in (("rows", source.rows), ("columns", source.columns)):
+        if pixels:
+            described.append(_number(context, codes[name], pixels, codes["pixels"]))
+    if source.view_position in words.views:
+        described.append(
+            sr.CodeContentItem(_concept(codes["view"]), _concept(words.views[source.view_position]), context)
+        )
+    if source.orientation:
+        for name, letters in zip(("orientation_row", "orientation_column"), source.orientation, strict=True):
+            described.append(sr.TextContentItem(_concept(codes[name]), letters, context))
+    if source.spacing:
+        for name, spacing in zip(
+            ("spacing_horizontal", "spacing_vertical"), reversed(source.spacing), strict=True
+        ):
+            described.append(_number(context, codes[name], spacing, codes["mm"]))
+    image = sr.ImageContentItem(
+        _concept(codes["source"]),
+        source.sop_class_uid,
+        source.sop_instance_uid,
+        relationship_type=Relationship.CONTAINS,
+    )
+    if described:
+        image.ContentSequence = sr.ContentSequence(described)
+    return _container(codes["image_library"], [_container(codes["image_library_group"], [image])])
+
+
+def _qualitative(draft: Draft) -> Any:
+    codes, contains = draft.words.codes, Relationship.CONTAINS
+    return _container(
+        codes["qualitative"],
+        [
+            sr.CodeContentItem(_concept(codes["processing_summary"]), _concept(draft.processing), contains),
+            sr.TextContentItem(_concept(codes["narrative"]), draft.narrative, contains),
+            *(
+                sr.TextContentItem(_concept(codes["comment"]), comment, contains)
+                for comment in draft.comments
+            ),
+        ],
+    )
+
+
+def _number(context: Any, name: Code, value: float, unit: Code) -> Any:
+    return sr.NumContentItem(_concept(name), value, _concept(unit), relationship_type=context)
+
+
+def _container(name: Code, children: list[Any]) -> Any:
+    container = sr.ContainerContentItem(_concept(name), relationship_type=Relationship.CONTAINS)
+    container.ContentSequence = sr.ContentSequence(children)
+    return container
+
+
+def _concept(code: Code) -> Any:
+    return sr.CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def _each_item(dataset: Dataset, act: Callable[[Dataset], None]) -> None:
+    act(dataset)
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                _each_item(item, act)
+
+
+def _separate(root: Dataset) -> None:
+    """Make every container SEPARATE; highdicom's CONTINUOUS shows as one unlabelled run of text."""
+
+    def act(item: Dataset) -> None:
+        if "ContinuityOfContent" in item:
+            item.ContinuityOfContent = "SEPARATE"
+
+    _each_item(root, act)
+
+
+def _translate(document: Dataset, words: Vocabulary) -> None:
+    """Give each code that a template put in the meaning it has in the report's language.
+
+    In English nothing may change by this: the standard's wording and ours are the same, and a test says so.
+    """
+    own = (term.code for term in words.findings.values())
+    every = (*words.codes.values(), *words.views.values(), *words.modalities.values(), words.language, *own)
+    meanings = {(code.scheme, code.value): code.meaning for code in every}
+
+    def act(item: Dataset) -> None:
+        if "CodeMeaning" in item:
+            item.CodeMeaning = meanings[item.CodingSchemeDesignator, item.CodeValue]
+
+    _each_item(document, act)

@@ -1,0 +1,118 @@
+"""What the commands have in common: arguments, exit statuses, the settings, and the work itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from backlog.settings import Settings
+    from producer.run.folder import Paths
+
+OK = 0
+FAILED = 1
+USAGE = 2
+QUARANTINED = 3
+INTERRUPTED = 4
+
+SOURCE = click.argument("source")
+OUT = click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+PACS = click.option(
+    "--pacs",
+    metavar="URL",
+    help="http(s)://… of an Orthanc, or a folder. Default: CXR_PACS_URL, else OUT/pacs.",
+)
+SINCE = click.option(
+    "--since", metavar="DATE", default="", help="Orthanc: only what changed since, YYYY-MM-DD[THH:MM]."
+)
+MODALITY = click.option(
+    "--modality", metavar="CS", default="", help="Orthanc: only this modality, as CR or DX."
+)
+STUDY_DATE = click.option(
+    "--study-date", metavar="RANGE", default="", help="Orthanc: only these study dates, as 20240101-20241231."
+)
+
+
+def read_settings() -> Settings:
+    """Return the settings of the environment."""
+    from backlog.settings import from_environment
+
+    return from_environment()
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0))
+
+
+def work(settings: Settings, paths: Paths) -> NoReturn:
+    """Run until complete or interrupted, print the account, and exit."""
+    from producer.cli.progress import display
+    from producer.run.execute import go_on
+    from producer.run.folder import open_ledger
+
+    ledger = open_ledger(paths.out)
+    orthanc, pacs = ledger.fact("word") == "orthanc", ledger.fact("pacs")
+    ledger.close()
+    from backlog.broker.messages import Stage
+
+    with display(Stage.INFER if orthanc else Stage.UPLOAD) as shown:
+        summary, interrupted = go_on(settings, paths, show=shown.show, say=shown.say)
+    for line in summary_lines(summary):
+        click.echo(line)
+    click.echo(f"Reports   in the PACS at {pacs}")
+    click.echo(f"Scores    {paths.scores}")
+    click.echo(f"Summary   {paths.summary}")
+    if paths.page.exists():
+        click.echo(f"Page      {paths.page}")
+    if interrupted:
+        click.echo(f"Interrupted. Go on with: cxr-backlog resume {paths.out}")
+        sys.exit(INTERRUPTED)
+    if summary["quarantined"]:
+        click.echo(f"Some items need a look: cxr-backlog quarantine {paths.out}")
+        sys.exit(QUARANTINED)
+    sys.exit(OK)
+
+
+def state_of(paths: Paths, *, complete: bool, running: bool) -> str:
+    """Return what a run is doing, in a word."""
+    if complete:
+        return "complete"
+    if paths.cancel.exists():
+        return "cancelled"
+    if paths.pause.exists():
+        return "paused"
+    return "running" if running else "interrupted"
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Return the account of a run for a person."""
+    lines = [
+        f"Run       {summary['run']}" + (f" ({summary['state']})" if "state" in summary else ""),
+        f"Total     {summary['total']}",
+        f"Reported  {summary['reported']}",
+        f"Skipped   {count_reasons(summary['skipped'])}",
+        f"Quarantined {count_reasons(summary['quarantined'])}",
+        f"Time      {summary['seconds']:.1f} s, {summary['images_per_second']:.2f} images/s",
+        f"Model     {summary['model']} ({summary['engine'] or 'not run yet'})",
+    ]
+    if not summary["weights_meaningful"]:
+        lines.append("          SEEDED WEIGHTS: THE SCORES MEAN NOTHING")
+    return lines
+
+
+def count_reasons(counts: dict[str, int]) -> str:
+    """Return a count and what it is made of."""
+    total = sum(counts.values())
+    detail = ", ".join(f"{reason} {count}" for reason, count in counts.items())
+    return f"{total} ({detail})" if counts else "0"
+
+
+def printable(value: object) -> str:
+    """Return a value's text on one line, without control characters; a dash for nothing."""
+    return "".join(c if c.isprintable() else "?" for c in str(value)) or "-"

@@ -1,0 +1,1 @@
+"""Chunks sent to the workers, their outcomes collected, lost messages found."""

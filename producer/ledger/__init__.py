@@ -1,0 +1,1 @@
+"""The SQLite database of one run: the only state that must survive."""

@@ -1,0 +1,372 @@
+"""A run in SQLite: its entries in chunks, how each item ended, its scores. The truth; one producer writes it.
+
+Everything else may be lost at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backlog.broker.messages import ItemRecord, Stage, StageTime
+from backlog.errors import BacklogError, StorageFull, UsageError
+from backlog.files import name_exclusively
+from backlog.outcomes import Outcome
+from producer.ledger.rows import UNACCOUNTED, duplicate, item_row
+from producer.ledger.schema import (
+    COMPANIONS_RETRACTED,
+    COMPANIONS_STORED,
+    FOUND,
+    RETRACTED,
+    SCHEMA,
+    STORED,
+    VERSION,
+)
+from producer.sources.base import Page
+
+
+class TakenOver(BacklogError):
+    """Another producer has opened this run since; this one must stop without another word."""
+
+
+@dataclass(frozen=True)
+class ChunkRow:
+    """A chunk as the ledger holds it."""
+
+    no: int
+    items: list[tuple[int, int | str]]  #: (item, ref)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many items ended how."""
+
+    reported: int
+    skipped: dict[str, int]
+    quarantined: dict[str, int]
+
+    @property
+    def ended(self) -> int:
+        """All items that ended."""
+        return self.reported + sum(self.skipped.values()) + sum(self.quarantined.values())
+
+
+class Ledger:
+    """The ledger of one run. Every writing transaction checks that no other producer has taken over."""
+
+    def __init__(self, path: Path, *, write: bool) -> None:
+        self.path = path
+        try:
+            self._db = _open(path, "mode=rw" if write else "mode=ro")
+            if write:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+            try:
+                version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            except sqlite3.OperationalError:
+                # A reader too makes files beside the ledger, where it may: not in an archived run, or in another
+                # person's. Without a log of what was written last, which a producer leaves when it is killed, the
+                # ledger is whole by itself.
+                if write or path.with_name(f"{path.name}-wal").exists():
+                    raise
+                self._db.close()
+                self._db = _open(path, "immutable=1")
+                version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise UsageError(f"{path}: the run's ledger can't be opened ({error})") from error
+        if version != VERSION:
+            self._db.close()
+            raise UsageError(
+                f"{path}: written by another version of this program (ledger {version}, not {VERSION})"
+            )
+        self._db.row_factory = sqlite3.Row
+        self._epoch: int | None = None
+
+    @classmethod
+    def create(cls, path: Path, facts: Mapping[str, object]) -> Ledger:
+        """Make the ledger of a new run.
+
+        Parameters
+        ----------
+        facts
+            What is fixed for the run: its source, its settings, its start.
+
+        Raises
+        ------
+        UsageError
+            There is one already. It is left alone.
+        """
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            with _translated(path):
+                with closing(sqlite3.connect(temporary)) as db:
+                    db.executescript(SCHEMA)
+                    db.executemany(
+                        "INSERT INTO run VALUES (?, ?)",
+                        [(key, json.dumps(value)) for key, value in facts.items()],
+                    )
+                    db.commit()
+                try:
+                    name_exclusively(temporary, path)
+                except FileExistsError as error:
+                    raise UsageError(f"{path.parent}: holds a run already") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return cls(path, write=True)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    # -- the run -------------------------------------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """Become the run's only producer: every earlier one fails at its next write."""
+        with self._transaction():
+            epoch = int(self._fact("epoch", 0)) + 1
+            self._put("epoch", epoch)
+        self._epoch = epoch
+
+    def fact(self, key: str, default: object = None) -> Any:
+        """Return something fixed or known of the run."""
+        return self._fact(key, default)
+
+    def put(self, key: str, value: object) -> None:
+        """Keep something about the run."""
+        with self._transaction():
+            self._put(key, value)
+
+    def _fact(self, key: str, default: object = None) -> Any:
+        row = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else default
+
+    def _put(self, key: str, value: object) -> None:
+        self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
+
+    def _drop(self, key: str) -> None:
+        self._db.execute("DELETE FROM run WHERE key = ?", (key,))
+
+    # -- entries -------------------------------------------------------------------------------------------------
+
+    def add(self, page: Page, chunk_size: int) -> None:
+        """Keep a page of entries, in chunks, together with the cursor behind it."""
+        with self._transaction():
+            item = int(self._fact("listed", 0))
+            chunks: list[tuple[str]] = []
+            waiting: list[tuple[int, int | str]] = []
+            for entry in page.entries:
+                if entry.reason is None:
+                    waiting.append((item, entry.ref))
+                else:
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO item (no, outcome, reason, ref) VALUES (?, ?, ?, ?)",
+                        (item, entry.reason.outcome.value, entry.reason.value, json.dumps(entry.ref)),
+                    )
+                if len(waiting) == chunk_size:
+                    chunks.append((json.dumps(waiting, separators=(",", ":")),))
+                    waiting = []
+                item += 1
+            if waiting:
+                chunks.append((json.dumps(waiting, separators=(",", ":")),))
+            self._db.executemany("INSERT INTO chunk (items) VALUES (?)", chunks)
+            self._put("listed", item)
+            self._put("cursor", page.cursor)
+            self._put("all_listed", page.last)
+
+    def waiting(self, limit: int) -> list[ChunkRow]:
+        """Return the next chunks that were never dispatched."""
+        return self._chunks(
+            "SELECT no, items FROM chunk WHERE state = 0 AND state < 2 ORDER BY no LIMIT ?", limit
+        )
+
+    def in_flight(self) -> list[ChunkRow]:
+        """Return the chunks that were dispatched and not harvested."""
+        return self._chunks(
+            "SELECT no, items FROM chunk WHERE state = 1 AND state < 2 ORDER BY no LIMIT ?", -1
+        )
+
+    # Both queries repeat the condition of the index chunk_open: SQLite doesn't see that it follows, and scans.
+
+    def _chunks(self, query: str, limit: int) -> list[ChunkRow]:
+        rows = self._db.execute(query, (limit,)).fetchall()
+        return [ChunkRow(row["no"], [(item, ref) for item, ref in json.loads(row["items"])]) for row in rows]
+
+    def dispatched(self, chunks: Iterable[int]) -> None:
+        """Keep that chunks are about to be sent: the intent first, since reconcile mends what was not sent."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE chunk SET state = 1 WHERE no = ? AND state = 0", [(no,) for no in chunks]
+            )
+
+    # -- outcomes ------------------------------------------------------------------------------------------------
+
+    def harvest(
+        self,
+        harvested: Sequence[tuple[ChunkRow, Mapping[int, ItemRecord]]],
+        times: Mapping[int, Mapping[Stage, StageTime]] | None = None,
+    ) -> None:
+        """Keep how the items of finished chunks ended. Repeating it changes nothing: the first harvest counts.
+
+        A chunk is finished twice where Redis was lost after the ledger had it, and before Redis was told. Its reports
+        are then found instead of stored, and the audit has them as stored already.
+
+        Parameters
+        ----------
+        times
+            How long the stages of each chunk took, by the chunk's number.
+        """
+        with self._transaction():
+            for chunk, records in harvested:
+                if self._harvested(chunk.no):
+                    continue
+                took = (times or {}).get(chunk.no, {})
+                for i, (item, ref) in enumerate(chunk.items):
+                    record = self._once(item, records.get(i) or UNACCOUNTED)
+                    # When its stage ended, not when the producer came to look: that may have been away for hours.
+                    stage_time = took.get(Stage(record.get("stage", 0)))
+                    ended = stage_time["at"] / 1000 if stage_time else time.time()
+                    self._replace(item_row(item, ref, record, chunk.no, ended))
+                    self._keep_effects(item, record, ended)
+                self._db.execute("UPDATE chunk SET state = 2, items = '' WHERE no = ?", (chunk.no,))
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO timing VALUES (?, ?, ?, ?, ?)",
+                    [(chunk.no, stage.value, t["ms"], t["items"], t["attempt"]) for stage, t in took.items()],
+                )
+
+    def _harvested(self, chunk: int) -> bool:
+        row = self._db.execute("SELECT state FROM chunk WHERE no = ?", (chunk,)).fetchone()
+        return bool(row and row["state"] == 2)
+
+    def _once(self, item: int, record: ItemRecord) -> ItemRecord:
+        """Return an item's record; a duplicate's where an earlier item is the same instance."""
+        if record["outcome"] != Outcome.REPORTED.value:
+            return record
+        earlier = self._db.execute(
+            "SELECT no FROM item WHERE instance = ? AND outcome = 'reported' AND no <> ?",
+            (record.get("instance"), item),
+        ).fetchone()
+        return duplicate(record, earlier["no"]) if earlier else record
+
+    def _replace(self, row: Mapping[str, object]) -> None:
+        self._db.execute("DELETE FROM item WHERE no = :no", row)  # a trigger takes it out of the tally
+        columns = ", ".join(row)
+        self._db.execute(f"INSERT INTO item ({columns}) VALUES (:{columns.replace(', ', ', :')})", row)
+
+    def _keep_effects(self, item: int, record: ItemRecord, at: float) -> None:
+        if record["outcome"] == Outcome.REPORTED.value:
+            self._effect(STORED if record.get("sr_ours") else FOUND, item, at)
+            if any(one.get("ours") for one in record.get("companions", [])):
+                self._effect(COMPANIONS_STORED, item, at)
+
+    def _effect(self, kind: str, item: int, at: float) -> None:
+        self._db.execute("INSERT OR IGNORE INTO effect (kind, item, at) VALUES (?, ?, ?)", (kind, item, at))
+
+    def tally(self) -> Tally:
+        """Return how many items ended how."""
+        rows = self._db.execute(
+            "SELECT outcome, reason, sum(count) AS count FROM tally WHERE count > 0"
+            " GROUP BY outcome, reason ORDER BY reason"
+        ).fetchall()
+        groups: dict[str, dict[str, int]] = {outcome.value: {} for outcome in Outcome}
+        for row in rows:
+            groups[row["outcome"]][row["reason"]] = row["count"]
+        return Tally(
+            reported=sum(groups[Outcome.REPORTED.value].values()),
+            skipped=groups[Outcome.SKIPPED.value],
+            quarantined=groups[Outcome.QUARANTINED.value],
+        )
+
+    def items(self, outcome: Outcome | None = None) -> Iterator[dict[str, Any]]:
+        """Stream items in the source's order, or only those that ended in one way."""
+        where, values = ("WHERE outcome = ?", [outcome.value]) if outcome else ("", [])
+        cursor = self._db.cursor()
+        for row in cursor.execute(f"SELECT * FROM item {where} ORDER BY no", values):
+            yield dict(row)
+
+    def item(self, number: int) -> dict[str, Any] | None:
+        """Return one item."""
+        row = self._db.execute("SELECT * FROM item WHERE no = ?", (number,)).fetchone()
+        return dict(row) if row else None
+
+    def retract(self, item: int, uid: str, *, found: bool) -> None:
+        """Keep that a report was deleted again, or wasn't there (``found``) to be; what was deleted once stays so.
+
+        Ends the intent to do so, the fact ``retracting``.
+        """
+        with self._transaction():
+            now = time.time()
+            self._db.execute(
+                "INSERT INTO retracted VALUES (?, ?, ?, ?) ON CONFLICT (item) DO UPDATE"
+                " SET found = excluded.found, at = excluded.at WHERE NOT found",
+                (item, uid, found, now),
+            )
+            if found:
+                self._effect(RETRACTED, item, now)
+            self._drop("retracting")
+
+    def retract_companions(self, item: int, *, found: bool = True) -> None:
+        """Keep that what stood beside a report was deleted again, and end the intent to do so."""
+        with self._transaction():
+            if found:
+                self._effect(COMPANIONS_RETRACTED, item, time.time())
+            self._drop("retracting")
+
+    def group(self, studies: Iterable[tuple[str, str]]) -> None:
+        """Tell which group each study (by its UID) belongs to, for this connection's queries alone.
+
+        Kept in a temporary table, which SQLite puts on the disk: a million studies cost no memory.
+        """
+        self._db.execute("DROP TABLE IF EXISTS temp.grouping")
+        self._db.execute(
+            "CREATE TEMP TABLE grouping (uid TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID"
+        )
+        self._db.execute("BEGIN")
+        try:
+            self._db.executemany("INSERT OR REPLACE INTO temp.grouping VALUES (?, ?)", studies)
+        finally:
+            self._db.execute("COMMIT")
+
+    def select(self, query: str, *values: object) -> Iterator[dict[str, Any]]:
+        """Stream the rows of a query that only reads: the report's and the audit's."""
+        for row in self._db.cursor().execute(query, values):
+            yield dict(row)
+
+    def _check_epoch(self) -> None:
+        if self._epoch is not None and int(self._fact("epoch", 0)) != self._epoch:
+            raise TakenOver(f"{self.path}: another producer has resumed this run; this one stops")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _translated(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._check_epoch()
+                yield
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+
+def _open(path: Path, how: str) -> sqlite3.Connection:
+    # By URI, whose special characters a folder's name may hold.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, timeout=30)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "full" in text or "disk I/O" in text or "readonly" in text or "unable to open" in text:
+            raise StorageFull(f"{path}: the run's ledger can't be written ({text})") from error
+        raise

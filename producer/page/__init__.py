@@ -1,0 +1,1 @@
+"""The page about a run: statistics, charts, comparison with an earlier run."""

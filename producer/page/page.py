@@ -1,0 +1,178 @@
+"""``report.html``: what became of a run, on one self-contained page, for screen, paper and screen readers.
+
+Nothing on it comes from a patient's header but UIDs; everything is escaped; it holds no script and asks for
+nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from backlog.broker.messages import TASKS
+from backlog.errors import UsageError
+from backlog.outcomes import Flag
+from producer.ledger.ledger import Ledger
+from producer.page import drift
+from producer.page.comparison import Comparison
+from producer.page.drift import Verdict
+from producer.page.statistics import Figures, gather
+from producer.results import exports as outputs
+from producer.results.audit_log import Verdict as AuditVerdict
+from producer.results.audit_log import without_password
+
+_TEMPLATE: Final = "report_page.html.j2"
+
+
+def write_page(
+    ledger: Ledger,
+    path: Path,
+    *,
+    baseline: Ledger | None = None,
+    groups: Path | None = None,
+    orthanc: str = "",
+    audit: AuditVerdict | None = None,
+) -> Figures:
+    """Write the page, whole or not at all, and return what it says.
+
+    Parameters
+    ----------
+    baseline
+        An earlier run, whose scores this run's are compared with.
+    groups
+        Which site or device a study came from: see :func:`producer.page.comparison.compare`.
+    orthanc
+        Where a browser finds the Orthanc, for the links; by default where the run found it.
+    audit
+        What is found in the run's audit. Its head stands on the page, so that a later rewriting shows.
+
+    Raises
+    ------
+    UsageError
+        The libraries are missing, ``orthanc`` is no address, or the groups can't be read.
+    StorageFull
+        There is no room for the page.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined  # optional
+
+        from producer.page import charts as report_charts  # matplotlib is optional, and takes a second
+    except ImportError as error:
+        raise UsageError(
+            "it needs jinja2 and matplotlib: install cxr-backlog[page] and run cxr-backlog report OUT,"
+            " or in the stack of containers docker compose run --rm page OUT"
+        ) from error
+    found = gather(ledger, baseline, groups)
+    environment = Environment(
+        loader=PackageLoader("producer", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(_TEMPLATE).render(
+        _words(found),
+        orthanc=_browsable(ledger, orthanc),
+        charts=report_charts.draw(found),
+        **_hashes(found, audit),
+    )
+    with outputs.whole(path) as file:
+        file.write(page)
+    return found
+
+
+def _words(found: Figures) -> dict[str, Any]:
+    summary = found.summary
+    skipped, quarantined = sum(summary["skipped"].values()), sum(summary["quarantined"].values())
+    return {
+        "summary": summary,
+        "skipped": skipped,
+        "quarantined_count": quarantined,
+        "quarantined_by": summary["quarantined"],
+        "pending": summary["total"] - summary["reported"] - skipped - quarantined,
+        "duration": _duration(summary["seconds"]),
+        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
+        "version": metadata.version("cxr-backlog"),
+        "quarantined": found.quarantined,
+        "stages": [TASKS[stage] for stage in TASKS],
+        "flags": [(flag, str(count), _MEANINGS.get(flag, "")) for flag, count in found.flags.items()],
+        "attempts": [(str(number), str(count)) for number, count in found.attempts.items()],
+        "studies": found.studies,
+        "study_count": found.study_count,
+        "comparison": found.comparison,
+        "drift_line": drift_line(found.comparison) if found.comparison else "",
+        "moved_psi": drift.MOVED_PSI,
+        "parted_psi": drift.PARTED_PSI,
+        "fewest": drift.FEWEST,
+    }
+
+
+def _hashes(found: Figures, audit: AuditVerdict | None) -> dict[str, Any]:
+    facts = dict(found.facts)
+    if audit is not None:
+        head = audit.head
+        right = f"{head.seq} lines, head {head.hash}"
+        facts["Audit"] = right if audit.right else f"damaged at line {audit.broken}: {audit.why}"
+    effects = [(kind, str(count)) for kind, count in found.effects.items()]
+    return {"facts": list(facts.items()), "effects": effects}
+
+
+def drift_line(comparison: Comparison) -> str:
+    """Say in a sentence whether the runs part."""
+    by = {
+        verdict: [d.label.replace("_", " ") for d in comparison.drifts if d.verdict is verdict]
+        for verdict in Verdict
+    }
+    if by[Verdict.PARTED]:
+        also = f"; moved: {', '.join(by[Verdict.MOVED])}" if by[Verdict.MOVED] else ""
+        return f"The runs part in {len(by[Verdict.PARTED])} findings: {', '.join(by[Verdict.PARTED])}{also}."
+    if by[Verdict.MOVED]:
+        return f"Moved, but not parted: {', '.join(by[Verdict.MOVED])}."
+    if by[Verdict.FEW]:
+        return f"Too few images to say: both runs need {drift.FEWEST}."
+    return "No sign of drift in any of the 18 findings."
+
+
+def _browsable(ledger: Ledger, given: str) -> str:
+    if given and not given.startswith(("http://", "https://")):
+        raise UsageError(f"{given}: no address of an Orthanc (http://… or https://…)")
+    pacs = str(ledger.fact("pacs"))
+    if not pacs.startswith(("http://", "https://")):
+        return ""  # a folder's images have no page
+    return without_password(given or pacs).rstrip("/")
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+#: What a flag means, for the page's readers; a flag without a line here shows its name alone.
+_MEANINGS: Final = {
+    Flag.DEPTH_CORRECTED.value: "the pixels use more bits than the header says",
+    Flag.OUTLIERS_CLIPPED.value: "a few pixels far beyond the others were clipped",
+    Flag.CODESTREAM_DEPTH.value: "the compressed stream declares another depth or sign than the header",
+    Flag.LEFT_ALIGNED.value: "the pixels stood in the upper bits of their words",
+    Flag.OVERLAY_MASKED.value: "an old overlay in the upper bits was masked away",
+    Flag.SIGNED.value: "signed pixels",
+    Flag.RESCALED.value: "a rescale slope or intercept",
+    Flag.MODALITY_LUT.value: "a modality lookup table was applied",
+    Flag.MODALITY_LUT_IGNORED.value: "a malformed modality lookup table was ignored",
+    Flag.MONOCHROME1_INVERTED.value: "inverted, as MONOCHROME1 asks",
+    Flag.PRESENTATION_INVERSE.value: "inverted, as the presentation asks",
+    Flag.PADDING_REPLACED.value: "padding was set to black",
+    Flag.GREY_RGB.value: "a grey image stored as colour",
+    Flag.EXCESS_PIXEL_DATA.value: "more pixel data than one frame",
+    Flag.LOOKS_INVERTED.value: "looks inverted: a person should look",
+    Flag.LOW_CONTRAST.value: "uses little of its declared range",
+    Flag.UPSAMPLED.value: "smaller than the model's input",
+    Flag.NON_SQUARE.value: "the centre crop loses over a third of the image",
+    Flag.VIEW_UNKNOWN.value: "no view position; taken as frontal",
+    Flag.BODY_PART_UNKNOWN.value: "no body part; taken as chest",
+    Flag.LATERAL_ASKED_FOR.value: "a lateral view, scored because the settings ask for it",
+    Flag.NONCONFORMANT_UID.value: "a UID that breaks the standard's rules, kept as it is",
+    Flag.HEADER_REPAIRED.value: "an invalid attribute was corrected or left out of the report",
+}

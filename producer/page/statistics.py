@@ -1,0 +1,236 @@
+"""What the report page says of a run, gathered from its ledger in streams: a million items cost no memory."""
+
+from __future__ import annotations
+
+import math
+import platform
+from array import array
+from collections import Counter
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from backlog.broker.messages import TASKS, Stage
+from producer.ledger.ledger import Ledger
+from producer.page import drift
+from producer.page.comparison import Comparison, compare
+from producer.page.drift import Distribution
+from producer.results import exports as outputs
+
+#: Most bars of the chart over time.
+_BARS: Final = 40
+
+#: Widths of those bars, in seconds: what a person reads off a clock.
+_WIDTHS: Final = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 604800)
+
+#: Items listed for each reason, and studies listed: the page stays readable, the commands list them all.
+MOST_ITEMS: Final = 50
+MOST_STUDIES: Final = 100
+
+#: Packages whose versions the page gives.
+_PACKAGES: Final = (
+    "cxr-backlog",
+    "celery",
+    "redis",
+    "requests",
+    "pydicom",
+    "highdicom",
+    "onnxruntime",
+    "torch",
+)
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Items that ended, over time."""
+
+    start: float  #: seconds since 1970, UTC
+    width: int  #: seconds of one bar
+    reported: list[int]
+    others: list[int]  #: skipped and quarantined
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one stage took for an image, in ms: a chunk's time shared among its images."""
+
+    stage: str
+    chunks: int
+    images: int
+    repeated: int  #: chunks that needed more than one attempt
+    quantiles: dict[str, float]  #: by name: median, 90 %, 99 %, most
+    counts: list[int]  #: in the bins of :data:`LATENCY_EDGES`
+
+
+#: Edges of the latency bins: four a decade, from 0.1 ms to 1000 s.
+LATENCY_EDGES: Final = tuple(10 ** (k / 4) for k in range(-4, 25))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that the page says."""
+
+    summary: dict[str, Any]
+    facts: dict[str, str]
+    by_reason: list[dict[str, Any]]  #: outcome, reason, stage, count
+    throughput: Throughput | None
+    latency: list[Latency]
+    scores: dict[str, Distribution]
+    flags: dict[str, int]
+    attempts: dict[int, int]
+    quarantined: dict[str, list[dict[str, Any]]]
+    studies: list[dict[str, Any]]
+    study_count: int
+    effects: dict[str, int]
+    comparison: Comparison | None
+
+
+def gather(ledger: Ledger, baseline: Ledger | None = None, groups: Path | None = None) -> Figures:
+    """Read a run's ledger.
+
+    Parameters
+    ----------
+    baseline
+        The ledger of an earlier run to compare the scores with.
+    groups
+        Which site or device a study came from: see :func:`producer.page.comparison.compare`.
+
+    Raises
+    ------
+    UsageError
+        The file of groups can't be read or is something else.
+    """
+    scores, flags = _scores_and_flags(ledger)
+    comparison = None if baseline is None else compare(ledger, baseline, scores, groups)
+    return Figures(
+        summary=outputs.summarise(ledger),
+        facts=_facts(ledger),
+        by_reason=list(
+            ledger.select(
+                "SELECT outcome, reason, stage, count FROM tally WHERE count > 0 ORDER BY 1 DESC, 2, 3"
+            )
+        ),
+        throughput=_throughput(ledger),
+        latency=[found for stage in TASKS if (found := _latency(ledger, stage))],
+        scores=scores,
+        flags=flags,
+        attempts={
+            row["attempts"]: row["n"]
+            for row in ledger.select(
+                "SELECT attempts, count(*) AS n FROM item WHERE attempts > 0 GROUP BY 1 ORDER BY 1"
+            )
+        },
+        quarantined=_quarantined(ledger),
+        studies=_studies(ledger),
+        study_count=_one(
+            ledger, "SELECT count(DISTINCT study_instance_uid) FROM item WHERE outcome = 'reported'"
+        ),
+        effects={
+            row["kind"]: row["n"]
+            for row in ledger.select("SELECT kind, count(*) AS n FROM effect GROUP BY 1")
+        },
+        comparison=comparison,
+    )
+
+
+def _facts(ledger: Ledger) -> dict[str, str]:
+    job = ledger.fact("job")
+    versions = {name: _version(name) for name in _PACKAGES}
+    return {
+        "Run": job["run"],
+        "Begun": job["when"],
+        "Source": job["source"]["kind"],
+        "Model": str(ledger.fact("model")),
+        "Weights (SHA-256)": job["weights"] or "not known yet",
+        "Engine": "+".join(ledger.fact("engines", [])) or "not run yet",
+        "Language of the reports": job["language"],
+        "Coding": job["coding"],
+        "Modalities": ", ".join(job["rules"]["modalities"]),
+        "Laterals scored": "yes" if job["rules"]["laterals"] else "no",
+        "Images in a chunk": str(ledger.fact("chunk_size")),
+        "Python, here": platform.python_version(),
+        **{f"{name}, here": version for name, version in versions.items() if version},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _scores_and_flags(ledger: Ledger) -> tuple[dict[str, Distribution], dict[str, int]]:
+    scores, flags = drift.none_yet(), Counter[str]()
+    for row in ledger.select("SELECT scores, flags FROM item WHERE outcome = 'reported'"):
+        drift.count(scores, row["scores"])
+        flags.update(row["flags"].split())
+    return scores, dict(flags.most_common())
+
+
+def _throughput(ledger: Ledger) -> Throughput | None:
+    # What the listing alone decided cost no work and would look like a burst.
+    (ends,) = ledger.select(
+        "SELECT min(ended) AS first, max(ended) AS last FROM item WHERE chunk IS NOT NULL"
+    )
+    if ends["first"] is None:
+        return None
+    span = ends["last"] - ends["first"]
+    width = next((w for w in _WIDTHS if span / w < _BARS - 1), math.ceil(span / (_BARS - 1)))
+    start = math.floor(ends["first"] / width) * width
+    bars = math.floor((ends["last"] - start) / width) + 1
+    reported, others = [0] * bars, [0] * bars
+    query = (
+        "SELECT CAST((ended - ?) / ? AS INTEGER) AS bar, outcome = 'reported' AS good, count(*) AS n"
+        " FROM item WHERE chunk IS NOT NULL GROUP BY 1, 2"
+    )
+    for row in ledger.select(query, start, width):
+        (reported if row["good"] else others)[row["bar"]] = row["n"]
+    return Throughput(start, width, reported, others)
+
+
+def _latency(ledger: Ledger, stage: Stage) -> Latency | None:
+    times = array("d")
+    images = repeated = 0
+    query = "SELECT ms, items, attempt FROM timing WHERE stage = ? AND items > 0"
+    for row in ledger.select(query, stage.value):
+        times.append(row["ms"] / row["items"])
+        images += row["items"]
+        repeated += row["attempt"] > 1
+    if not times:
+        return None
+    ordered = sorted(times)
+    counts = [0] * (len(LATENCY_EDGES) - 1)
+    for time in ordered:
+        place = math.floor(4 * math.log10(max(time, LATENCY_EDGES[0]))) + 4
+        counts[min(place, len(counts) - 1)] += 1
+    shares = {"median": 0.5, "90 %": 0.9, "99 %": 0.99, "most": 1.0}
+    quantiles = {name: ordered[math.ceil(share * len(ordered)) - 1] for name, share in shares.items()}
+    return Latency(TASKS[stage], len(ordered), images, repeated, quantiles, counts)
+
+
+def _quarantined(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
+    reasons = ledger.select(
+        "SELECT reason FROM tally WHERE outcome = 'quarantined' AND count > 0"
+        " GROUP BY 1 ORDER BY sum(count) DESC, 1"
+    )
+    query = (
+        "SELECT no, detail, stage, attempts, sop_instance_uid, study_instance_uid,"
+        " coalesce(instance, '') AS instance FROM item"
+        " WHERE outcome = 'quarantined' AND reason = ? ORDER BY no LIMIT ?"
+    )
+    return {row["reason"]: list(ledger.select(query, row["reason"], MOST_ITEMS)) for row in list(reasons)}
+
+
+def _studies(ledger: Ledger) -> list[dict[str, Any]]:
+    query = (
+        "SELECT study_instance_uid, count(*) AS reports, min(no) AS no, sr_instance FROM item"
+        " WHERE outcome = 'reported' GROUP BY study_instance_uid ORDER BY min(no) LIMIT ?"
+    )
+    return list(ledger.select(query, MOST_STUDIES))
+
+
+def _one(ledger: Ledger, query: str) -> int:
+    (row,) = ledger.select(query)
+    return int(next(iter(row.values())))

@@ -1,0 +1,249 @@
+"""``audit.jsonl``: one line for each effect of a run, in a chain of hashes.
+
+The ledger is the truth: it numbers every effect in the transaction that keeps the item (table ``effect``).
+This file is derived from it, line by line, so that a crash between the two can neither lose a line nor
+double one: whoever opens the file next writes what is missing. Each line holds the SHA-256 of the line
+before, so that nobody changes, drops or moves a line without every later one telling. Against somebody who
+rewrites the whole file, and the ledger with it, only a head that was noted elsewhere helps:
+``audit verify --head``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from backlog.errors import StorageFull, UsageError
+from producer.ledger.ledger import Ledger
+from producer.ledger.schema import COMPANIONS_RETRACTED, COMPANIONS_STORED
+
+#: What the first line gives as the hash of the line before it.
+GENESIS: Final = "0" * 64
+
+#: Longer than any line of ours: a damaged file may be one line of gigabytes.
+_LONGEST: Final = 1 << 16
+
+_EFFECTS: Final = (
+    "SELECT effect.seq, effect.kind, effect.at, item.no, item.chunk, item.engine, item.sop_instance_uid,"
+    " item.study_instance_uid, item.sr_sop_instance_uid, item.sr_instance, item.sr_sha256,"
+    " item.companions"
+    " FROM effect JOIN item ON item.no = effect.item WHERE effect.seq > ? ORDER BY effect.seq"
+)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A place in the chain: how many lines there are up to it, and the last one's hash."""
+
+    seq: int = 0
+    hash: str = GENESIS
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is wrong with an audit, if anything."""
+
+    head: Link  #: of the part that is right
+    broken: int | None = None  #: number of the first wrong line, from 1
+    why: str = ""
+
+    @property
+    def right(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.broken is None
+
+
+class Audit:
+    """The audit file of a run that is being written. A context.
+
+    Parameters
+    ----------
+    path
+        The file. A torn last line, as a crash leaves it, is cut off and written again. Anything else that
+        doesn't fit the chain is moved aside, from its first line on, and kept in ``damaged``.
+    """
+
+    def __init__(self, ledger: Ledger, path: Path) -> None:
+        self.ledger = ledger
+        self.path = path
+        self.damaged: Path | None = None
+        with _translated(path):
+            path.touch()
+            self._head, self._end = self._sound_part()
+            self._file = path.open("r+b")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def head(self) -> Link:
+        """Where the chain ends."""
+        return self._head
+
+    def catch_up(self, *, durable: bool = False) -> int:
+        """Write the lines that the ledger has and the file hasn't; return how many.
+
+        Parameters
+        ----------
+        durable
+            Return only when they are on the disk.
+
+        Raises
+        ------
+        StorageFull
+            There is no room. The next call begins where the last whole line ends.
+        """
+        written = 0
+        with _translated(self.path):
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+            for effect in _effects(self.ledger, self._head.seq):
+                line = _line(effect, self._head.hash)
+                self._file.write(line + b"\n")
+                # Flushed one by one: what Python holds back is not yet in the file when the disk is full.
+                self._file.flush()
+                self._head = Link(effect["seq"], hashlib.sha256(line).hexdigest())
+                self._end += len(line) + 1
+                written += 1
+            if durable:
+                os.fsync(self._file.fileno())
+        return written
+
+    def _sound_part(self) -> tuple[Link, int]:
+        head, end = Link(), 0
+        with self.path.open("rb") as file:
+            for line, link, _ in _links(file):
+                if link is None:
+                    break
+                head, end = link, end + len(line)
+            file.seek(end)
+            rest = file.read(_LONGEST)
+            torn = rest.count(b"\n") == 0 and len(rest) < _LONGEST
+            if rest and not torn:
+                self._keep_aside(end)
+        return head, end
+
+    def _keep_aside(self, start: int) -> None:
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
+            number += 1
+        with self.path.open("rb") as file, aside.open("xb") as copy:
+            file.seek(start)
+            while block := file.read(1 << 20):
+                copy.write(block)
+        self.damaged = aside
+
+
+def verify(ledger: Ledger, path: Path, head: str = "") -> Verdict:
+    """Follow the chain from its first line, and compare each line with the ledger.
+
+    Parameters
+    ----------
+    head
+        A line's hash, noted earlier, that must stand in the chain; empty for none.
+
+    Raises
+    ------
+    UsageError
+        There is no audit.
+    """
+    last, met = Link(), not head
+    expected = _effects(ledger, 0)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+    with file:
+        for line, link, why in _links(file):
+            if link is None:
+                return Verdict(last, last.seq + 1, why)
+            effect = next(expected, None)
+            if effect is None:
+                return Verdict(last, link.seq, "the ledger knows of no such effect")
+            if line != _line(effect, last.hash) + b"\n":
+                return Verdict(last, link.seq, "it differs from what the ledger holds")
+            last = link
+            met = met or link.hash == head
+    if next(expected, None) is not None:
+        return Verdict(
+            last, last.seq + 1, "it is missing: the ledger holds more effects than there are lines"
+        )
+    if not met:
+        return Verdict(
+            last, last.seq, "no line has the given hash: the chain was written anew since it was noted"
+        )
+    return Verdict(last)
+
+
+def _links(file: Any) -> Iterator[tuple[bytes, Link | None, str]]:
+    """Yield each line with its place in the chain, or with what is wrong with it; then nothing more."""
+    last = Link()
+    while line := file.readline(_LONGEST):
+        why = _wrong(line, last)
+        if why:
+            yield line, None, why
+            return
+        last = Link(last.seq + 1, hashlib.sha256(line[:-1]).hexdigest())
+        yield line, last, ""
+
+
+def _wrong(line: bytes, last: Link) -> str:
+    if not line.endswith(b"\n"):
+        return "it is torn: its end is missing"
+    try:
+        said = json.loads(line)
+        seq, before = said["seq"], said["prev"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "it is no line of an audit"
+    if seq != last.seq + 1:
+        return "its number doesn't follow the one before"
+    return "" if before == last.hash else "it doesn't hold the hash of the line before"
+
+
+def _effects(ledger: Ledger, after: int) -> Iterator[dict[str, Any]]:
+    job = ledger.fact("job")
+    facts = {
+        "run": job["run"],
+        "pacs": without_password(str(ledger.fact("pacs"))),
+        "model": ledger.fact("model"),
+        "weights_sha256": job["weights"],
+        "weights_meaningful": job["meaningful"],
+    }
+    for row in ledger.select(_EFFECTS, after):
+        time = datetime.fromtimestamp(row.pop("at"), UTC).isoformat(timespec="milliseconds")
+        companions = row.pop("companions")
+        if row["kind"] in (COMPANIONS_STORED, COMPANIONS_RETRACTED):
+            row["companions"] = [one for one in json.loads(companions) if one.get("ours")]
+        head = {"seq": row.pop("seq"), "time": time, "effect": row.pop("kind"), "item": row.pop("no")}
+        yield head | row | facts
+
+
+def _line(effect: dict[str, Any], before: str) -> bytes:
+    return json.dumps(effect | {"prev": before}, separators=(",", ":")).encode()
+
+
+def without_password(url: str) -> str:
+    """Return an address without the user and password that may stand in it."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageFull(f"{path}: can't be written ({error.strerror})") from error

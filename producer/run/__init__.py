@@ -1,0 +1,1 @@
+"""One run: its folder, how it is created, opened, executed and stopped."""

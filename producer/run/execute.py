@@ -1,0 +1,230 @@
+"""A run is worked on: its workers, its dispatch, and what it leaves at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from backlog.broker.messages import Job
+from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.pacs.base import Pacs, connect
+from backlog.settings import Settings
+from producer.dispatch.dispatcher import Dispatcher, Progress
+from producer.ledger.ledger import Ledger
+from producer.results import exports as outputs
+from producer.results.audit_log import Audit, Verdict
+from producer.results.retract import pacs_of
+from producer.run.create import source_of
+from producer.run.folder import Paths, only_producer, open_ledger
+from producer.run.local_servers import Embedded, Stopped, prepare_model
+from producer.run.signals import Stopper, stopping_on_signals
+from producer.sources.base import Source
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from backlog.broker.claims import Claims
+    from producer.monitoring.metrics import Metrics  # an extra's library
+
+
+#: Chunks in flight for each inference process, and at least.
+_WINDOW_PER_WORKER: Final = 8
+_WINDOW_LEAST: Final = 16
+
+
+def go_on(
+    settings: Settings, paths: Paths, *, show: Callable[[Progress], None], say: Callable[[str], None]
+) -> tuple[dict[str, Any], bool]:
+    """Work on a run until it is complete or interrupted.
+
+    Parameters
+    ----------
+    show
+        Called with the progress, ten times a second.
+    say
+        Called with a line for the person, now and then.
+
+    Returns
+    -------
+    tuple
+        What summary.json says, and whether the run was interrupted.
+
+    Raises
+    ------
+    UsageError
+        Something has to be changed first: a wrong password, missing weights, a second producer.
+    """
+    with (
+        only_producer(paths),
+        _ledger(paths) as ledger,
+        Audit(ledger, paths.audit) as audit,
+        stopping_on_signals() as stopping,
+    ):
+        if audit.damaged:
+            say(
+                f"The audit was damaged. It goes on from its last sound line; the rest is kept in {audit.damaged}"
+            )
+        audit.catch_up()
+        job: Job = ledger.fact("job")
+        pacs_url = str(ledger.fact("pacs"))
+        source = source_of(ledger, settings, paths)
+        with closing(pacs_of(ledger, settings, paths)) as pacs:
+            identity = pacs.identity()  # a wrong password ends here, before anything is started
+        if job["pacs"] and identity != job["pacs"]:
+            raise UsageError(
+                f"the PACS at {pacs_url} is not the one that this run began with: put it, or the run's folder, back"
+                " where it was, or begin a new run"
+            )
+        job["pacs"] = identity
+        ledger.put("job", job)
+        with (
+            suppress(Stopped),  # before there were any workers: interrupted, like later
+            _workers(settings, paths, ledger, job, pacs_url, say, stopping) as redis_url,
+        ):
+            seconds = float(ledger.fact("seconds", 0.0))
+            started = time.monotonic()
+            try:
+                chosen = replace(settings, redis_url=redis_url)
+                _dispatch(chosen, paths, ledger, source, job, stopping.is_set, show, say, audit)
+            finally:
+                ledger.put("seconds", seconds + time.monotonic() - started)
+        audit.catch_up(durable=True)
+        outputs.write_scores(ledger, paths.scores)
+        summary = outputs.write_summary(ledger, paths.summary)
+        if summary["complete"]:
+            _write_page(ledger, paths, audit, say)
+        return summary, not summary["complete"]
+
+
+def _write_page(ledger: Ledger, paths: Paths, audit: Audit, say: Callable[[str], None]) -> None:
+    """Write the report page. It is the last thing of a run, and the run is complete without it."""
+    from producer.page.page import write_page
+
+    try:
+        write_page(ledger, paths.page, audit=Verdict(audit.head))
+    except (UsageError, StorageFull) as error:
+        say(f"No report page: {error}")
+
+
+def _dispatch(
+    settings: Settings,
+    paths: Paths,
+    ledger: Ledger,
+    source: Source,
+    job: Job,
+    stop: Callable[[], bool],
+    show: Callable[[Progress], None],
+    say: Callable[[str], None],
+    audit: Audit,
+) -> None:
+    from backlog.broker.celery_app import make_app  # celery takes 300 ms to import
+    from backlog.broker.claims import Claims
+
+    claims = Claims(settings.broker, lease_seconds=settings.lease_seconds)
+    try:
+        claims.broker.ping()  # later it is waited for; now it is rather a wrong address
+    except ServiceUnavailable as error:
+        raise ServiceUnavailable(
+            f"{error}: see CXR_REDIS_URL; then go on: cxr-backlog resume {paths.out}"
+        ) from error
+    pacs = connect(settings, str(ledger.fact("pacs")))
+    workers = int(ledger.fact("workers"))
+    app = make_app(settings)
+    metrics = _metrics(settings, ledger, claims, app, job)
+    dispatcher = Dispatcher(
+        ledger,
+        claims,
+        app,
+        source,
+        job,
+        chunk_size=int(ledger.fact("chunk_size")),
+        window=settings.window or max(_WINDOW_LEAST, _WINDOW_PER_WORKER * workers),
+        reconcile_seconds=settings.reconcile_seconds,
+        pause_file=paths.pause,
+        stop=lambda: stop() or paths.cancel.exists(),
+        show=show,
+        kept=audit.catch_up,
+        say=say,
+        held=None if job["pacs"] else partial(_holds, pacs),
+    )
+    with closing(pacs), metrics or nullcontext():
+        if metrics is not None:
+            metrics.follow(dispatcher)
+        dispatcher.run()
+    if dispatcher.progress.done:
+        # The run is complete, whether Redis is there to hear it or not; what it holds of the run expires there.
+        with suppress(ServiceUnavailable):
+            claims.drop(job["run"])
+    elif paths.cancel.exists():
+        claims.set_state(job["run"], "cancelled")
+
+
+def _holds(pacs: Pacs, instance: str) -> bool:
+    try:
+        pacs.header(instance)
+    except InstanceRejected:
+        return False
+    return True
+
+
+def _metrics(settings: Settings, ledger: Ledger, claims: Claims, app: Celery, job: Job) -> Metrics | None:
+    """Return what serves the run's numbers, where the settings ask for it."""
+    if not settings.metrics_port:
+        return None
+    from producer.monitoring.metrics import Metrics  # an extra's library
+
+    pacs = connect(replace(settings, pacs_seconds=min(5.0, settings.pacs_seconds)), str(ledger.fact("pacs")))
+    return Metrics(ledger, claims, app, pacs, job, settings)
+
+
+@contextmanager
+def _workers(
+    settings: Settings,
+    paths: Paths,
+    ledger: Ledger,
+    job: Job,
+    pacs_url: str,
+    say: Callable[[str], None],
+    stopping: Stopper,
+) -> Iterator[str]:
+    """Yield the broker's address: the given one, or that of a private Redis with workers beside it."""
+    if settings.redis_url:
+        yield settings.redis_url
+        return
+    say("Preparing the model …")
+    chosen = {"pacs_url": pacs_url, "weights": settings.weights, "weights_sha256": settings.weights_sha256}
+    chosen["companions"] = ",".join(job.get("companions", []))
+    model = prepare_model(stopping.is_set, **chosen)
+    if job["weights"] and model["weights"] != job["weights"]:
+        raise UsageError(
+            "the weights are not those that this run began with: see CXR_WEIGHTS, or begin a new run"
+        )
+    job["weights"], job["meaningful"] = model["weights"], model["meaningful"]
+    ledger.put("job", job)
+    if not model["meaningful"]:
+        say("SEEDED WEIGHTS: the scores mean nothing. Every report and every row says so.")
+    workers = int(ledger.fact("workers"))
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // workers)
+    chosen["threads"] = str(threads)
+    with Embedded(
+        paths.logs,
+        workers,
+        chosen,
+        on_restart=lambda name: say(f"The {name} process died; it was started again."),
+    ) as servers:
+        stopping.on_second = servers.kill
+        yield servers.redis_url
+
+
+@contextmanager
+def _ledger(paths: Paths) -> Iterator[Ledger]:
+    ledger = open_ledger(paths.out, write=True)
+    try:
+        yield ledger
+    finally:
+        ledger.close()

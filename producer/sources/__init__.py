@@ -1,0 +1,1 @@
+"""Where images are listed from: a zip archive, a folder, an Orthanc server."""

@@ -1,0 +1,111 @@
+"""Where the work comes from, as a stream of entries with a cursor.
+
+`source_zip`, `source_folder` and `source_orthanc` are such.
+
+A source never holds all its entries. It yields pages; the ledger keeps each page together with the cursor after it,
+so that an interrupted enumeration goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Final, Protocol
+
+from backlog.broker.messages import SourceSpec, Stage
+from backlog.outcomes import Reason
+
+#: Its warnings reach the person as lines on the terminal.
+_log: Final = logging.getLogger(__name__)
+
+#: Entries of one page.
+PAGE: Final = 5000
+
+#: Most bytes of one input file: what a worker takes.
+MOST_BYTES: Final = 1 << 28
+
+#: Left by operating systems; and DICOMDIR, the table of contents of a medium (PS3.10).
+_SYSTEM_NAMES: Final = frozenset({".ds_store", "thumbs.db", "desktop.ini", "dicomdir", ".gitkeep"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One input item as its source lists it."""
+
+    ref: int | str  #: what finds it again: a place in the zip or the listing, or Orthanc's id
+    size: int = 0  #: bytes, where the source says so without being asked
+    reason: Reason | None = None  #: decided by the listing alone
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some entries, and the cursor that stands behind them."""
+
+    entries: list[Entry]
+    cursor: str
+    last: bool
+
+
+class Source(Protocol):
+    """An iterator of work."""
+
+    spec: SourceSpec
+    first: Stage  #: where its chunks begin
+    total: int | None  #: number of entries, where it is known beforehand
+
+    def pages(self, cursor: str) -> Iterator[Page]:
+        """Yield pages from a cursor on; the empty cursor is the beginning. The final page says so."""
+        ...
+
+    def read(self, ref: int | str) -> bytes:
+        """Return the file or header of one entry, for `plan` and `inspect`."""
+        ...
+
+    def name(self, ref: int | str) -> str:
+        """Return what the person calls this entry. May hold a patient's name: shown only when asked for."""
+        ...
+
+
+def never_silent(pages: Iterator[Page], warning: str) -> Iterator[Page]:
+    """Pass on all pages of a source, and warn when nothing was on them: that is rarely what was meant."""
+    empty = True
+    for page in pages:
+        empty = empty and not page.entries
+        if page.last and empty:
+            _log.warning("%s", warning)
+        yield page
+
+
+def system_file(name: str) -> bool:
+    """Whether a file is an operating system's, by its name."""
+    path = PurePosixPath(name)
+    return path.name.lower() in _SYSTEM_NAMES or path.name.startswith("._") or "__MACOSX" in path.parts
+
+
+@dataclass
+class Again:
+    """Chosen entries of another source, for a replay. They are few enough for one page."""
+
+    source: Source
+    refs: list[int | str]
+    first: Stage = field(init=False)
+    total: int | None = field(init=False)
+    spec: SourceSpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.first, self.spec, self.total = self.source.first, self.source.spec, len(self.refs)
+
+    def pages(self, cursor: str) -> Iterator[Page]:
+        """Yield the entries; the cursor is their count."""
+        entries = [Entry(ref) for ref in self.refs] if not cursor else []
+        yield Page(entries, str(len(self.refs)), last=True)
+
+    def read(self, ref: int | str) -> bytes:
+        """Return what the other source returns."""
+        return self.source.read(ref)
+
+    def name(self, ref: int | str) -> str:
+        """Return what the other source calls it."""
+        return self.source.name(ref)

@@ -1,0 +1,163 @@
+"""A folder as the source: its files, by the places of their paths in the run's listing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from backlog.broker.messages import SourceSpec, Stage
+from backlog.errors import InstanceRejected, UsageError
+from backlog.outcomes import Reason
+from backlog.pacs.base import until_pixels
+from producer.sources import base as sources
+from producer.sources.base import MOST_BYTES, Entry, Page, never_silent, system_file
+
+#: Its warnings reach the person as lines on the terminal.
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass
+class Folder:
+    """The files of a folder and its subfolders.
+
+    The folder is listed once, into a file of NUL-ended relative paths: an entry is a place in that file. So paths,
+    which hold patients' names often enough, stay out of every message, and files that come later belong to a later run.
+    """
+
+    path: Path
+    listing: Path
+    first: Stage = Stage.UPLOAD
+    total: int | None = None
+    spec: SourceSpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.path, self.listing = self.path.absolute(), self.listing.absolute()
+        if self.path.resolve() == self.listing.parent.resolve() or (self.path / "ledger.sqlite").exists():
+            raise UsageError(f"{self.path}: this is a run's folder; what a run wrote is no source of another")
+        self.spec = {"kind": "folder", "path": str(self.path), "listing": str(self.listing)}
+
+    def pages(self, cursor: str) -> Iterator[Page]:
+        """Stream the listing, made first when it isn't there; the cursor is a place in it."""
+        pages = self._pages(cursor)
+        return pages if cursor else never_silent(pages, f"{self.path}: this folder holds no files")
+
+    def _pages(self, cursor: str) -> Iterator[Page]:
+        if not self.listing.exists():
+            self._list()
+        place = int(cursor) if cursor else 0
+        with self.listing.open("rb") as file:
+            file.seek(place)
+            entries: list[Entry] = []
+            rest = b""
+            while step := file.read(1 << 20):
+                *names, rest = (rest + step).split(b"\0")
+                for name in names:
+                    reason = Reason.SYSTEM_FILE if system_file(os.fsdecode(name)) else None
+                    entries.append(Entry(place, 0, reason))
+                    place += len(name) + 1
+                    if len(entries) >= sources.PAGE:
+                        yield Page(entries, str(place), last=False)
+                        entries = []
+            yield Page(entries, str(place), last=True)
+
+    def _list(self) -> None:
+        temporary = self.listing.with_suffix(".part")
+        passed = Passed()
+        with temporary.open("wb") as file:
+            for name in _walk(os.fsencode(self.path), os.fsencode(self.listing.parent), passed):
+                file.write(name + b"\0")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.listing)
+        if passed.links:
+            _log.warning(
+                "%s: %d links to folders were not followed; what is behind them is no part of this run",
+                self.path,
+                passed.links,
+            )
+        if passed.runs:
+            _log.warning("%s: %d folders of runs were left out", self.path, passed.runs)
+
+    def read(self, ref: int | str) -> bytes:
+        """Return one file's beginning, at least up to its pixel data; all of what is no DICOM.
+
+        Raises
+        ------
+        InstanceRejected
+            It is larger than a worker takes.
+        """
+        with (self.path / self.name(ref)).open("rb") as file:
+            if os.fstat(file.fileno()).st_size > MOST_BYTES:
+                raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MOST_BYTES} bytes")
+            return until_pixels(_growing_steps(file))
+
+    def name(self, ref: int | str) -> str:
+        """Return the file's path below the folder."""
+        with self.listing.open("rb") as file:
+            file.seek(int(ref))
+            return os.fsdecode(file.read(1 << 16).split(b"\0", 1)[0])
+
+
+@dataclass
+class Passed:
+    """What a walk over a folder passed by."""
+
+    links: int = 0  #: to folders
+    runs: int = 0  #: folders of runs, this one's not counted
+
+
+def _growing_steps(file: BinaryIO) -> Iterator[bytes]:
+    """Read a file in ever larger steps: each may have all before it looked through again."""
+    size = 1 << 16
+    while step := file.read(size):
+        yield step
+        size *= 2
+
+
+def _walk(root: bytes, own: bytes, passed: Passed) -> Iterator[bytes]:
+    """Yield the paths of files below a folder, relative to it, but none below a run's folder.
+
+    Links to folders are not followed: they may lead in a circle, or to what is listed already. What lies in a run's
+    folder, this one's (``own``) or another's, is its output, or its PACS's.
+    """
+    waiting = [b""]
+    while waiting:
+        below = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, below)) as found:
+                for entry in found:
+                    relative = os.path.join(below, entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        if os.path.samefile(entry.path, own):
+                            continue
+                        if os.access(os.path.join(entry.path, b"ledger.sqlite"), os.F_OK):
+                            passed.runs += 1
+                        else:
+                            waiting.append(relative)
+                    elif _is_link_to_folder(entry):
+                        passed.links += 1
+                    elif _is_item(entry):
+                        yield relative
+        except OSError as error:
+            raise UsageError(
+                f"{os.fsdecode(root)}: one of its folders can't be read ({error.strerror})"
+            ) from error
+
+
+def _is_link_to_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link in a circle
+
+
+def _is_item(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return True  # a link to nowhere or in a circle: listed, so that it is quarantined as unreadable

@@ -1,0 +1,105 @@
+"""An Orthanc as the source: the instances that it holds, series by series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from backlog.broker.messages import SourceSpec, Stage
+from backlog.dicom.eligibility import UNSPECIFIC_MODALITIES, Facts, Rules, judge
+from backlog.outcomes import Reason
+from backlog.pacs.orthanc import Orthanc
+from producer.sources.base import Entry, Page, never_silent
+
+#: Series of one page of Orthanc's answers.
+_SERIES_PAGE: Final = 500
+
+#: Series Manufacturer of what this system writes, and its modalities: reports, pictures, PDFs.
+_OWN_MANUFACTURER: Final = "cxr-backlog"
+_OWN_MODALITIES: Final = ("SR", "OT", "DOC")
+
+
+@dataclass
+class OrthancSource:
+    """The instances of an Orthanc, or of a selection of its series.
+
+    Series by series, since a series' tags tell without a download that its instances are no radiographs. The reports
+    that this system wrote are results, not inputs: their series are left out.
+    """
+
+    orthanc: Orthanc
+    rules: Rules
+    since: str = ""  #: YYYYMMDD or YYYYMMDDTHHMMSS: series that Orthanc changed before are left out
+    modality: str = ""  #: as in a DICOM query, ``CR\\DX``
+    study_date: str = ""  #: as in a DICOM query, ``20240101-20241231``
+    first: Stage = Stage.INFER
+    total: int | None = None
+    spec: SourceSpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spec = {"kind": "orthanc", "path": "", "listing": ""}
+
+    def pages(self, cursor: str) -> Iterator[Page]:
+        """Stream Orthanc's series; the cursor is ``offset:last series``, so that a deletion meanwhile is noticed."""
+        pages = self._pages(cursor)
+        selected = self.since or self.modality or self.study_date
+        what = "nothing that was selected" if selected else "nothing to score"
+        return pages if cursor else never_silent(pages, f"this Orthanc holds {what}")
+
+    def _pages(self, cursor: str) -> Iterator[Page]:
+        query = {"Modality": self.modality, "StudyDate": self.study_date}
+        query = {keyword: wanted for keyword, wanted in query.items() if wanted}
+        offset, _, last = cursor.partition(":")
+        at = int(offset or 0)
+        while True:
+            at = self._found_again(at, last, query)
+            series = self.orthanc.series(at, _SERIES_PAGE, query)
+            entries = [entry for one in series for entry in self._entries(one)]
+            at += len(series)
+            last = str(series[-1]["ID"]) if series else last
+            yield Page(entries, f"{at}:{last}", last=len(series) < _SERIES_PAGE)
+            if len(series) < _SERIES_PAGE:
+                return
+
+    def _found_again(self, at: int, last: str, query: dict[str, str]) -> int:
+        """Return the offset behind the last series read. Deletions since then have moved it towards the beginning.
+
+        When it is gone itself, the enumeration begins anew: what was read already then counts as ``duplicate``.
+        """
+        probe = at
+        while last and probe > 0:
+            low = max(0, probe - _SERIES_PAGE)
+            ids = [str(one["ID"]) for one in self.orthanc.series(low, probe - low, query)]
+            if last in ids:
+                return low + ids.index(last) + 1
+            probe = low
+        return 0
+
+    def _entries(self, series: dict[str, Any]) -> Iterator[Entry]:
+        tags = {str(k): str(v) for k, v in dict(series.get("MainDicomTags", {})).items()}
+        if tags.get("Modality") in _OWN_MODALITIES and tags.get("Manufacturer", "").startswith(
+            _OWN_MANUFACTURER
+        ):
+            return
+        if self.since and str(series.get("LastUpdate", self.since)) < self.since:
+            return
+        reason = _judge_series(tags, self.rules)
+        for instance in series.get("Instances", []):
+            yield Entry(str(instance), 0, reason)
+
+    def read(self, ref: int | str) -> bytes:
+        """Return one instance's header."""
+        return self.orthanc.header(str(ref))
+
+    def name(self, ref: int | str) -> str:
+        """Return Orthanc's id, which is all it is called by."""
+        return str(ref)
+
+
+def _judge_series(tags: dict[str, str], rules: Rules) -> Reason | None:
+    """Judge by a series' tags alone: only where no tag of its instances could say otherwise."""
+    reason = judge(Facts.from_tags(tags), rules)
+    if reason is Reason.NOT_RADIOGRAPH and tags.get("Modality", "").strip().upper() in UNSPECIFIC_MODALITIES:
+        return None
+    return reason if reason in (Reason.NOT_IMAGE, Reason.NOT_RADIOGRAPH, Reason.NOT_CHEST) else None

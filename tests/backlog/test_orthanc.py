@@ -1,0 +1,513 @@
+"""Orthanc over REST: a real one, and a local HTTP server that misbehaves in every way a network has."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from backlog.dicom.eligibility import Rules
+from backlog.dicom.header import identity, read_header
+from backlog.dicom.parser import survey
+from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.outcomes import Reason
+from backlog.pacs.base import Stored
+from backlog.pacs.orthanc import Orthanc
+from backlog.settings import Settings
+from tests.support.dicom_images import chest, dicom
+from tests.support.servers import OrthancServer, free_port
+from worker.tasks.report import _only_one
+from worker.tasks.upload import _store
+
+IMAGE = dicom(chest(64, 64))
+LARGE = dicom(chest(1024, 1024), SOPInstanceUID="1.2.3.4.6")
+#: No instance has it: a well-formed identifier of Orthanc's.
+NOBODY = "-".join(["0123abcd"] * 5)
+
+
+def opened(server: OrthancServer, **more: object) -> Orthanc:
+    return Orthanc(server.url, username=server.username, password=server.password, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def pacs(orthanc: OrthancServer) -> Iterator[Orthanc]:
+    client = opened(orthanc)
+    yield client
+    client.close()
+
+
+def reason_of(call: Callable[[], object]) -> Reason:
+    with pytest.raises(InstanceRejected) as error:
+        call()
+    return error.value.reason
+
+
+# -- a real Orthanc ------------------------------------------------------------------------------------------
+
+
+def test_what_is_stored_is_fetched_as_it_was(pacs: Orthanc) -> None:
+    stored = pacs.store(IMAGE)
+    assert not stored.already
+    assert pacs.fetch(stored.instance) == IMAGE
+
+
+def test_storing_again_changes_nothing(pacs: Orthanc, orthanc: OrthancServer) -> None:
+    first = pacs.store(IMAGE)
+    again = pacs.store(dicom(chest(64, 64)[::-1]))  # other pixels under the same UID
+    assert again.already
+    assert again.instance == first.instance
+    assert pacs.fetch(first.instance) == IMAGE
+    assert orthanc.get("/statistics").json()["CountInstances"] == 1
+
+
+def test_what_is_no_dicom_is_to_blame_itself(pacs: Orthanc, orthanc: OrthancServer) -> None:
+    assert reason_of(lambda: pacs.store(b"x" * 5000)) is Reason.NOT_DICOM
+    assert reason_of(lambda: pacs.store(b"")) is Reason.NOT_DICOM
+    without_uids = dicom(chest(64, 64), SOPInstanceUID=None, StudyInstanceUID=None)
+    assert reason_of(lambda: pacs.store(without_uids)) in (Reason.INVALID_UID, Reason.NOT_DICOM)
+    assert orthanc.get("/statistics").json()["CountInstances"] == 0
+
+
+def test_an_instance_that_is_gone_is_told_apart(pacs: Orthanc) -> None:
+    instance = pacs.store(IMAGE).instance
+    assert pacs.delete(instance)
+    assert not pacs.delete(instance)
+    for call in (pacs.fetch, pacs.header, pacs.simplified_tags):
+        assert reason_of(lambda call=call: call(instance)) is Reason.NOT_IN_PACS  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "instance", ["", "..", "../system", "1", NOBODY + "\n", NOBODY + "/x", NOBODY.upper()]
+)
+def test_an_identifier_of_another_form_is_never_asked_for(pacs: Orthanc, instance: str) -> None:
+    for call in (pacs.fetch, pacs.header, pacs.simplified_tags, pacs.delete):
+        try:
+            assert call(instance) is False
+        except InstanceRejected as error:
+            assert error.reason is Reason.NOT_IN_PACS
+
+
+def test_the_header_of_a_small_and_of_a_large_file_is_enough(pacs: Orthanc) -> None:
+    for image in (IMAGE, LARGE):
+        header = pacs.header(pacs.store(image).instance)
+        assert image.startswith(header)
+        assert identity(read_header(header)) == identity(read_header(image))
+    assert len(header) < 1 << 18
+    assert pacs.fetch(pacs.store(LARGE).instance) == LARGE  # the connection is still good
+
+
+def test_holders_are_counted_in_every_study(pacs: Orthanc) -> None:
+    assert pacs.holders("1.2.3.4.5", "") == 0
+    instance = pacs.store(IMAGE).instance
+    assert pacs.holders("1.2.3.4.5", instance) == 1
+    pacs.store(dicom(chest(64, 64), StudyInstanceUID="1.2.99"))
+    assert pacs.holders("1.2.3.4.5", instance) == 2
+    assert pacs.holders("1.2.3.4", instance) == 0  # that is its study's
+
+
+def test_series_come_in_pages_and_by_query(pacs: Orthanc) -> None:
+    for i in range(5):
+        modality = "CR" if i % 2 else "DX"
+        pacs.store(
+            dicom(chest(32, 32), SOPInstanceUID=f"1.2.{i}", SeriesInstanceUID=f"1.9.{i}", Modality=modality)
+        )
+    every = pacs.series(0, 100, {})
+    assert len(every) == 5
+    assert pacs.series(0, 2, {}) + pacs.series(2, 2, {}) + pacs.series(4, 2, {}) == every
+    assert {one["MainDicomTags"]["Modality"] for one in every} == {"CR", "DX"}
+    found = pacs.series(0, 100, {"Modality": "CR"})
+    assert len(found) == 2
+    assert pacs.series(0, 1, {"Modality": "CR"}) + pacs.series(1, 1, {"Modality": "CR"}) == found
+    assert pacs.series(0, 100, {"Modality": "MG"}) == []
+
+
+def test_files_are_read_from_the_storage_folder_where_it_is(orthanc: OrthancServer, pacs: Orthanc) -> None:
+    for image in (IMAGE, LARGE):
+        pacs.store(image)
+    instance = pacs.store(LARGE).instance
+    beside = opened(orthanc, storage=orthanc.storage)
+    assert beside.fetch(instance) == LARGE
+    assert LARGE.startswith(beside.header(instance))
+    (file,) = (
+        path for path in orthanc.storage.rglob("*") if path.is_file() and path.stat().st_size == len(LARGE)
+    )
+    with file.open("r+b") as changed:
+        changed.seek(len(LARGE) - 4)
+        changed.write(b"MARK")  # shows who was asked
+    assert beside.fetch(instance).endswith(b"MARK")
+    beside.close()
+
+
+def test_without_the_storage_folder_rest_is_asked(
+    orthanc: OrthancServer, pacs: Orthanc, tmp_path: Path
+) -> None:
+    instance = pacs.store(LARGE).instance
+    elsewhere = opened(orthanc, storage=tmp_path / "not mounted")
+    assert elsewhere.fetch(instance) == LARGE
+    assert LARGE.startswith(elsewhere.header(instance))
+    assert reason_of(lambda: elsewhere.fetch(NOBODY)) is Reason.NOT_IN_PACS
+    elsewhere.close()
+
+
+@contextmanager
+def own_orthanc(folder: Path, **options: object) -> Iterator[OrthancServer]:
+    """An Orthanc that is configured in another way than ours."""
+    server = OrthancServer(folder / "orthanc", options=options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def test_files_that_orthanc_compresses_in_its_storage_folder_come_over_rest(tmp_path: Path) -> None:
+    with own_orthanc(tmp_path, StorageCompression=True) as server:
+        beside = opened(server, storage=server.storage)
+        for image in (IMAGE, LARGE):
+            instance = beside.store(image).instance
+            assert beside.fetch(instance) == image
+            assert read_header(beside.header(instance)) == read_header(image)
+        beside.close()
+
+
+@pytest.mark.parametrize("first", ["the run's start", "a store"])
+def test_an_orthanc_that_overwrites_is_given_nothing_that_it_has(tmp_path: Path, first: str) -> None:
+    other = dicom(chest(64, 64)[::-1])
+    with own_orthanc(tmp_path, OverwriteInstances=True) as server, closing(opened(server)) as client:
+        if first == "the run's start":
+            client.identity()  # this version doesn't say whether it overwrites
+        stored = client.store(IMAGE)
+        assert not stored.already
+        assert client.store(other) == Stored(stored.instance, already=True)
+        assert client.fetch(stored.instance) == IMAGE
+
+
+def test_an_orthanc_that_says_that_it_overwrites_is_refused() -> None:
+    said = b'{"DatabaseServerIdentifier": "x", "OverwriteInstances": true}'
+    with (
+        Misbehaving(answer(200, said)) as server,
+        closing(Orthanc(server.url)) as client,
+        pytest.raises(UsageError, match="OverwriteInstances"),
+    ):
+        client.identity()
+
+
+def test_an_orthanc_that_says_that_it_never_overwrites_is_not_asked_before_each_store() -> None:
+    said = b'{"DatabaseServerIdentifier": "x", "OverwriteInstances": false, "Status": "Success", "ID": "%s"}'
+    with Misbehaving(answer(200, said % NOBODY.encode())) as server, closing(Orthanc(server.url)) as client:
+        client.identity()
+        client.store(IMAGE)
+        assert [(method, path) for method, path, *_ in server.seen] == [
+            ("GET", "/system"),
+            ("POST", "/instances"),
+        ]
+
+
+def test_a_report_under_a_uid_that_is_taken_is_withdrawn(pacs: Orthanc) -> None:
+    """Two patients have images of one UID: their reports' UIDs, which derive from it, would be one as well."""
+    first = pacs.store(dicom(chest(64, 64), SOPInstanceUID="1.2.77", PatientID="A")).instance
+    _only_one(pacs, "1.2.77", first)
+    second = pacs.store(dicom(chest(64, 64), SOPInstanceUID="1.2.77", PatientID="B")).instance
+    assert reason_of(lambda: _only_one(pacs, "1.2.77", second)) is Reason.UID_CONFLICT
+    assert reason_of(lambda: pacs.fetch(second)) is Reason.NOT_IN_PACS
+    assert pacs.holders("1.2.77", first) == 1
+
+
+def test_an_image_that_orthanc_keeps_in_another_transfer_syntax_is_the_same_image(tmp_path: Path) -> None:
+    jpeg_ls = "1.2.840.10008.1.2.4.80"
+    with own_orthanc(tmp_path, IngestTranscoding=jpeg_ls) as server, closing(opened(server)) as client:
+        instance = _store(client, Rules(), IMAGE).instance
+        assert survey(client.fetch(instance)).transfer_syntax_uid == jpeg_ls
+        assert _store(client, Rules(), IMAGE) == Stored(instance, already=True)
+        assert (
+            reason_of(lambda: _store(client, Rules(), dicom(chest(64, 64), KVP="99"))) is Reason.UID_CONFLICT
+        )
+
+
+def test_a_wrong_password_is_the_persons_to_mend(orthanc: OrthancServer) -> None:
+    client = Orthanc(orthanc.url, username=orthanc.username, password="wrong")
+    for call in (client.identity, lambda: client.store(IMAGE), lambda: client.fetch(NOBODY)):
+        with pytest.raises(UsageError, match="CXR_PACS_PASSWORD"):
+            call()
+    client.close()
+
+
+def test_an_orthanc_that_stops_and_comes_back_is_away_meanwhile(
+    orthanc: OrthancServer, pacs: Orthanc
+) -> None:
+    instance = pacs.store(IMAGE).instance
+    orthanc.stop()
+    try:
+        with pytest.raises(ServiceUnavailable, match="is away"):
+            pacs.fetch(instance)
+    finally:
+        orthanc.start()
+    assert pacs.fetch(instance) == IMAGE
+
+
+def test_settings_lead_to_it(orthanc: OrthancServer) -> None:
+    settings = Settings(pacs_username=orthanc.username, pacs_password=orthanc.password, pacs_seconds=5)
+    client = Orthanc.from_settings(settings, orthanc.url + "/")
+    assert isinstance(client.identity(), str)
+    client.close()
+
+
+# -- servers that misbehave ----------------------------------------------------------------------------------
+
+
+class Misbehaving:
+    """A local HTTP server that answers everything in one way, byte for byte."""
+
+    def __init__(self, answer: bytes, *, seconds: float = 0.0, hold: bool = False) -> None:
+        self.seen: list[tuple[str, str, dict[str, str], bytes]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                outer.seen.append((self.command, self.path, dict(self.headers), body))
+                time.sleep(seconds)
+                self.wfile.write(answer)
+                self.wfile.flush()
+                if hold:
+                    outer.released.wait(30)
+                self.close_connection = True
+
+            do_GET = do_POST = do_DELETE = _any  # noqa: N815  # the base class looks for these
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+                pass
+
+        self.released = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self) -> Misbehaving:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.released.set()
+        self.server.shutdown()
+        self.thread.join(10)
+        self.server.server_close()
+
+
+def answer(status: int, body: bytes = b"{}", *lines: str) -> bytes:
+    head = [f"HTTP/1.1 {status} x", f"Content-Length: {len(body)}", "Connection: close", *lines]
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+
+
+def calls(client: Orthanc) -> list[Callable[[], object]]:
+    return [
+        lambda: client.store(IMAGE),
+        lambda: client.fetch(NOBODY),
+        lambda: client.header(NOBODY),
+        lambda: client.delete(NOBODY),
+        lambda: client.holders("1.2", NOBODY),
+        lambda: client.series(0, 10, {}),
+        lambda: client.series(0, 10, {"Modality": "CR"}),
+        client.identity,
+    ]
+
+
+def every_call_raises(server: Misbehaving, kind: type[Exception], seconds: float = 5.0) -> None:
+    client = Orthanc(server.url, seconds=seconds)
+    for call in calls(client):
+        with pytest.raises(kind):
+            call()
+    client.close()
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
+def test_an_overloaded_pacs_is_waited_for(status: int) -> None:
+    with Misbehaving(answer(status)) as server:
+        every_call_raises(server, ServiceUnavailable)
+
+
+def test_a_full_pacs_is_waited_for() -> None:
+    with Misbehaving(answer(507)) as server:
+        every_call_raises(server, StorageFull)
+    with Misbehaving(answer(500, json.dumps({"OrthancStatus": 11}).encode())) as server:
+        every_call_raises(server, StorageFull)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_is_the_persons_to_mend(status: int) -> None:
+    with Misbehaving(answer(status)) as server:
+        every_call_raises(server, UsageError)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(b"", id="closed without a word"),
+        pytest.param(b"\x00\xff nonsense\r\n\r\n", id="no HTTP"),
+        pytest.param(answer(200, b"abc").replace(b": 3", b": 3000"), id="body cut off"),
+        pytest.param(answer(200, b"abc").replace(b": 3", b": 3000000"), id="large body cut off"),
+        pytest.param(b"HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nabc", id="chunk cut off"),
+        pytest.param(answer(503, b"<html>not json"), id="an error page"),
+    ],
+)
+def test_a_broken_connection_is_waited_for(broken: bytes) -> None:
+    """Half an image must never be taken for a whole one."""
+    with Misbehaving(broken) as server:
+        client = Orthanc(server.url, seconds=5)
+        for call in (
+            lambda: client.store(IMAGE),
+            lambda: client.fetch(NOBODY),
+            lambda: client.header(NOBODY),
+        ):
+            with pytest.raises(ServiceUnavailable):
+                call()
+        client.close()
+
+
+def test_a_silent_pacs_is_given_up_in_time() -> None:
+    for part in (
+        b"",
+        answer(200, b"abc").replace(b": 3", b": 30"),
+        answer(200, b"a").replace(b": 1", b": 3000000"),
+    ):
+        with Misbehaving(part, hold=True) as server:
+            client = Orthanc(server.url, seconds=0.3)
+            started = time.monotonic()
+            for call in (client.fetch, client.header):
+                with pytest.raises(ServiceUnavailable):
+                    call(NOBODY)
+            assert time.monotonic() - started < 5
+            client.close()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(answer(200, b"<html>Welcome to the proxy</html>"), id="html"),
+        pytest.param(answer(200, b""), id="nothing"),
+        pytest.param(answer(302, b"", "Location: https://elsewhere/"), id="redirect"),
+        pytest.param(answer(307, b"", "Location: http://127.0.0.1:1/"), id="redirect that keeps the method"),
+    ],
+)
+def test_what_is_no_orthanc_is_the_persons_to_mend(page: bytes) -> None:
+    """Otherwise every image of the backlog would be refused, one by one."""
+    with Misbehaving(page) as server:
+        client = Orthanc(server.url, seconds=5)
+        for call in (client.identity, lambda: client.store(IMAGE), lambda: client.series(0, 1, {})):
+            with pytest.raises(UsageError):
+                call()
+        client.close()
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"3", b'"x"'])
+def test_json_of_another_kind_is_no_orthanc(body: bytes) -> None:
+    with Misbehaving(answer(200, body)) as server, pytest.raises(UsageError, match="no Orthanc"):
+        Orthanc(server.url).identity()
+
+
+def test_another_path_of_a_server_is_no_orthanc() -> None:
+    with Misbehaving(answer(404)) as server, pytest.raises(UsageError, match="no Orthanc"):
+        Orthanc(server.url + "/wrong").identity()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (200, {"Status": "FilteredOut", "ID": ""}, Reason.REFUSED),
+        (200, {"Status": "Success", "ID": "../system"}, Reason.REFUSED),
+        (200, {"Status": "Success"}, Reason.REFUSED),
+        (200, [{"Status": "Success", "ID": NOBODY}], Reason.REFUSED),
+        (413, {}, Reason.TOO_LARGE),
+        (404, {"OrthancStatus": 21}, Reason.INVALID_UID),
+        (400, {"OrthancStatus": 15}, Reason.NOT_DICOM),
+        (400, {"OrthancStatus": 8}, Reason.REFUSED),
+        (409, {"OrthancStatus": 8}, Reason.REFUSED),
+    ],
+)
+def test_a_refused_image_has_its_reason(status: int, body: object, reason: Reason) -> None:
+    with Misbehaving(answer(status, json.dumps(body).encode())) as server:
+        client = Orthanc(server.url)
+        assert reason_of(lambda: client.store(IMAGE)) is reason
+        client.close()
+
+
+@pytest.mark.parametrize("status", [400, 404, 409])
+@pytest.mark.parametrize("body", [b"404 page not found", b"", b"[]", b"{}", b'{"OrthancStatus": "x"}'])
+def test_an_error_that_is_not_orthancs_own_is_waited_out(status: int, body: bytes) -> None:
+    """A proxy says so while Orthanc starts behind it; every image would be refused, or seem to be gone."""
+    with Misbehaving(answer(status, body)) as server, closing(Orthanc(server.url)) as client:
+        for call in (
+            lambda: client.store(IMAGE),
+            lambda: client.fetch(NOBODY),
+            lambda: client.header(NOBODY),
+            lambda: client.delete(NOBODY),
+        ):
+            with pytest.raises(ServiceUnavailable, match="no word of Orthanc's"):
+                call()
+
+
+def test_a_closed_port_and_an_unknown_host_are_away() -> None:
+    for url in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid"):
+        with pytest.raises(ServiceUnavailable, match="is away"):
+            Orthanc(url, seconds=2).identity()
+
+
+def test_a_port_that_speaks_no_http_is_away() -> None:
+    """A socket that accepts and never answers, as a half-dead host does."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        started = time.monotonic()
+        with pytest.raises(ServiceUnavailable):
+            Orthanc(f"http://127.0.0.1:{deaf.getsockname()[1]}", seconds=0.3).identity()
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://host:99999", "http://ho st", "http://:80"])
+def test_an_address_that_is_none_is_the_persons_to_mend(url: str) -> None:
+    with pytest.raises((UsageError, ServiceUnavailable)):
+        Orthanc(url, seconds=1).identity()
+
+
+def test_a_password_in_the_address_is_refused_and_not_quoted() -> None:
+    with pytest.raises(UsageError, match="CXR_PACS_PASSWORD") as error:
+        Orthanc("http://me:secret@host:8042")
+    assert "secret" not in str(error.value)
+
+
+def test_a_plain_server_has_no_trusted_certificate() -> None:
+    with Misbehaving(answer(200)) as server, pytest.raises((UsageError, ServiceUnavailable)):
+        Orthanc(server.url.replace("http:", "https:"), seconds=2).identity()
+
+
+def test_a_missing_authority_file_is_the_persons_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="CXR_PACS_CA"):
+        Orthanc("https://127.0.0.1:1", ca=str(tmp_path / "nothing.pem"))
+
+
+def test_nothing_is_asked_for_that_a_server_could_compress(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And no proxy of the environment and no netrc comes between."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with Misbehaving(answer(200, b"abc")) as server:
+        assert Orthanc(server.url).fetch(NOBODY) == b"abc"
+    ((method, path, headers, _),) = server.seen
+    assert (method, path) == ("GET", f"/instances/{NOBODY}/file")
+    assert headers["Accept-Encoding"] == "identity"
+    assert "Authorization" not in headers

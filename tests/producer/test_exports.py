@@ -1,0 +1,161 @@
+"""What a run leaves for people: whole files, a row for every reported item, no cell that is a formula."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backlog.broker.messages import ItemRecord
+from backlog.errors import StorageFull
+from backlog.model import LABELS
+from backlog.outcomes import Reason
+from producer.ledger.ledger import Ledger
+from producer.results.exports import (
+    COLUMNS,
+    MEANINGLESS,
+    WRITERS,
+    summarise,
+    write_jsonl,
+    write_parquet,
+    write_scores,
+    write_summary,
+)
+from producer.sources.base import Entry, Page
+from tests.producer.test_ledger import rejected, reported
+
+Write = Callable[[Ledger, Path], None]
+
+
+def filled(path: Path, *, meaningful: bool = True, **changes: object) -> Ledger:
+    """Return a complete run of five items: three reported, one skipped, one quarantined."""
+    job = {"run": "r", "weights": "ab" * 32, "meaningful": meaningful}
+    ledger = Ledger.create(path, {"job": job, "model": "densenet121-res224-all", "engines": ["onnxruntime"]})
+    ledger.add(Page([Entry(i) for i in range(5)], "5", last=True), 8)
+    (chunk,) = ledger.waiting(1)
+    records: dict[int, ItemRecord] = {i: reported(i) for i in (0, 2, 4)}
+    records[0].update(changes)  # type: ignore[typeddict-item]
+    records |= {1: rejected(Reason.LATERAL), 3: rejected(Reason.BLANK)}
+    ledger.harvest([(chunk, records)])
+    ledger.put("seconds", 2.0)
+    return ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = filled(tmp_path / "ledger.sqlite")
+    yield made
+    made.close()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_scores_have_a_row_for_each_reported_item(ledger: Ledger, tmp_path: Path) -> None:
+    write_scores(ledger, tmp_path / "scores.csv")
+    table = read_csv(tmp_path / "scores.csv")
+    assert [row["item"] for row in table] == ["0", "2", "4"]
+    assert tuple(table[0]) == COLUMNS
+    assert [float(table[0][label]) for label in LABELS] == [0.5] * 18
+    assert table[1]["sop_instance_uid"] == "1.2.2"
+    assert table[1]["flags"] == "signed upsampled"
+
+
+def test_labels_are_the_models_eighteen() -> None:
+    assert len(LABELS) == len(set(LABELS)) == 18
+    assert COLUMNS[5:] == tuple(LABELS)
+
+
+def test_jsonl_and_parquet_say_the_same(ledger: Ledger, tmp_path: Path) -> None:
+    write_jsonl(ledger, tmp_path / "x.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert [line["item"] for line in lines] == [0, 2, 4]
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'parquet' is not installed")
+    write_parquet(ledger, tmp_path / "x.parquet")
+    assert parquet.read_table(tmp_path / "x.parquet").to_pylist() == lines
+
+
+def test_parquet_is_written_in_groups(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'parquet' is not installed")
+    monkeypatch.setattr("producer.results.exports._GROUP", 2)
+    write_parquet(ledger, tmp_path / "x.parquet")
+    assert parquet.read_table(tmp_path / "x.parquet")["item"].to_pylist() == [0, 2, 4]
+
+
+def test_seeded_weights_are_named_in_every_row(tmp_path: Path) -> None:
+    ledger = filled(tmp_path / "ledger.sqlite", meaningful=False, flags=[])
+    for form, write in WRITERS.items():
+        if form == "parquet":
+            continue
+        write(ledger, tmp_path / form)
+        assert (tmp_path / form).read_text().count(MEANINGLESS) == 3
+    assert summarise(ledger)["weights_meaningful"] is False
+    ledger.close()
+
+
+@pytest.mark.parametrize("text", ["=HYPERLINK(0)", "+1", "-1", "@x", "\tx", "\rx", '=1,"2"\n3'])
+def test_a_cell_never_begins_as_a_formula(tmp_path: Path, text: str) -> None:
+    ledger = filled(tmp_path / "ledger.sqlite", sop_instance_uid=text)
+    write_scores(ledger, tmp_path / "scores.csv")
+    assert read_csv(tmp_path / "scores.csv")[0]["sop_instance_uid"] == f"'{text}"
+    ledger.close()
+
+
+def test_the_summary_adds_up(ledger: Ledger, tmp_path: Path) -> None:
+    summary = write_summary(ledger, tmp_path / "summary.json")
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert summary["complete"]
+    assert summary["total"] == summary["reported"] + sum(summary["skipped"].values()) + sum(
+        summary["quarantined"].values()
+    )
+    assert (summary["skipped"], summary["quarantined"]) == ({"lateral": 1}, {"blank": 1})
+    assert summary["images_per_second"] == 1.5
+    assert summary["engine"] == "onnxruntime"
+
+
+def test_a_run_that_is_not_over_is_not_complete(tmp_path: Path) -> None:
+    ledger = Ledger.create(
+        tmp_path / "ledger.sqlite", {"job": {"run": "r", "weights": "", "meaningful": True}, "model": "m"}
+    )
+    assert not summarise(ledger)["complete"]
+    ledger.add(Page([Entry(1)], "1", last=False), 8)
+    assert not summarise(ledger)["complete"]
+    ledger.add(Page([Entry(2, 0, Reason.SYSTEM_FILE)], "2", last=True), 8)
+    summary = summarise(ledger)
+    assert (summary["complete"], summary["total"], summary["images_per_second"]) == (False, 2, 0.0)
+    ledger.close()
+
+
+@pytest.mark.parametrize("form", sorted(WRITERS))
+def test_what_cannot_be_written_says_so_and_leaves_nothing(ledger: Ledger, tmp_path: Path, form: str) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow", reason="the extra 'parquet' is not installed")
+    (tmp_path / "taken").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for path in (tmp_path / "taken", tmp_path / "no such folder" / "x"):
+        with pytest.raises(StorageFull, match="can't be written"):
+            WRITERS[form](ledger, path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("write", [write_scores, write_jsonl, write_summary])
+def test_a_file_is_replaced_whole_or_not_at_all(
+    ledger: Ledger, tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").write_text("the last one")
+    monkeypatch.setattr("os.fsync", _full)
+    with pytest.raises(StorageFull):
+        write(ledger, tmp_path / "x")
+    assert (tmp_path / "x").read_text() == "the last one"
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def _full(handle: int) -> None:
+    raise OSError(28, "No space left on device")

@@ -1,0 +1,200 @@
+"""Reports taken back: none left behind, none forgotten, and never asked of another PACS."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from backlog.errors import InstanceRejected
+from backlog.outcomes import Reason
+from backlog.pacs import folder
+from producer.cli.main import main
+from producer.ledger.ledger import Ledger
+from producer.results import retract as aftercare
+from producer.results.audit_log import Audit
+from producer.results.audit_log import verify as follow
+from tests.support.ended_runs import harvest, list_items, new_ledger, reported, some_scores
+
+COUNT = 7
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Held:
+    """A PACS in memory, that may end the process behind a deletion."""
+
+    def __init__(self, held: dict[str, bytes]) -> None:
+        self.held = held
+        self.dies_at = ""
+
+    def fetch(self, instance: str) -> bytes:
+        if instance not in self.held:
+            raise InstanceRejected(Reason.NOT_IN_PACS)
+        return self.held[instance]
+
+    def delete(self, instance: str) -> bool:
+        there = self.held.pop(instance, None) is not None
+        if instance == self.dies_at:
+            self.dies_at = ""
+            raise Killed
+        return there
+
+    def holders(self, uid: str, instance: str) -> int:
+        return int(instance in self.held)
+
+
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def content(name: str, item: int) -> bytes:
+    return f"{name} {item}".encode()
+
+
+@pytest.fixture(autouse=True)
+def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aftercare, "_BATCH", 2)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A run that stored a report of each item, and a picture and a PDF beside it."""
+
+    def record(item: int) -> Any:
+        beside = [
+            {"kind": kind, "instance": f"{kind} {item}", "sha256": sha(content(kind, item)), "ours": True}
+            for kind in ("capture", "pdf")
+        ]
+        report = {"sr_instance": f"report {item}", "sr_sha256": sha(content("report", item))}
+        return reported(item, some_scores(item), companions=beside, **report)
+
+    made = new_ledger(tmp_path)
+    list_items(made, COUNT)
+    harvest(made, record)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pacs() -> Any:
+    kinds = ("report", "capture", "pdf")
+    return Held({f"{kind} {item}": content(kind, item) for kind in kinds for item in range(COUNT)})
+
+
+def effects(ledger: Ledger, kind: str) -> list[int]:
+    rows = ledger.select("SELECT item FROM effect WHERE kind = ? ORDER BY item", kind)
+    return [row["item"] for row in rows]
+
+
+def test_every_report_is_taken_back_once(ledger: Ledger, pacs: Any) -> None:
+    assert aftercare.verify(ledger, pacs).right == COUNT
+    assert aftercare.retract(ledger, pacs) == (COUNT, 0, 2 * COUNT)
+    assert pacs.held == {}
+    assert aftercare.retract(ledger, pacs) == (0, 0, 0)
+    assert effects(ledger, "report.retracted") == list(range(COUNT))
+    assert effects(ledger, "companions.retracted") == list(range(COUNT))
+    found = aftercare.verify(ledger, pacs)
+    assert (found.complete, found.right, found.retracted, found.missing) == (True, 0, COUNT, [])
+
+
+@pytest.mark.parametrize("dies_at", ["report 0", "report 4", "report 6", "capture 4", "pdf 4", "pdf 0"])
+def test_a_deletion_that_is_broken_off_is_recorded_by_the_next(
+    ledger: Ledger, pacs: Any, dies_at: str, tmp_path: Path
+) -> None:
+    pacs.dies_at = dies_at
+    with pytest.raises(Killed):
+        aftercare.retract(ledger, pacs)
+    assert dies_at not in pacs.held
+    aftercare.retract(ledger, pacs)
+    assert pacs.held == {}
+    assert effects(ledger, "report.retracted") == list(range(COUNT))
+    assert effects(ledger, "companions.retracted") == list(range(COUNT))
+    assert ledger.fact("retracting") is None
+    with Audit(ledger, tmp_path / "audit.jsonl") as audit:
+        audit.catch_up()
+    assert follow(ledger, tmp_path / "audit.jsonl").right
+
+
+def test_what_somebody_else_deleted_or_changed_is_not_said_to_be_taken_back(
+    ledger: Ledger, pacs: Any
+) -> None:
+    del pacs.held["report 2"]
+    pacs.held["report 3"] = b"changed"
+    assert aftercare.retract(ledger, pacs) == (COUNT - 2, 2, 2 * COUNT)
+    assert aftercare.retract(ledger, pacs) == (0, 2, 0)
+    assert effects(ledger, "report.retracted") == [0, 1, 4, 5, 6]
+    found = aftercare.verify(ledger, pacs)
+    assert (found.complete, found.retracted, found.missing, found.different) == (False, 5, [2], [3])
+
+
+def test_a_source_that_was_not_read_to_its_end_is_not_right(tmp_path: Path, pacs: Any) -> None:
+    ledger = new_ledger(tmp_path)
+    assert not aftercare.verify(ledger, pacs).complete
+    list_items(ledger, 0)
+    assert aftercare.verify(ledger, pacs).complete
+    ledger.close()
+
+
+# -- which PACS ----------------------------------------------------------------------------------------------
+
+
+def a_run(out: Path, pacs: Path) -> None:
+    """A run of one report in a folder PACS."""
+    instance = f"{'a' * 40}/{'b' * 40}"
+    file = pacs / f"{instance}.dcm"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"report")
+    ledger = new_ledger(out, pacs=str(pacs))
+    ledger.put("job", ledger.fact("job") | {"pacs": folder.Folder(pacs).identity()})
+    list_items(ledger, 1)
+    more = {"sr_instance": instance, "sr_sha256": sha(b"report")}
+    harvest(ledger, lambda item: reported(item, some_scores(item), **more))
+    ledger.close()
+
+
+def command(*words: object) -> tuple[int, str]:
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    return done.exit_code, done.output
+
+
+def test_a_run_that_was_moved_with_its_pacs_is_found_again(tmp_path: Path) -> None:
+    a_run(tmp_path / "old", tmp_path / "old" / "pacs")
+    (tmp_path / "old").rename(tmp_path / "new")
+    status, text = command("verify", tmp_path / "new")
+    assert (status, "Right       1" in text) == (0, True), text
+    status, text = command("retract", tmp_path / "new", "--yes")
+    assert (status, "Deleted 1 reports" in text) == (0, True), text
+    assert not list((tmp_path / "new" / "pacs").rglob("*.dcm"))
+    line = json.loads((tmp_path / "new" / "audit.jsonl").read_text().splitlines()[-1])
+    assert line["effect"] == "report.retracted"
+
+
+@pytest.mark.parametrize("words", [["verify"], ["retract", "--yes"]])
+def test_a_pacs_folder_that_is_gone_is_named(tmp_path: Path, words: list[str]) -> None:
+    a_run(tmp_path / "out", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").rename(tmp_path / "away")
+    for _ in range(2):
+        status, text = command(words[0], tmp_path / "out", *words[1:])
+        assert (status, f"{tmp_path / 'elsewhere'}: this run's PACS" in text) == (2, True), text
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)  # the empty place where its disk is mounted
+
+
+@pytest.mark.parametrize("words", [["verify"], ["retract", "--yes"]])
+def test_another_pacs_at_the_same_address_is_refused(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_run(tmp_path / "out", tmp_path / "pacs")
+    ledger = Ledger(tmp_path / "out" / "ledger.sqlite", write=True)
+    ledger.put("pacs", "http://127.0.0.1:1")
+    ledger.close()
+    monkeypatch.setattr("backlog.pacs.orthanc.Orthanc.identity", lambda self: "another")
+    status, text = command(words[0], tmp_path / "out", *words[1:])
+    assert (status, "not the one that this run began with" in text) == (2, True), text

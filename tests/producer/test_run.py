@@ -1,0 +1,356 @@
+"""A run from its beginning to its end: what it is made of, who may score it, and what it outlives."""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from backlog.broker.celery_app import make_app
+from backlog.broker.claims import Claim, Claims, Refusal
+from backlog.broker.messages import ItemRecord, Stage
+from backlog.dicom.eligibility import Rules
+from backlog.errors import UsageError
+from backlog.outcomes import Reason
+from backlog.settings import Settings
+from producer.dispatch.dispatcher import Dispatcher
+from producer.ledger.ledger import Ledger, TakenOver
+from producer.run import create as begin
+from producer.run import folder as run_folder
+from producer.run.create import Selection, create, source_of
+from producer.run.folder import Paths, is_running, new_folder, only_producer, open_ledger
+from producer.sources.orthanc import OrthancSource
+from tests.chaos.simulated import Simulated, instance_of
+from tests.support.ended_runs import rejected, reported, some_scores
+from tests.support.jobs import a_job
+from tests.support.servers import OrthancServer
+
+OURS, OTHERS = "ab" * 32, "cd" * 32
+RUN = "run1"
+
+
+@pytest.fixture
+def claims(redis_url: str) -> Iterator[Claims]:
+    made = Claims(redis_url)
+    yield made
+    made.broker.close()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = Ledger.create(tmp_path / "ledger.sqlite", {"job": a_job(RUN)})
+    yield made
+    made.close()
+
+
+Make = Callable[..., Dispatcher]
+
+
+@pytest.fixture
+def make(tmp_path: Path, claims: Claims, redis_url: str) -> Make:
+    """Make the producer of a run of forty images in chunks of four; its steps are taken by hand."""
+
+    def dispatcher(ledger: Ledger, said: list[str] | None = None) -> Dispatcher:
+        made = Dispatcher(
+            ledger,
+            claims,
+            make_app(Settings(redis_url=redis_url)),
+            Simulated(40),
+            ledger.fact("job"),
+            chunk_size=4,
+            window=8,
+            reconcile_seconds=0,
+            pause_file=tmp_path / "pause",
+            stop=lambda: True,
+            show=lambda _: None,
+            say=(said if said is not None else []).append,
+        )
+        made.run()  # takes over, and stops at once
+        return made
+
+    return dispatcher
+
+
+def score(claims: Claims, chunk: int, weights: str, engine: str = "onnxruntime") -> None:
+    """Be the workers that take a chunk through its stages."""
+    claimed(claims, chunk, Stage.INFER).finish(Stage.REPORT, {})
+    claimed(claims, chunk, Stage.REPORT).finish(Stage.FINISHED, records_of(chunk, weights, engine))
+
+
+def claimed(claims: Claims, chunk: int, stage: Stage) -> Claim:
+    found = claims.claim(RUN, chunk, stage, Stage.INFER)
+    assert isinstance(found, Claim), found
+    return found
+
+
+def records_of(chunk: int, weights: str, engine: str) -> dict[int, ItemRecord]:
+    items = range(4 * (chunk - 1), 4 * chunk)
+    return {
+        i: reported(item, some_scores(item), instance=instance_of(item), weights=weights, engine=engine)
+        for i, item in enumerate(items)
+    }
+
+
+# -- one model -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_chunk_goes_alone_until_its_weights_are_known(
+    claims: Claims, ledger: Ledger, make: Make
+) -> None:
+    """Found: a window of chunks went to workers with different weights, and one table held two models' scores."""
+    producer = make(ledger)
+    for _ in range(3):
+        producer._tick()
+        assert [chunk.no for chunk in ledger.in_flight()] == [1]
+    score(claims, 1, OURS)
+    producer._tick()
+    assert [chunk.no for chunk in ledger.in_flight()] == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert ledger.fact("job")["weights"] == OURS
+
+
+def test_a_chunk_without_scores_settles_nothing(claims: Claims, ledger: Ledger, make: Make) -> None:
+    producer = make(ledger)
+    producer._tick()
+    claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, {})
+    producer._tick()
+    assert [chunk.no for chunk in ledger.in_flight()] == [2]
+
+
+def test_a_chunk_of_other_weights_is_scored_again(claims: Claims, ledger: Ledger, make: Make) -> None:
+    """Its message was sent before the weights were known, by an earlier version of this program perhaps."""
+    said: list[str] = []
+    producer = make(ledger, said)
+    producer._list()
+    ledger.dispatched([1, 2, 3])
+    producer = make(ledger, said)
+    score(claims, 1, OURS, "torch")
+    score(claims, 2, OTHERS)
+    score(claims, 3, OURS, "onnxruntime")
+    producer._tick()
+    assert ledger.tally().reported == 8
+    assert ledger.fact("job")["weights"] == OURS
+    assert ledger.fact("engines") == ["onnxruntime", "torch"]
+    assert 2 in [chunk.no for chunk in ledger.in_flight()]
+    (line,) = said
+    assert "cdcdcdcdcdcd" in line
+    assert "abababababab" in line
+    assert ledger.fact("strays") == [one["sr_instance"] for one in records_of(2, OTHERS, "").values()]
+    assert 2 in claims.broker.messages(RUN).waiting
+    score(claims, 2, OURS)
+    producer._tick()
+    assert ledger.tally().reported == 12
+    assert len(said) == 1
+
+
+# -- one PACS ------------------------------------------------------------------------------------------------
+
+
+def test_workers_that_store_at_another_pacs_are_found_out(claims: Claims, ledger: Ledger, make: Make) -> None:
+    """An Orthanc before 1.11 has no identifier for them to compare; the first chunk goes alone."""
+    producer = make(ledger)
+    ours: set[str] = set()
+    producer.held = ours.__contains__
+    producer._tick()
+    score(claims, 1, OURS)
+    with pytest.raises(UsageError, match="CXR_PACS_URL"):
+        producer._tick()
+    assert ledger.tally().ended == 0
+    producer = make(ledger)  # resumed, with workers at the right one
+    ours |= {one["sr_instance"] for one in records_of(1, OURS, "").values()}
+    producer.held = ours.__contains__
+    producer._send(producer._in_flight[1])
+    score(claims, 1, OURS)
+    producer._tick()
+    assert ledger.tally().reported == 4
+    assert producer.held is None  # asked once
+
+
+def test_workers_that_miss_what_our_pacs_has_are_at_another(
+    claims: Claims, ledger: Ledger, make: Make
+) -> None:
+    producer = make(ledger)
+    producer.held = lambda _: True
+    producer._tick()
+    gone = rejected(Reason.NOT_IN_PACS, instance=instance_of(0))
+    claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, dict.fromkeys(range(4), gone))
+    with pytest.raises(UsageError, match="another PACS"):
+        producer._tick()
+    producer.held = lambda _: False  # they are really gone
+    producer._send(producer._in_flight[1])
+    claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, dict.fromkeys(range(4), gone))
+    producer._tick()
+    assert ledger.tally().quarantined == {"not_in_pacs": 4}
+
+
+# -- a ledger from a backup ----------------------------------------------------------------------------------
+
+
+def test_a_ledger_from_a_backup_is_worked_on_to_its_end(
+    claims: Claims, ledger: Ledger, make: Make, tmp_path: Path
+) -> None:
+    """Found: Redis knew as done what the older ledger had still to do, and refused it for ever."""
+    ledger.put("job", a_job(RUN, weights=OURS))
+    producer = make(ledger)
+    producer._tick()
+    backup = (tmp_path / "ledger.sqlite", tmp_path / "ledger.sqlite-wal")
+    kept = [part.read_bytes() for part in backup]
+    for _ in range(2):
+        for no in list(producer._in_flight):
+            score(claims, no, OURS)
+        producer._tick()
+    assert producer.progress.done
+    ledger.close()
+    claims.broker.client.delete("inference")
+
+    for part, content in zip(backup, kept, strict=True):
+        part.write_bytes(content)
+    restored = Ledger(backup[0], write=True)
+    assert (restored.tally().reported, len(restored.in_flight()), len(restored.waiting(9))) == (0, 8, 2)
+    producer = make(restored)
+    for _ in range(2):  # lost when missed twice
+        producer._reconcile(claims.progress(RUN, producer._in_flight))
+    for _ in range(2):
+        for no in list(producer._in_flight):
+            score(claims, no, OURS)
+        producer._tick()
+    assert producer.progress.done
+    assert restored.tally().reported == 40
+    assert claims.claim(RUN, 1, Stage.INFER, Stage.INFER) is Refusal.DONE  # a late message is refused still
+    restored.close()
+
+
+def test_a_producer_that_was_taken_over_sends_nothing_again(
+    claims: Claims, ledger: Ledger, make: Make, tmp_path: Path
+) -> None:
+    """Its successor may have harvested what it misses."""
+    ledger.put("job", a_job(RUN, weights=OURS))
+    earlier = make(ledger)
+    earlier._tick()
+    second = Ledger(tmp_path / "ledger.sqlite", write=True)
+    successor = make(second)
+    score(claims, 1, OURS)
+    successor._tick()
+    claims.broker.client.delete("inference")
+    earlier._reconcile({})
+    with pytest.raises(TakenOver):
+        earlier._reconcile({})
+    assert claims.claim(RUN, 1, Stage.INFER, Stage.INFER) is Refusal.DONE
+    second.close()
+
+
+# -- a run is made -------------------------------------------------------------------------------------------
+
+
+def begin_run(source: Path, out: Path) -> None:
+    create(str(source), Settings(), str(out / "pacs"), Paths(out), Selection(), workers=1)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    return folder
+
+
+def test_a_folder_that_a_producer_works_in_takes_no_second_run(source: Path, tmp_path: Path) -> None:
+    """Found: its ledger was replaced under it when the second had looked before the first had made its own."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with only_producer(Paths(out)), pytest.raises(UsageError, match="another producer"):
+        begin_run(source, out)
+    assert not Paths(out).ledger.exists()
+
+
+def test_of_many_runs_that_choose_one_folder_one_is_made(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(8)
+    make_source = begin.make_source
+
+    def slowly(*arguments: object) -> object:
+        together.wait()  # all have looked by now, and seen no run
+        return make_source(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(begin, "make_source", slowly)
+    made: list[str] = []
+
+    def one() -> None:
+        try:
+            begin_run(source, tmp_path / "out")
+        except UsageError as error:
+            assert "run" in str(error)
+        else:
+            made.append("made")
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == ["made"]
+
+
+def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found: both went into one folder, and one of them lost its ledger."""
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> Stopped:
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(run_folder, "datetime", Stopped)
+    monkeypatch.chdir(tmp_path)
+    names = [new_folder("cxr-run").name for _ in range(3)]
+    assert names == ["cxr-run-20260102-030405", "cxr-run-20260102-030405-2", "cxr-run-20260102-030405-3"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == names
+
+
+def test_a_run_that_goes_on_lists_by_its_own_rules(tmp_path: Path, orthanc: OrthancServer) -> None:
+    """Found: a resume without the settings of the start skipped, by today's rules, what the run was made for."""
+    today = Settings(pacs_username=orthanc.username, pacs_password=orthanc.password)
+    began = replace(today, modalities="CR,PX")
+    create("orthanc", began, orthanc.url, Paths(tmp_path), Selection(), workers=1)
+    ledger = open_ledger(tmp_path)
+    source = source_of(ledger, today, Paths(tmp_path))
+    ledger.close()
+    assert isinstance(source, OrthancSource)
+    assert source.rules == Rules.from_settings(began) != Rules.from_settings(today)
+
+
+# -- who is at work on it ------------------------------------------------------------------------------------
+
+
+def test_a_run_is_running_while_a_producer_holds_it(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    assert not is_running(paths)
+    assert list(tmp_path.iterdir()) == [], "looking writes nothing"
+    with only_producer(paths):
+        assert is_running(paths)
+    assert not is_running(paths)
+
+
+def test_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Found: of two looks at the same time one saw a run at work, and a producer that began then was refused."""
+    paths = Paths(tmp_path)
+    with only_producer(paths):
+        pass
+    looking = paths.lock.open("rb")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert not is_running(paths)
+
+    def gone() -> None:
+        time.sleep(0.03)
+        looking.close()
+
+    thread = threading.Thread(target=gone)
+    thread.start()
+    with only_producer(paths):
+        thread.join()
+        with pytest.raises(UsageError, match="another producer"), only_producer(paths):
+            pass

@@ -1,0 +1,138 @@
+"""Reports for the tests: one model, one moment, and the programs that judge a report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from backlog.dicom.header import identity, read_header
+from tests.support.cases import dicom_cases
+from tests.support.sr_headers import CASES, NONCONFORMANT
+from worker.sr.build import InstanceRejected, Model, Options, Report, build, check
+
+MODEL: Final = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "5ca1ab1e" * 8)
+SEEDED: Final = Model(
+    "densenet121-res224-all", "torchxrayvision 1.5.7", "0ddba11" * 9 + "0", meaningful=False
+)
+WHEN: Final = datetime(2025, 1, 2, 23, 4, 5, tzinfo=UTC)
+ENGLISH: Final = Options()
+EVERY_OPTION: Final = [
+    Options(language, coding, iod)
+    for language in ("en", "pt-BR")
+    for coding in ("open", "snomed")
+    for iod in ("comprehensive3d", "comprehensive", "enhanced")
+]
+#: Six findings at or above the operating point, one exactly at it.
+SCORES: Final = (
+    0.62,
+    0.41,
+    0.55,
+    0.08,
+    0.12,
+    0.22,
+    0.31,
+    0.73,
+    0.36,
+    0.44,
+    0.81,
+    0.29,
+    0.18,
+    0.05,
+    0.27,
+    0.33,
+    0.66,
+    0.5,
+)
+NEGATIVE: Final = tuple(min(score, 0.4) for score in SCORES)
+
+GOOD: Final = CASES["good"].dicom
+
+
+def report(
+    dicom: bytes = GOOD,
+    scores: Any = SCORES,
+    flags: Any = (),
+    model: Model = MODEL,
+    options: Options = ENGLISH,
+    **more: Any,
+) -> Report:
+    """Build a report of the tests' model at the tests' moment."""
+    return build(dicom, scores, flags, model=model, options=options, when=WHEN, **more)
+
+
+def look(
+    dicom: bytes, made: bytes, scores: Any = SCORES, model: Model = MODEL, options: Options = ENGLISH
+) -> None:
+    """Check a report against its source, as the worker does before it sends it."""
+    of = identity(read_header(dicom))
+    check(made, of, scores=scores, model=model, options=options)
+
+
+def headers() -> dict[str, bytes]:
+    """Every header that a report can be written for: the made ones, and the test images' where they are."""
+    found = {name: case.dicom for name, case in (CASES | NONCONFORMANT).items() if case.refused is None}
+    for case in dicom_cases():
+        dicom = case.read()
+        try:
+            build(dicom, SCORES, (), model=MODEL, options=ENGLISH, when=WHEN)
+        except InstanceRejected:
+            continue
+        found[f"file {case.name}"] = dicom
+    return found
+
+
+def program(name: str) -> str:
+    """Path of a program of the environment or the system; skip the test where it is missing, fail in CI."""
+    path = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if path is None:
+        missing(f"{name} is not installed")
+    return str(path)
+
+
+def missing(what: str) -> None:
+    """Skip for want of a program; in CI every program is there."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def dciodvfy_errors(path: Path) -> list[str]:
+    """What dciodvfy calls an error in a file."""
+    run = subprocess.run([program("dciodvfy"), str(path)], capture_output=True, check=False)
+    lines = (run.stdout + run.stderr).decode("utf-8", "replace").splitlines()
+    assert any(line in ("Comprehensive3DSR", "ComprehensiveSR", "EnhancedSR") for line in lines), lines[:5]
+    return [line for line in lines if line.startswith(("Error", "Abort"))]
+
+
+PIXELMED: Final = Path("/usr/share/java/pixelmed.jar")
+
+
+def pixelmed(path: Path) -> str:
+    """What PixelMed's DicomSRValidator says of a file."""
+    java = program("java")
+    if not PIXELMED.exists():
+        missing("pixelmed-apps is not installed")
+    # The style sheets of the templates exceed limits that Java 17 puts on XPath.
+    limits = ("xpathExprGrpLimit", "xpathExprOpLimit", "xpathTotalOpLimit")
+    run = subprocess.run(
+        [
+            java,
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",
+            *(f"-Djdk.xml.{limit}=0" for limit in limits),
+            "-cp",
+            str(PIXELMED),
+            "com.pixelmed.validate.DicomSRValidator",
+            str(path),
+        ],
+        capture_output=True,
+        check=False,
+    )
+    return (run.stdout + run.stderr).decode("utf-8", "replace")

@@ -1,0 +1,280 @@
+"""What a report says, and that it says the same when built again."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta, timezone
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+
+from backlog.dicom.header import identity, read_header
+from backlog.model import LABELS
+from backlog.outcomes import Flag, Reason
+from tests.support.sr_headers import CASES
+from tests.support.sr_reports import (
+    ENGLISH,
+    EVERY_OPTION,
+    GOOD,
+    MODEL,
+    NEGATIVE,
+    SCORES,
+    SEEDED,
+    WHEN,
+    headers,
+    report,
+)
+from worker.sr.build import InstanceRejected, Options, Predecessor, build, report_uid, scores_of
+from worker.sr.codes import vocabulary
+
+_HEADERS = headers()
+
+
+def read(dicom: bytes) -> Dataset:
+    return dcmread(DicomBytesIO(dicom))
+
+
+def texts(dataset: Dataset) -> list[str]:
+    return [str(element.value) for element in dataset.iterall() if element.keyword == "TextValue"]
+
+
+def named(dataset: Dataset, value: str) -> list[Any]:
+    """Content items at any depth by the code value of their name."""
+    found = []
+    for item in dataset.get("ContentSequence", []):
+        if "ConceptNameCodeSequence" in item and item.ConceptNameCodeSequence[0].CodeValue == value:
+            found.append(item)
+        found += named(item, value)
+    return found
+
+
+def test_a_report_stands_in_the_study_of_its_image() -> None:
+    made = report()
+    source, sr = read(GOOD), read(made.dicom)
+    assert sr.StudyInstanceUID == source.StudyInstanceUID == made.study_instance_uid
+    assert sr.PatientID == source.PatientID
+    assert sr.PatientName == source.PatientName
+    assert sr.Modality == "SR"
+    assert sr.SeriesInstanceUID == made.series_instance_uid != source.SeriesInstanceUID
+    assert sr.SOPInstanceUID == made.sop_instance_uid == report_uid(source.SOPInstanceUID, MODEL, ENGLISH)
+    assert sr.SeriesDescription == "AI CXR findings PA - RESEARCH ONLY, unverified"
+    assert (sr.VerificationFlag, sr.PreliminaryFlag, sr.CompletionFlag) == (
+        "UNVERIFIED",
+        "PRELIMINARY",
+        "COMPLETE",
+    )
+    assert sr.ContentQualification == "RESEARCH"
+    assert (sr.Manufacturer, sr.ManufacturerModelName) == ("cxr-backlog", "cxr-backlog")
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    assert report().dicom == report().dicom
+    flags = [Flag.SIGNED, Flag.NON_SQUARE, Flag.UPSAMPLED]
+    assert report(flags=flags).dicom == report(flags=frozenset(reversed(flags))).dicom
+
+
+def test_another_process_gives_the_same_bytes() -> None:
+    code = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from tests.support.sr_reports import report; from backlog.outcomes import Flag\n"
+        "sys.stdout.buffer.write(report(flags=set(Flag)).dicom)"
+    )
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PATH": ""},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert runs == {report(flags=set(Flag)).dicom}
+
+
+def test_importing_the_module_loads_neither_highdicom_nor_torch() -> None:
+    code = "import sys, worker.sr.build; print([m for m in ('highdicom', 'torch', 'onnxruntime') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        report(model=replace(MODEL, weights_sha256="f" * 64)),
+        report(model=replace(MODEL, name="another")),
+        *(report(options=options) for options in EVERY_OPTION[1:]),
+        report(GOOD.replace(b"498.1.3", b"498.1.9")),
+    ],
+    ids=lambda made: made.sop_instance_uid[-6:],
+)
+def test_another_model_option_or_image_gets_other_uids(other: Any) -> None:
+    first = report()
+    assert other.sop_instance_uid != first.sop_instance_uid
+    assert other.series_instance_uid != first.series_instance_uid
+
+
+def test_uids_are_those_of_the_past() -> None:
+    # Changing how they are derived would write every report of the past a second time.
+    assert report_uid("1.2.3", MODEL, ENGLISH) == "2.25.272877857646767910979732268191937810562"
+    assert (
+        report_uid("1.2.3", MODEL, Options("pt-BR", "snomed", "enhanced"))
+        == "2.25.243492892059435814622459863922525208436"
+    )
+
+
+def test_each_finding_has_its_score_and_its_assessment() -> None:
+    groups = named(read(report().dicom), "125007")
+    assert [named(group, "112039")[0].TextValue for group in groups] == list(LABELS)
+    for group, score, label in zip(groups, SCORES, LABELS, strict=True):
+        measured = named(group, "111012")[0].MeasuredValueSequence[0]
+        assert measured.NumericValue == pytest.approx(100 * score, abs=0.005)
+        assert measured.FloatingPointValue == 100 * score
+        code = vocabulary("en", "open").findings[label].code
+        state = named(group, code.value)[0].ConceptCodeSequence[0].CodeMeaning
+        assert state == ("Present" if score >= 0.5 else "Absent")
+        assert bool(named(group, "121071")) == (score >= 0.5)
+
+
+def test_a_score_below_the_operating_point_never_reads_50() -> None:
+    scores = [math.nextafter(0.5, 0), 0.49996, 0.5, *SCORES[3:]]
+    groups = named(read(report(scores=scores).dicom), "125007")
+    shown = [str(named(group, "111012")[0].MeasuredValueSequence[0].NumericValue) for group in groups[:3]]
+    assert shown == ["49.99", "49.99", "50.0"]
+
+
+def test_without_findings_the_report_says_so() -> None:
+    sr = read(report(scores=NEGATIVE).dicom)
+    assert named(sr, "111017")[0].ConceptCodeSequence[0].CodeValue == "111241"
+    assert "No finding at or above the operating point (18 evaluated)." in texts(sr)
+    assert not named(sr, "121071")
+    assert str(sr).count("'Absent'") == 18
+
+
+def test_a_missing_score_makes_the_report_partial() -> None:
+    for missing in (math.nan, math.inf):
+        sr = read(report(scores=[missing, *SCORES[1:]]).dicom)
+        assert sr.CompletionFlag == "PARTIAL"
+        assert named(sr, "111017")[0].ConceptCodeSequence[0].CodeValue == "111244"
+        first = named(sr, "125007")[0]
+        assert not named(first, "111012")
+        assert named(first, "RID28493")[0].ConceptCodeSequence[0].CodeMeaning == "Undetermined"
+        assert any(text.endswith("Not evaluated: Atelectasis.") for text in texts(sr))
+    sr = read(report(scores=[math.nan, *NEGATIVE[1:]]).dicom)
+    assert named(sr, "111017")[0].ConceptCodeSequence[0].CodeValue == "111243"
+
+
+@pytest.mark.parametrize("scores", [[math.nan] * 18, [1.01, *SCORES[1:]], [*SCORES[1:], -0.01]])
+def test_scores_that_no_model_gives_are_refused(scores: list[float]) -> None:
+    with pytest.raises(InstanceRejected) as refusal:
+        report(scores=scores)
+    assert refusal.value.reason is Reason.INVALID_SCORES
+
+
+def test_mistakes_of_the_caller_are_loud() -> None:
+    with pytest.raises(ValueError, match="17 scores for 18 findings"):
+        report(scores=SCORES[1:])
+    with pytest.raises(ValueError, match="time zone"):
+        build(GOOD, SCORES, (), model=MODEL, options=ENGLISH, when=WHEN.replace(tzinfo=None))
+    with pytest.raises(ValueError, match="no vocabulary"):
+        report(options=Options(language="tlh"))
+
+
+def test_seeded_weights_are_announced_wherever_a_reader_looks() -> None:
+    for language, word in (("en", "MEAN NOTHING"), ("pt-BR", "SEM VALOR")):
+        sr = read(report(model=SEEDED, options=Options(language)).dicom)
+        assert word in sr.SeriesDescription
+        warning = vocabulary(language, "open").phrases["meaningless"]
+        assert named(sr, "111412")[0].TextValue.startswith(warning)
+        assert named(sr, "121106")[0].TextValue == warning
+
+
+def test_every_flag_is_told_to_the_reader_in_a_fixed_order() -> None:
+    for language in ("en", "pt-BR"):
+        phrases = vocabulary(language, "open").phrases
+        made = report(flags=set(Flag), options=Options(language))
+        comment = named(read(made.dicom), "121106")[-1].TextValue
+        positions = [
+            comment.index(phrases[f"flag.{flag.value}"]) for flag in sorted(Flag, key=lambda flag: flag.value)
+        ]
+        assert positions == sorted(positions)
+    assert len(named(read(report().dicom), "121106")) == 1
+
+
+def test_what_the_header_needed_is_flagged() -> None:
+    made = report(CASES["sex in words"].dicom, flags=[Flag.SIGNED])
+    assert made.flags == {Flag.SIGNED, Flag.HEADER_REPAIRED}
+    comment = named(read(made.dicom), "121106")[-1].TextValue
+    assert vocabulary("en", "open").phrases["flag.header_repaired"] in comment
+
+
+def test_a_newer_report_refers_to_its_predecessor() -> None:
+    first = report()
+    earlier = Predecessor(
+        read(first.dicom).SOPClassUID,
+        first.sop_instance_uid,
+        first.series_instance_uid,
+        first.study_instance_uid,
+    )
+    newer = report(model=replace(MODEL, weights_sha256="f" * 64), predecessor=earlier)
+    sr = read(newer.dicom)
+    study = sr.PredecessorDocumentsSequence[0]
+    series = study.ReferencedSeriesSequence[0]
+    assert study.StudyInstanceUID == sr.StudyInstanceUID
+    assert series.SeriesInstanceUID == first.series_instance_uid
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first.sop_instance_uid
+    assert newer.series_instance_uid != first.series_instance_uid  # both can stand in the study
+
+
+def test_portuguese_changes_words_and_no_codes() -> None:
+    english, portuguese = read(report().dicom), read(report(options=Options("pt-BR")).dicom)
+
+    def codes(sr: Dataset, meanings: bool) -> list[str]:
+        keywords = ("CodeValue", "CodingSchemeDesignator") + (("CodeMeaning",) if meanings else ())
+        content = [element.value for element in sr.iterall() if element.keyword in keywords]
+        return [value for value in content if value not in ("en", "pt-BR")]
+
+    assert codes(english, meanings=False) == codes(portuguese, meanings=False)
+    assert codes(english, meanings=True) != codes(portuguese, meanings=True)
+    assert named(portuguese, "121049")[0].ConceptCodeSequence[0].CodeValue == "pt-BR"
+    assert (
+        "No ponto de operação ou acima dele: Cardiomegalia 81,0%" in named(portuguese, "111412")[0].TextValue
+    )
+    assert portuguese.SpecificCharacterSet == "ISO_IR 192"
+
+
+def test_snomed_codes_are_an_option() -> None:
+    sr = read(report(options=Options(coding="snomed")).dicom)
+    assert named(sr, "8186001")
+    assert not named(sr, "RID28493")
+
+
+def test_times_stand_in_the_zone_that_the_image_declares() -> None:
+    plain, zoned = read(report().dicom), read(report(CASES["time zone"].dicom).dicom)
+    assert (plain.ContentDate, plain.ContentTime) == ("20250102", "230405")
+    assert (zoned.ContentDate, zoned.ContentTime, zoned.TimezoneOffsetFromUTC) == (
+        "20250102",
+        "200405",
+        "-0300",
+    )
+    tokyo = WHEN.astimezone(timezone(timedelta(hours=9)))
+    assert build(GOOD, SCORES, (), model=MODEL, options=ENGLISH, when=tokyo).dicom == report().dicom
+
+
+def test_a_report_gives_its_scores_back() -> None:
+    odd = [1 / 3, 0.1, 0.0, 1.0, 5e-324, *SCORES[5:]]
+    assert scores_of(report(scores=odd).dicom) == pytest.approx(odd, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(_HEADERS))
+def test_a_report_is_the_object_that_the_pacs_is_told_it_is(name: str) -> None:
+    """The report stage says so beforehand, since reading a report's header takes longer than writing it."""
+    image = _HEADERS[name]
+    made, of = report(image), identity(read_header(image))
+    told = replace(of, series_instance_uid=made.series_instance_uid, sop_instance_uid=made.sop_instance_uid)
+    assert replace(identity(read_header(made.dicom)), sop_class_uid=of.sop_class_uid) == told

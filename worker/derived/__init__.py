@@ -1,0 +1,1 @@
+"""Objects stored beside a report: a secondary capture and a PDF."""

@@ -1,0 +1,156 @@
+"""The picture beside a report: the image, a heat map of the highest finding, the table of scores.
+
+Drawn with Pillow. What it means stands in the pixels, on each of its parts, since a picture is
+cut and copied without its attributes. Pure: the same input gives the same pixels, with the same Pillow.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from backlog.errors import UsageError
+from worker.derived.pdf import cells
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from worker.model.grad_cam import Maps
+    from worker.sr.content import Draft
+
+#: Pixels on a side of each of the two pictures.
+SIDE: Final = 640
+_TABLE: Final = 550
+_GAP: Final = 16
+_TOP: Final = 92
+_BOTTOM: Final = 104
+_WIDTH: Final = 2 * SIDE + _TABLE + 4 * _GAP
+_HEIGHT: Final = _TOP + SIDE + _BOTTOM
+
+_GROUND: Final = (16, 16, 16)
+_TEXT: Final = (235, 235, 235)
+_DIM: Final = (170, 170, 170)
+_ALARM: Final = (255, 90, 80)
+#: Most of the heat map's colour that covers the image.
+_OPACITY: Final = 0.55
+
+
+def draw(draft: Draft, shown: NDArray[np.uint8], maps: Maps) -> NDArray[np.uint8]:
+    """Draw one picture.
+
+    Parameters
+    ----------
+    draft
+        What the report says.
+    shown
+        (N, N), the square that the model sees, in grey.
+    maps
+        What the model says of it, and where.
+
+    Returns
+    -------
+    NDArray[np.uint8]
+        (rows, columns, 3), RGB.
+    """
+    phrases = draft.words.phrases
+    canvas = Image.new("RGB", (_WIDTH, _HEIGHT), _GROUND)
+    pen = ImageDraw.Draw(canvas)
+    highest = int(np.argmax([-1.0 if finding.value is None else finding.value for finding in draft.findings]))
+    heat = maps.heat(highest)
+    grey = Image.fromarray(shown).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    left, right = _GAP, 2 * _GAP + SIDE
+    canvas.paste(grey, (left, _TOP))
+    canvas.paste(_overlaid(grey, heat), (right, _TOP))
+    name, percent, _ = cells(draft, draft.findings[highest])
+    caption = phrases["capture_heat" if heat.any() else "capture_no_heat"].format(finding=name, score=percent)
+    _line(pen, (left, 10), phrases["capture_banner"], 30, _ALARM, _WIDTH - 2 * _GAP)
+    _line(pen, (left, 58), phrases["capture_image"], 20, _TEXT, SIDE)
+    _line(pen, (right, 58), caption, 20, _TEXT, SIDE)
+    mark = phrases["capture_mark" if draft.model.meaningful else "capture_meaningless"]
+    for x in (left, right):
+        _stamp(pen, x, mark, 26 if draft.model.meaningful else 40)
+    _table(pen, draft, highest)
+    _footer(pen, draft)
+    return np.asarray(canvas)
+
+
+def _overlaid(grey: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
+    """Lay a (7, 7) map in [0, 1] over an image: yellow where it begins, red where it is strongest."""
+    smooth = Image.fromarray(heat).resize(grey.size, Image.Resampling.BILINEAR)
+    strength = np.clip(np.asarray(smooth), 0, 1)[..., None]
+    red, green = np.full_like(strength, 255), 230 * (1 - strength)
+    colour = np.concatenate([red, green, np.zeros_like(strength)], axis=2)
+    share = _OPACITY * strength
+    mixed = np.asarray(grey, np.float32)[..., None] * (1 - share) + colour * share
+    return Image.fromarray(np.round(mixed).astype(np.uint8))
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Return DejaVu Sans, which matplotlib brings along: Pillow's own font has no accented letter."""
+    found = importlib.util.find_spec("matplotlib")
+    if found is None or found.origin is None:
+        raise UsageError("drawing needs a font: install cxr-backlog[companions]")
+    path = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    # The basic layout is the same on every machine; the other one depends on a library of the system's.
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _line(
+    pen: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    text: str,
+    size: int,
+    colour: tuple[int, int, int],
+    room: int,
+) -> None:
+    """Write one line, smaller where it would be wider than there is room."""
+    while size > 8 and pen.textlength(text, _font(size)) > room:
+        size -= 1
+    pen.text(at, text, colour, _font(size))
+
+
+def _stamp(pen: ImageDraw.ImageDraw, x: int, text: str, size: int) -> None:
+    """Write across the foot of a picture, outlined so that it reads on black as on white."""
+    while size > 8 and pen.textlength(text, _font(size)) > SIDE - 40:
+        size -= 1
+    place = (x + SIDE // 2, _TOP + SIDE - 14)
+    pen.text(place, text, _ALARM, _font(size), anchor="ms", stroke_width=2, stroke_fill=(0, 0, 0))
+
+
+def _table(pen: ImageDraw.ImageDraw, draft: Draft, highest: int) -> None:
+    phrases = draft.words.phrases
+    x, step = 3 * _GAP + 2 * SIDE, SIDE // 20
+    _line(pen, (x, 58), phrases["capture_finding"], 20, _TEXT, 250)
+    pen.text((x + 400, 58), phrases["capture_score"], _TEXT, _font(20), anchor="ra")
+    for row, finding in enumerate(draft.findings):
+        y = _TOP + 4 + row * step
+        colour = _TEXT if finding.present else _DIM
+        if row == highest:
+            pen.rectangle((x - 6, y - 4, x + _TABLE, y + step - 6), outline=_ALARM)
+        name, percent, state = cells(draft, finding)
+        _line(pen, (x, y), name, 18, colour, 320)
+        pen.text((x + 400, y), percent, colour, _font(18), anchor="ra")
+        _line(pen, (x + 415, y), state, 18, colour, _TABLE - 415)
+    if not draft.model.meaningful:
+        _line(pen, (x, _TOP + 18 * step + 12), phrases["capture_meaningless"], 30, _ALARM, _TABLE)
+
+
+def _footer(pen: ImageDraw.ImageDraw, draft: Draft) -> None:
+    """Write the disclaimer and what made the scores, in as many lines as it takes."""
+    made = f"{draft.model.name}, {draft.model.version}, weights {draft.model.weights_sha256[:16]}"
+    line, y = "", _TOP + SIDE + 12
+    font = _font(17)
+    for word in f"{draft.words.phrases['disclaimer']} {made}".split():
+        longer = f"{line} {word}".strip()
+        if pen.textlength(longer, font) > _WIDTH - 2 * _GAP:
+            pen.text((_GAP, y), line, _DIM, font)
+            y += 24
+            longer = word
+        line = longer
+    pen.text((_GAP, y), line, _DIM, font)

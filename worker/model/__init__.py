@@ -1,0 +1,1 @@
+"""The model: its weights, its engines, its exports."""

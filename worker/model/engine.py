@@ -1,0 +1,168 @@
+"""Images in, scores out: ONNX Runtime on a CPU, PyTorch on a GPU.
+
+::
+
+    Weights ──exported──▶ OnnxForward (CPU) ─┐
+            └─reference──▶ TorchForward (GPU) ┴─▶ Engine.scores: checks, batches, NaN for a broken image
+
+A CPU worker imports ONNX Runtime alone. Whether there is a GPU is asked of the device files first, so that a
+machine without one never pays for importing PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from backlog.errors import UsageError
+from backlog.model import LABELS
+from worker.model.weights import Weights, exported, read_verified
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+_LOG: Final = logging.getLogger(__name__)
+
+ENGINES: Final = ("auto", "onnxruntime", "torch")
+
+#: Inputs lie within ±1024 (torchxrayvision 1.5.7, ``utils.normalize``); one more for rounding, as its own
+#: check allows (``utils.warn_normalization``).
+_LIMIT: Final = 1025.0
+_SHAPE: Final = (1, 224, 224)
+#: Present where NVIDIA's driver is, on Linux and under WSL.
+_GPU_DEVICES: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+
+
+class Engine(Protocol):
+    """The model, ready to score."""
+
+    @property
+    def name(self) -> str:
+        """Which runtime it is: ``onnxruntime`` or ``torch``."""
+
+    def scores(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score a batch of any size.
+
+        Parameters
+        ----------
+        images
+            (N, 1, 224, 224) float32 in [-1024, 1024].
+
+        Returns
+        -------
+        NDArray[np.float32]
+            (N, 18), in the order of `backlog.model.LABELS`: probabilities normalised so that 0.5 is the
+            operating point. The row of an image that holds NaN or infinity is NaN throughout; the other
+            rows are what they would be without it.
+
+        Raises
+        ------
+        ValueError
+            Another shape, type or range: the caller has a bug.
+        """
+
+
+@dataclass(frozen=True)
+class CheckedEngine:
+    """An engine around a forward pass: checks what goes in, and cuts it into batches.
+
+    One process uses it from one thread at a time.
+    """
+
+    name: str
+    forward: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    batch: int  #: the most images that `forward` takes
+
+    def scores(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score a batch of any size, as `Engine.scores` describes."""
+        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != _SHAPE:
+            raise ValueError(f"images have to be (N, 1, 224, 224) float32, not {images.shape} {images.dtype}")
+        finite = np.isfinite(images).all(axis=(1, 2, 3))
+        scores = np.full((len(images), len(LABELS)), np.nan, dtype=np.float32)
+        # A maximum over pixels may drop a NaN, so a broken image never reaches the model.
+        whole = np.ascontiguousarray(images[finite])
+        if whole.size and np.abs(whole).max() > _LIMIT:
+            raise ValueError("images have to lie in [-1024, 1024]")
+        parts = [self.forward(whole[i : i + self.batch]) for i in range(0, len(whole), self.batch)]
+        if parts:
+            scores[finite] = np.concatenate(parts)
+        return scores
+
+
+def load(weights: Weights, *, engine: str, cache: Path, threads: int) -> Engine:
+    """Load the model.
+
+    Parameters
+    ----------
+    weights
+        From `worker.model.weights.locate`.
+    engine
+        ``onnxruntime``, ``torch``, or ``auto``: PyTorch where it is installed and has a GPU,
+        else ONNX Runtime.
+    cache
+        The directory of the exported model; it is exported into it when missing.
+    threads
+        Threads for one forward pass on the CPU.
+
+    Raises
+    ------
+    UsageError
+        The engine is unknown or not installed, or the weights can't be loaded. The text says what to do.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"CXR_ENGINE has to be one of {', '.join(ENGINES)}, not {engine!r}")
+    if threads < 1:
+        raise UsageError(f"the engine needs at least one thread, not {threads}")
+    if engine == "torch" or (engine == "auto" and _gpu_is_usable()):
+        return _torch(weights, threads)
+    return _onnx(weights, cache, threads)
+
+
+def _onnx(weights: Weights, cache: Path, threads: int) -> Engine:
+    from worker.model.onnx_engine import BATCH, OnnxForward
+
+    path = exported(weights, cache)
+    forward = OnnxForward(read_verified(path, path.name.split(".")[-2]), threads=threads)
+    if forward.metadata.get("weights_sha256") != weights.sha256 or forward.metadata.get("labels", "").split(
+        "|"
+    ) != list(LABELS):
+        raise UsageError(f"{path} was exported from other weights: remove it")
+    return CheckedEngine("onnxruntime", forward, BATCH)
+
+
+def _torch(weights: Weights, threads: int) -> Engine:
+    if not _installed("torch") or not _installed("torchxrayvision"):
+        raise UsageError(
+            "CXR_ENGINE=torch needs PyTorch: install cxr-backlog[model], or set CXR_ENGINE=onnxruntime"
+        )
+    from worker.model.torch_engine import BATCH, torch_forward
+
+    return CheckedEngine("torch", torch_forward(weights, threads=threads), BATCH)
+
+
+def may_use_gpu(engine: str) -> bool:
+    """Whether this machine's PyTorch may score on a GPU, as far as can be said without importing it."""
+    devices = any(device.exists() for device in _GPU_DEVICES)
+    return engine != "onnxruntime" and devices and _installed("torch")
+
+
+def _gpu_is_usable() -> bool:
+    if not may_use_gpu("auto"):
+        return False
+    import torch
+
+    if torch.cuda.is_available():
+        return True
+    _LOG.warning("engine.gpu_unusable torch=%s", torch.__version__)
+    return False
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

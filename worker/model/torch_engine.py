@@ -1,0 +1,169 @@
+"""The model on PyTorch: half precision and a captured graph on a GPU, plain float32 on a CPU.
+
+On a GPU one captured graph of a fixed batch serves every call, and smaller batches are padded: a full batch
+costs a GPU a few milliseconds, and the same kernels give an image the same scores whatever stands beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from backlog.model import LABELS
+from worker.model.torch_model import SIDE, Scorer, reference, sample_images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from worker.model.weights import Weights
+
+_LOG: Final = logging.getLogger(__name__)
+
+#: Images in one forward pass.
+BATCH: Final = 32
+#: How far the scores of a faster form may lie from float32 on the CPU.
+PARITY: Final = 5e-3
+
+
+def torch_forward(
+    weights: Weights, *, threads: int, device: str | None = None
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Load the model onto a device: up to `BATCH` images in, their scores out.
+
+    On a GPU it runs in half precision if that keeps the scores within `PARITY` of float32 on the CPU, and in
+    float32 if not.
+
+    Parameters
+    ----------
+    weights
+        From `worker.model.weights.locate`.
+    threads
+        Threads for a forward pass on the CPU.
+    device
+        ``cuda`` where there is a GPU, else ``cpu``, unless it is named.
+
+    Raises
+    ------
+    RuntimeError
+        The device doesn't reproduce the model's scores.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.set_num_threads(threads)
+    model = reference(weights)
+    if place.type == "cpu":
+        return TorchForward(Scorer(model).eval(), place)
+    exact = TorchForward(Scorer(model).eval(), torch.device("cpu"))
+    return first_in_parity([half_precision(model), Scorer(model).eval()], place, exact)
+
+
+def first_in_parity(scorers: Sequence[nn.Module], device: torch.device, exact: TorchForward) -> TorchForward:
+    """Take the first scorer that gives the exact one's scores, to `PARITY`, on this device.
+
+    Raises
+    ------
+    RuntimeError
+        None does.
+    """
+    images = sample_images()
+    expected = exact(images)
+    for choice, scorer in enumerate(scorers):
+        forward = TorchForward(scorer, device)
+        difference = float(np.abs(forward(images) - expected).max())
+        _LOG.info("engine.parity choice=%d difference=%.1e", choice, difference)
+        if difference <= PARITY:  # false for NaN, as from an overflow of half precision
+            return forward
+    raise RuntimeError(f"the device {device.type} doesn't reproduce the model's scores")
+
+
+class TorchForward:
+    """A forward pass on one device, through buffers that are allocated once.
+
+    Parameters
+    ----------
+    scorer
+        Float32 images to float32 scores; moved to the device.
+    device
+        Where to run.
+    """
+
+    def __init__(self, scorer: nn.Module, device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        self._scorer = copy.deepcopy(scorer).to(device)
+        self._device = device
+        # Pinned memory is what a GPU copies from without a detour, and without waiting.
+        self._images = torch.zeros((BATCH, 1, SIDE, SIDE), pin_memory=on_gpu)
+        self._scores = torch.zeros((BATCH, len(LABELS)), pin_memory=on_gpu)
+        self._graph = self._capture() if on_gpu else None
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score (n, 1, 224, 224) float32 images, n ≤ `BATCH`: (n, 18) float32."""
+        count = len(images)
+        with torch.inference_mode():
+            self._images[:count] = torch.from_numpy(images)
+            if self._graph is None:
+                self._scores[:count] = self._scorer(self._images[:count])
+            else:
+                self._replay()
+        return cast("NDArray[np.float32]", self._scores[:count].numpy().copy())
+
+    @torch.inference_mode()
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        self._input = torch.zeros_like(self._images, device=self._device)
+        # A capture must not meet first-time set-up, so the kernels run a few times on a stream of their own.
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._scorer(self._input)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._output = self._scorer(self._input)
+        return graph
+
+    def _replay(self) -> None:
+        # Rows beyond the batch hold earlier images: they cost nothing more and are not read.
+        self._input.copy_(self._images, non_blocking=True)
+        cast("torch.cuda.CUDAGraph", self._graph).replay()
+        self._scores.copy_(self._output, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+
+
+class _HalfFeatures(nn.Module):
+    """The convolutions in half precision, channels last, which is how a GPU's matrix units want them."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features.half().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute features: float32 (N, 1, 224, 224) to half (N, 1024, 7, 7)."""
+        return cast("torch.Tensor", self.features(images.to(torch.half, memory_format=torch.channels_last)))
+
+
+def half_precision(model: nn.Module) -> nn.Module:
+    """Build a scorer whose convolutions run in half precision; the pooling and the classifier stay float32.
+
+    Each batch norm that follows a convolution is folded into it first. That saves its pass over memory, and
+    keeps the first convolution's outputs, sums of pixels up to ±1024, clear of half precision's 65504.
+    """
+    features: Any = copy.deepcopy(model.features)
+    _fold(features, "conv0", "norm0")
+    for name, block in features.named_children():
+        if name.startswith("denseblock"):
+            for layer in block.children():
+                _fold(layer, "conv1", "norm2")
+    return Scorer(model, _HalfFeatures(features)).eval()
+
+
+def _fold(parent: Any, convolution: str, norm: str) -> None:
+    setattr(parent, convolution, fuse_conv_bn_eval(getattr(parent, convolution), getattr(parent, norm)))
+    setattr(parent, norm, nn.Identity())

@@ -1,0 +1,1 @@
+"""From a DICOM file to the array that the model sees."""

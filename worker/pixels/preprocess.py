@@ -1,0 +1,145 @@
+"""DICOM bytes → the image as the model was trained to see it.
+
+The reference is torchxrayvision 1.5.7: ``utils.read_xray_dcm``, ``XRayCenterCrop``, ``XRayResizer(224)``.
+Where it is right this gives the same image; ``docs/pixels.md`` says case by case where it is not, and what
+is done instead. Every such departure is a flag.
+
+Whoever changes what the model sees raises ``PREPROCESSING`` in ``worker/sr/uids.py``: new scores need new reports.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backlog.dicom.header import dataset_of
+from backlog.dicom.parser import survey
+from backlog.errors import InstanceRejected
+from backlog.outcomes import Flag, Reason
+from worker.pixels.attributes import declared
+from worker.pixels.decode import decode
+from worker.pixels.grayscale import grey_image, polarity, without_colour
+from worker.pixels.resize import SIZE, centre_crop, resize
+from worker.pixels.stored_values import stored_values
+
+#: Between the 1st and the 99th percentile of what the model sees, of 2048: under one grey level of eight
+#: bits.
+_BLANK: Final = 8.0
+#: The same, of a sixteenth of the range.
+_LOW_CONTRAST: Final = 128.0
+_MARGIN: Final = 4  # pixels of the model's input that its zero border reaches
+_SQUARE_LOSS: Final = 1 / 3
+#: Where a frontal chest has them, in the model's input.
+_MID_HEIGHT: Final = slice(90, 170)
+_SPINE: Final = slice(100, 124)
+_RIGHT_LUNG: Final = slice(45, 80)
+_LEFT_LUNG: Final = slice(144, 179)
+_INVERTED_BY: Final = 0.1
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """One image, ready for the model."""
+
+    image: NDArray[np.float32]  #: (224, 224), in [-1024, 1024], black is low
+    flags: frozenset[Flag]
+    bits: int  #: the depth that the range was taken from
+    shown: NDArray[np.uint8] | None = None  #: (N, N), the same square in the same window, for people's eyes
+
+
+def model_input(dicom: bytes | memoryview, side: int = 0) -> ModelInput:
+    """Decode one file of PS3.10.
+
+    Parameters
+    ----------
+    side
+        Where it isn't 0, the square is returned too as people look at it, with at least so many pixels a
+        side and less than twice as many; with its own where it has fewer.
+
+    Raises
+    ------
+    InstanceRejected
+        ``not_dicom``, ``too_large``, ``too_small``, ``multiframe``, ``no_pixels``, ``undecodable``,
+        ``unsupported_pixels``, ``unsupported_transfer_syntax``, ``blank``, ``out_of_memory``.
+    """
+    try:
+        return _model_input(dicom, side)
+    except MemoryError:
+        raise InstanceRejected(Reason.OUT_OF_MEMORY, "decoding needs more memory than the limit") from None
+
+
+def _model_input(dicom: bytes | memoryview, side: int) -> ModelInput:
+    layout = survey(dicom)
+    header = dataset_of(layout)
+    promise = declared(header)
+    frame = decode(layout, promise)
+    flags = {Flag.EXCESS_PIXEL_DATA} if frame.excess else set()
+    words = frame.words
+    if words.ndim == 3:
+        words = without_colour(words)
+        flags.add(Flag.GREY_RGB)
+    inverted, reasons = polarity(header, promise)
+    stored = stored_values(words, header, promise, frame.codestream, inverted=inverted)
+    grey = grey_image(stored, header, promise, inverted=inverted)
+    square = centre_crop(grey.image)
+    image = resize(square, grey.scale, grey.offset)
+    flags |= reasons | grey.flags | _geometry(grey.image.shape[0], grey.image.shape[1]) | _looks(image)
+    shown = _shown(square, grey.scale, grey.offset, side) if side else None
+    return ModelInput(image, frozenset(flags), grey.bits, shown)
+
+
+def _shown(square: NDArray[Any], scale: float, offset: float, side: int) -> NDArray[np.uint8]:
+    """Return the means of small blocks, as grey levels of eight bits."""
+    step = max(1, square.shape[0] // side)
+    kept = square.shape[0] // step
+    blocks = square[: kept * step, : kept * step].astype(np.float32).reshape(kept, step, kept, step)
+    seen = scale * blocks.mean(axis=(1, 3)) + offset
+    return np.asarray(np.clip((seen + 1024.0) / 8.0, 0, 255), np.uint8)
+
+
+def _geometry(rows: int, columns: int) -> set[Flag]:
+    flags = set()
+    side = min(rows, columns)
+    if side < SIZE:
+        flags.add(Flag.UPSAMPLED)
+    if 1 - side / max(rows, columns) > _SQUARE_LOSS:
+        flags.add(Flag.NON_SQUARE)
+    return flags
+
+
+def _looks(image: NDArray[np.float32]) -> set[Flag]:
+    """Measure what the model is about to see.
+
+    Raises
+    ------
+    InstanceRejected
+        ``blank``.
+    """
+    inner = image[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+    darkest, brightest = np.percentile(inner, (1, 99))
+    spread = float(brightest - darkest)
+    if not math.isfinite(spread) or spread < _BLANK:
+        raise InstanceRejected(Reason.BLANK, "no more than one grey")
+    flags = set()
+    if spread < _LOW_CONTRAST:
+        flags.add(Flag.LOW_CONTRAST)
+    if looks_inverted(image):
+        flags.add(Flag.LOOKS_INVERTED)
+    return flags
+
+
+def looks_inverted(image: NDArray[np.float32]) -> bool:
+    """Whether air is white: the lungs are clearly brighter than what stands between them.
+
+    Measured over the cases as shares of the image's range: spine minus lungs is 0.15 (a strip without
+    apices) to 0.55, and the opposite when inverted.
+    """
+    darkest, brightest = np.percentile(image, (1, 99))
+    profile = image[_MID_HEIGHT].mean(axis=0)
+    spine = profile[_SPINE].mean()
+    lungs = (profile[_RIGHT_LUNG].mean() + profile[_LEFT_LUNG].mean()) / 2
+    return bool(lungs - spine > _INVERTED_BY * (brightest - darkest))

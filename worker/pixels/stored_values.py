@@ -1,0 +1,272 @@
+"""Stored words → stored values, with the depth that they really have (PS3.5 8.1, PS3.3 C.7.6.3.1).
+
+Readers trust BitsStored and mask what lies above it; where the words really use more bits the image then
+wraps around in silence. Here the words are looked at first. High bits count as pixels unless the header
+says that they are something else: a retired overlay (group 60xx), or padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from backlog.dicom.header import number
+from backlog.outcomes import Flag
+from worker.pixels.attributes import Declared
+from worker.pixels.codestream import BASELINE, Codestream
+
+#: One pixel in so many, or fewer, is a defect of the detector or the file and no part of the picture.
+_FEW: Final = 10_000
+_OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
+_OVERLAY_DATA: Final = 0x3000
+_OVERLAY_BIT_POSITION: Final = 0x0102
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The stored values of one frame and the range that they could fill."""
+
+    values: NDArray[Any]  #: (rows, columns), uint8, uint16 or int16
+    bits: int
+    low: int
+    high: int
+    padding: NDArray[np.bool_] | None  #: where there is padding; its values are then any other pixel's
+    padding_value: int | None  #: what stood there; None for more than one value
+    flags: frozenset[Flag]
+
+
+def stored_values(
+    words: NDArray[Any],
+    header: Dataset,
+    declared: Declared,
+    codestream: Codestream | None,
+    *,
+    inverted: bool,
+) -> Stored:
+    """Return the values that the words of a grey frame hold.
+
+    Parameters
+    ----------
+    words
+        (rows, columns), uint8 or uint16, as decoded.
+    header, declared
+        What the header says.
+    codestream
+        What the compressed stream says, if there is one.
+    inverted
+        Whether low values are white.
+    """
+    flags: set[Flag] = set()
+    bits = declared.bits_stored
+    if codestream is not None and codestream.signed and not declared.signed:
+        words, declared = _by_sign_of_codestream(words, declared, flags)
+    if codestream is None or codestream.bits > bits:
+        words = _without_overlays(words, header, declared, flags)
+    if codestream is not None and (_of_words(codestream, declared) or Flag.OVERLAY_MASKED in flags):
+        codestream = None  # its precision says nothing of the pixels: the words are as native ones
+    counted = bits if codestream is None else codestream.bits
+    words, padding, padding_value = _without_padding(words, header, declared, counted, inverted=inverted)
+    if codestream is None:
+        if declared.high_bit >= bits:
+            words = _aligned(words, declared, flags)
+    else:
+        words = _extended(words, codestream.bits) if declared.signed else words
+        bits = _depth_of_codestream(bits, codestream, flags)
+    if declared.signed:
+        flags.add(Flag.SIGNED)
+        values, bits = _signed(words, bits, flags)
+        # Without a negative value the sign bit was never used: the same pixels as unsigned of one bit less.
+        negative = bool(values.min() < 0)
+        bits = bits if negative else max(bits - 1, 1)
+        low, high = _range(bits, signed=negative)
+        return Stored(values, bits, low, high, padding, padding_value, frozenset(flags))
+    most = int(words.max())
+    if most >> bits:
+        words, bits = _deep_enough(words, bits, flags, signed=False)
+    elif codestream is not None and bits > declared.bits_stored and most >> declared.bits_stored:
+        flags.add(Flag.DEPTH_CORRECTED)
+    low, high = _range(bits, signed=False)
+    return Stored(words, bits, low, high, padding, padding_value, frozenset(flags))
+
+
+def _by_sign_of_codestream(
+    words: NDArray[Any], declared: Declared, flags: set[Flag]
+) -> tuple[NDArray[Any], Declared]:
+    """Believe a signed stream under a header that says unsigned, where its values are signed.
+
+    An encoder given words as signed numbers says signed of them all. Below zero there is then nothing, or
+    what lossy coding makes of black: less than what lies above the half of the range that the sign leaves.
+    """
+    values = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
+    below, above = -int(values.min()), int(values.max()) - (1 << declared.bits_stored - 1)
+    if below <= 0:
+        return words, declared
+    if below <= above:
+        return np.maximum(values, 0).view(words.dtype), declared
+    flags.add(Flag.CODESTREAM_DEPTH)
+    return words, replace(declared, signed=True)
+
+
+def _of_words(codestream: Codestream, declared: Declared) -> bool:
+    """Whether a stream's precision is the size of the words that its encoder was given, and not their depth.
+
+    8 and 16 are such sizes (dcmtk writes 16 for every signed image of 12 bits). The words are then what they
+    were before: the data decides, as where nothing is compressed.
+    """
+    return codestream.bits in (8, 16) and codestream.bits > declared.bits_stored
+
+
+def _depth_of_codestream(bits: int, codestream: Codestream, flags: set[Flag]) -> int:
+    """Weigh the compressed stream's precision against BitsStored.
+
+    A stream of more bits knows better. A stream of fewer bits contradicts nothing, except in JPEG baseline,
+    for whose 8 bits the pixels had to be scaled.
+    """
+    if codestream.bits == bits:
+        return bits
+    flags.add(Flag.CODESTREAM_DEPTH)
+    return codestream.bits if codestream.bits > bits or codestream.process == BASELINE else bits
+
+
+def _without_overlays(
+    words: NDArray[Any], header: Dataset, declared: Declared, flags: set[Flag]
+) -> NDArray[Any]:
+    """Clear the bits that retired overlays use (PS3.3-2004 C.9.2): a position, and no data of their own."""
+    pixel_bits = range(declared.high_bit + 1 - declared.bits_stored, declared.high_bit + 1)
+    most = min(declared.bits_allocated, 8 * words.dtype.itemsize)
+    mask = 0
+    for group in _OVERLAY_GROUPS:
+        if Tag(group, _OVERLAY_BIT_POSITION) not in header or Tag(group, _OVERLAY_DATA) in header:
+            continue
+        position = number(header, Tag(group, _OVERLAY_BIT_POSITION))
+        if position is not None and position < most and position not in pixel_bits:
+            mask |= 1 << position
+    bits = words.dtype.type(mask)
+    if mask == 0 or not (words & bits).any():
+        return words
+    if declared.signed and not ((words ^ words << words.dtype.type(1)) & bits).any():
+        return words  # everywhere as the bit below: both repeat the sign, and nothing is drawn
+    flags.add(Flag.OVERLAY_MASKED)
+    cleared: NDArray[Any] = words & ~bits
+    return cleared
+
+
+def _without_padding(
+    words: NDArray[Any], header: Dataset, declared: Declared, bits: int, *, inverted: bool
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None, int | None]:
+    """Replace padding (PS3.3 C.7.5.1.1.2) by another pixel's word: it plays no part in any measurement.
+
+    Padding makes an image rectangular, so it reaches the border. Pixels of the same value inside the image
+    are pixels, whatever the header says of them.
+    """
+    value, limit = number(header, "PixelPaddingValue"), number(header, "PixelPaddingRangeLimit")
+    if value is None or (value == 0 and limit is None and not inverted and not declared.signed):
+        return words, None, None  # none, or black as it is
+    ends = value, value if limit is None else limit
+    if declared.signed:
+        padding = _signed_padding(words, ends, bits)
+        value = _twos_complement(value, bits)
+    else:
+        padding = _between(words, ends)
+    if not padding.any() or padding.all():
+        return words, None, None
+    padding = _reaching_border(padding)
+    if not padding.any():
+        return words, None, None
+    words = words.copy()
+    words[padding] = words[~padding][0]
+    return words, padding, value if limit is None else None
+
+
+def _signed_padding(words: NDArray[Any], ends: tuple[int, int], bits: int) -> NDArray[np.bool_]:
+    """Return where signed padding is: whole words, or as many bits as pixels have where none has more."""
+    plain = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
+    padding = _between(plain, tuple(_twos_complement(end, 16) for end in ends))
+    if int(words.max(where=~padding, initial=0)) >> bits == 0:
+        padding |= _between(_extended(words, bits), tuple(_twos_complement(end, bits) for end in ends))
+    return padding
+
+
+def _between(values: NDArray[Any], ends: tuple[int, ...]) -> NDArray[np.bool_]:
+    between: NDArray[np.bool_] = (values >= min(ends)) & (values <= max(ends))
+    return between
+
+
+def _twos_complement(word: int, bits: int) -> int:
+    """Read a number of 16 bits, or of as few as pixels have where it has no more."""
+    bits = 16 if word >> bits else bits
+    return word - (1 << bits) if word >> bits - 1 else word
+
+
+def _reaching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the connected parts of a mask that touch a side of the image."""
+    from scipy import ndimage  # a third of a second, which few images need
+
+    labels, count = ndimage.label(mask)
+    touching = np.zeros(count + 1, np.bool_)
+    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        touching[side] = True
+    touching[0] = False
+    reaching: NDArray[np.bool_] = touching[labels]
+    return reaching
+
+
+def _aligned(words: NDArray[Any], declared: Declared, flags: set[Flag]) -> NDArray[Any]:
+    """Shift words whose HighBit lies above BitsStored, if the bits below the pixels are really empty."""
+    shift = declared.high_bit + 1 - declared.bits_stored
+    if (words & words.dtype.type((1 << shift) - 1)).any():
+        return words
+    flags.add(Flag.LEFT_ALIGNED)
+    shifted: NDArray[Any] = words >> words.dtype.type(shift)
+    return shifted
+
+
+def _signed(words: NDArray[Any], bits: int, flags: set[Flag]) -> tuple[NDArray[Any], int]:
+    """Return signed values and their depth, whether or not the high bits repeat the sign."""
+    values = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
+    if _holds(_range(bits, signed=True), int(values.min()), int(values.max())):
+        return values, bits
+    if int(words.max()) >> bits == 0:
+        return _extended(words, bits), bits
+    return _deep_enough(values, bits, flags, signed=True)
+
+
+def _deep_enough(
+    values: NDArray[Any], bits: int, flags: set[Flag], *, signed: bool
+) -> tuple[NDArray[Any], int]:
+    """Return values that exceed a depth, and the depth that holds them.
+
+    All of them, but for a few that stand so far off that the image would lose three quarters of its contrast
+    to them: those are clipped.
+    """
+    least, most = int(values.min()), int(values.max())
+    used = next(n for n in range(bits + 1, 17) if _holds(_range(n, signed=signed), least, most))
+    kept = bits
+    while used - kept > 1:
+        low, high = _range(kept, signed=signed)
+        if np.count_nonzero((values < low) | (values > high)) * _FEW < values.size:
+            flags.add(Flag.OUTLIERS_CLIPPED)
+            values, used = np.clip(values, low, high), kept
+        kept += 1
+    if used > bits:
+        flags.add(Flag.DEPTH_CORRECTED)
+    return values, used
+
+
+def _range(bits: int, *, signed: bool) -> tuple[int, int]:
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+
+
+def _holds(ends: tuple[int, int], least: int, most: int) -> bool:
+    return ends[0] <= least and most <= ends[1]
+
+
+def _extended(words: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Read the lowest ``bits`` as two's complement."""
+    unused = 16 - bits
+    return (words.astype(np.uint16) << np.uint16(unused)).view(np.int16) >> np.int16(unused)

@@ -1,0 +1,1 @@
+"""Reader processes: they decode foreign images apart from the worker."""

@@ -1,0 +1,251 @@
+"""Reading images in a process of its own, so that a codec that crashes, hangs or swells costs one image.
+
+The inference process asks for images by the PACS's id; the reader (`worker.reader.server`) answers with what the
+model sees, and runs ahead while the model works on the image before. It is started again when it dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from backlog.dicom.eligibility import Rules
+from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.outcomes import Flag, Reason
+from backlog.settings import Settings
+from worker.reader.server import COMMAND, LENGTHS, Child, cpu_seconds, fork, may_fork, spawn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_SIDE: Final = 224
+
+#: Deaths of a reader at one image before the image is to blame; the first may be somebody else's SIGKILL, or a stall.
+_MOST_DEATHS: Final = 2
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as the model sees it."""
+
+    image: NDArray[np.float32]  #: (224, 224), range [-1024, 1024]
+    flags: frozenset[Flag]
+    sop_instance_uid: str
+    study_instance_uid: str
+    shown: NDArray[np.uint8] | None = None  #: (N, N), where it was asked for
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """An image that the model won't see, and why."""
+
+    rejection: InstanceRejected
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
+
+
+class Reader:
+    """A reader process and its pipe. Started when first asked, started again when it dies."""
+
+    def __init__(self, settings: Settings, rules: Rules, command: Sequence[str] = COMMAND) -> None:
+        self._command = command
+        self._seconds = settings.item_seconds
+        self._fetch_seconds = settings.pacs_seconds * 2 + 10
+        self.rules = rules
+        self._process: Child | None = None
+        self._ready = False
+        self._buffer = bytearray()
+
+    def read(self, instances: Sequence[str], side: int = 0) -> Iterator[Picture | Unseen]:
+        """Ask for images at once; return an iterator over one answer for each, in order, while the reader works ahead.
+
+        Parameters
+        ----------
+        side
+            As in `worker.pixels.preprocess.model_input`.
+
+        Raises
+        ------
+        ServiceUnavailable, UsageError
+            Here or while iterating: the PACS is away or refuses us. Ask again for this instance and those after it.
+        """
+        answers = self._answers(instances, side)
+        next(answers, None)
+        # Begun: an iterator that is dropped now knows that its answers are on their way, and stops the reader.
+        return cast("Iterator[Picture | Unseen]", answers)
+
+    def _answers(self, instances: Sequence[str], side: int) -> Iterator[Picture | Unseen | None]:
+        """Yield None when the images have been asked for, then the answers."""
+        asked = False
+        deaths = 0
+        done = 0
+        while done < len(instances):
+            waiting = deque(instances[done:])
+            try:
+                self._ask(waiting, side)
+                if not asked:
+                    asked = True
+                    yield None
+                while waiting:
+                    answer = self._answer(waiting[0])
+                    deaths = 0
+                    waiting.popleft()
+                    done += 1
+                    yield answer
+            except _Died as died:
+                self.stop()
+                deaths += 1
+                if died.at_work or deaths >= _MOST_DEATHS:
+                    deaths = 0
+                    done += 1
+                    if not asked:
+                        asked = True
+                        yield None
+                    yield Unseen(InstanceRejected(died.reason, died.detail))
+            except GeneratorExit:
+                if waiting:
+                    self.stop()  # nobody will take the answers that are on their way
+                raise
+            except BaseException:
+                self.stop()  # answers to the rest are still on their way: a fresh pipe is simpler than counting them
+                raise
+
+    def stop(self) -> None:
+        """Kill the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):
+                        pipe.close()
+        self._process = None
+        self._ready = False
+        self._buffer.clear()
+
+    def start(self) -> None:
+        """Start the process, if there is none.
+
+        Raises
+        ------
+        ServiceUnavailable
+            It doesn't come up.
+        """
+        self.launch()
+        if not self._ready:
+            self._wait_until_ready()
+            self._ready = True
+
+    def launch(self) -> None:
+        """Start the process, if there is none, without waiting until it is ready.
+
+        A process that has no other threads yet, as a worker's before it loads its model, forks it: everything is
+        imported already, which otherwise takes a second of CPU.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self.stop()
+            forks = self._command is COMMAND and may_fork()
+            self._process = fork() if forks else spawn(self._command)
+
+    def _ask(self, instances: deque[str], side: int) -> None:
+        self.start()
+        # The rules once: requests longer than a pipe, and answers that nobody reads yet, would wait for each other.
+        told: list[dict[str, Any]] = [{"rules": self.rules.spec(), "side": side}]
+        told += [{"instance": instance} for instance in instances]
+        request = "".join(json.dumps(one) + "\n" for one in told)
+        assert self._process is not None  # noqa: S101  # it was started
+        assert self._process.stdin is not None  # noqa: S101  # it was opened with a pipe
+        try:
+            self._process.stdin.write(request.encode())
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise _Died(Reason.DECODER_CRASHED, "the reader died before it was asked") from error
+
+    def _wait_until_ready(self) -> None:
+        """Tell a reader that can't start (its memory limit is too low, a library is missing) from one that died."""
+        try:
+            self._frame(self._fetch_seconds, timed=False)
+        except _Died as died:
+            raise ServiceUnavailable(f"the reader's process doesn't start: {died.detail}") from died
+
+    def _answer(self, instance: str) -> Picture | Unseen:
+        head, _ = self._frame(self._fetch_seconds, timed=False)
+        if head["state"] == "fetched":
+            assert self._process is not None  # noqa: S101  # it has just answered
+            began = cpu_seconds(self._process.pid)
+            try:
+                head, blob = self._frame(self._seconds, timed=True)
+            except _Died as died:
+                # A machine that swaps or pauses isn't the image's fault: then the codec has hardly worked.
+                spent = cpu_seconds(self._process.pid) - began
+                died.at_work = died.reason is Reason.DECODER_TIMEOUT and spent > self._seconds / 2
+                raise
+        else:
+            blob = b""
+        if head["instance"] != instance:  # never one image's scores under another's name
+            raise ServiceUnavailable("the reader answered for another image")
+        match head["state"]:
+            case "picture":
+                import numpy as np  # the upload worker has none
+
+                image = np.frombuffer(blob, dtype=np.float32, count=_SIDE * _SIDE).reshape(_SIDE, _SIDE)
+                found = frozenset(Flag(name) for name in head["flags"])
+                shown = np.frombuffer(blob, dtype=np.uint8, offset=image.nbytes)
+                return Picture(
+                    image,
+                    found,
+                    head["sop"],
+                    head["study"],
+                    shown.reshape(head["side"], head["side"]) if shown.size else None,
+                )
+            case "rejected":
+                rejection = InstanceRejected(Reason(head["reason"]), head["detail"])
+                return Unseen(rejection, head["sop"], head["study"])
+            case "refused":
+                raise UsageError(head["detail"])
+            case _:
+                raise ServiceUnavailable(head["detail"])
+
+    def _frame(self, seconds: float, *, timed: bool) -> tuple[dict[str, Any], bytes]:
+        deadline = time.monotonic() + seconds
+        lengths = self._take(LENGTHS.size, deadline, timed=timed)
+        head_length, blob_length = LENGTHS.unpack(lengths)
+        head = self._take(head_length, deadline, timed=timed)
+        return json.loads(head), self._take(blob_length, deadline, timed=timed)
+
+    def _take(self, size: int, deadline: float, *, timed: bool) -> bytes:
+        assert self._process is not None  # noqa: S101  # _ask started it
+        assert self._process.stdout is not None  # noqa: S101
+        handle = self._process.stdout.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(handle, selectors.EVENT_READ)
+            while len(self._buffer) < size:
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    if timed:
+                        raise _Died(Reason.DECODER_TIMEOUT, f"decoding took longer than {self._seconds:g} s")
+                    raise ServiceUnavailable("the PACS took too long over one image")
+                step = os.read(handle, 1 << 20)
+                if not step:
+                    code = self._process.wait()
+                    raise _Died(Reason.DECODER_CRASHED, f"the decoder's process ended with {code}")
+                self._buffer += step
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+
+class _Died(Exception):  # private: it never leaves this module
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.at_work = False  #: it was at work all the time: it would do the same again

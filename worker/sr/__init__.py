@@ -1,0 +1,1 @@
+"""The DICOM structured report."""

@@ -1,0 +1,243 @@
+"""Everything that a report will say, decided but not yet encoded.
+
+The encoder (:mod:`worker.sr.document`) and the reference builder (:mod:`bench.reference.highdicom_sr`) both write what
+stands here, each in its own way; that they agree byte for byte is what the tests show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Final
+
+from backlog.errors import InstanceRejected
+from backlog.model import LABELS
+from backlog.outcomes import Flag, Reason
+from worker.sr.codes import PRIVATE_SCHEME, Code, Vocabulary, vocabulary
+from worker.sr.inputs import SOP_CLASSES, Model, Options, Predecessor
+from worker.sr.source_header import Source
+from worker.sr.uids import PREPROCESSING, SCHEMA, device_uid, report_uid, series_uid, tracking_uid
+
+#: In Manufacturer (0008,0070) and its Model Name (0008,1090): by it the system knows its own reports.
+PRODUCT: Final = "cxr-backlog"
+#: Who distributes the model, for the equipment that contributed.
+MODEL_MANUFACTURER: Final = "mlmed"
+#: Where a finding counts as present: torchxrayvision maps its operating point to this (models.py, op_norm).
+OPERATING_POINT: Final = 0.5
+#: What an image's parameters say to a reader of the report.
+_INPUT: Final = "224x224"
+
+
+@dataclass(frozen=True)
+class CodingScheme:
+    """One coding scheme outside the standard that the report uses (PS3.3 table C.12-1)."""
+
+    designator: str
+    registry: str
+    uid: str
+    name: str
+    version: str
+    organization: str
+
+
+SCHEMES: Final = (
+    CodingScheme(PRIVATE_SCHEME, "", "", "Findings of chest radiographs", SCHEMA, PRODUCT),
+    # PS3.16 table 8-1.
+    CodingScheme("RADLEX", "HL7", "2.16.840.1.113883.6.256", "RadLex", "", "RSNA"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One of the 18 findings of one image."""
+
+    label: str
+    code: Code
+    site: Code
+    state: Code  #: present, absent or undetermined
+    present: bool
+    tracking_uid: str
+    value: float | None  #: 100 times the score, exact, or None when the model gave no number
+    percent: str  #: the same as the reader sees it
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The whole content of one report."""
+
+    source: Source
+    model: Model
+    words: Vocabulary
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    device_uid: str
+    series_description: str
+    series_number: int
+    instance_number: int
+    date: str  #: DA; in the source's time zone where it declares one, else in UTC
+    time: str  #: TM
+    date_time: str  #: DT with its offset
+    complete: bool
+    completion: str
+    findings: tuple[Finding, ...]
+    parameters: str
+    processing: Code
+    narrative: str
+    comments: tuple[str, ...]
+    predecessor: Predecessor | None
+    flags: frozenset[Flag]
+
+
+def percent_text(score: float) -> str:
+    """Return a score in [0, 1] as a percentage of two decimals, as the reader sees it.
+
+    A score below the operating point never reads 50, or the number and the word next to it would disagree.
+    """
+    percent = round(100 * score, 2)
+    limit = 100 * OPERATING_POINT
+    return str(min(percent, limit - 0.01) if score < OPERATING_POINT else percent)
+
+
+def _findings(scores: Sequence[float], sop_instance_uid: str, words: Vocabulary) -> tuple[Finding, ...]:
+    if len(scores) != len(LABELS):
+        raise ValueError(f"{len(scores)} scores for {len(LABELS)} findings")
+    findings = []
+    for label, number in zip(LABELS, scores, strict=True):
+        score, term = float(number), words.findings[label]
+        known = math.isfinite(score)
+        if known and not 0 <= score <= 1:
+            raise InstanceRejected(Reason.INVALID_SCORES, f"the score of {label} is outside 0 to 1")
+        present = known and score >= OPERATING_POINT
+        state = "present" if present else "absent" if known else "undetermined"
+        findings.append(
+            Finding(
+                label=label,
+                code=term.code,
+                site=term.site,
+                state=words.codes[state],
+                present=present,
+                tracking_uid=tracking_uid(sop_instance_uid, label),
+                value=100 * score if known else None,
+                percent=percent_text(score) if known else "",
+            )
+        )
+    if all(finding.value is None for finding in findings):
+        raise InstanceRejected(Reason.INVALID_SCORES, "no score is a number")
+    return tuple(findings)
+
+
+def _narrative(findings: Sequence[Finding], model: Model, words: Vocabulary) -> str:
+    phrases = words.phrases
+    known = [(finding.value, finding.label) for finding in findings if finding.value is not None]
+    above = sorted((-value, label) for value, label in known if value >= 100 * OPERATING_POINT)
+    sentences = [] if model.meaningful else [phrases["meaningless"]]
+    if above:
+        shown = (
+            f"{words.findings[label].name} {-value:.1f}%".replace(".", phrases["decimal"])
+            for value, label in above
+        )
+        sentences.append(phrases["above"].format(findings="; ".join(shown)))
+    else:
+        sentences.append(phrases["none_above"].format(count=len(known)))
+    missing = [words.findings[finding.label].name for finding in findings if finding.value is None]
+    if missing:
+        sentences.append(phrases["not_evaluated"].format(findings="; ".join(missing)))
+    return " ".join(sentences)
+
+
+def _comments(flags: Collection[Flag], model: Model, words: Vocabulary) -> tuple[str, ...]:
+    phrases = words.phrases
+    comments = (
+        [phrases["disclaimer"]] if model.meaningful else [phrases["meaningless"], phrases["disclaimer"]]
+    )
+    if flags:
+        names = sorted(flag.value for flag in flags)
+        # Every flag has its sentence, a test says; but for want of one no report shall be lost.
+        sentences = (phrases.get(f"flag.{name}", f"{name}.") for name in names)
+        comments.append(phrases["flags"].format(sentences=" ".join(sentences)))
+    return tuple(comments)
+
+
+def _local(when: datetime, offset: str) -> datetime:
+    """Return the moment in the time zone of Timezone Offset From UTC; in UTC when that is empty."""
+    if not offset:
+        return when.astimezone(timezone.utc)  # noqa: UP017 - the same class as below
+    sign = -1 if offset[0] == "-" else 1
+    return when.astimezone(timezone(sign * timedelta(hours=int(offset[1:3]), minutes=int(offset[3:]))))
+
+
+def draft(
+    source: Source,
+    scores: Sequence[float],
+    flags: Collection[Flag],
+    *,
+    model: Model,
+    options: Options,
+    when: datetime,
+    predecessor: Predecessor | None = None,
+) -> Draft:
+    """Decide what the report of one image says.
+
+    Parameters
+    ----------
+    source
+        What is taken over from the image's header.
+    scores
+        In the order of :data:`backlog.model.LABELS`, in [0, 1]; a score that is no finite number counts as
+        not evaluated.
+    flags
+        What was unusual about the image's pixels.
+    model, options, predecessor
+        See :mod:`worker.sr.inputs`.
+    when
+        When the run was made, with its time zone.
+
+    Raises
+    ------
+    InstanceRejected
+        ``invalid_scores`` when a score is outside [0, 1] or none is a number.
+    ValueError
+        When the number of scores is not that of the labels, or `when` has no time zone.
+    """
+    if when.tzinfo is None:
+        raise ValueError("the time of the run needs a time zone")
+    words = vocabulary(options.language, options.coding)
+    sop_instance_uid = report_uid(source.sop_instance_uid, model, options)
+    findings = _findings(scores, sop_instance_uid, words)
+    complete = all(finding.value is not None for finding in findings)
+    found = any(finding.present for finding in findings)
+    all_flags = frozenset(flags) | source.flags
+    series = words.phrases["series" if model.meaningful else "series_meaningless"]
+    view = source.view_position if source.view_position in words.views else ""
+    moment = _local(when, source.carried.get("TimezoneOffsetFromUTC", ""))
+    return Draft(
+        source=source,
+        model=model,
+        words=words,
+        sop_class_uid=SOP_CLASSES[options.iod],
+        sop_instance_uid=sop_instance_uid,
+        series_instance_uid=series_uid(source.sop_instance_uid, model, options),
+        device_uid=device_uid(model),
+        series_description=series.format(view=view).replace("  ", " "),
+        # Behind the series of the study, and in their order.
+        series_number=9000 + min(max(source.series_number, 0), 999),
+        instance_number=min(max(source.instance_number, 1), 2**31 - 1),
+        date=moment.strftime("%Y%m%d"),
+        time=moment.strftime("%H%M%S"),
+        date_time=moment.strftime("%Y%m%d%H%M%S%z"),
+        complete=complete,
+        completion=words.phrases["complete" if complete else "partial"],
+        findings=findings,
+        parameters=(
+            f"operating point={OPERATING_POINT}; input={_INPUT}; preprocessing={PREPROCESSING}; "
+            f"weights sha256={model.weights_sha256}"
+        ),
+        processing=words.codes[("all" if complete else "some") + ("_with" if found else "_without")],
+        narrative=_narrative(findings, model, words),
+        comments=_comments(all_flags, model, words),
+        predecessor=predecessor,
+        flags=all_flags,
+    )

@@ -1,0 +1,129 @@
+"""What a run may store beside its reports: a picture, and the report as a PDF, for viewers that show no SR.
+
+Off by default, and then this module isn't even imported. A companion comes after its report is in the PACS: one that
+can't be made costs neither the report nor the run, and its reason is kept with the item.
+
+The picture needs the pixels again. They are decoded where all pixels are, in the reader's own process
+(``worker/reader/client.py``), and the model sees them a second time: where it then scores them otherwise than the
+report says, the picture isn't of this report and is not stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from datetime import datetime
+from typing import Final
+
+from backlog.broker.messages import CompanionRecord, Job, ReportItem
+from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
+from backlog.log import event, where
+from backlog.outcomes import Flag, Reason
+from backlog.settings import COMPANIONS
+from worker.derived import dicom as companion_dicom
+from worker.sr.content import Draft, draft
+from worker.sr.inputs import Model, Options
+from worker.sr.source_header import read_source
+from worker.tasks.resources import Process
+
+#: How far the scores of a picture may lie from its report's: another engine's rounding.
+_SAME_SCORE: Final = 5e-3
+#: What drawing needs, by the name it is imported by.
+_DRAWING: Final = ("numpy", "onnxruntime", "PIL", "matplotlib")
+
+
+def need(process: Process, job: Job) -> None:
+    """Refuse a run whose companions this worker can't make, before it writes anything.
+
+    Raises
+    ------
+    UsageError
+        A library is missing, or the model; or the run asks for a kind that this version doesn't know.
+    """
+    kinds = job.get("companions", [])
+    if not set(kinds) <= set(COMPANIONS):
+        raise UsageError("the run asks for companions that this worker doesn't know: update it")
+    if "capture" in kinds:
+        if any(importlib.util.find_spec(name) is None for name in _DRAWING):
+            raise UsageError(
+                "this report worker can't draw: install cxr-backlog[inference,companions], or run without 'capture'"
+            )
+        process.check_weights(job)
+        _ = process.mapper  # loads it
+
+
+def write(
+    process: Process, job: Job, item: ReportItem, header: bytes, model: Model, options: Options
+) -> list[CompanionRecord]:
+    """Make and store what the run asks for beside one report; return what became of each.
+
+    Raises
+    ------
+    ServiceUnavailable, UsageError
+        The PACS is away or refuses us. Again from the beginning: what is stored already is found and counts.
+    """
+    said = draft(
+        read_source(header),
+        item["scores"],
+        [Flag(name) for name in item["flags"]],
+        model=model,
+        options=options,
+        when=datetime.fromisoformat(job["when"]),
+    )
+    return [_write(process, job, item, said, kind) for kind in job.get("companions", [])]
+
+
+def _write(process: Process, job: Job, item: ReportItem, said: Draft, kind: str) -> CompanionRecord:
+    try:
+        dicom = _capture(process, job, item, said) if kind == "capture" else _document(said)
+        instance, held = _stored(process, job, dicom)
+    except InstanceRejected as rejected:
+        return {"kind": kind, "reason": rejected.reason.value, "detail": rejected.detail}
+    except BacklogError:
+        raise
+    except MemoryError:
+        return {"kind": kind, "reason": Reason.OUT_OF_MEMORY.value, "detail": "more than this worker has"}
+    except Exception as error:  # noqa: BLE001  # the report is stored: a bug here costs the companion alone
+        event("companion.failed", logging.ERROR, error=where(error), item=item["i"])
+        return {"kind": kind, "reason": Reason.INTERNAL_ERROR.value, "detail": where(error)}
+    return {
+        "kind": kind,
+        "sop_instance_uid": companion_dicom.uid(said, kind),
+        "instance": instance,
+        "sha256": hashlib.sha256(held).hexdigest(),
+        "ours": held == dicom,
+    }
+
+
+def _stored(process: Process, job: Job, dicom: bytes) -> tuple[str, bytes]:
+    """Store a companion; return the PACS's id and what it holds under it: an earlier run's, where there is one."""
+    stored = process.pacs.store(dicom)
+    held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else dicom
+    if held != dicom and not stored.already:
+        raise InstanceRejected(Reason.REPORT_CONFLICT, "the PACS changed the companion while storing it")
+    return stored.instance, held
+
+
+def _document(said: Draft) -> bytes:
+    from worker.derived.pdf import write_pdf
+
+    return companion_dicom.document(said, write_pdf(said))
+
+
+def _capture(process: Process, job: Job, item: ReportItem, said: Draft) -> bytes:
+    from worker.derived.capture import SIDE, draw  # Pillow
+    from worker.reader.client import Unseen
+
+    (picture,) = list(process.readers(job).read([item["instance"]], SIDE))
+    if isinstance(picture, Unseen):
+        raise picture.rejection
+    if picture.shown is None:
+        raise ServiceUnavailable("the reader is of an older version")
+    maps = process.mapper(picture.image)
+    if any(
+        not abs(float(seen) - score) <= _SAME_SCORE
+        for seen, score in zip(maps.scores, item["scores"], strict=True)
+    ):
+        raise InstanceRejected(Reason.REPORT_CONFLICT, "the picture's scores aren't those of the report")
+    return companion_dicom.capture(said, draw(said, picture.shown, maps))

@@ -1,0 +1,176 @@
+"""The infer stage: an image in the PACS → 18 scores."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from backlog.broker.messages import InferItem, Job, ReportItem
+from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.log import event, where
+from backlog.model import SCORE_DIGITS
+from backlog.outcomes import Reason
+from worker.tasks.attempt import Attempt, Records, blamed
+from worker.tasks.resources import Process
+
+if TYPE_CHECKING:
+    from worker.model.engine import Engine
+    from worker.reader.pool import Readers
+
+#: Images that a GPU scores at a time.
+GPU_BATCH: Final = 32
+
+
+def infer(
+    process: Process, job: Job, attempt: Attempt, items: list[InferItem]
+) -> tuple[Records, list[ReportItem]]:
+    """Read and score each image; an image that can't be scored ends here with its reason."""
+    attempt.insist(lambda: process.check(job))
+    attempt.insist(lambda: process.check_weights(job))
+    records: Records = {}
+    following: list[ReportItem] = []
+    waiting: list[tuple[InferItem, Any]] = []
+
+    def score() -> None:
+        for (item, picture), scores in zip(
+            waiting, _scores(process.engine, [p.image for _, p in waiting]), strict=True
+        ):
+            if isinstance(scores, InstanceRejected):
+                records[item["i"]] = attempt.record(
+                    item["i"],
+                    scores,
+                    instance=item["instance"],
+                    sop_instance_uid=picture.sop_instance_uid,
+                    study_instance_uid=picture.study_instance_uid,
+                )
+                continue
+            flags = sorted(flag.value for flag in picture.flags)
+            following.append({"i": item["i"], "instance": item["instance"], "scores": scores, "flags": flags})
+        waiting.clear()
+
+    # On a CPU a batch of one lets reading and scoring overlap best, and costs nothing (docs/decisions.md).
+    batch = 1 if attempt.claim.alone or process.engine.name != "torch" else GPU_BATCH
+    for item, answer in _read(process.readers(job), attempt, items):
+        if hasattr(answer, "rejection"):
+            records[item["i"]] = attempt.record(
+                item["i"],
+                answer.rejection,
+                instance=item["instance"],
+                sop_instance_uid=answer.sop_instance_uid,
+                study_instance_uid=answer.study_instance_uid,
+            )
+            continue
+        waiting.append((item, answer))
+        if len(waiting) >= batch:
+            score()
+    if waiting:
+        score()
+    # The report stage needs no weights, only their name: it travels with the run's job from here on.
+    job["weights"], job["meaningful"] = process.weights.sha256, process.weights.meaningful
+    job["engine"] = process.engine.name
+    for record in records.values():  # so that the producer knows them, though nothing has a score yet
+        record["weights"], record["meaningful"], record["engine"] = (
+            job["weights"],
+            job["meaningful"],
+            job["engine"],
+        )
+    return records, following
+
+
+def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Iterator[tuple[InferItem, Any]]:
+    """Read images ahead of the model; one by one with a breadcrumb where an earlier attempt died."""
+    at = 0
+    read: InferItem | None = None
+    while at < len(items):
+        ahead = items[at : at + 1] if attempt.claim.alone else items[at:]
+        attempt.before(ahead[0]["i"])
+        answers = readers.read([item["instance"] for item in ahead])
+        for item in ahead:
+            asked = time.monotonic()
+            try:
+                answer = next(answers)
+            except (ServiceUnavailable, UsageError) as error:
+                if attempt.may_wait(error, time.monotonic() - asked, 1.0):
+                    break
+                if isinstance(error, UsageError):
+                    raise
+                attempt.suspect(item, error)
+                at += 1
+                break
+            at += 1
+            if not hasattr(answer, "rejection"):
+                read = item
+                attempt.trust()
+            yield item, answer
+            attempt.go_on()
+    for item in attempt.tried_again():
+        assert read is not None  # noqa: S101  # else the PACS were in doubt still
+        attempt.before(item["i"])
+        yield item, _again(readers, attempt, item, read)
+
+
+def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem) -> Any:
+    """Ask a last time for an image that the PACS failed on; where it fails again, for one that it gave before.
+
+    Raises
+    ------
+    ServiceUnavailable
+        The PACS gives neither.
+    """
+    from worker.reader.client import Unseen
+
+    def ask(one: InferItem) -> Any:
+        (answer,) = readers.read([one["instance"]])
+        return answer
+
+    try:
+        return attempt.insist(lambda: ask(item))
+    except StorageFull:
+        raise
+    except ServiceUnavailable as error:
+        attempt.forgive()
+        if hasattr(attempt.insist(lambda: ask(proof)), "rejection"):
+            raise  # it gave this one before
+        return Unseen(blamed(error))
+
+
+def _scores(engine: Engine, images: Sequence[Any]) -> list[list[float] | InstanceRejected]:
+    """Score a batch; where that fails, image by image, so that only the one that is to blame ends.
+
+    Raises
+    ------
+    ServiceUnavailable
+        The model fails on anything: a broken GPU or a bug must not quarantine a backlog.
+    """
+    import numpy as np  # the upload worker has none
+
+    try:
+        rows = engine.scores(np.stack(images)[:, None])
+    except Exception as error:  # noqa: BLE001  # the edge of one item; MemoryError would stop the whole worker
+        if len(images) > 1:
+            return [scores for image in images for scores in _scores(engine, [image])]
+        return [_blame(engine, images[0], error)]
+    return [_finite([round(float(score), SCORE_DIGITS) for score in row]) for row in rows]
+
+
+def _finite(scores: list[float]) -> list[float] | InstanceRejected:
+    if all(math.isfinite(score) for score in scores):
+        return scores
+    return InstanceRejected(Reason.INVALID_SCORES, "the model gave a score that is no number")
+
+
+def _blame(engine: Engine, image: Any, error: Exception) -> InstanceRejected:
+    """Return the rejection of an image that the model fails on, unless it fails on an empty one as well."""
+    import numpy as np  # the upload worker has none
+
+    event("instance.failed", logging.ERROR, error=where(error))
+    try:
+        engine.scores(np.zeros((1, 1, *image.shape), np.float32))
+    except Exception as broken:  # noqa: BLE001  # whatever it is, the image is not to blame
+        raise ServiceUnavailable(f"the model itself fails on this worker ({where(broken)})") from error
+    if isinstance(error, MemoryError):
+        return InstanceRejected(Reason.OUT_OF_MEMORY, "scoring needs more memory than this worker has")
+    return InstanceRejected(Reason.INTERNAL_ERROR, where(error))

@@ -1,0 +1,46 @@
+"""The three tasks: upload, infer, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from celery import Celery
+
+from backlog.broker.messages import TASKS, Job, Stage
+from backlog.settings import Settings
+from worker.tasks.attempt import Attempt, Records
+from worker.tasks.chunk import work
+from worker.tasks.infer import infer
+from worker.tasks.report import report
+from worker.tasks.resources import Process
+from worker.tasks.upload import upload
+
+__all__ = ["Process", "infer", "register", "report", "upload"]
+
+
+def register(app: Celery, settings: Settings) -> Process:
+    """Give an application its three tasks; returns what they hold on to."""
+    process = Process(settings)
+    stages: dict[Stage, Callable[[Process, Job, Attempt, list[Any]], tuple[Records, list[Any]]]] = {
+        Stage.UPLOAD: upload,
+        Stage.INFER: infer,
+        Stage.REPORT: report,
+    }
+    for stage, body in stages.items():
+
+        def task(job: Job, chunk: int, items: list[Any], stage: Stage = stage, body: Any = body) -> None:
+            work(
+                app,
+                process.claims,
+                settings.patience_seconds,
+                stage,
+                job,
+                chunk,
+                items,
+                partial(body, process, job),
+            )
+
+        app.task(task, name=TASKS[stage])
+    return process

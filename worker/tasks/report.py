@@ -1,0 +1,149 @@
+"""The report stage: an image's header and scores → a DICOM SR in its study."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+from backlog.broker.messages import ItemRecord, Job, ReportItem, Stage
+from backlog.dicom.header import Identity, identity, read_header
+from backlog.errors import InstanceRejected
+from backlog.model import SCORE_DIGITS
+from backlog.outcomes import Flag, Outcome, Reason
+from backlog.pacs.base import Pacs
+from worker.sr import build as sr
+from worker.sr.inputs import SOP_CLASSES, Predecessor
+from worker.sr.uids import series_uid
+from worker.tasks.attempt import Attempt, Records
+from worker.tasks.resources import Process
+
+#: What made the scores, as the reports name it.
+MODEL_NAME: Final = "densenet121-res224-all"
+MODEL_VERSION: Final = "torchxrayvision 1.5.7"
+
+#: How far the scores of a report that is already there may lie from ours: another engine's rounding.
+SAME_SCORE: Final = 5e-3
+
+
+def report(
+    process: Process, job: Job, attempt: Attempt, items: list[ReportItem]
+) -> tuple[Records, list[Any]]:
+    """Write one report for each scored image into its study."""
+    attempt.insist(lambda: process.check(job))
+    if job.get("companions"):
+        from worker.tasks import derived as companions  # a run without pays nothing for them
+
+        attempt.insist(lambda: companions.need(process, job))
+    records, done = attempt.each(items, lambda item: _report(process, attempt, job, item))
+    for item, record in done:
+        record["attempts"] = attempt.claim.attempt
+        records[item["i"]] = record
+    return records, []
+
+
+def _report(process: Process, attempt: Attempt, job: Job, item: ReportItem) -> ItemRecord:
+    model = sr.Model(
+        name=MODEL_NAME, version=MODEL_VERSION, weights_sha256=job["weights"], meaningful=job["meaningful"]
+    )
+    options = sr.Options(language=job["language"], coding=job["coding"])
+    header = process.pacs.header(item["instance"])
+    of = identity(read_header(header))
+    build = partial(
+        sr.build,
+        header,
+        flags=[Flag(name) for name in item["flags"]],
+        model=model,
+        options=options,
+        when=datetime.fromisoformat(job["when"]),
+        predecessor=_predecessor(process.pacs, job, of, sr.report_uid(of.sop_instance_uid, model, options)),
+    )
+    built = build(item["scores"])
+    sr.check(built.dicom, of, scores=item["scores"], model=model, options=options)
+    stored = process.pacs.store(
+        built.dicom,
+        replace(of, series_instance_uid=built.series_instance_uid, sop_instance_uid=built.sop_instance_uid),
+    )
+    if not stored.already:
+        attempt.changed()
+    held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else built.dicom
+    if held != built.dicom:
+        if not stored.already:
+            raise InstanceRejected(Reason.REPORT_CONFLICT, "the PACS changed the report while storing it")
+        item = item | {"scores": _same_scores(sr.scores_of(held), item["scores"])}  # what the report says
+        built = build(item["scores"])
+    if held == built.dicom:  # ours, also where an attempt before this one stored it and got no further
+        _only_one(process.pacs, built.sop_instance_uid, stored.instance)
+    record: ItemRecord = {
+        "outcome": Outcome.REPORTED.value,
+        "stage": Stage.REPORT.value,
+        "instance": item["instance"],
+        "sop_instance_uid": of.sop_instance_uid,
+        "study_instance_uid": of.study_instance_uid,
+        "sr_sop_instance_uid": built.sop_instance_uid,
+        "sr_instance": stored.instance,
+        "sr_sha256": hashlib.sha256(held).hexdigest(),
+        "sr_ours": held == built.dicom,  # an earlier run's has another time in it
+        "flags": sorted({*item["flags"], *(flag.value for flag in built.flags)}),
+        "scores": item["scores"],
+        "weights": job["weights"],
+        "meaningful": job["meaningful"],
+        "engine": job["engine"],
+    }
+    if job.get("companions"):
+        from worker.tasks import derived as companions
+
+        record["companions"] = companions.write(process, job, item, header, model, options)
+    return record
+
+
+def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | None:
+    """Return the report that the run's predecessor wrote of this image, if the PACS holds it and it isn't our own."""
+    earlier = job.get("predecessor")
+    if earlier is None:
+        return None
+    model = sr.Model(MODEL_NAME, MODEL_VERSION, earlier["weights"], meaningful=earlier["meaningful"])
+    options = sr.Options(language=earlier["language"], coding=earlier["coding"])
+    found = Predecessor(
+        sop_class_uid=SOP_CLASSES[options.iod],
+        sop_instance_uid=sr.report_uid(of.sop_instance_uid, model, options),
+        series_instance_uid=series_uid(of.sop_instance_uid, model, options),
+        study_instance_uid=of.study_instance_uid,
+    )
+    report = replace(
+        of, series_instance_uid=found.series_instance_uid, sop_instance_uid=found.sop_instance_uid
+    )
+    return found if pacs.holds(report) and found.sop_instance_uid != own else None
+
+
+def _only_one(pacs: Pacs, uid: str, instance: str) -> None:
+    """Take a report of this run back where the PACS holds another under its UID, which derives from the image's.
+
+    Raises
+    ------
+    InstanceRejected
+        ``uid_conflict``: two patients or studies have an image of the same UID.
+    """
+    if pacs.holders(uid, instance) > 1:
+        pacs.delete(instance)
+        raise InstanceRejected(
+            Reason.UID_CONFLICT, "another patient or study has an image of the same UID, with its report"
+        )
+
+
+def _same_scores(held: list[float], ours: Sequence[float]) -> list[float]:
+    """Return the scores of a report that is there already, if they are ours but for another engine's rounding.
+
+    Raises
+    ------
+    InstanceRejected
+        It does: a person has to decide which is right.
+    """
+    if len(held) != len(ours) or any(abs(a - b) > SAME_SCORE for a, b in zip(held, ours, strict=True)):
+        raise InstanceRejected(
+            Reason.REPORT_CONFLICT, "an earlier report under the same UID has other scores"
+        )
+    return [round(score, SCORE_DIGITS) for score in held]  # they stand there as percentages

@@ -1,0 +1,114 @@
+"""What one worker process holds on to: its connections, its weights, its model, its readers."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from backlog.broker.claims import Claims
+from backlog.broker.messages import Job
+from backlog.dicom.eligibility import Rules
+from backlog.errors import BacklogError, UsageError
+from backlog.pacs.base import Pacs, connect
+from backlog.pacs.concurrency_limit import politely
+from backlog.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.model.engine import Engine
+    from worker.model.grad_cam import Mapper
+    from worker.model.weights import Weights
+    from worker.reader.pool import Readers
+
+
+@dataclass
+class Process:
+    """What one worker process holds on to, made when first needed."""
+
+    settings: Settings
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Leases and records, in Redis."""
+        return Claims(self.settings.broker, lease_seconds=self.settings.lease_seconds)
+
+    @cached_property
+    def pacs(self) -> Pacs:
+        """The PACS of this worker's settings."""
+        if not self.settings.pacs_url:
+            raise UsageError("CXR_PACS_URL is not set: this worker knows no PACS")
+        return politely(connect(self.settings), self.settings)
+
+    @cached_property
+    def pacs_identity(self) -> str:
+        """Tells this worker's PACS from another."""
+        return self.pacs.identity()
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The verified weights."""
+        from worker.model.weights import locate  # only inference and report need them
+
+        s = self.settings
+        return locate(s.weights, s.weights_sha256, s.cache_folder, download=False)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model, loaded."""
+        from worker.model.engine import load  # takes a second
+
+        threads = self.settings.threads or os.cpu_count() or 1
+        return load(
+            self.weights, engine=self.settings.engine, cache=self.settings.cache_folder, threads=threads
+        )
+
+    def readers(self, job: Job) -> Readers:
+        """Return the readers, told a run's rules; the same processes for every run."""
+        self._readers.rules = Rules.from_spec(job["rules"])
+        return self._readers
+
+    @cached_property
+    def _readers(self) -> Readers:
+        from worker.reader.pool import Readers, how_many
+
+        return Readers(self.settings, Rules(), how_many(self.settings))
+
+    def warm_up(self) -> None:
+        """Load the model and start the readers before the first chunk comes; a failure is the first task's to tell."""
+        with suppress(BacklogError):
+            self._readers.launch()  # the two start side by side
+            import numpy as np  # the upload and report workers have none; its threads come with its first use
+
+            self.engine.scores(np.zeros((1, 1, 224, 224), np.float32))
+            self._readers.start()
+
+    @cached_property
+    def mapper(self) -> Mapper:
+        """The model with its maps, loaded: for pictures beside the reports."""
+        from worker.model.grad_cam import Mapper  # ONNX Runtime
+
+        return Mapper(self.weights, self.settings.cache_folder)
+
+    def check(self, job: Job) -> None:
+        """Refuse a run that this worker would do wrongly.
+
+        Raises
+        ------
+        UsageError
+            Its PACS or its weights are not this worker's.
+        """
+        if job["pacs"] and self.pacs_identity and job["pacs"] != self.pacs_identity:
+            raise UsageError("this worker's CXR_PACS_URL leads to another PACS than the run's")
+
+    def check_weights(self, job: Job) -> None:
+        """Refuse a run of other weights: its scores would not be one table.
+
+        Raises
+        ------
+        UsageError
+            See above.
+        """
+        if job["weights"] and job["weights"] != self.weights.sha256:
+            raise UsageError("this worker's weights are not those that the run began with: see CXR_WEIGHTS")
