@@ -28,3 +28,10 @@ LABELS: Final[tuple[str, ...]] = (
 
 #: Decimals of a score, everywhere: more than any engine agrees on with another.
 SCORE_DIGITS: Final = 7
+
+
+#: Raise when the model's input for the same image changes (worker/pixels/preprocess.py): the scores may then differ.
+PREPROCESSING: Final = "2"
+
+
+MODEL: Final = "densenet121-res224-all"

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backlog.settings import Settings
-from producer.dispatch.dispatcher import Progress
+from producer.dispatch.progress import Progress
 from tests.chaos.simulated import CHUNK, cpu_seconds, produce
 from tests.support.servers import ROOT, RedisServer
 

@@ -25,8 +25,9 @@ from backlog.dicom.eligibility import Rules
 from backlog.dicom.header import identity, judged, read_header
 from backlog.inputs.zip_archive import Archive, Member
 from backlog.model import SCORE_DIGITS
-from backlog.pacs.base import Pacs, connect
+from backlog.pacs.base import Pacs
 from backlog.pacs.concurrency_limit import politely
+from backlog.pacs.connect import connect
 from backlog.settings import Settings
 from bench.bench_scale import measure
 from bench.end_to_end import fresh_orthanc, write_zip

@@ -22,7 +22,7 @@ from backlog.pacs.folder import Folder
 from backlog.settings import Settings
 from bench.end_to_end import BITS, COLUMNS, ROWS
 from producer.demo.backlog import Shot, dicom, radiograph
-from producer.run.local_servers import prepare_model
+from producer.run.worker_command import prepare_model
 from tests.support.jobs import a_job
 from tests.support.servers import RedisServer
 

@@ -22,9 +22,9 @@ from typing import Final, Literal
 
 from backlog.broker.messages import QUEUES
 from backlog.errors import BacklogError, UsageError
-from backlog.pacs.base import checked_address, connect
+from backlog.pacs.address import checked_address, without_password
+from backlog.pacs.connect import connect
 from backlog.settings import Settings, child_environment
-from producer.results.audit_log import without_password
 from producer.run.local_servers import redis_program
 
 #: Below this much room, in bytes, a run may end in the middle; below the other it is worth a word.

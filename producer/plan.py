@@ -13,10 +13,10 @@ from backlog.dicom.header import judged, read_header
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Outcome, Reason
 from backlog.settings import Settings
-from producer.run.create import Selection, make_source
 from producer.run.folder import Paths
 from producer.sources.base import Entry, Source
 from producer.sources.folder import Folder
+from producer.sources.open import Selection, make_source
 
 #: Images per second and core of a whole run from a zip of 2500 × 2048 images into Orthanc (docs/performance.md: 12.2
 #: on two cores). Images that are in Orthanc already, and smaller ones, go faster.

@@ -15,9 +15,9 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.messages import QUEUES, Stage
 from backlog.log import set_up
 from backlog.settings import from_environment
-from worker.reader.server import preload
+from worker.reader.spawn import preload
 from worker.tasks import registry as tasks
-from worker.tasks.attempt import STOP_SIGNAL, ask_to_stop
+from worker.tasks.shutdown import STOP_SIGNAL, ask_to_stop
 
 settings = from_environment()
 set_up(settings.log)

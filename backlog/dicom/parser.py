@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -253,3 +254,31 @@ def _nesting(body: memoryview, at: int, end: int, implicit: bool, little: bool, 
         else:
             at = start + length
     return deepest
+
+
+#: Tag (7FE0,0010) in little and in big endian.
+_PIXEL_DATA_TAGS: Final = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
+
+
+def until_pixels(steps: Iterator[bytes]) -> bytes:
+    """Read steps of a file until its pixel data has begun, or to its end.
+
+    The tag of pixel data may stand elsewhere too, in an icon or a private element: where it was seen, a walk over the
+    elements tells whether it is the right one.
+    """
+    held = bytearray()
+    seen = False
+    for step in steps:
+        start = max(0, len(held) - 3)
+        held += step
+        seen = seen or any(held.find(mark, start) >= 0 for mark in _PIXEL_DATA_TAGS)
+        if seen and _has_pixels(bytes(held)):
+            break
+    return bytes(held)
+
+
+def _has_pixels(start: bytes) -> bool:
+    try:
+        return survey(start).has_pixels
+    except InstanceRejected:
+        return False  # cut within an element

@@ -5,24 +5,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
-
-from backlog.dicom.parser import survey
-from backlog.errors import InstanceRejected, UsageError
-from backlog.settings import Settings
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from backlog.dicom.header import Identity
-
-#: Tag (7FE0,0010) in little and in big endian.
-_PIXEL_DATA: Final = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
-
-#: A part of a path that is rather one of an address: ``ftp:``, ``localhost:8042``.
-_OF_AN_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|.+:[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
@@ -77,66 +64,3 @@ class Pacs(Protocol):
     def close(self) -> None:
         """Let go of connections."""
         ...
-
-
-def connect(settings: Settings, url: str = "") -> Pacs:
-    """Return the PACS at an address (default: the settings'): ``http(s)://…`` or a folder.
-
-    Raises
-    ------
-    UsageError
-        The address is neither.
-    """
-    address = checked_address(url or settings.pacs_url)
-    if address.startswith(("http://", "https://")):
-        from backlog.pacs.orthanc import Orthanc  # requests takes 60 ms to import
-
-        return Orthanc.from_settings(settings, address)
-    from backlog.pacs.folder import Folder  # pydicom takes 150 ms to import
-
-    return Folder(Path(address))
-
-
-def checked_address(address: str) -> str:
-    """Return a PACS's address, with its scheme in small letters, or the path of its folder as it is.
-
-    Raises
-    ------
-    UsageError
-        It looks like an address and isn't one that we speak to. Taken for a folder, it would be made, and filled.
-    """
-    scheme, separator, rest = address.partition("://")
-    if separator and scheme.lower() in ("http", "https"):
-        return f"{scheme.lower()}://{rest}"
-    path = Path(address)
-    for folder in (path, *path.parents):
-        if _OF_AN_ADDRESS.fullmatch(folder.name) and not folder.is_dir():
-            raise UsageError(
-                f"{address.rpartition('@')[2]}: --pacs and CXR_PACS_URL take http(s)://host:port of an Orthanc, or a"
-                " folder; one of that name make first"
-            )
-    return address
-
-
-def until_pixels(steps: Iterator[bytes]) -> bytes:
-    """Read steps of a file until its pixel data has begun, or to its end.
-
-    The tag of pixel data may stand elsewhere too, in an icon or a private element: where it was seen, a walk over the
-    elements tells whether it is the right one.
-    """
-    held = bytearray()
-    seen = False
-    for step in steps:
-        start = max(0, len(held) - 3)
-        held += step
-        seen = seen or any(held.find(mark, start) >= 0 for mark in _PIXEL_DATA)
-        if seen and _has_pixels(bytes(held)):
-            break
-    return bytes(held)
-
-
-def _has_pixels(start: bytes) -> bool:
-    try:
-        return survey(start).has_pixels
-    except InstanceRejected:
-        return False  # cut within an element

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from backlog.dicom.header import Identity, identity, read_header
+from backlog.dicom.parser import until_pixels
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
 from backlog.files import name_exclusively
 from backlog.outcomes import Reason
-from backlog.pacs.base import Stored, until_pixels
+from backlog.pacs.base import Stored
 
 _ID: Final = re.compile(r"[0-9a-f]{40}/[0-9a-f]{40}")
 _STEP: Final = 1 << 16

@@ -17,9 +17,10 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from backlog.dicom.parser import until_pixels
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Reason
-from backlog.pacs.base import Stored, until_pixels
+from backlog.pacs.base import Stored
 from backlog.settings import Settings
 
 if TYPE_CHECKING:

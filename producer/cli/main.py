@@ -11,10 +11,8 @@ from typing import Any, NoReturn
 import click
 
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
-from producer.cli import run as commands_work
-from producer.cli import system as commands_look
-from producer.cli import verify as commands_after
-from producer.cli.output import FAILED, USAGE
+from producer.cli import plan, quarantine, results, run, system, verify
+from producer.cli.options import FAILED, USAGE
 
 _EPILOG = (
     "Exit status: 0 all reported or skipped, 2 usage, 3 finished with quarantined items, 4 interrupted and "
@@ -53,22 +51,22 @@ def main() -> None:
 
 
 for command in (
-    commands_work.plan,
-    commands_work.run,
-    commands_work.resume,
-    commands_work.pause,
-    commands_work.cancel,
-    commands_look.status,
-    commands_after.quarantine,
-    commands_after.verify,
-    commands_after.retract,
-    commands_look.export,
-    commands_look.report,
-    commands_after.audit,
-    commands_look.inspect,
-    commands_look.doctor,
-    commands_look.settings,
-    commands_work.demo,
+    plan.plan,
+    run.run,
+    run.resume,
+    run.pause,
+    run.cancel,
+    run.status,
+    quarantine.quarantine,
+    verify.verify,
+    verify.retract,
+    results.export,
+    results.report,
+    verify.audit,
+    system.inspect,
+    system.doctor,
+    system.settings,
+    system.demo,
 ):
     main.add_command(command)
 

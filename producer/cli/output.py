@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from producer.cli.options import INTERRUPTED, OK, QUARANTINED
+
 if TYPE_CHECKING:
     from backlog.settings import Settings
     from producer.run.folder import Paths
-
-OK = 0
-FAILED = 1
-USAGE = 2
-QUARANTINED = 3
-INTERRUPTED = 4
-
-SOURCE = click.argument("source")
-OUT = click.argument("out", type=click.Path(path_type=Path, file_okay=False))
-PACS = click.option(
-    "--pacs",
-    metavar="URL",
-    help="http(s)://… of an Orthanc, or a folder. Default: CXR_PACS_URL, else OUT/pacs.",
-)
-SINCE = click.option(
-    "--since", metavar="DATE", default="", help="Orthanc: only what changed since, YYYY-MM-DD[THH:MM]."
-)
-MODALITY = click.option(
-    "--modality", metavar="CS", default="", help="Orthanc: only this modality, as CR or DX."
-)
-STUDY_DATE = click.option(
-    "--study-date", metavar="RANGE", default="", help="Orthanc: only these study dates, as 20240101-20241231."
-)
 
 
 def read_settings() -> Settings:
@@ -54,7 +32,7 @@ def work(settings: Settings, paths: Paths) -> NoReturn:
     """Run until complete or interrupted, print the account, and exit."""
     from producer.cli.progress import display
     from producer.run.execute import go_on
-    from producer.run.folder import open_ledger
+    from producer.run.open import open_ledger
 
     ledger = open_ledger(paths.out)
     orthanc, pacs = ledger.fact("word") == "orthanc", ledger.fact("pacs")

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from backlog.broker.messages import Stage
-from producer.dispatch.dispatcher import Progress as Seen
+from producer.dispatch.progress import Progress as Seen
 
 #: Seconds between plain lines.
 _LINE_EVERY = 10.0

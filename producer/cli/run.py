@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import json
+import sys
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
-from backlog.errors import UsageError
-from producer.cli.output import MODALITY, OUT, PACS, SINCE, SOURCE, STUDY_DATE, cores, read_settings, work
-
-
-@click.command()
-@SOURCE
-@PACS
-@SINCE
-@MODALITY
-@STUDY_DATE
-@click.option("--sample", default=1000, show_default=True, help="Most headers to read; 0 reads every one.")
-def plan(source: str, pacs: str | None, since: str, modality: str, study_date: str, sample: int) -> None:
-    """Say what a run would do. Writes nothing."""
-    from producer.plan import make_plan
-
-    settings = read_settings()
-    chosen = _selection(since, modality, study_date)
-    made = make_plan(source, settings, pacs or settings.pacs_url, chosen, sample)
-    for line in _plan_lines(made):
-        click.echo(line)
+from producer.cli.options import MODALITY, OUT, PACS, SINCE, SOURCE, STUDY_DATE, selection_of
+from producer.cli.output import cores, read_settings, state_of, summary_lines, work
 
 
 @click.command()
@@ -82,7 +63,7 @@ def run(
     settings = read_settings()
     if companions is not None:
         settings = replace(settings, companions=companions)
-    chosen = _selection(since, modality, study_date)
+    chosen = selection_of(since, modality, study_date)
     paths = Paths(out.absolute() if out else new_folder("cxr-run"))
     address = pacs or settings.pacs_url or str(paths.pacs)
     try:
@@ -108,7 +89,8 @@ def run(
 @OUT
 def resume(out: Path) -> None:
     """Go on with an interrupted, paused or cancelled run."""
-    from producer.run.folder import Paths, is_running, open_ledger
+    from producer.run.folder import Paths, is_running
+    from producer.run.open import open_ledger
 
     paths = Paths(out.absolute())
     open_ledger(paths.out).close()
@@ -125,7 +107,8 @@ def resume(out: Path) -> None:
 @OUT
 def pause(out: Path) -> None:
     """Send nothing new; what is in flight ends. Go on with 'resume'."""
-    from producer.run.folder import Paths, open_ledger
+    from producer.run.folder import Paths
+    from producer.run.open import open_ledger
 
     open_ledger(out).close()
     Paths(out).pause.touch()
@@ -136,7 +119,8 @@ def pause(out: Path) -> None:
 @OUT
 def cancel(out: Path) -> None:
     """Stop the run, here and on every worker. What was reported stays; 'resume' takes it up again."""
-    from producer.run.folder import Paths, open_ledger
+    from producer.run.folder import Paths
+    from producer.run.open import open_ledger
 
     ledger = open_ledger(out)
     run_id = ledger.fact("job")["run"]
@@ -151,104 +135,25 @@ def cancel(out: Path) -> None:
 
 
 @click.command()
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the demo. Default: a new one here.",
-)
-@click.option(
-    "--count", type=click.IntRange(1, 10_000), default=24, show_default=True, help="Images to make."
-)
-def demo(out: Path | None, count: int) -> None:
-    """Run the main job on synthetic radiographs that are made first.
+@OUT
+@click.option("--watch", is_flag=True, help="Show it again every two seconds until the run is complete.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def status(out: Path, watch: bool, as_json: bool) -> None:
+    """Say how far a run is."""
+    import time
 
-    Uses the released weights; where they can't be had, and only here, goes on with seeded weights and says so.
-    """
-    from producer.demo.backlog import write_backlog
-    from producer.run.create import Selection, create
-    from producer.run.folder import Paths, new_folder
-    from producer.run.local_servers import need_worker, prepare_model
+    from producer.results.exports import summarise
+    from producer.run.folder import Paths, is_running
+    from producer.run.open import open_ledger
 
-    need_worker()
-
-    settings = read_settings()
-    if settings.redis_url:
-        raise UsageError("the demo starts its own Redis and workers: unset CXR_REDIS_URL")
-    out = out.absolute() if out else new_folder("cxr-demo")
-    out.mkdir(parents=True, exist_ok=True)
-    backlog = out / "backlog.zip"
-    click.echo(f"Making {count} synthetic radiographs …")
-    made = write_backlog(backlog, count=count)
-    click.echo(f"{backlog}: {made} files")
-    if not settings.weights:
-        try:
-            prepare_model()
-        except UsageError as error:
-            click.echo(f"{error}\nThe demo goes on with SEEDED WEIGHTS: ITS SCORES MEAN NOTHING.")
-            settings = replace(settings, weights="seeded")
-    paths = Paths(out / "run")
-    create(str(backlog), settings, str(paths.pacs), paths, Selection(), workers=cores())
-    work(settings, paths)
-
-
-def _selection(since: str, modality: str, study_date: str) -> Any:
-    from producer.run.create import Selection
-
-    if since:
-        try:
-            since = f"{datetime.fromisoformat(since).astimezone(UTC):%Y%m%dT%H%M%S}"  # Orthanc's clock is UTC
-        except ValueError:
-            raise click.BadParameter(
-                f"{since!r} is no date; write it as 2024-12-31 or 2024-12-31T08:00", param_hint="--since"
-            ) from None
-    # A query that no series can match scores nothing, and looks like a run that found nothing to do.
-    modalities = [one.strip().upper() for one in re.split(r"[,\\]", modality) if one.strip()]
-    for one in modalities:
-        if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", one):
-            raise click.BadParameter(
-                f"{one!r} is no modality; write it as CR, or CR,DX", param_hint="--modality"
-            )
-    if study_date and not _is_range(study_date):
-        raise click.BadParameter(
-            f"{study_date!r} is no date; write it as 20240101, 20240101-20241231, 20240101- or -20241231",
-            param_hint="--study-date",
-        )
-    return Selection(since, "\\".join(modalities), study_date)
-
-
-def _is_range(study_date: str) -> bool:
-    """Whether a text is one date, or a range of two of which one may be missing, as DICOM writes them."""
-    first, dash, last = study_date.partition("-")
-    for date in (first, last):
-        try:
-            if date and not (re.fullmatch("[0-9]{8}", date) and datetime.strptime(date, "%Y%m%d")):  # noqa: DTZ007
-                return False
-        except ValueError:
-            return False
-    return bool(first or last) and bool(first or dash) and not (first and last and last < first)
-
-
-def _plan_lines(made: Any) -> list[str]:
-    whole = made.read + sum(made.by_listing.values()) == made.total
-    about = "" if whole else "about "
-    lines = [f"Items     {made.total}" + (f", {made.size / 1e6:,.1f} MB" if made.size else "")]
-    if not whole:
-        lines.append(f"          headers of {made.read} were read; counts are scaled up from them")
-    lines.append(f"To score  {about}{made.would_score}")
-    for title, counts in (("Skipped", made.skipped()), ("To look at", made.quarantined())):
-        lines.append(f"{title:<9} {about if counts else ''}{sum(counts.values())}")
-        lines += [
-            f"          {reason.value} {count}"
-            for reason, count in sorted(counts.items(), key=lambda one: one[0].value)
-        ]
-    count = cores()
-    lines.append(f"Time      about {_duration(made.seconds(count))} with the {count} cores of this machine")
-    return lines
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    while True:
+        ledger = open_ledger(out)
+        summary = summarise(ledger)
+        ledger.close()
+        summary["state"] = state_of(Paths(out), complete=summary["complete"], running=is_running(Paths(out)))
+        if watch and sys.stdout.isatty() and not as_json:
+            click.clear()
+        click.echo(json.dumps(summary) if as_json else "\n".join(summary_lines(summary)))
+        if not watch or summary["complete"]:
+            return
+        time.sleep(2)

@@ -4,55 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from producer.cli.output import FAILED, OK, OUT, printable, read_settings, state_of, summary_lines
-
-
-@click.command()
-@OUT
-@click.option("--watch", is_flag=True, help="Show it again every two seconds until the run is complete.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def status(out: Path, watch: bool, as_json: bool) -> None:
-    """Say how far a run is."""
-    import time
-
-    from producer.results.exports import summarise
-    from producer.run.folder import Paths, is_running, open_ledger
-
-    while True:
-        ledger = open_ledger(out)
-        summary = summarise(ledger)
-        ledger.close()
-        summary["state"] = state_of(Paths(out), complete=summary["complete"], running=is_running(Paths(out)))
-        if watch and sys.stdout.isatty() and not as_json:
-            click.clear()
-        click.echo(json.dumps(summary) if as_json else "\n".join(summary_lines(summary)))
-        if not watch or summary["complete"]:
-            return
-        time.sleep(2)
-
-
-@click.command()
-@OUT
-@click.option(
-    "--format", "form", type=click.Choice(["csv", "jsonl", "parquet"]), default="csv", show_default=True
-)
-@click.option(
-    "--to", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: OUT/scores.FORMAT."
-)
-def export(out: Path, form: str, to: Path | None) -> None:
-    """Write the scores that a run has so far."""
-    from producer.results.exports import WRITERS
-    from producer.run.folder import open_ledger
-
-    ledger = open_ledger(out)
-    path = to or out / f"scores.{form}"
-    WRITERS[form](ledger, path)
-    click.echo(f"{path}: {ledger.tally().reported} rows")
-    ledger.close()
+from backlog.errors import UsageError
+from producer.cli.options import FAILED, OK
+from producer.cli.output import cores, printable, read_settings, work
 
 
 @click.command()
@@ -66,7 +25,7 @@ def export(out: Path, form: str, to: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def inspect(file: Path, picture: Path | None, no_scores: bool, as_json: bool) -> None:
     """Say what the system would do with one DICOM file, and why."""
-    from producer.run.local_servers import ask_worker
+    from producer.run.worker_command import ask_worker
 
     arguments = [
         str(file),
@@ -114,49 +73,6 @@ def settings(markdown: bool) -> None:
 
 
 @click.command()
-@OUT
-@click.option(
-    "--baseline",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="An earlier run's folder: have the scores drifted?",
-)
-@click.option(
-    "--groups",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="CSV of study_instance_uid,group: drift by site or device.",
-)
-@click.option(
-    "--orthanc",
-    metavar="URL",
-    default="",
-    help="Where a browser finds the Orthanc. Default: where the run did.",
-)
-@click.option(
-    "--to", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: OUT/report.html."
-)
-def report(out: Path, baseline: Path | None, groups: Path | None, orthanc: str, to: Path | None) -> None:
-    """Write the report page of a run, at any time; with --baseline, compare its scores with an earlier run's."""
-    from producer.page.page import drift_line, write_page
-    from producer.results.audit_log import verify as follow
-    from producer.run.folder import Paths, open_ledger
-
-    if groups and not baseline:
-        raise click.UsageError("--groups compares with a run: it needs --baseline")
-    ledger, earlier = open_ledger(out), open_ledger(baseline) if baseline else None
-    audit, path = Paths(out).audit, to or Paths(out).page
-    followed = follow(ledger, audit) if audit.exists() else None
-    found = write_page(ledger, path, baseline=earlier, groups=groups, orthanc=orthanc, audit=followed)
-    if found.comparison:
-        click.echo(drift_line(found.comparison))
-    click.echo(f"Page      {path}")
-    if followed and not followed.right:
-        click.echo(
-            f"Audit     the audit's line {followed.broken} is wrong: see cxr-backlog audit verify {out}",
-            err=True,
-        )
-
-
-@click.command()
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -180,3 +96,45 @@ def doctor(out: Path, pacs: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     sys.exit(FAILED if any(finding.state == "BAD" for finding in findings) else OK)
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the demo. Default: a new one here.",
+)
+@click.option(
+    "--count", type=click.IntRange(1, 10_000), default=24, show_default=True, help="Images to make."
+)
+def demo(out: Path | None, count: int) -> None:
+    """Run the main job on synthetic radiographs that are made first.
+
+    Uses the released weights; where they can't be had, and only here, goes on with seeded weights and says so.
+    """
+    from producer.demo.backlog import write_backlog
+    from producer.run.create import create
+    from producer.run.folder import Paths, new_folder
+    from producer.run.worker_command import need_worker, prepare_model
+    from producer.sources.open import Selection
+
+    need_worker()
+
+    settings = read_settings()
+    if settings.redis_url:
+        raise UsageError("the demo starts its own Redis and workers: unset CXR_REDIS_URL")
+    out = out.absolute() if out else new_folder("cxr-demo")
+    out.mkdir(parents=True, exist_ok=True)
+    backlog = out / "backlog.zip"
+    click.echo(f"Making {count} synthetic radiographs …")
+    made = write_backlog(backlog, count=count)
+    click.echo(f"{backlog}: {made} files")
+    if not settings.weights:
+        try:
+            prepare_model()
+        except UsageError as error:
+            click.echo(f"{error}\nThe demo goes on with SEEDED WEIGHTS: ITS SCORES MEAN NOTHING.")
+            settings = replace(settings, weights="seeded")
+    paths = Paths(out / "run")
+    create(str(backlog), settings, str(paths.pacs), paths, Selection(), workers=cores())
+    work(settings, paths)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,14 +17,12 @@ from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import Claims
 from backlog.broker.claims import Progress as ChunkProgress
-from backlog.broker.messages import QUEUES, TASKS, ItemRecord, Job, Stage, StageTime, task_id
+from backlog.broker.messages import QUEUES, TASKS, ItemRecord, Job, Stage, task_id
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
-from producer.ledger.ledger import ChunkRow, Ledger, Tally
+from producer.dispatch.progress import Progress, StageTimes
+from producer.ledger.ledger import ChunkRow, Ledger
 from producer.sources.base import Page, Source
-
-#: How long the stages of some chunks took, by the chunk's number.
-StageTimes = dict[int, dict[Stage, StageTime]]
 
 _TICK: Final = 0.1
 _MOST_IN_FLIGHT: Final = 1024
@@ -35,30 +32,6 @@ _LEASES_TO_CLAIM: Final = 2
 
 #: Without any progress for this long, in seconds, the person is told.
 _STANDSTILL: Final = 60.0
-
-
-@dataclass
-class Progress:
-    """How far the run is; made anew from stored states at each tick."""
-
-    listed: int = 0
-    all_listed: bool = False
-    total: int | None = None
-    uploaded: int = 0
-    inferred: int = 0
-    tally: Tally = field(default_factory=lambda: Tally(0, {}, {}))
-    in_flight: int = 0
-    leased: int = 0
-    #: When each chunk in flight was sent by this producer, in seconds since 1970.
-    sent: dict[int, float] = field(default_factory=dict)
-    resent: int = 0
-    paused: bool = False
-    trouble: str = ""
-
-    @property
-    def done(self) -> bool:
-        """Whether every item has ended."""
-        return self.all_listed and self.tally.ended >= self.listed
 
 
 class Dispatcher:

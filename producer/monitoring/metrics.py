@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from backlog.broker.messages import TASKS, Job, Stage
 from backlog.errors import UsageError
 from backlog.outcomes import Outcome
-from producer.dispatch.dispatcher import Dispatcher, Progress, StageTimes
+from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.progress import Progress, StageTimes
 from producer.ledger.ledger import Ledger
 from producer.monitoring.poller import Lookout
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from backlog.broker.messages import TASKS
 from backlog.errors import UsageError
 from backlog.outcomes import Flag
+from backlog.pacs.address import without_password
 from producer.ledger.ledger import Ledger
 from producer.page import drift
 from producer.page.comparison import Comparison
@@ -21,7 +22,6 @@ from producer.page.drift import Verdict
 from producer.page.statistics import Figures, gather
 from producer.results import exports as outputs
 from producer.results.audit_log import Verdict as AuditVerdict
-from producer.results.audit_log import without_password
 
 _TEMPLATE: Final = "report_page.html.j2"
 

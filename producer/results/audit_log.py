@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from backlog.errors import StorageFull, UsageError
+from backlog.pacs.address import without_password
 from producer.ledger.ledger import Ledger
 from producer.ledger.schema import COMPANIONS_RETRACTED, COMPANIONS_STORED
 
@@ -231,14 +231,6 @@ def _effects(ledger: Ledger, after: int) -> Iterator[dict[str, Any]]:
 
 def _line(effect: dict[str, Any], before: str) -> bytes:
     return json.dumps(effect | {"prev": before}, separators=(",", ":")).encode()
-
-
-def without_password(url: str) -> str:
-    """Return an address without the user and password that may stand in it."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 @contextmanager

@@ -3,93 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from backlog.broker.messages import Job, PredecessorSpec
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
+from backlog.model import MODEL
 from backlog.outcomes import Outcome
-from backlog.pacs.base import checked_address, connect
-from backlog.pacs.orthanc import Orthanc
+from backlog.pacs.address import checked_address
+from backlog.pacs.connect import connect
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
-from producer.run.folder import Paths, only_producer, open_ledger
-from producer.sources.base import Again, Source
-from producer.sources.folder import Folder
-from producer.sources.orthanc import OrthancSource
-from producer.sources.zip import Zip, insist_on_same
-
-MODEL: Final = "densenet121-res224-all"
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which instances of an Orthanc."""
-
-    since: str = ""
-    modality: str = ""
-    study_date: str = ""
-
-
-def make_source(
-    word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection, rules: Rules | None = None
-) -> Source:
-    """Return the source that SOURCE means: a zip, a folder, or the word ``orthanc``.
-
-    Parameters
-    ----------
-    rules
-        What is eligible; a run's own where it has begun, else the settings'.
-
-    Raises
-    ------
-    UsageError
-        There is nothing of that name, or it doesn't go together with the other arguments.
-    """
-    if word == "orthanc":
-        if not pacs.startswith(("http://", "https://")):
-            raise UsageError("the source 'orthanc' needs the address of one: --pacs http://… or CXR_PACS_URL")
-        return OrthancSource(
-            Orthanc.from_settings(settings, pacs),
-            rules or Rules.from_settings(settings),
-            selection.since,
-            selection.modality,
-            selection.study_date,
-        )
-    if selection != Selection():
-        raise UsageError(
-            "--since, --modality and --study-date select from an Orthanc; a zip or a folder is taken whole"
-        )
-    path = Path(word)
-    if path.is_dir():
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise UsageError(f"{path}: this folder can't be read (permission denied)")
-        return Folder(path, paths.listing)
-    if not path.exists():
-        raise UsageError(f"{path}: no such file or folder (SOURCE is a zip, a folder, or the word 'orthanc')")
-    return Zip(path)
-
-
-def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
-    """Return the source of a run, as its ledger knows it."""
-    job: Job = ledger.fact("job")
-    if job["source"]["listing"]:
-        paths = Paths(
-            Path(job["source"]["listing"]).parent
-        )  # a replay reads the listing of the run that it repeats
-    selection = Selection(**ledger.fact("selection"))
-    rules = Rules.from_spec(job["rules"])  # the settings may have changed since
-    source = make_source(
-        str(ledger.fact("word")), settings, str(ledger.fact("pacs")), paths, selection, rules
-    )
-    insist_on_same(source, job["source"])
-    replayed = ledger.fact("replayed")
-    return source if replayed is None else Again(source, replayed)
+from producer.run.folder import Paths, only_producer
+from producer.run.open import open_ledger
+from producer.sources.open import Selection, make_source
 
 
 def create(

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backlog.broker.messages import Job
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
-from backlog.pacs.base import Pacs, connect
+from backlog.pacs.base import Pacs
+from backlog.pacs.connect import connect
 from backlog.settings import Settings
-from producer.dispatch.dispatcher import Dispatcher, Progress
+from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.progress import Progress
 from producer.ledger.ledger import Ledger
 from producer.results import exports as outputs
 from producer.results.audit_log import Audit, Verdict
-from producer.results.retract import pacs_of
-from producer.run.create import source_of
-from producer.run.folder import Paths, only_producer, open_ledger
-from producer.run.local_servers import Embedded, Stopped, prepare_model
+from producer.run.folder import Paths, only_producer
+from producer.run.local_servers import Embedded
+from producer.run.open import open_ledger, pacs_of, source_of
 from producer.run.signals import Stopper, stopping_on_signals
+from producer.run.worker_command import Stopped, prepare_model
 from producer.sources.base import Source
 
 if TYPE_CHECKING:

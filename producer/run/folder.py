@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from backlog.errors import UsageError
-from producer.ledger.ledger import Ledger
 
 #: Who looks whether a run is being worked on is gone after so many seconds.
 _LOOK: Final = 0.1
@@ -78,19 +77,6 @@ class Paths:
     def pacs(self) -> Path:
         """The default PACS."""
         return self.out / "pacs"
-
-
-def open_ledger(out: Path, *, write: bool = False) -> Ledger:
-    """Open the ledger of a run's folder.
-
-    Raises
-    ------
-    UsageError
-        The folder holds no run.
-    """
-    if not Paths(out).ledger.is_file():
-        raise UsageError(f"{out}: no run here (a run's folder holds ledger.sqlite)")
-    return Ledger(Paths(out).ledger, write=write)
 
 
 def new_folder(stem: str) -> Path:

@@ -5,9 +5,7 @@ A real server, on a socket in a private folder: the same code path as a cluster.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
-import json
 import os
 import shutil
 import signal
@@ -19,98 +17,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from backlog.errors import BacklogError, UsageError
 from backlog.settings import child_environment
+from producer.run.worker_command import die_with_parent
 
 #: How long a worker may take to leave after it was told to: the soft shutdown and the time of one image.
 _GRACE: Final = 30.0
 
 #: A process that dies again within this many seconds of its start waits as long before the next.
 _SETTLED: Final = 5.0
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when the producer dies, however it dies (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-class Stopped(BacklogError):
-    """The person asked to stop while we waited for a process; it was ended."""
-
-
-def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> dict[str, Any]:
-    """Verify the weights and export them where needed, in a process of its own.
-
-    Parameters
-    ----------
-    stop
-        Asked several times a second whether to give up.
-
-    Returns
-    -------
-    dict
-        ``weights`` (SHA-256), ``meaningful``, ``engine``.
-
-    Raises
-    ------
-    UsageError
-        The weights are missing or wrong; the text says what to do.
-    Stopped
-        Given up.
-    """
-    return ask_worker("worker.prepare", stop=stop, **settings)
-
-
-def need_worker() -> None:
-    """Raise UsageError where only the producer is installed, as in its container."""
-    if importlib.util.find_spec("numpy") is None:
-        raise UsageError("no worker is installed here, only the producer: install cxr-backlog[all]")
-
-
-def ask_worker(
-    module: str, *arguments: str, stop: Callable[[], bool] = lambda: False, **settings: str
-) -> dict[str, Any]:
-    """Run a module of the worker's in a process of its own and return the JSON object that it prints.
-
-    Raises
-    ------
-    UsageError
-        It said what the person has to change, and ended with 2; or no worker is installed here.
-    Stopped
-        ``stop`` said so.
-    """
-    need_worker()
-    with subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        env=child_environment(**settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C in the terminal is the producer's to handle
-        preexec_fn=_die_with_parent,
-    ) as process:
-        try:
-            output, errors = _answer(process, stop)
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode == 2:
-        raise UsageError(errors.strip().splitlines()[-1])
-    if process.returncode != 0:
-        raise BacklogError(f"{module} failed:\n{errors.strip()}")
-    answer: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
-    return answer
-
-
-def _answer(process: subprocess.Popen[str], stop: Callable[[], bool]) -> tuple[str, str]:
-    while not stop():
-        try:
-            return process.communicate(timeout=0.2)
-        except subprocess.TimeoutExpired:
-            continue
-    raise Stopped("interrupted")
 
 
 @dataclass
@@ -132,7 +49,7 @@ class _Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in the terminal is the producer's to handle
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         self.started = time.monotonic()
         self.starts += 1

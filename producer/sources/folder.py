@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from backlog.broker.messages import SourceSpec, Stage
+from backlog.dicom.parser import until_pixels
 from backlog.errors import InstanceRejected, UsageError
 from backlog.outcomes import Reason
-from backlog.pacs.base import until_pixels
 from producer.sources import base as sources
 from producer.sources.base import MOST_BYTES, Entry, Page, never_silent, system_file
 

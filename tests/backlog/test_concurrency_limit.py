@@ -14,8 +14,9 @@ from backlog.broker.connection import Broker
 from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.outcomes import Reason
 from backlog.pacs import concurrency_limit as etiquette
-from backlog.pacs.base import Pacs, connect
+from backlog.pacs.base import Pacs
 from backlog.pacs.concurrency_limit import Etiquette, Polite, politely
+from backlog.pacs.connect import connect
 from backlog.settings import from_environment
 from tests.support.servers import OrthancServer, RedisServer, free_port, wait_until
 

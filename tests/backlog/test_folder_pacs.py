@@ -13,9 +13,10 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from backlog.dicom.header import identity, read_header
+from backlog.dicom.parser import until_pixels
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
 from backlog.outcomes import Reason
-from backlog.pacs.base import connect, until_pixels
+from backlog.pacs.connect import connect
 from backlog.pacs.folder import Folder, instance_id
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings

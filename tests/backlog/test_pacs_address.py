@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backlog.errors import UsageError
-from backlog.pacs.base import connect
+from backlog.pacs.connect import connect
 from backlog.pacs.folder import Folder
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings

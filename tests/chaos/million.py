@@ -21,7 +21,7 @@ import psutil
 
 from backlog.outcomes import Outcome
 from backlog.settings import from_environment
-from producer.dispatch.dispatcher import Progress
+from producer.dispatch.progress import Progress
 from producer.ledger.ledger import Ledger
 from tests.chaos.simulated import cpu_seconds, instance_of, produce
 from tests.chaos.table import Finding

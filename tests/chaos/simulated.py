@@ -17,7 +17,8 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.settings import Settings
-from producer.dispatch.dispatcher import Dispatcher, Progress
+from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.progress import Progress
 from producer.ledger.ledger import Ledger
 from producer.sources.base import PAGE, Entry, Page
 from tests.support.jobs import a_job

@@ -15,9 +15,10 @@ from click.testing import CliRunner
 
 from backlog.errors import StorageFull, UsageError
 from backlog.outcomes import Reason
+from backlog.pacs.address import without_password
 from producer.cli.main import main
 from producer.ledger.ledger import Ledger
-from producer.results.audit_log import GENESIS, Audit, verify, without_password
+from producer.results.audit_log import GENESIS, Audit, verify
 from tests.support.ended_runs import (
     ended_run,
     harvest,

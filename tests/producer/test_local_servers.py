@@ -14,7 +14,8 @@ import pytest
 
 from backlog.errors import BacklogError
 from producer.run import local_servers as embedded
-from producer.run.local_servers import Embedded, Stopped, ask_worker
+from producer.run.local_servers import Embedded
+from producer.run.worker_command import Stopped, ask_worker
 from tests.support.servers import wait_until
 
 

@@ -25,7 +25,7 @@ from backlog.errors import UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.folder import Folder
 from backlog.settings import Settings
-from producer.dispatch.dispatcher import Progress
+from producer.dispatch.progress import Progress
 from producer.ledger.ledger import Ledger
 from producer.monitoring import poller as lookout
 from producer.monitoring.metrics import Metrics
@@ -199,7 +199,7 @@ def test_while_redis_is_away_a_scrape_still_answers(
 
 
 def test_a_pacs_that_is_away_is_down(ledger: Ledger, redis_url: str, tmp_path: Path) -> None:
-    from backlog.pacs.base import connect
+    from backlog.pacs.connect import connect
 
     settings = Settings(redis_url=redis_url, metrics_port=free_port(), pacs_seconds=1)
     pacs = connect(settings, f"http://127.0.0.1:{free_port()}")

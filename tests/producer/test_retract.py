@@ -16,7 +16,9 @@ from backlog.outcomes import Reason
 from backlog.pacs import folder
 from producer.cli.main import main
 from producer.ledger.ledger import Ledger
+from producer.results import reported as reported_module
 from producer.results import retract as aftercare
+from producer.results import verify as verification
 from producer.results.audit_log import Audit
 from producer.results.audit_log import verify as follow
 from tests.support.ended_runs import harvest, list_items, new_ledger, reported, some_scores
@@ -61,7 +63,7 @@ def content(name: str, item: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aftercare, "_BATCH", 2)
+    monkeypatch.setattr(reported_module, "_BATCH", 2)
 
 
 @pytest.fixture
@@ -95,13 +97,13 @@ def effects(ledger: Ledger, kind: str) -> list[int]:
 
 
 def test_every_report_is_taken_back_once(ledger: Ledger, pacs: Any) -> None:
-    assert aftercare.verify(ledger, pacs).right == COUNT
+    assert verification.verify(ledger, pacs).right == COUNT
     assert aftercare.retract(ledger, pacs) == (COUNT, 0, 2 * COUNT)
     assert pacs.held == {}
     assert aftercare.retract(ledger, pacs) == (0, 0, 0)
     assert effects(ledger, "report.retracted") == list(range(COUNT))
     assert effects(ledger, "companions.retracted") == list(range(COUNT))
-    found = aftercare.verify(ledger, pacs)
+    found = verification.verify(ledger, pacs)
     assert (found.complete, found.right, found.retracted, found.missing) == (True, 0, COUNT, [])
 
 
@@ -131,15 +133,15 @@ def test_what_somebody_else_deleted_or_changed_is_not_said_to_be_taken_back(
     assert aftercare.retract(ledger, pacs) == (COUNT - 2, 2, 2 * COUNT)
     assert aftercare.retract(ledger, pacs) == (0, 2, 0)
     assert effects(ledger, "report.retracted") == [0, 1, 4, 5, 6]
-    found = aftercare.verify(ledger, pacs)
+    found = verification.verify(ledger, pacs)
     assert (found.complete, found.retracted, found.missing, found.different) == (False, 5, [2], [3])
 
 
 def test_a_source_that_was_not_read_to_its_end_is_not_right(tmp_path: Path, pacs: Any) -> None:
     ledger = new_ledger(tmp_path)
-    assert not aftercare.verify(ledger, pacs).complete
+    assert not verification.verify(ledger, pacs).complete
     list_items(ledger, 0)
-    assert aftercare.verify(ledger, pacs).complete
+    assert verification.verify(ledger, pacs).complete
     ledger.close()
 
 

@@ -23,8 +23,11 @@ from producer.dispatch.dispatcher import Dispatcher
 from producer.ledger.ledger import Ledger, TakenOver
 from producer.run import create as begin
 from producer.run import folder as run_folder
-from producer.run.create import Selection, create, source_of
-from producer.run.folder import Paths, is_running, new_folder, only_producer, open_ledger
+from producer.run.create import create
+from producer.run.folder import Paths, is_running, new_folder, only_producer
+from producer.run.open import open_ledger, source_of
+from producer.sources import open as sources_open
+from producer.sources.open import Selection
 from producer.sources.orthanc import OrthancSource
 from tests.chaos.simulated import Simulated, instance_of
 from tests.support.ended_runs import rejected, reported, some_scores
@@ -271,7 +274,7 @@ def test_of_many_runs_that_choose_one_folder_one_is_made(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = threading.Barrier(8)
-    make_source = begin.make_source
+    make_source = sources_open.make_source
 
     def slowly(*arguments: object) -> object:
         together.wait()  # all have looked by now, and seen no run

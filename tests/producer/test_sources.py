@@ -21,12 +21,12 @@ from backlog.outcomes import Reason
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from producer.plan import make_plan
-from producer.run.create import Selection, make_source
 from producer.run.folder import Paths
 from producer.sources import base as sources
 from producer.sources import orthanc as source_orthanc
 from producer.sources.base import Again, Entry, Source
 from producer.sources.folder import Folder
+from producer.sources.open import Selection, make_source
 from producer.sources.orthanc import OrthancSource
 from producer.sources.zip import Zip, insist_on_same
 from tests.support.dicom_images import chest, dicom

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from backlog.broker.messages import Stage
 from backlog.errors import UsageError
 from producer.cli.main import main
-from producer.cli.run import _selection
+from producer.cli.options import selection_of
 from producer.ledger.ledger import Ledger
 from producer.run.folder import Paths
 from tests.conftest import Cli
@@ -120,14 +120,14 @@ def test_options_that_do_not_go_together_are_named(tmp_path: Path) -> None:
     fails(call("fly", cwd=tmp_path), 2, "fly")
 
 
-def test_selections_are_written_as_people_and_as_dicom_write_them() -> None:
+def testselection_ofs_are_written_as_people_and_as_dicom_write_them() -> None:
     for written, meant in [("", ""), ("CR", "CR"), ("cr, dx", "CR\\DX"), ("CR\\DX", "CR\\DX"), ("CR,", "CR")]:
-        assert _selection("", written, "").modality == meant
+        assert selection_of("", written, "").modality == meant
     for dates in ("", "20240131", "20240101-", "-20241231", "20240101-20240101"):
-        assert _selection("", "", dates).study_date == dates
+        assert selection_of("", "", dates).study_date == dates
     for dates in ("20241301", "20240231", "2024", "-", "--", "20240101-20230101", "1-2-3", "today"):
         with pytest.raises(BadParameter):
-            _selection("", "", dates)
+            selection_of("", "", dates)
 
 
 @pytest.mark.parametrize(

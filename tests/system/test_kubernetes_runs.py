@@ -16,7 +16,7 @@ import redis
 from backlog.broker.celery_app import make_app
 from backlog.broker.messages import QUEUES, TASKS, Stage
 from backlog.settings import Settings
-from producer.cli import output as terminal
+from producer.cli import options
 from tests.support.manifests import Built, Manifest, build, environment, need_kubectl, of, pods, prepare
 from tests.support.servers import ROOT, RedisServer
 from worker.health import ALIVE
@@ -159,7 +159,7 @@ def test_a_job_ends_where_trying_again_is_no_use(built: Built) -> None:
     assert moved == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     assert ended["action"] == "FailJob"
     assert ended["onExitCodes"]["containerName"] == spec["template"]["spec"]["containers"][0]["name"]
-    assert ended["onExitCodes"]["values"] == [terminal.USAGE, terminal.QUARANTINED, terminal.INTERRUPTED]
+    assert ended["onExitCodes"]["values"] == [options.USAGE, options.QUARANTINED, options.INTERRUPTED]
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
     assert spec["podReplacementPolicy"] == "Failed", "two producers of one run"
 
@@ -175,7 +175,7 @@ def produce(built: Built, out: Path, *words: str) -> subprocess.CompletedProcess
 
 def test_a_job_begins_a_run(built: Built, tmp_path: Path) -> None:
     done = produce(built, tmp_path / "out", str(tmp_path / "missing.zip"))
-    assert done.returncode == terminal.USAGE
+    assert done.returncode == options.USAGE
     assert "missing.zip" in done.stderr
 
 

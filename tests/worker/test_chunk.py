@@ -34,11 +34,12 @@ from tests.support.dicom_images import chest, dicom
 from tests.support.jobs import a_job
 from tests.support.servers import free_port, wait_until
 from worker.reader.pool import Readers
-from worker.tasks import attempt as attempt_module
 from worker.tasks import chunk as chunk_module
 from worker.tasks import registry as tasks
-from worker.tasks.attempt import Attempt, Stopping, ask_to_stop
+from worker.tasks import shutdown
+from worker.tasks.attempt import Attempt
 from worker.tasks.chunk import send, work
+from worker.tasks.shutdown import Stopping, ask_to_stop
 
 BODIES: dict[Stage, Callable[..., Any]] = {
     Stage.UPLOAD: tasks.upload,
@@ -137,7 +138,7 @@ def shop(
         held.stop()
     made.claims.broker.close()
     made.app.close()
-    attempt_module._stopping.clear()
+    shutdown.stopping.clear()
 
 
 def test_a_chunk_becomes_reports_in_the_studies_of_its_images(shop: Shop) -> None:
@@ -369,12 +370,12 @@ def test_a_worker_that_stops_hands_its_chunk_back_untried(shop: Shop) -> None:
     ask_to_stop()
     for _ in range(2):
         goes_back(shop, Stage.UPLOAD, message)
-    attempt_module._stopping.clear()
+    shutdown.stopping.clear()
     shop.do(Stage.UPLOAD, message)
     (message,) = shop.take(Stage.INFER)
     ask_to_stop()
     goes_back(shop, Stage.INFER, message)
-    attempt_module._stopping.clear()
+    shutdown.stopping.clear()
     shop.do(Stage.INFER, message)
     shop.do_all()
     assert [record["attempts"] for record in shop.records().values()] == [1, 1]

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.support.servers import RedisServer, wait_until
-from worker.reader.server import COMMAND
+from worker.reader.spawn import COMMAND
 
 
 @contextmanager

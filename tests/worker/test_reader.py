@@ -23,9 +23,10 @@ from tests.support.cases import listed, needs_data
 from tests.support.dicom_images import chest, dicom
 from tests.support.servers import OrthancServer, free_port, wait_until
 from worker.pixels.preprocess import model_input
-from worker.reader.client import Picture, Reader, Unseen
+from worker.reader.client import Reader
 from worker.reader.pool import Readers, how_many
-from worker.reader.server import COMMAND
+from worker.reader.protocol import Picture, Unseen
+from worker.reader.spawn import COMMAND
 
 #: The real reader, but decoding an image of such a patient goes wrong as a codec's bug would.
 SABOTAGED = """

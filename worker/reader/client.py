@@ -13,43 +13,22 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from backlog.dicom.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.outcomes import Flag, Reason
 from backlog.settings import Settings
-from worker.reader.server import COMMAND, LENGTHS, Child, cpu_seconds, fork, may_fork, spawn
+from worker.reader.protocol import LENGTHS, Picture, Unseen
+from worker.reader.spawn import COMMAND, Child, cpu_seconds, fork, may_fork, spawn
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 _SIDE: Final = 224
 
 #: Deaths of a reader at one image before the image is to blame; the first may be somebody else's SIGKILL, or a stall.
 _MOST_DEATHS: Final = 2
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image as the model sees it."""
-
-    image: NDArray[np.float32]  #: (224, 224), range [-1024, 1024]
-    flags: frozenset[Flag]
-    sop_instance_uid: str
-    study_instance_uid: str
-    shown: NDArray[np.uint8] | None = None  #: (N, N), where it was asked for
-
-
-@dataclass(frozen=True)
-class Unseen:
-    """An image that the model won't see, and why."""
-
-    rejection: InstanceRejected
-    sop_instance_uid: str = ""
-    study_instance_uid: str = ""
 
 
 class Reader:

@@ -9,8 +9,9 @@ from typing import Final
 from backlog.dicom.eligibility import Rules
 from backlog.settings import Settings
 from worker.model.engine import may_use_gpu
-from worker.reader.client import Picture, Reader, Unseen
-from worker.reader.server import COMMAND
+from worker.reader.client import Reader
+from worker.reader.protocol import Picture, Unseen
+from worker.reader.spawn import COMMAND
 
 #: Most readers of one process, where the settings don't say how many: at 5 to 10 ms an image they read 2,000 a second.
 _MOST: Final = 16

@@ -8,7 +8,6 @@ every language, only their meanings are translated.
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -53,7 +52,8 @@ class Vocabulary:
     phrases: Mapping[str, str]
 
 
-def _rows(name: str) -> list[dict[str, str]]:
+def table_rows(name: str) -> list[dict[str, str]]:
+    """Return the rows of a table beside this module, each by its column names."""
     with (_FOLDER / name).open(encoding="utf-8", newline="") as table:
         return list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
 
@@ -77,7 +77,7 @@ def vocabulary(language: str, coding: str) -> Vocabulary:
     english = language == "en"
     column = "english" if english else "portuguese"
     by_role: dict[str, dict[str, Code]] = {}
-    for row in _rows("codes.tsv"):
+    for row in table_rows("codes.tsv"):
         which = "snomed" if coding == "snomed" and row["snomed"] else "open"
         # A code's English meaning is the terminology's own wording; elsewhere it is our translation.
         meaning = (row[f"{which}_meaning"] or row["english"]) if english else row["portuguese"]
@@ -85,7 +85,7 @@ def vocabulary(language: str, coding: str) -> Vocabulary:
     codes = {key: code for role in _SHARED_ROLES for key, code in by_role[role].items()}
     findings = {
         row["key"]: Term(by_role["finding"][row["key"]], by_role["site"][row["site"]], row[column])
-        for row in _rows("codes.tsv")
+        for row in table_rows("codes.tsv")
         if row["role"] == "finding"
     }
     return Vocabulary(
@@ -94,88 +94,9 @@ def vocabulary(language: str, coding: str) -> Vocabulary:
         views=by_role["view"],
         modalities=by_role["modality"],
         language=by_role["language"][language],
-        phrases={row["key"]: row[column] for row in _rows("phrases.tsv")},
+        phrases={row["key"]: row[column] for row in table_rows("phrases.tsv")},
     )
 
 
 #: Roles whose keys are distinct, so that one mapping can hold them all.
 _SHARED_ROLES: Final = ("concept", "site", "assessment", "processing", "unit")
-
-_HEADINGS: Final = {
-    "finding": "Findings",
-    "site": "Finding sites",
-    "assessment": "Assessments",
-    "processing": "Processing summaries",
-    "view": "Views",
-    "modality": "Modalities",
-    "unit": "Units",
-    "language": "Languages",
-    "concept": "Names of content items",
-}
-
-_INTRODUCTION: Final = f"""# Codes and sentences of the report
-
-Made from `worker/sr/codes.tsv` and `worker/sr/phrases.tsv` by `python -m worker.sr.codes > docs/codes.md`; a test
-fails when this page is older than the tables. Correct the tables, not this page.
-
-`CXR_CODING=open` (the default) uses codes that need no licence: DCM, the SNOMED CT subset that comes with
-DICOM, RadLex, and `{PRIVATE_SCHEME}` (private) where these have nothing that means the same.
-`CXR_CODING=snomed` uses SNOMED CT where it has a closer code; outside its member countries that needs a
-licence. An empty SNOMED CT column means that both variants use the same code. Codes are the same in English
-and Portuguese; in Portuguese a code's meaning is the Portuguese name.
-
-A finding is *present* when its score is at or above the model's operating point (0.5), *absent* when it is
-below, and *undetermined* when the model gave no number.
-
-| reviewed by | registration | date | signature |
-|---|---|---|---|
-| | | | |
-"""
-
-
-def _cells(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _shown(code: str, meaning: str) -> str:
-    return f"`{code}` {meaning}".strip() if code else ""
-
-
-def document() -> str:
-    """Return the text of ``docs/codes.md``."""
-    lines = [_INTRODUCTION]
-    rows = _rows("codes.tsv")
-    for role, heading in _HEADINGS.items():
-        chosen = [row for row in rows if row["role"] == role]
-        lines += [f"## {heading}", ""]
-        if role == "finding":
-            lines += [
-                _cells("label of the model", "English", "Portuguese", "open", "SNOMED CT", "site", "note"),
-                "|" + "---|" * 7,
-            ]
-            lines += [
-                _cells(
-                    row["key"],
-                    row["english"],
-                    row["portuguese"],
-                    _shown(row["open"], row["open_meaning"]),
-                    _shown(row["snomed"], row["snomed_meaning"]),
-                    row["site"],
-                    row["note"],
-                )
-                for row in chosen
-            ]
-        else:
-            lines += [_cells("key", "English", "Portuguese", "code", "note"), "|" + "---|" * 5]
-            lines += [
-                _cells(row["key"], row["english"], row["portuguese"], f"`{row['open']}`", row["note"])
-                for row in chosen
-            ]
-        lines.append("")
-    lines += ["## Sentences", "", _cells("key", "English", "Portuguese"), "|---|---|---|"]
-    lines += [_cells(f"`{row['key']}`", row["english"], row["portuguese"]) for row in _rows("phrases.tsv")]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())

@@ -13,12 +13,12 @@ from datetime import datetime, timedelta, timezone
 from typing import Final
 
 from backlog.errors import InstanceRejected
-from backlog.model import LABELS
+from backlog.model import LABELS, PREPROCESSING
 from backlog.outcomes import Flag, Reason
 from worker.sr.codes import PRIVATE_SCHEME, Code, Vocabulary, vocabulary
 from worker.sr.inputs import SOP_CLASSES, Model, Options, Predecessor
 from worker.sr.source_header import Source
-from worker.sr.uids import PREPROCESSING, SCHEMA, device_uid, report_uid, series_uid, tracking_uid
+from worker.sr.uids import SCHEMA, device_uid, report_uid, series_uid, tracking_uid
 
 #: In Manufacturer (0008,0070) and its Model Name (0008,1090): by it the system knows its own reports.
 PRODUCT: Final = "cxr-backlog"

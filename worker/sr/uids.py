@@ -6,12 +6,11 @@ import json
 import uuid
 from typing import Final
 
+from backlog.model import PREPROCESSING
 from worker.sr.inputs import Model, Options
 
 #: Raise when a report's layout or codes change: old and new reports then stand side by side.
 SCHEMA: Final = "1"
-#: Raise when the model's input for the same image changes (worker/pixels/preprocess.py): the scores may then differ.
-PREPROCESSING: Final = "2"
 #: Raise when the companions' layout changes (worker/companion_*.py): the same for them.
 COMPANION_SCHEMA: Final = "1"
 #: The root of every derived UID. Changing it would write every report of the past a second time.

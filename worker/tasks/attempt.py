@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -27,6 +25,7 @@ from backlog.errors import (
 )
 from backlog.log import event, where
 from backlog.outcomes import Reason
+from worker.tasks.shutdown import Stopping, pause, stopping
 
 T = TypeVar("T")
 
@@ -45,28 +44,6 @@ def blamed(error: ServiceUnavailable) -> InstanceRejected:
     An outage is never an item's fault; but such an item would keep its run from ending for ever.
     """
     return InstanceRejected(error.reason, f"again and again, and not on others: {error}")
-
-
-class Stopping(Exception):  # not an error: the worker was asked to stop
-    """The process was asked to stop: hand the chunk back and leave."""
-
-
-#: Set by :func:`ask_to_stop`: the next item is not begun.
-_stopping = threading.Event()
-
-
-def ask_to_stop(*_: object) -> None:
-    """Make the running chunk hand itself back before its next item; a signal handler."""
-    _stopping.set()
-
-
-def pause(seconds: float) -> bool:
-    """Wait, unless this process is asked to stop; returns whether it is."""
-    return _stopping.wait(seconds)
-
-
-#: The signal that a worker's parent sends its processes when it is told to stop.
-STOP_SIGNAL: Final = signal.SIGUSR2
 
 
 @dataclass
@@ -95,7 +72,7 @@ class Attempt:
             Another worker has the chunk; this process is to end.
         """
         self.claim.check()
-        if _stopping.is_set():
+        if stopping.is_set():
             raise Stopping
 
     def before(self, item: int) -> None:

@@ -22,7 +22,8 @@ from backlog.broker.claims import Claims, Refusal
 from backlog.broker.messages import QUEUES, TASKS, Job, Stage, task_id
 from backlog.errors import LostClaim, ServiceUnavailable, UsageError
 from backlog.log import event
-from worker.tasks.attempt import Attempt, Records, Stopping, pause
+from worker.tasks.attempt import Attempt, Records
+from worker.tasks.shutdown import Stopping, pause
 
 #: What a stage does with its items: records of those that ended, and the items of the next stage.
 Process = Callable[[Attempt, list[Any]], tuple[Records, list[Any]]]

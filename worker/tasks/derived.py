@@ -113,7 +113,7 @@ def _document(said: Draft) -> bytes:
 
 def _capture(process: Process, job: Job, item: ReportItem, said: Draft) -> bytes:
     from worker.derived.capture import SIDE, draw  # Pillow
-    from worker.reader.client import Unseen
+    from worker.reader.protocol import Unseen
 
     (picture,) = list(process.readers(job).read([item["instance"]], SIDE))
     if isinstance(picture, Unseen):

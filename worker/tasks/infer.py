@@ -120,7 +120,7 @@ def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem
     ServiceUnavailable
         The PACS gives neither.
     """
-    from worker.reader.client import Unseen
+    from worker.reader.protocol import Unseen
 
     def ask(one: InferItem) -> Any:
         (answer,) = readers.read([one["instance"]])

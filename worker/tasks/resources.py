@@ -12,8 +12,9 @@ from backlog.broker.claims import Claims
 from backlog.broker.messages import Job
 from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError
-from backlog.pacs.base import Pacs, connect
+from backlog.pacs.base import Pacs
 from backlog.pacs.concurrency_limit import politely
+from backlog.pacs.connect import connect
 from backlog.settings import Settings
 
 if TYPE_CHECKING:

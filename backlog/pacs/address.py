@@ -1,0 +1,46 @@
+"""Addresses of a PACS: checked before use, shown without passwords."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from backlog.errors import UsageError
+
+if TYPE_CHECKING:
+    pass
+
+
+#: A part of a path that is rather one of an address: ``ftp:``, ``localhost:8042``.
+_OF_AN_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|.+:[0-9]{1,5}")
+
+
+def checked_address(address: str) -> str:
+    """Return a PACS's address, with its scheme in small letters, or the path of its folder as it is.
+
+    Raises
+    ------
+    UsageError
+        It looks like an address and isn't one that we speak to. Taken for a folder, it would be made, and filled.
+    """
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme.lower() in ("http", "https"):
+        return f"{scheme.lower()}://{rest}"
+    path = Path(address)
+    for folder in (path, *path.parents):
+        if _OF_AN_ADDRESS.fullmatch(folder.name) and not folder.is_dir():
+            raise UsageError(
+                f"{address.rpartition('@')[2]}: --pacs and CXR_PACS_URL take http(s)://host:port of an Orthanc, or a"
+                " folder; one of that name make first"
+            )
+    return address
+
+
+def without_password(url: str) -> str:
+    """Return an address without the user and password that may stand in it."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

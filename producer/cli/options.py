@@ -1,0 +1,94 @@
+"""Options and exit statuses that several commands share."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    pass
+
+
+OK = 0
+
+
+FAILED = 1
+
+
+USAGE = 2
+
+
+QUARANTINED = 3
+
+
+INTERRUPTED = 4
+
+
+SOURCE = click.argument("source")
+
+
+OUT = click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+
+
+PACS = click.option(
+    "--pacs",
+    metavar="URL",
+    help="http(s)://… of an Orthanc, or a folder. Default: CXR_PACS_URL, else OUT/pacs.",
+)
+
+
+SINCE = click.option(
+    "--since", metavar="DATE", default="", help="Orthanc: only what changed since, YYYY-MM-DD[THH:MM]."
+)
+
+
+MODALITY = click.option(
+    "--modality", metavar="CS", default="", help="Orthanc: only this modality, as CR or DX."
+)
+
+
+STUDY_DATE = click.option(
+    "--study-date", metavar="RANGE", default="", help="Orthanc: only these study dates, as 20240101-20241231."
+)
+
+
+def selection_of(since: str, modality: str, study_date: str) -> Any:
+    """Return the selection that the options name; one that only an Orthanc can make is refused elsewhere later."""
+    from producer.sources.open import Selection
+
+    if since:
+        try:
+            since = f"{datetime.fromisoformat(since).astimezone(UTC):%Y%m%dT%H%M%S}"  # Orthanc's clock is UTC
+        except ValueError:
+            raise click.BadParameter(
+                f"{since!r} is no date; write it as 2024-12-31 or 2024-12-31T08:00", param_hint="--since"
+            ) from None
+    # A query that no series can match scores nothing, and looks like a run that found nothing to do.
+    modalities = [one.strip().upper() for one in re.split(r"[,\\]", modality) if one.strip()]
+    for one in modalities:
+        if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", one):
+            raise click.BadParameter(
+                f"{one!r} is no modality; write it as CR, or CR,DX", param_hint="--modality"
+            )
+    if study_date and not _is_range(study_date):
+        raise click.BadParameter(
+            f"{study_date!r} is no date; write it as 20240101, 20240101-20241231, 20240101- or -20241231",
+            param_hint="--study-date",
+        )
+    return Selection(since, "\\".join(modalities), study_date)
+
+
+def _is_range(study_date: str) -> bool:
+    """Whether a text is one date, or a range of two of which one may be missing, as DICOM writes them."""
+    first, dash, last = study_date.partition("-")
+    for date in (first, last):
+        try:
+            if date and not (re.fullmatch("[0-9]{8}", date) and datetime.strptime(date, "%Y%m%d")):  # noqa: DTZ007
+                return False
+        except ValueError:
+            return False
+    return bool(first or last) and bool(first or dash) and not (first and last and last < first)

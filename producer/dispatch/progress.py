@@ -1,0 +1,35 @@
+"""How far a run is, and how long its stages take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from backlog.broker.messages import Stage, StageTime
+from producer.ledger.ledger import Tally
+
+#: How long the stages of some chunks took, by the chunk's number.
+StageTimes = dict[int, dict[Stage, StageTime]]
+
+
+@dataclass
+class Progress:
+    """How far the run is; made anew from stored states at each tick."""
+
+    listed: int = 0
+    all_listed: bool = False
+    total: int | None = None
+    uploaded: int = 0
+    inferred: int = 0
+    tally: Tally = field(default_factory=lambda: Tally(0, {}, {}))
+    in_flight: int = 0
+    leased: int = 0
+    #: When each chunk in flight was sent by this producer, in seconds since 1970.
+    sent: dict[int, float] = field(default_factory=dict)
+    resent: int = 0
+    paused: bool = False
+    trouble: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether every item has ended."""
+        return self.all_listed and self.tally.ended >= self.listed

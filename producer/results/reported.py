@@ -1,0 +1,46 @@
+"""The reports of a run, page by page, with the state of each in the PACS."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from backlog.errors import InstanceRejected
+from backlog.pacs.base import Pacs
+from producer.ledger.ledger import Ledger
+
+#: Items held at a time: never a million, and no query stands open while the ledger is written.
+_BATCH: Final = 256
+
+
+REPORTED: Final = (
+    "SELECT item.*,"
+    " EXISTS (SELECT 1 FROM retracted WHERE retracted.item = item.no AND found) AS taken,"
+    " EXISTS (SELECT 1 FROM effect WHERE effect.item = item.no AND kind = 'companions.retracted') AS companions_taken"
+    " FROM item WHERE outcome = 'reported' AND no > ? ORDER BY no LIMIT ?"
+)
+
+
+def companions(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what stands beside an item's report in the PACS; without those that could not be made."""
+    listed: list[dict[str, Any]] = json.loads(item["companions"] or "[]")
+    return [one for one in listed if "instance" in one]
+
+
+def state_in_pacs(pacs: Pacs, instance: str, sha256: str) -> str:
+    """Return `missing`, `different` or `right`: what the PACS holds of an object, compared by its SHA-256."""
+    try:
+        held = pacs.fetch(instance)
+    except InstanceRejected:
+        return "missing"
+    return "right" if hashlib.sha256(held).hexdigest() == sha256 else "different"
+
+
+def reported_pages(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
+    """Yield a run's reported items, a bounded page at a time, so that the ledger may be written between them."""
+    last = -1
+    while page := list(ledger.select(REPORTED, last, _BATCH)):
+        yield page
+        last = int(page[-1]["no"])

@@ -1,0 +1,74 @@
+"""Open what an earlier run left: its ledger, its source, its PACS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backlog.broker.messages import Job
+from backlog.dicom.eligibility import Rules
+from backlog.errors import UsageError
+from backlog.pacs.base import Pacs
+from backlog.pacs.connect import connect
+from backlog.settings import Settings
+from producer.ledger.ledger import Ledger
+from producer.run.folder import Paths
+from producer.sources.base import Again, Source
+from producer.sources.open import Selection, make_source
+from producer.sources.zip import insist_on_same
+
+
+def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
+    """Return the source of a run, as its ledger knows it."""
+    job: Job = ledger.fact("job")
+    if job["source"]["listing"]:
+        paths = Paths(
+            Path(job["source"]["listing"]).parent
+        )  # a replay reads the listing of the run that it repeats
+    selection = Selection(**ledger.fact("selection"))
+    rules = Rules.from_spec(job["rules"])  # the settings may have changed since
+    source = make_source(
+        str(ledger.fact("word")), settings, str(ledger.fact("pacs")), paths, selection, rules
+    )
+    insist_on_same(source, job["source"])
+    replayed = ledger.fact("replayed")
+    return source if replayed is None else Again(source, replayed)
+
+
+def open_ledger(out: Path, *, write: bool = False) -> Ledger:
+    """Open the ledger of a run's folder.
+
+    Raises
+    ------
+    UsageError
+        The folder holds no run.
+    """
+    if not Paths(out).ledger.is_file():
+        raise UsageError(f"{out}: no run here (a run's folder holds ledger.sqlite)")
+    return Ledger(Paths(out).ledger, write=write)
+
+
+def pacs_of(ledger: Ledger, settings: Settings, paths: Paths) -> Pacs:
+    """Return the PACS of a run, once it is sure that it is the same that the run wrote to.
+
+    Asked of another one, everything would look as if it were missing, or gone already.
+
+    Raises
+    ------
+    ServiceUnavailable, UsageError
+        It is away, refuses us, is another one, or its folder is not there.
+    """
+    url = str(ledger.fact("pacs"))
+    if url.startswith(("http://", "https://")):
+        pacs = connect(settings, url)
+        identity = str(ledger.fact("job")["pacs"])  # empty of an Orthanc that has none
+        if identity and pacs.identity() != identity:
+            raise UsageError(f"the PACS at {url} is not the one that this run began with")
+        return pacs
+    folder = Path(url)
+    if not folder.exists() and folder.name == paths.pacs.name and paths.pacs.is_dir():
+        folder = paths.pacs.absolute()  # the run's folder was moved, with the PACS in it
+    if ledger.tally().reported and not (folder.is_dir() and any(folder.iterdir())):
+        raise UsageError(
+            f"{folder}: this run's PACS, a folder, is not there or empty. Was it moved, or is its disk not mounted?"
+        )
+    return connect(settings, str(folder))

@@ -1,0 +1,65 @@
+"""Open the source that a run names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from backlog.dicom.eligibility import Rules
+from backlog.errors import UsageError
+from backlog.pacs.orthanc import Orthanc
+from backlog.settings import Settings
+from producer.run.folder import Paths
+from producer.sources.base import Source
+from producer.sources.folder import Folder
+from producer.sources.orthanc import OrthancSource
+from producer.sources.zip import Zip
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which instances of an Orthanc."""
+
+    since: str = ""
+    modality: str = ""
+    study_date: str = ""
+
+
+def make_source(
+    word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection, rules: Rules | None = None
+) -> Source:
+    """Return the source that SOURCE means: a zip, a folder, or the word ``orthanc``.
+
+    Parameters
+    ----------
+    rules
+        What is eligible; a run's own where it has begun, else the settings'.
+
+    Raises
+    ------
+    UsageError
+        There is nothing of that name, or it doesn't go together with the other arguments.
+    """
+    if word == "orthanc":
+        if not pacs.startswith(("http://", "https://")):
+            raise UsageError("the source 'orthanc' needs the address of one: --pacs http://… or CXR_PACS_URL")
+        return OrthancSource(
+            Orthanc.from_settings(settings, pacs),
+            rules or Rules.from_settings(settings),
+            selection.since,
+            selection.modality,
+            selection.study_date,
+        )
+    if selection != Selection():
+        raise UsageError(
+            "--since, --modality and --study-date select from an Orthanc; a zip or a folder is taken whole"
+        )
+    path = Path(word)
+    if path.is_dir():
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise UsageError(f"{path}: this folder can't be read (permission denied)")
+        return Folder(path, paths.listing)
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder (SOURCE is a zip, a folder, or the word 'orthanc')")
+    return Zip(path)

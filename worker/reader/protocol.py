@@ -1,0 +1,36 @@
+"""What a worker and its reader process say to each other."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from backlog.errors import InstanceRejected
+from backlog.outcomes import Flag
+
+LENGTHS: Final = struct.Struct(">2I")
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as the model sees it."""
+
+    image: NDArray[np.float32]  #: (224, 224), range [-1024, 1024]
+    flags: frozenset[Flag]
+    sop_instance_uid: str
+    study_instance_uid: str
+    shown: NDArray[np.uint8] | None = None  #: (N, N), where it was asked for
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """An image that the model won't see, and why."""
+
+    rejection: InstanceRejected
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
