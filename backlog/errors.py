@@ -2,13 +2,13 @@
 
 ::
 
-    BacklogError                 every failure that we know by name; its text is written for a person
+    BacklogError                 every failure that we know by name; its text is written for a user
     ├── InstanceRejected         this one image ends here: record the reason, go on
-    ├── ServiceUnavailable       a server is away: wait, come back, count nothing against the image
-    │   ├── SourceAway           the same, for the disk that the backlog lies on
+    ├── ServiceUnavailable       a server is unavailable: wait, come back, count nothing against the image
+    │   ├── SourceUnavailable           the same, for the disk that the backlog lies on
     │   └── StorageFull          the same, for a disk or a Redis that has no room
-    ├── LostClaim                another worker owns the chunk now: stop, change nothing
-    └── UsageError               the person has to change something before it can work
+    ├── ClaimLost                another worker owns the chunk now: stop, change nothing
+    └── UsageError               the user has to change something before it can work
 
 Anything else is a bug and stays loud.
 """
@@ -40,14 +40,14 @@ class InstanceRejected(BacklogError):
 
 
 class ServiceUnavailable(BacklogError):
-    """A server is away or overloaded. The work waits; the image is not to blame."""
+    """A server is unavailable or overloaded. The work waits; the image is not to blame."""
 
     #: Why an item ends that this happens to again and again, and to no other.
     reason = Reason.PACS_FAILS
 
 
-class SourceAway(ServiceUnavailable):
-    """What the backlog is read from is away: a file server, a disk. The work waits."""
+class SourceUnavailable(ServiceUnavailable):
+    """What the backlog is read from is unavailable: a file server, a disk. The work waits."""
 
     reason = Reason.UNREADABLE
 
@@ -56,9 +56,9 @@ class StorageFull(ServiceUnavailable):
     """There is no room to write. The work waits until there is."""
 
 
-class LostClaim(BacklogError):
+class ClaimLost(BacklogError):
     """Another worker owns this chunk now, or the run was cancelled. Stop without an effect."""
 
 
 class UsageError(BacklogError):
-    """The person has to change something (a path, a password, a setting) before it can work."""
+    """The user has to change something (a path, a password, a setting) before it can work."""

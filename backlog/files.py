@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 #: What the kernel says when it is the disk, its server or this process, and not the file. A bad sector is EIO too.
-AWAY: Final = frozenset(
+UNAVAILABLE_ERRNOS: Final = frozenset(
     getattr(errno, name)
     for name in (
         "EIO ESTALE ENODEV ENXIO ENOTCONN ECONNRESET ETIMEDOUT EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH "
@@ -21,8 +21,8 @@ AWAY: Final = frozenset(
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
-def is_away(error: OSError, path: Path, root: Path) -> bool:
-    """Tell a disk that is away from a file that is.
+def is_storage_unavailable(error: OSError, path: Path, root: Path) -> bool:
+    """Tell a disk that is unavailable from a file that is.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def is_away(error: OSError, path: Path, root: Path) -> bool:
         is a mount point without its disk.
     """
     if error.errno != errno.ENOENT:
-        return error.errno in AWAY
+        return error.errno in UNAVAILABLE_ERRNOS
     for folder in path.parents:
         try:
             with os.scandir(folder) as entries:
@@ -46,7 +46,7 @@ def is_away(error: OSError, path: Path, root: Path) -> bool:
     return True
 
 
-def name_exclusively(temporary: Path, path: Path) -> None:
+def rename_exclusively(temporary: Path, path: Path) -> None:
     """Give a whole file its name, unless another has it: nothing is ever overwritten.
 
     Raises

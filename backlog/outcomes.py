@@ -32,7 +32,7 @@ class Reason(Enum):
     FOR_PROCESSING = "for_processing"  #: raw detector data (Presentation Intent Type FOR PROCESSING)
     DUPLICATE = "duplicate"  #: the same instance stands earlier in this run
 
-    # quarantined: a person should look
+    # quarantined: a user should look
     NOT_DICOM = "not_dicom"  #: no DICOM file, or one whose header can't be read
     UNREADABLE = "unreadable"  #: the file or zip member can't be read whole (damaged, vanished, denied)
     ENCRYPTED = "encrypted"  #: the zip member needs a password

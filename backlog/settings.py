@@ -19,7 +19,7 @@ from backlog.errors import UsageError
 PREFIX: Final = "CXR_"
 
 #: What can be stored beside a report, for viewers that show no SR: a picture, the report as a PDF.
-COMPANIONS: Final = ("capture", "pdf")
+DERIVED_OBJECTS: Final = ("capture", "pdf")
 
 
 def _setting(
@@ -83,7 +83,7 @@ class Settings:
         "Codes of the findings; `snomed` needs a licence in some countries.",
         choices=("open", "snomed"),
     )
-    companions: str = _setting(
+    derived_objects: str = _setting(
         "",
         "What runs store beside each report, by comma: `capture` (a picture with a heat map), `pdf`. Empty: nothing.",
     )
@@ -103,16 +103,18 @@ class Settings:
     lease_seconds: float = _setting(
         10.0, "How long a silent worker keeps its chunk before another may take it.", allowed=(1, 600)
     )
-    patience_seconds: float = _setting(
+    pacs_retry_seconds: float = _setting(
         60.0,
-        "How long a task waits for a PACS that is away before it hands its chunk back.",
+        "How long a task waits for a PACS that is unavailable before it hands its chunk back.",
         allowed=(1, 1800),
     )
     reconcile_seconds: float = _setting(
         3.0, "How often lost messages are looked for. 0: never (only to prove the need).", allowed=(0, 3600)
     )
-    item_seconds: float = _setting(10.0, "How long the decoding of one image may take.", allowed=(1, 3600))
-    item_megabytes: int = _setting(
+    decode_timeout_seconds: float = _setting(
+        10.0, "How long the decoding of one image may take.", allowed=(1, 3600)
+    )
+    decode_memory_mb: int = _setting(
         2048, "How much memory the decoding of one image may take, in MB.", allowed=(32, 1 << 20)
     )
     log: str = _setting("human", "Form of the log lines.", choices=("human", "json"))
@@ -141,7 +143,7 @@ class Settings:
         return urlunsplit(parts)
 
     @property
-    def companion_kinds(self) -> list[str]:
+    def derived_object_kinds(self) -> list[str]:
         """What runs store beside each report.
 
         Raises
@@ -149,10 +151,12 @@ class Settings:
         UsageError
             One of them is unknown.
         """
-        kinds = [kind.strip() for kind in self.companions.split(",") if kind.strip()]
+        kinds = [kind.strip() for kind in self.derived_objects.split(",") if kind.strip()]
         for kind in kinds:
-            if kind not in COMPANIONS:
-                raise UsageError(f"{kind!r} is no companion of a report: there are {', '.join(COMPANIONS)}")
+            if kind not in DERIVED_OBJECTS:
+                raise UsageError(
+                    f"{kind!r} is no derived object of a report: there are {', '.join(DERIVED_OBJECTS)}"
+                )
         return sorted(set(kinds))
 
     @property
@@ -190,6 +194,8 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         elif name in secrets:
             if text.strip():  # compose passes on what is not set as empty
                 values[secrets[name].name] = _secret(name, text)
+        elif name in RENAMED:
+            raise UsageError(f"the setting {name} is now called {RENAMED[name]}: rename it")
         elif name.startswith(PREFIX) and name not in _ELSEWHERE:
             raise UsageError(f"unknown setting {name}: see the README's table of settings")
     return Settings(**values)  # type: ignore[arg-type]  # built from the fields themselves
@@ -199,6 +205,14 @@ def child_environment(**settings: str) -> dict[str, str]:
     """Return this process's environment with some settings, by field name, for a process that we start."""
     return {**os.environ, **{PREFIX + name.upper(): value for name, value in settings.items()}}
 
+
+#: Settings of earlier versions, refused with the name that they have now.
+RENAMED: Final = {
+    "CXR_COMPANIONS": "CXR_DERIVED_OBJECTS",
+    "CXR_PATIENCE_SECONDS": "CXR_PACS_RETRY_SECONDS",
+    "CXR_ITEM_SECONDS": "CXR_DECODE_TIMEOUT_SECONDS",
+    "CXR_ITEM_MEGABYTES": "CXR_DECODE_MEMORY_MB",
+}
 
 #: Variables with our prefix that other programs read: the tests, compose.
 _ELSEWHERE: Final = frozenset(

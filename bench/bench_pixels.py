@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from backlog.dicom.header import dataset_of
-from backlog.dicom.parser import survey
+from backlog.dicom.parser import parse_file
 from tests.support.dicom_images import (
     JPEG_2000_LOSSLESS,
     JPEG_LOSSLESS_SV1,
@@ -49,7 +49,7 @@ def files() -> Iterator[tuple[str, bytes]]:
 
 def codec_only(file: bytes) -> Callable[[], object]:
     """Return the bare decoding of a file's pixels."""
-    layout = survey(file)
+    layout = parse_file(file)
     promise = declared(dataset_of(layout))
     return lambda: decode(layout, promise)
 

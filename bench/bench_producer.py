@@ -23,11 +23,11 @@ from backlog.outcomes import Outcome
 from backlog.settings import Settings
 from producer.dispatch.dispatcher import Dispatcher
 from producer.ledger.ledger import Ledger
-from producer.results import exports as outputs
+from producer.results import exports
 from producer.results.audit_log import Audit
 from producer.sources.base import Source
-from producer.sources.folder import Folder
-from producer.sources.zip import Zip
+from producer.sources.folder import FolderSource
+from producer.sources.zip import ZipSource
 from tests.support.jobs import a_job
 from tests.support.servers import RedisServer
 
@@ -48,7 +48,7 @@ def listed(source: Source, folder: Path) -> dict[str, float]:
     for page in source.pages(""):
         ledger.add(page, _CHUNK)
     seconds = time.perf_counter() - started
-    count = int(ledger.fact("listed"))
+    count = int(ledger.get("listed"))
     ledger.close()
     return {"count": count, "per second": count / seconds, "MB": _peak_megabytes()}
 
@@ -103,7 +103,7 @@ def kept(source: Source, folder: Path, count: int) -> dict[str, float]:
                 [(chunk, {i: _reported(item) for i, (item, _) in enumerate(chunk.items)}) for chunk in chunks]
             )
             audit.catch_up()
-    outputs.write_scores(ledger, folder / "scores.csv")
+    exports.write_scores(ledger, folder / "scores.csv")
     seconds = time.perf_counter() - started
     ledger.close()
     size = sum(file.stat().st_size for file in folder.iterdir())
@@ -146,14 +146,14 @@ def one(kind: str, count: int) -> dict[str, Any]:
                 [sys.executable, "-m", "bench.bench_producer", "make", str(folder / "a.zip"), str(count)],
                 check=True,
             )
-            source: Source = Zip(folder / "a.zip")
+            source: Source = ZipSource(folder / "a.zip")
         else:
             root = folder / "tree"
             for i in range(count):
                 if i % 1000 == 0:
                     (root / f"{i // 1000:04}").mkdir(parents=True)
                 (root / f"{i // 1000:04}" / f"{i:07}.dcm").touch()
-            source = Folder(root, folder / "source.list")
+            source = FolderSource(root, folder / "source.list")
         found: dict[str, Any] = {"listed": listed(source, folder)}
         if kind == "zip":
             found["dispatched"] = dispatched(source, folder, count)

@@ -16,7 +16,7 @@ from backlog.dicom.header import identity, read_header
 from bench.reference import highdicom_sr as sr_highdicom
 from tests.support.sr_headers import CASES
 from worker.sr.build import Model, Options, build, check
-from worker.sr.content import draft
+from worker.sr.content import report_content
 from worker.sr.source_header import read_source
 
 _ROUNDS = 7
@@ -42,7 +42,7 @@ def rows(image: bytes = CASES["good"].dicom) -> list[tuple[str, float, str, floa
         return build(image, _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN).dicom
 
     def theirs() -> bytes:
-        content = draft(read_source(image), _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN)
+        content = report_content(read_source(image), _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN)
         return sr_highdicom.encode(content)
 
     def checked() -> None:

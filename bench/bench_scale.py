@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backlog.settings import Settings
-from producer.dispatch.progress import Progress
+from producer.dispatch.progress import RunProgress
 from tests.chaos.simulated import CHUNK, cpu_seconds, produce
 from tests.support.servers import ROOT, RedisServer
 
@@ -63,7 +63,7 @@ def measure(workers: int, rate: float, folder: Path) -> Point:
         parts = [[redis.process.pid], [process.pid for process in started]]
         at: list[tuple[float, int, list[float]]] = []
 
-        def look(progress: Progress) -> None:
+        def look(progress: RunProgress) -> None:
             if at and time.monotonic() - at[-1][0] < 0.5 and not progress.done:
                 return
             at.append(

@@ -22,11 +22,11 @@ from typing import Any
 import psutil
 
 from backlog.dicom.eligibility import Rules
-from backlog.dicom.header import identity, judged, read_header
-from backlog.inputs.zip_archive import Archive, Member
+from backlog.dicom.header import identity, read_header, screen
+from backlog.inputs.zip_archive import Member, ZipArchive
 from backlog.model import SCORE_DIGITS
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import politely
+from backlog.pacs.concurrency_limit import limited
 from backlog.pacs.connect import connect
 from backlog.settings import Settings
 from bench.bench_scale import measure
@@ -38,7 +38,7 @@ from worker.model.weights import locate
 from worker.pixels.preprocess import model_input
 from worker.reader.client import Reader
 from worker.sr import build as sr
-from worker.tasks.upload import MOST_BYTES
+from worker.tasks.upload import MAX_BYTES
 
 _MODEL = sr.Model("densenet121-res224-all", "torchxrayvision 1.5.7", "0" * 64)
 _WARM_UP = 3
@@ -51,7 +51,7 @@ class Clock:
 
     def __init__(self, others: dict[str, int]) -> None:
         self.stages: dict[tuple[str, str], float] = {}  #: (stage, whose) → seconds
-        self._others = {name: psutil.Process(pid) for name, pid in others.items()}
+        self._others = {name: psutil.WorkerResources(pid) for name, pid in others.items()}
 
     @contextmanager
     def stage(self, name: str, whose: str) -> Iterator[None]:
@@ -77,23 +77,23 @@ class SerialOnCpu(Serial):
             return work()
 
 
-def _cpu(process: psutil.Process) -> float:
+def _cpu(process: psutil.WorkerResources) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
-def _ours(clock: Clock, pacs: Pacs, archive: Archive, member: Member, engine: Engine) -> str:
+def _ours(clock: Clock, pacs: Pacs, archive: ZipArchive, member: Member, engine: Engine) -> str:
     rules, options = Rules(), sr.Options()
     with clock.stage("inflate and check", "codec"):
-        dicom = archive.read(member, limit=MOST_BYTES)
+        dicom = archive.read(member, limit=MAX_BYTES)
     with clock.stage("look at the header", "ours"):
-        seen_before = judged(read_header(dicom), rules)
+        seen_before = screen(read_header(dicom), rules)
     with clock.stage("send", "transport"):
         stored = pacs.store(dicom, seen_before.identity)
     with clock.stage("fetch", "transport"):
         fetched = pacs.fetch(stored.instance)
     with clock.stage("judge the header", "ours"):
-        found = judged(read_header(fetched), rules)
+        found = screen(read_header(fetched), rules)
     with clock.stage("pixels to model input", "codec"):
         seen = model_input(fetched)
     with clock.stage("forward pass", "forward pass"):
@@ -108,7 +108,7 @@ def _ours(clock: Clock, pacs: Pacs, archive: Archive, member: Member, engine: En
     with clock.stage("send the report", "transport"):
         series, instance = built.series_instance_uid, built.sop_instance_uid
         told = replace(of, series_instance_uid=series, sop_instance_uid=instance)
-        pacs.holders(instance, pacs.store(built.dicom, told).instance)
+        pacs.count_instances(instance, pacs.store(built.dicom, told).instance)
     assert found.identity is not None  # noqa: S101  # the bench's images have one
     return stored.instance
 
@@ -121,9 +121,9 @@ def _pipe(orthanc: OrthancServer, settings: Settings, instance: str, count: int)
     } | orthanc.environment
     pacs = connect(settings)
     reader = Reader(settings, Rules())
-    before = {*psutil.Process().children()}
+    before = {*psutil.WorkerResources().children()}
     list(reader.read([instance] * _WARM_UP))
-    (process,) = {*psutil.Process().children()} - before
+    (process,) = {*psutil.WorkerResources().children()} - before
     theirs, ours = _cpu(process), time.process_time()
     list(reader.read([instance] * count))
     through = _cpu(process) - theirs + time.process_time() - ours
@@ -131,7 +131,7 @@ def _pipe(orthanc: OrthancServer, settings: Settings, instance: str, count: int)
     started = time.process_time()
     for _ in range(count):
         dicom = pacs.fetch(instance)
-        judged(read_header(dicom), Rules())
+        screen(read_header(dicom), Rules())
         model_input(dicom)
     return max(0.0, through - (time.process_time() - started)) / count
 
@@ -141,8 +141,8 @@ def _serial(orthanc: OrthancServer, clock: Clock, path: Path) -> dict[tuple[str,
     serial.clock = clock
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
-        for turn, member in enumerate(members):
-            if turn == _WARM_UP:
+        for slot, member in enumerate(members):
+            if slot == _WARM_UP:
                 clock.stages.clear()
             serial.one(archive, member)
     return _means(clock, len(members) - _WARM_UP)
@@ -163,7 +163,7 @@ def measure_stages(count: int) -> tuple[dict[tuple[str, str], float], dict[tuple
         redis = RedisServer(folder / "redis")
         redis.start()
         try:
-            with fresh_orthanc(folder / "orthanc") as orthanc, Archive(folder / "ours.zip") as archive:
+            with fresh_orthanc(folder / "orthanc") as orthanc, ZipArchive(folder / "ours.zip") as archive:
                 assert orthanc.process is not None  # noqa: S101  # it was started
                 settings = Settings(
                     redis_url=redis.url,
@@ -172,10 +172,10 @@ def measure_stages(count: int) -> tuple[dict[tuple[str, str], float], dict[tuple
                     pacs_password=orthanc.password,
                     pacs_storage=str(orthanc.storage),
                 )
-                pacs = politely(connect(settings), settings)
+                pacs = limited(connect(settings), settings)
                 clock = Clock({"Orthanc": orthanc.process.pid})
-                for turn, member in enumerate(archive.members()):
-                    if turn == _WARM_UP:
+                for slot, member in enumerate(archive.members()):
+                    if slot == _WARM_UP:
                         clock.stages.clear()
                     instance = _ours(clock, pacs, archive, member, engine)
                 ours = _means(clock, count)

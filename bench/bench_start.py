@@ -18,7 +18,7 @@ import psutil
 from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
 from backlog.broker.messages import QUEUES, TASKS, Stage, task_id
-from backlog.pacs.folder import Folder
+from backlog.pacs.folder import FolderPacs
 from backlog.settings import Settings
 from bench.end_to_end import BITS, COLUMNS, ROWS
 from producer.demo.backlog import Shot, dicom, radiograph
@@ -33,7 +33,7 @@ def once(folder: Path) -> tuple[float, dict[str, float]]:
     Memory is the proportional set size: what processes share is counted once in all.
     """
     instance = (
-        Folder(folder / "pacs")
+        FolderPacs(folder / "pacs")
         .store(dicom(radiograph(1, ROWS, COLUMNS, BITS), Shot(study=1, bits=BITS)))
         .instance
     )
@@ -76,7 +76,7 @@ def once(folder: Path) -> tuple[float, dict[str, float]]:
                     raise SystemExit((folder / "worker.log").read_text())
                 time.sleep(0.01)
             seconds = time.monotonic() - started
-            parent = psutil.Process(worker.pid)
+            parent = psutil.WorkerResources(worker.pid)
             (child,) = parent.children()
             (reader,) = child.children()
             named = {"parent": parent, "inference": child, "reader": reader}
@@ -93,10 +93,10 @@ def main(rounds: int = 5) -> None:
     prepare_model(weights="seeded")  # the export is cached, as on every start but a machine's first
     seconds: list[float] = []
     memory: list[dict[str, float]] = []
-    for turn in range(-1, rounds):
+    for slot in range(-1, rounds):
         with TemporaryDirectory(prefix="cxr-bench-") as folder:
             took, held = once(Path(folder))
-        if turn >= 0:  # the first one fills the page cache
+        if slot >= 0:  # the first one fills the page cache
             seconds.append(took)
             memory.append(held)
     print(

@@ -71,12 +71,12 @@ def main(count: int = 200, rounds: int = 2) -> None:
     bare = {workers: Way(f"bare forward pass, {workers}") for workers in (1, 2)}
     with TemporaryDirectory(prefix="cxr-bench-") as name:
         folder = Path(name)
-        for turn in range(rounds):
+        for slot in range(rounds):
             for workers in (1, 2):
                 with _on(workers):
                     bare[workers].rates.append(_forward(workers))
-                    with fresh_orthanc(folder / f"orthanc{turn}-{workers}") as orthanc:
-                        write_zip(folder / "images.zip", count, 10 * turn + workers)
+                    with fresh_orthanc(folder / f"orthanc{slot}-{workers}") as orthanc:
+                        write_zip(folder / "images.zip", count, 10 * slot + workers)
                         with zipfile.ZipFile(folder / "images.zip") as archive:
                             for member in archive.namelist():
                                 orthanc.post("/instances", archive.read(member)).raise_for_status()

@@ -130,15 +130,15 @@ def measure(count: int = 200, serial_count: int = 12, rounds: int = 3) -> None:
     stages: dict[str, float] = {}
     with TemporaryDirectory(prefix="cxr-bench-") as name:
         folder = Path(name)
-        for turn in range(-1, rounds):  # the first turn warms up and is not counted
-            size, few = (8, 2) if turn < 0 else (count, serial_count)
-            write_zip(folder / "system.zip", size, 1000 + turn)
-            write_zip(folder / "other.zip", size, 3000 + turn)
-            write_zip(folder / "serial.zip", few, 2000 + turn)
-            with fresh_orthanc(folder / f"orthanc{turn}") as orthanc:
+        for slot in range(-1, rounds):  # the first turn warms up and is not counted
+            size, few = (8, 2) if slot < 0 else (count, serial_count)
+            write_zip(folder / "system.zip", size, 1000 + slot)
+            write_zip(folder / "other.zip", size, 3000 + slot)
+            write_zip(folder / "serial.zip", few, 2000 + slot)
+            with fresh_orthanc(folder / f"orthanc{slot}") as orthanc:
                 storage = {"CXR_PACS_STORAGE": str(orthanc.storage)}
                 rates = {
-                    "bare forward": bare_forward(10 if turn < 0 else 100),
+                    "bare forward": bare_forward(10 if slot < 0 else 100),
                     "zip to reports, REST": system([str(folder / "system.zip")], orthanc),
                     # Another language is another report: nothing is there already.
                     "Orthanc to reports, storage": system(
@@ -153,13 +153,13 @@ def measure(count: int = 200, serial_count: int = 12, rounds: int = 3) -> None:
                     for member in archive.namelist():
                         serial.one(archive, member)
                     rates["serial loop"] = few / (time.perf_counter() - started)
-                if turn >= 0:
+                if slot >= 0:
                     for key, rate in rates.items():
                         ways[key].rates.append(rate)
                     for key, seconds in serial.stages.items():
                         stages[key] = stages.get(key, 0.0) + seconds / few / rounds
             print(
-                f"  round {turn + 1}: " + ", ".join(f"{key} {rate:.2f}/s" for key, rate in rates.items()),
+                f"  round {slot + 1}: " + ", ".join(f"{key} {rate:.2f}/s" for key, rate in rates.items()),
                 flush=True,
             )
     serial_rate, forward_rate = ways["serial loop"].median, ways["bare forward"].median

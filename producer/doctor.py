@@ -1,4 +1,4 @@
-"""Is everything there that a run needs? One finding for each thing, and what to mend.
+"""Is everything there that a run needs? One finding for each thing, and what to fix.
 
 Looks and never changes: nothing is stored in the PACS, nothing is written to Redis but the question that
 workers answer, no weights are downloaded.
@@ -28,7 +28,7 @@ from backlog.settings import Settings, child_environment
 from producer.run.local_servers import redis_program
 
 #: Below this much room, in bytes, a run may end in the middle; below the other it is worth a word.
-_LEAST_ROOM: Final = 1 << 30
+_MIN_ROOM: Final = 1 << 30
 _LITTLE_ROOM: Final = 10 << 30
 
 #: Older ones were never tried.
@@ -44,16 +44,16 @@ _PATIENCE: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing that was looked at."""
 
     state: Literal["ok", "look", "BAD"]
     what: str
     text: str
-    mend: str = ""
+    remedy: str = ""
 
 
-def examine(settings: Settings, out: Path, pacs: str = "") -> Iterator[Finding]:
+def examine(settings: Settings, out: Path, pacs: str = "") -> Iterator[Check]:
     """Look at everything a run needs, one by one.
 
     Parameters
@@ -73,12 +73,12 @@ def examine(settings: Settings, out: Path, pacs: str = "") -> Iterator[Finding]:
         yield _room("cache", settings.cache_folder)
 
 
-def _versions() -> Finding:
+def _versions() -> Check:
     text = f"cxr-backlog {metadata.version('cxr-backlog')}, Python {sys.version.split()[0]}"
-    return Finding("ok", "versions", text)
+    return Check("ok", "versions", text)
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[Check]:
     """Compare what the base needs with what is installed; extras are looked at by who uses them."""
     wrong = []
     for line in metadata.requires("cxr-backlog") or []:
@@ -90,15 +90,15 @@ def _packages() -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             wrong.append(name[0])
     if wrong:
-        yield Finding(
+        yield Check(
             "BAD", "packages", f"missing: {', '.join(wrong)}", "install cxr-backlog again, with pip or uv"
         )
     else:
-        yield Finding("ok", "packages", "all that the producer needs is installed")
+        yield Check("ok", "packages", "all that the producer needs is installed")
     lacking = [extra for extra, modules in _EXTRAS.items() if not all(map(_installed, modules))]
     if lacking:
         needs = ", ".join(f"cxr-backlog[{extra}]" for extra in lacking)
-        yield Finding(
+        yield Check(
             "look", "extras", f"not installed: {', '.join(lacking)}", f"where they are wanted: {needs}"
         )
 
@@ -119,16 +119,16 @@ def _installed(package: str) -> bool:
     return True
 
 
-def _redis(settings: Settings) -> Iterator[Finding]:
+def _redis(settings: Settings) -> Iterator[Check]:
     if not settings.redis_url:
         program = redis_program()
         if program is None:
-            mend = "install Debian's redis-server, or cxr-backlog[embedded], or set CXR_REDIS_URL"
-            yield Finding(
-                "BAD", "redis", "CXR_REDIS_URL is empty, and no redis-server is here to start", mend
+            remedy = "install Debian's redis-server, or cxr-backlog[embedded], or set CXR_REDIS_URL"
+            yield Check(
+                "BAD", "redis", "CXR_REDIS_URL is empty, and no redis-server is here to start", remedy
             )
         else:
-            yield Finding("ok", "redis", f"CXR_REDIS_URL is empty: a private one is started ({program})")
+            yield Check("ok", "redis", f"CXR_REDIS_URL is empty: a private one is started ({program})")
         return
     from backlog.broker.claims import Claims  # redis takes 150 ms to import
 
@@ -137,66 +137,66 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         claims = Claims(settings.broker)
         info = claims.broker.server()
     except UsageError as error:
-        yield Finding(
+        yield Check(
             "BAD", "redis", str(error), "set CXR_REDIS_URL and CXR_REDIS_PASSWORD as the server has them"
         )
         return
     except BacklogError as error:
-        yield Finding("BAD", "redis", f"{address}: {error}", "start it, or correct CXR_REDIS_URL")
+        yield Check("BAD", "redis", f"{address}: {error}", "start it, or correct CXR_REDIS_URL")
         return
     version = str(info.get("redis_version", "0"))
     used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
-    yield Finding("ok", "redis", f"{address} answers: version {version}, {used / 1e6:.0f} MB used")
+    yield Check("ok", "redis", f"{address} answers: version {version}, {used / 1e6:.0f} MB used")
     if tuple(int(part) for part in version.split(".")[:2]) < _REDIS:
-        yield Finding(
+        yield Check(
             "BAD", "redis", f"version {version} is too old", f"install {'.'.join(map(str, _REDIS))} or newer"
         )
     policy = str(info.get("maxmemory_policy", ""))
     if policy != "noeviction":
-        yield Finding(
+        yield Check(
             "BAD",
             "redis",
             f"maxmemory-policy is {policy}: a full Redis drops messages",
             "set it to noeviction",
         )
     if most and used > _NEARLY_FULL * most:
-        yield Finding("look", "redis", f"{used / most:.0%} of its memory limit is used", "raise maxmemory")
+        yield Check("look", "redis", f"{used / most:.0%} of its memory limit is used", "raise maxmemory")
     drift = abs(time.time() - int(info.get("server_time_usec", time.time() * 1e6)) / 1e6)
     if drift > _CLOCK:
-        yield Finding(
+        yield Check(
             "look", "clock", f"Redis's clock and this one differ by {drift:.0f} s", "let NTP set both"
         )
     yield _workers(settings)
 
 
-def _workers(settings: Settings) -> Finding:
+def _workers(settings: Settings) -> Check:
     from backlog.broker.celery_app import make_app  # celery takes 300 ms to import
 
     answers = make_app(settings).control.inspect(timeout=_PATIENCE / 2).active_queues() or {}
     heard = {queue["name"] for queues in answers.values() for queue in queues}
     deaf = [queue for queue in QUEUES.values() if queue not in heard]
     if deaf:
-        return Finding(
+        return Check(
             "look", "workers", f"nobody listens to {', '.join(deaf)}", "start such workers before a run"
         )
-    return Finding("ok", "workers", f"{len(answers)} answer, and every queue has one")
+    return Check("ok", "workers", f"{len(answers)} answer, and every queue has one")
 
 
-def _pacs(settings: Settings, given: str) -> Finding:
+def _pacs(settings: Settings, given: str) -> Check:
     url = given or settings.pacs_url
     if not url:
-        return Finding("ok", "pacs", "CXR_PACS_URL is empty: a run keeps everything in OUT/pacs")
+        return Check("ok", "pacs", "CXR_PACS_URL is empty: a run keeps everything in OUT/pacs")
     address = without_password(url)
     try:
         url = checked_address(url)
     except UsageError as error:
-        return Finding("BAD", "pacs", str(error), "correct CXR_PACS_URL or --pacs")
+        return Check("BAD", "pacs", str(error), "correct CXR_PACS_URL or --pacs")
     if not url.startswith(("http://", "https://")):
         folder = Path(url)
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            return Finding(
+            return Check(
                 "BAD", "pacs", f"{address}: can't be written", "choose another folder, or its permissions"
             )
         return _room("pacs", folder)
@@ -206,16 +206,16 @@ def _pacs(settings: Settings, given: str) -> Finding:
         with closing(connect(patient, url)) as pacs:
             pacs.identity()
     except UsageError as error:
-        return Finding("BAD", "pacs", str(error).replace(url, address), "correct what it names")
+        return Check("BAD", "pacs", str(error).replace(url, address), "correct what it names")
     except BacklogError as error:
-        return Finding("BAD", "pacs", str(error).replace(url, address), "start it, or correct CXR_PACS_URL")
-    return Finding("ok", "pacs", f"{address} answers in {1000 * (time.monotonic() - started):.0f} ms")
+        return Check("BAD", "pacs", str(error).replace(url, address), "start it, or correct CXR_PACS_URL")
+    return Check("ok", "pacs", f"{address} answers in {1000 * (time.monotonic() - started):.0f} ms")
 
 
-def _model(settings: Settings) -> Finding:
+def _model(settings: Settings) -> Check:
     """Have the weights verified, and the engine loaded, as a worker does it; in a process of its own."""
     if settings.redis_url and not _installed("onnxruntime") and not _installed("torch"):
-        return Finding("ok", "model", "not on this machine: the workers verify it when they start")
+        return Check("ok", "model", "not on this machine: the workers verify it when they start")
     done = subprocess.run(
         [sys.executable, "-m", "worker.prepare", "--offline"],
         env=child_environment(),
@@ -225,34 +225,32 @@ def _model(settings: Settings) -> Finding:
     )
     last = (done.stderr.strip().splitlines() or ["no word why"])[-1]
     state: Literal["look", "BAD"] = "look" if settings.redis_url else "BAD"  # workers may all be elsewhere
-    if done.returncode == 2:  # its own word for what a person can mend
-        return Finding(state, "model", last, "where workers run: python -m worker.prepare, or CXR_WEIGHTS")
+    if done.returncode == 2:  # its own word for what a user can fix
+        return Check(state, "model", last, "where workers run: python -m worker.prepare, or CXR_WEIGHTS")
     if done.returncode != 0:
-        return Finding(state, "model", last, "where workers run: install cxr-backlog[inference,model]")
+        return Check(state, "model", last, "where workers run: install cxr-backlog[inference,model]")
     answer = json.loads(done.stdout.strip().splitlines()[-1])
     text = f"weights {answer['weights'][:12]}… are right, {answer['engine']} loads them"
     if not answer["meaningful"]:
-        return Finding(
+        return Check(
             "look", "model", f"{text}; SEEDED: SCORES MEAN NOTHING", "unset CXR_WEIGHTS for a real run"
         )
-    return Finding("ok", "model", text)
+    return Check("ok", "model", text)
 
 
-def _room(what: str, path: Path) -> Finding:
+def _room(what: str, path: Path) -> Check:
     """Look for room at a path, or at the nearest folder above it that exists."""
     folder = path.expanduser().absolute()
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Finding(
-            "BAD", what, f"{folder}: can't be written", "choose another folder, or its permissions"
-        )
+        return Check("BAD", what, f"{folder}: can't be written", "choose another folder, or its permissions")
     free = shutil.disk_usage(folder).free
     text = f"{folder}: {free / 1e9:.1f} GB free"
-    if free < _LEAST_ROOM:
-        return Finding(
+    if free < _MIN_ROOM:
+        return Check(
             "BAD", what, text, "make room: a run keeps its ledger there, and without a PACS all else"
         )
     if free < _LITTLE_ROOM:
-        return Finding("look", what, text, "is it enough for every image and its report?")
-    return Finding("ok", what, text)
+        return Check("look", what, text, "is it enough for every image and its report?")
+    return Check("ok", what, text)

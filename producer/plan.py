@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from backlog.dicom.eligibility import Rules
-from backlog.dicom.header import judged, read_header
+from backlog.dicom.header import read_header, screen
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Outcome, Reason
 from backlog.settings import Settings
 from producer.run.folder import Paths
 from producer.sources.base import Entry, Source
-from producer.sources.folder import Folder
+from producer.sources.folder import FolderSource
 from producer.sources.open import Selection, make_source
 
 #: Images per second and core of a whole run from a zip of 2500 × 2048 images into Orthanc (docs/performance.md: 12.2
@@ -100,7 +100,7 @@ def make_plan(word: str, settings: Settings, pacs: str, selection: Selection, sa
 
 
 def _size(source: Source, entry: Entry) -> int:
-    if isinstance(source, Folder):
+    if isinstance(source, FolderSource):
         try:
             return (source.path / source.name(entry.ref)).stat().st_size
         except OSError:
@@ -111,7 +111,7 @@ def _size(source: Source, entry: Entry) -> int:
 def _look(plan: Plan, source: Source, entry: Entry, rules: Rules) -> None:
     plan.read += 1
     try:
-        rejection = judged(read_header(source.read(entry.ref)), rules).rejection
+        rejection = screen(read_header(source.read(entry.ref)), rules).rejection
         reason = rejection.reason if rejection is not None else None
     except InstanceRejected as rejected:
         reason = rejected.reason

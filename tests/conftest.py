@@ -1,4 +1,4 @@
-"""Fixtures: real Redis, real Orthanc, seeded weights, the test cases, and our command line as a person runs it."""
+"""Fixtures: real Redis, real Orthanc, seeded weights, the test cases, and our command line as a user runs it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def need(program: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The person's own CXR_* settings don't reach the tests."""
+    """The user's own CXR_* settings don't reach the tests."""
     for name in list(os.environ):
         if name.startswith("CXR_") and name != "CXR_TEST_DATA":
             monkeypatch.delenv(name)

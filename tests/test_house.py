@@ -93,7 +93,8 @@ def test_the_walk_sees_imports() -> None:
     """The other tests say nothing where this one fails."""
     assert len(imports()) > 300
     assert any(
-        one.module == "backlog.pacs.base" and one.name == "backlog.pacs.orthanc.Orthanc" for one in imports()
+        one.module == "backlog.pacs.connect" and one.name == "backlog.pacs.orthanc.Orthanc"
+        for one in imports()
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backlog.dicom.eligibility import Rules, flags
-from backlog.dicom.header import judged, read_header
+from backlog.dicom.header import read_header, screen
 from backlog.errors import InstanceRejected, UsageError
 from backlog.model import LABELS, SCORE_DIGITS
 from backlog.settings import Settings, from_environment
@@ -32,8 +32,8 @@ def inspect(dicom: bytes, settings: Settings, picture: Path | None, *, score: bo
     try:
         header = read_header(dicom)
         rules = Rules.from_settings(settings)
-        judgement = judged(header, rules)
-        known = judgement.facts
+        judgement = screen(header, rules)
+        known = judgement.attributes
         if judgement.identity is not None:
             found["sop_instance_uid"] = judgement.identity.sop_instance_uid
             found["study_instance_uid"] = judgement.identity.study_instance_uid

@@ -21,7 +21,7 @@ from worker.tasks.shutdown import STOP_SIGNAL, ask_to_stop
 
 settings = from_environment()
 set_up(settings.log)
-# A person who runs everything on one machine as root knows it; the containers don't run as root.
+# A user who runs everything on one machine as root knows it; the containers don't run as root.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 app = make_app(settings)
 process = tasks.register(app, settings)

@@ -33,7 +33,7 @@ def main() -> None:
         engine = load(
             weights, engine=settings.engine, cache=settings.cache_folder, threads=settings.threads or 1
         )
-        if "capture" in settings.companion_kinds:
+        if "capture" in settings.derived_object_kinds:
             exported(weights, settings.cache_folder, MAPPING)
     except UsageError as error:
         sys.stderr.write(f"{error}\n")

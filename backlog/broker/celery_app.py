@@ -14,7 +14,7 @@ from backlog.broker.messages import QUEUES, TASKS, Stage
 from backlog.settings import Settings
 
 #: A chunk may take this long before its process is killed, in seconds: 64 images of the slowest kind, with a PACS
-#: that is away for the whole of the patience. The claim's lease, not this limit, is what notices a dead worker.
+#: that is unavailable for the whole retry budget. The claim's lease, not this limit, is what notices a dead worker.
 HARD_LIMIT_SECONDS = 3600
 
 
@@ -28,7 +28,7 @@ def make_app(settings: Settings, *, include: tuple[str, ...] = ()) -> Celery:
     include
         Modules with tasks; empty on the producer's side, which sends tasks by name and never imports them.
     """
-    _let_go_of_what_cannot_be_acknowledged()
+    _forget_unacknowledgeable_messages()
     app = Celery("cxr-backlog", broker=settings.broker, include=list(include))
     app.conf.update(
         # JSON only: a pickle in a queue is code that a stranger runs here.
@@ -70,7 +70,7 @@ def make_app(settings: Settings, *, include: tuple[str, ...] = ()) -> Celery:
     return app
 
 
-def _let_go_of_what_cannot_be_acknowledged() -> None:
+def _forget_unacknowledgeable_messages() -> None:
     """Make a worker forget a message whose acknowledgement failed.
 
     Celery logs such a failure and goes on, but kombu goes on counting the message against the prefetch limit: a
@@ -79,7 +79,7 @@ def _let_go_of_what_cannot_be_acknowledged() -> None:
     """
     from kombu.transport import redis as transport  # when a broker is at hand: 100 ms
 
-    class LettingGo(transport.QoS):
+    class ForgetfulQoS(transport.QoS):
         def ack(self, delivery_tag: str) -> None:
             try:
                 super().ack(delivery_tag)
@@ -94,7 +94,7 @@ def _let_go_of_what_cannot_be_acknowledged() -> None:
                 self._quick_ack(delivery_tag)
                 raise
 
-    transport.Channel.QoS = LettingGo
+    transport.Channel.QoS = ForgetfulQoS
 
 
 def _transport() -> dict[str, Any]:

@@ -59,7 +59,7 @@ return 1
 """
 )
 
-CRUMB: Final = """
+SET_CURRENT_ITEM: Final = """
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
 if ARGV[2] == '' then redis.call('HDEL', KEYS[1], 'cur')
 else redis.call('HSET', KEYS[1], 'cur', ARGV[2] .. ':' .. redis.call('HGET', KEYS[1], 'stage')) end

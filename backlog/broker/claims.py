@@ -8,7 +8,7 @@ Keys of a run::
 
     cxr:{run}          hash    state (running | cancelled)
     cxr:{run}:done     bitmap  chunk numbers that the producer has harvested
-    cxr:{run}:c:{no}   hash    stage, a:{stage} (attempts), lease (ms), owner, cur (breadcrumb, item:stage),
+    cxr:{run}:c:{no}   hash    stage, a:{stage} (attempts), lease (ms), owner, cur (current-item mark, item:stage),
                                d:{i} (deaths), o:{i} (record), t:{stage} (how long it took)
 
 Attempts are counted for each stage, so that a chunk that is started again from its first stage still knows, when it
@@ -31,14 +31,14 @@ from typing import Any, Final, Self, cast
 from backlog.broker import claim_scripts
 from backlog.broker.connection import Broker
 from backlog.broker.messages import TASKS, ItemRecord, Stage, StageTime
-from backlog.errors import LostClaim, ServiceUnavailable, UsageError
+from backlog.errors import ClaimLost, ServiceUnavailable, UsageError
 from backlog.outcomes import Outcome, Reason
 
 #: An item at which its worker dies this often, while it is alone at work on it, is quarantined.
-MOST_DEATHS: Final = 2
+MAX_WORKER_CRASHES: Final = 2
 
 #: What nobody touched for this long, in seconds, belongs to a run that was given up.
-KEEP_SECONDS: Final = 30 * 24 * 3600
+CLAIM_TTL_SECONDS: Final = 30 * 24 * 3600
 
 
 class Refusal(Enum):
@@ -47,11 +47,11 @@ class Refusal(Enum):
     DONE = "done"  #: this stage is over
     STALE = "stale"  #: the chunk was started again since; its new message is on the way
     BUSY = "busy"  #: another worker holds it
-    CANCELLED = "cancelled"  #: the person cancelled the run
+    CANCELLED = "cancelled"  #: the user cancelled the run
 
 
 @dataclass(frozen=True)
-class Progress:
+class ChunkProgress:
     """What Redis knows of a chunk in flight."""
 
     stage: Stage
@@ -64,12 +64,20 @@ class Claims:
     def __init__(self, url: str, *, lease_seconds: float = 10.0) -> None:
         self.broker = Broker(url)
         self.lease_ms = int(lease_seconds * 1000)
-        self._claim, self._renew, self._crumb, self._finish, self._release, self._fail, self._restart = (
+        (
+            self._claim,
+            self._renew,
+            self._set_current_item,
+            self._finish,
+            self._release,
+            self._fail,
+            self._restart,
+        ) = (
             self.broker.script(text)
             for text in (
                 claim_scripts.CLAIM,
                 claim_scripts.RENEW,
-                claim_scripts.CRUMB,
+                claim_scripts.SET_CURRENT_ITEM,
                 claim_scripts.FINISH,
                 claim_scripts.RELEASE,
                 claim_scripts.FAIL,
@@ -90,7 +98,7 @@ class Claims:
         Raises
         ------
         ServiceUnavailable
-            Redis is away.
+            Redis is unavailable.
         """
         owner = uuid.uuid4().hex
         killed: ItemRecord = {
@@ -108,19 +116,19 @@ class Claims:
                 first.value,
                 self.lease_ms,
                 owner,
-                MOST_DEATHS,
+                MAX_WORKER_CRASHES,
                 _dump(killed),
-                KEEP_SECONDS,
+                CLAIM_TTL_SECONDS,
             ],
         )
         if answer[0] != "run":
             return Refusal(answer[0])
-        decided = frozenset(int(i) for i in answer[2])
-        return Claim(self, run, chunk, owner, attempt=answer[1], decided=decided, stage=stage)
+        finished_items = frozenset(int(i) for i in answer[2])
+        return Claim(self, run, chunk, owner, attempt=answer[1], finished_items=finished_items, stage=stage)
 
     # -- the producer's side -----------------------------------------------------------------------------------
 
-    def progress(self, run: str, chunks: Iterable[int]) -> dict[int, Progress]:
+    def progress(self, run: str, chunks: Iterable[int]) -> dict[int, ChunkProgress]:
         """Return how far each chunk is; chunks that Redis knows nothing of are missing from the answer."""
         numbers = list(chunks)
         with self.broker.reached() as client:
@@ -131,7 +139,7 @@ class Claims:
             answers = pipe.execute()
         now = seconds * 1000 + micros // 1000
         return {
-            no: Progress(Stage(int(stage)), leased=int(lease or 0) > now)
+            no: ChunkProgress(Stage(int(stage)), leased=int(lease or 0) > now)
             for no, (stage, lease) in zip(numbers, answers, strict=True)
             if stage is not None
         }
@@ -163,7 +171,7 @@ class Claims:
             for no in chunks:
                 pipe.setbit(f"cxr:{run}:done", no, done)
                 pipe.delete(f"cxr:{run}:c:{no}")
-            pipe.expire(f"cxr:{run}:done", KEEP_SECONDS)
+            pipe.expire(f"cxr:{run}:done", CLAIM_TTL_SECONDS)
             pipe.execute()
 
     def restart(self, run: str, chunk: int, first: Stage) -> bool:
@@ -172,13 +180,13 @@ class Claims:
         The ledger hasn't harvested it, so it isn't done, whatever Redis remembers: a ledger may come from a backup.
         """
         keys = [f"cxr:{run}:c:{chunk}", f"cxr:{run}:done"]
-        return bool(self._restart(keys, [first.value, KEEP_SECONDS, chunk]))
+        return bool(self._restart(keys, [first.value, CLAIM_TTL_SECONDS, chunk]))
 
     def set_state(self, run: str, state: str) -> None:
         """Say whether the run is ``running`` or ``cancelled``; repeated, since Redis may have lost it."""
         with self.broker.reached() as client:
             client.hset(f"cxr:{run}", "state", state)
-            client.expire(f"cxr:{run}", KEEP_SECONDS)
+            client.expire(f"cxr:{run}", CLAIM_TTL_SECONDS)
 
     def drop(self, run: str) -> None:
         """Delete every trace of a finished run, but that it is over.
@@ -191,12 +199,12 @@ class Claims:
                 client.delete(key)
         self.set_state(run, "cancelled")
 
-    def tell(self, run: str, trouble: str) -> None:
+    def tell(self, run: str, waiting_reason: str) -> None:
         """Say what a worker of a run is waiting for; forgotten when it is not said again."""
         with self.broker.reached() as client:
-            client.set(f"cxr:{run}:trouble", trouble, ex=20)
+            client.set(f"cxr:{run}:trouble", waiting_reason, ex=20)
 
-    def trouble(self, run: str) -> str:
+    def waiting_reason(self, run: str) -> str:
         """Return what workers of a run are waiting for, if anything."""
         with self.broker.reached() as client:
             return str(client.get(f"cxr:{run}:trouble") or "")
@@ -211,7 +219,7 @@ class Claim:
     chunk: int
     owner: str
     attempt: int
-    decided: frozenset[int]
+    finished_items: frozenset[int]
     stage: Stage
     _began: float = field(default_factory=time.monotonic)
     _lost: threading.Event = field(default_factory=threading.Event)
@@ -224,8 +232,8 @@ class Claim:
         return f"cxr:{self.run}:c:{self.chunk}"
 
     @property
-    def alone(self) -> bool:
-        """Whether items are worked on one by one, each with a breadcrumb: an earlier attempt died."""
+    def isolated(self) -> bool:
+        """Whether items are worked on one by one, each with a current-item mark: an earlier attempt died."""
         return self.attempt > 1
 
     def __enter__(self) -> Self:
@@ -245,21 +253,21 @@ class Claim:
                     [f"cxr:{self.run}", self.key], [self.owner, self.claims.lease_ms]
                 )
             except (ServiceUnavailable, UsageError):
-                continue  # Redis is away: the fence decides when it is back
+                continue  # Redis is unavailable: the fence decides when it is back
             if not ours:
                 self._lost.set()
                 return
 
     def check(self) -> None:
-        """Raise LostClaim when the chunk is no longer ours."""
+        """Raise ClaimLost when the chunk is no longer ours."""
         if self._lost.is_set():
-            raise LostClaim(f"chunk {self.chunk} was taken over or cancelled")
+            raise ClaimLost(f"chunk {self.chunk} was taken over or cancelled")
 
-    def breadcrumb(self, item: int | None) -> None:
+    def set_current_item(self, item: int | None) -> None:
         """Note which item is worked on next, so that a death can be laid at its door."""
-        ours = self.claims._crumb([self.key], [self.owner, "" if item is None else item])  # noqa: SLF001
+        ours = self.claims._set_current_item([self.key], [self.owner, "" if item is None else item])  # noqa: SLF001
         if not ours:
-            raise LostClaim(f"chunk {self.chunk} was taken over")
+            raise ClaimLost(f"chunk {self.chunk} was taken over")
 
     def finish(self, following: Stage, records: Mapping[int, ItemRecord], items: int = 0) -> None:
         """Set the chunk to its next stage and keep the records of items that ended, in one step.
@@ -271,7 +279,7 @@ class Claim:
 
         Raises
         ------
-        LostClaim
+        ClaimLost
             The chunk is another worker's; nothing was changed.
         """
         ms = round(1000 * (time.monotonic() - self._began))
@@ -280,7 +288,7 @@ class Claim:
         for i, record in records.items():
             args += [i, _dump(record)]
         if not self.claims._finish([self.key], args):  # noqa: SLF001
-            raise LostClaim(f"chunk {self.chunk} was taken over")
+            raise ClaimLost(f"chunk {self.chunk} was taken over")
         self._over.set()
 
     def release(self) -> None:
@@ -289,7 +297,7 @@ class Claim:
         self.claims._release([self.key], [self.owner])  # noqa: SLF001
 
     def fail(self) -> None:
-        """Give the chunk back after a bug: the attempt counts, and where there is a breadcrumb its item is to blame."""
+        """Give the chunk back after a bug: the attempt counts, and the current item, if marked, is to blame."""
         self._over.set()
         self.claims._fail([self.key], [self.owner])  # noqa: SLF001
 

@@ -26,8 +26,8 @@ class Messages:
 class Broker:
     """One Redis. Connections are made when first needed.
 
-    Every method raises ServiceUnavailable when it is away, StorageFull when it takes no writes, and UsageError when
-    it refuses us.
+    Every method raises ServiceUnavailable when it is unavailable, StorageFull when it takes no writes, and UsageError
+    when it refuses us.
     """
 
     def __init__(self, url: str) -> None:
@@ -63,7 +63,7 @@ class Broker:
                 raise ServiceUnavailable(f"Redis is starting: {error}") from error
             raise
         except (redis.RedisError, OSError) as error:
-            raise ServiceUnavailable(f"Redis is away: {error.__class__.__name__}") from error
+            raise ServiceUnavailable(f"Redis is unavailable: {error.__class__.__name__}") from error
 
     def script(self, text: str) -> Callable[[list[str], list[Any]], Any]:
         """Return a Lua script as a function of its keys and arguments."""

@@ -1,7 +1,7 @@
 """What travels between producer and workers: JSON of ids and numbers only.
 
 No pixels, no demographics, no name of a file or a zip member and no DICOM UID stands in a message; of names, only the
-path of the zip or folder that a person gave the run. A source's entry is a number
+path of the zip or folder that a user gave the run. A source's entry is a number
 (the place of a zip member's directory entry, the place of a path in the run's listing), an image in the PACS is the
 PACS's own hash.
 """
@@ -38,7 +38,7 @@ class SourceSpec(TypedDict):
     listing: str  #: folder only: the run's list of relative paths
     fingerprint: NotRequired[
         str
-    ]  #: zip only: of :class:`backlog.inputs.zip_archive.Archive`, as it was when the run began
+    ]  #: zip only: of :class:`backlog.inputs.zip_archive.ZipArchive`, as it was when the run began
 
 
 class PredecessorSpec(TypedDict):
@@ -65,9 +65,9 @@ class Job(TypedDict):
     engine: str  #: what scored this chunk; set by the infer task
     read_back: NotRequired[bool]  #: read each report back after storing it, and compare
     predecessor: NotRequired[PredecessorSpec]
-    companions: NotRequired[
+    derived_objects: NotRequired[
         list[str]
-    ]  #: what is stored beside each report, of :data:`backlog.settings.COMPANIONS`
+    ]  #: what is stored beside each report, of :data:`backlog.settings.DERIVED_OBJECTS`
 
 
 class UploadItem(TypedDict):
@@ -102,8 +102,8 @@ class StageTime(TypedDict):
     at: int  #: when it ended, in ms since 1970 by the Redis server's clock
 
 
-class CompanionRecord(TypedDict, total=False):
-    """How one companion of a report ended: stored, or why not."""
+class DerivedRecord(TypedDict, total=False):
+    """How one derived object of a report ended: stored, or why not."""
 
     kind: str
     sop_instance_uid: str
@@ -134,7 +134,7 @@ class ItemRecord(TypedDict, total=False):
     weights: str
     meaningful: bool
     engine: str
-    companions: list[CompanionRecord]
+    derived_objects: list[DerivedRecord]
 
 
 def task_id(run: str, chunk: int, stage: Stage) -> str:

@@ -4,7 +4,7 @@ Pure and light: the producer's plan judges what the PACS says of its images, the
 say, and both use these rules. Nothing here is decoded, and no header value leaves: the answer is a member of
 :class:`~backlog.outcomes.Reason` or a set of :class:`~backlog.outcomes.Flag`.
 
-The order of the questions is the order in which a person would ask them: is it an image, is it a radiograph,
+The order of the questions is the order in which a user would ask them: is it an image, is it a radiograph,
 is it one picture, is it of the chest, is it seen from the front.
 """
 
@@ -69,9 +69,7 @@ _NOT_IMAGES: Final = (
 )
 _STRUCTURED_REPORTS: Final = "1.2.840.10008.5.1.4.1.1.88."
 #: What may be stored beside a report, with its modality: Secondary Capture, Encapsulated PDF.
-_COMPANIONS: Final = frozenset(
-    {("1.2.840.10008.5.1.4.1.1.7", "OT"), ("1.2.840.10008.5.1.4.1.1.104.1", "DOC")}
-)
+_DERIVED: Final = frozenset({("1.2.840.10008.5.1.4.1.1.7", "OT"), ("1.2.840.10008.5.1.4.1.1.104.1", "DOC")})
 #: Modalities (PS3.3 C.7.3.1.1.1) of objects that hold no image.
 _NOT_IMAGE_MODALITIES: Final = frozenset(
     {
@@ -95,12 +93,12 @@ _NOT_IMAGE_MODALITIES: Final = frozenset(
 #: What a capture may say instead of a modality of acquisition.
 UNSPECIFIC_MODALITIES: Final = frozenset({"", "OT", "SC", "HC", "FILM", "DF", "DR"})
 _NUMBERS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?")
-_MOST_TEXT: Final = 256  # an integer string has 12 characters
-_MOST_FRAMES: Final = 999_999_999
+_MAX_TEXT: Final = 256  # an integer string has 12 characters
+_MAX_FRAMES: Final = 999_999_999
 
 
 @dataclass(frozen=True)
-class Facts:
+class EligibilityAttributes:
     """What a header says that matters here, as plain values; an absent attribute is empty.
 
     Made from bytes by the worker, or from what the PACS lists by :meth:`from_tags`.
@@ -122,7 +120,7 @@ class Facts:
     has_pixel_data: bool | None = None  #: None: what was asked does not tell
 
     @classmethod
-    def from_tags(cls, tags: Mapping[str, object]) -> Facts:
+    def from_tags(cls, tags: Mapping[str, object]) -> EligibilityAttributes:
         r"""Take the facts from tags by keyword.
 
         Parameters
@@ -213,11 +211,11 @@ def frame_count(text: str) -> int:
     It is an integer string (PS3.5 6.2: a sign, spaces), and a malformed one may not pass for a single frame:
     of several numbers the largest counts, of a fraction the next whole one, and no sign makes it less.
     """
-    found = (float(number) for number in _NUMBERS.findall(text[:_MOST_TEXT]))
-    return max((math.ceil(min(number, _MOST_FRAMES)) for number in found), default=1)
+    found = (float(number) for number in _NUMBERS.findall(text[:_MAX_TEXT]))
+    return max((math.ceil(min(number, _MAX_FRAMES)) for number in found), default=1)
 
 
-def judge(facts: Facts, rules: Rules) -> Reason | None:
+def rejection_reason(facts: EligibilityAttributes, rules: Rules) -> Reason | None:
     """Return why the image is not to be scored, or None when it is."""
     reason = _not_radiograph(facts, rules)
     if reason is not None:
@@ -238,7 +236,7 @@ def judge(facts: Facts, rules: Rules) -> Reason | None:
     return None
 
 
-def flags(facts: Facts, rules: Rules) -> frozenset[Flag]:
+def flags(facts: EligibilityAttributes, rules: Rules) -> frozenset[Flag]:
     """Return what was assumed about an image that is scored."""
     found = set()
     if Body.CHEST not in _coded_body(facts, rules):
@@ -251,7 +249,7 @@ def flags(facts: Facts, rules: Rules) -> frozenset[Flag]:
     return frozenset(found)
 
 
-def body(facts: Facts, rules: Rules) -> Body:
+def body(facts: EligibilityAttributes, rules: Rules) -> Body:
     """Return what the header says about the part of the body.
 
     The attribute made for it decides, then its code; only where both are silent do the descriptions, which
@@ -267,7 +265,7 @@ def body(facts: Facts, rules: Rules) -> Body:
     return Body.UNKNOWN
 
 
-def view(facts: Facts) -> View:
+def view(facts: EligibilityAttributes) -> View:
     """Return what the header says about the direction of the view.
 
     View Position decides, then View Code Sequence. Where both are silent, a lateral can still be known by
@@ -283,17 +281,17 @@ def view(facts: Facts) -> View:
     return View.UNKNOWN
 
 
-def _coded_body(facts: Facts, rules: Rules) -> tuple[Body, Body]:
+def _coded_body(facts: EligibilityAttributes, rules: Rules) -> tuple[Body, Body]:
     return body_examined(facts.body_part_examined, rules.body_parts), body_of_codes(
         facts.anatomic_region_codes
     )
 
 
-def _not_radiograph(facts: Facts, rules: Rules) -> Reason | None:
+def _not_radiograph(facts: EligibilityAttributes, rules: Rules) -> Reason | None:
     sop_class, modality = facts.sop_class_uid, facts.modality.strip().upper()
     if sop_class == MEDIA_DIRECTORY:
         return Reason.SYSTEM_FILE
-    ours = sop_class.startswith(_STRUCTURED_REPORTS) or (sop_class, modality) in _COMPANIONS
+    ours = sop_class.startswith(_STRUCTURED_REPORTS) or (sop_class, modality) in _DERIVED
     if ours and facts.manufacturer_model_name.strip() == OWN_MODEL_NAME:
         return Reason.OWN_REPORT
     if sop_class.startswith(_NOT_IMAGES) or (not sop_class and modality in _NOT_IMAGE_MODALITIES):

@@ -26,14 +26,14 @@ from pydicom.filereader import read_dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
-from backlog.dicom.eligibility import Facts, Rules, frame_count, judge
-from backlog.dicom.parser import Layout, survey
+from backlog.dicom.eligibility import EligibilityAttributes, Rules, frame_count, rejection_reason
+from backlog.dicom.parser import ParsedFile, parse_file
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 
 #: What a report can carry: digits and dots, PS3.5 9.1, except that leading zeros are kept as they came.
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
-_MOST_UID: Final = 64
+_MAX_UID: Final = 64
 _PIXEL_DATA: Final = 0x7FE00010
 _CHARSET: Final = BaseTag(0x00080005)
 #: No attribute has this tag (PS3.6 chapter 6).
@@ -78,12 +78,12 @@ def read_header(dicom: bytes | memoryview) -> Dataset:
     Raises
     ------
     InstanceRejected
-        ``not_dicom``, ``too_large``: see :func:`backlog.dicom.parser.survey`.
+        ``not_dicom``, ``too_large``: see :func:`backlog.dicom.parser.parse_file`.
     """
-    return dataset_of(survey(dicom))
+    return dataset_of(parse_file(dicom))
 
 
-def dataset_of(layout: Layout) -> Dataset:
+def dataset_of(layout: ParsedFile) -> Dataset:
     """Read the header of a file whose layout is known. Raises as :func:`read_header`."""
     head = bytearray(layout.body[: layout.header_end])
     # pydicom interprets a character set when it meets one, and gives up on the file where that fails. Nothing here
@@ -102,14 +102,14 @@ def dataset_of(layout: Layout) -> Dataset:
         del header[_NO_CHARSET]
         header[_CHARSET] = charset._replace(tag=_CHARSET)
     if layout.has_pixels:
-        # A mark for `facts`; what the element holds is not read.
+        # A mark for `eligibility_attributes`; what the element holds is not read.
         header.add_new(_PIXEL_DATA, "OW", b"")
     return header
 
 
-def facts(header: Dataset) -> Facts:
+def eligibility_attributes(header: Dataset) -> EligibilityAttributes:
     """Return what eligibility asks about a header that :func:`read_header` read."""
-    return Facts(
+    return EligibilityAttributes(
         sop_class_uid=text(header, "SOPClassUID"),
         modality=text(header, "Modality"),
         body_part_examined=text(header, "BodyPartExamined"),
@@ -140,7 +140,7 @@ def identity(header: Dataset) -> Identity:
     uids = {}
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
         uid = text(header, keyword)
-        if len(uid) > _MOST_UID or not _UID.fullmatch(uid):
+        if len(uid) > _MAX_UID or not _UID.fullmatch(uid):
             raise InstanceRejected(Reason.INVALID_UID, f"{keyword} is missing or no UID")
         uids[keyword] = uid
     patient = patient_id(header)
@@ -180,23 +180,23 @@ def patient_id(header: Dataset) -> str | None:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Screening:
     """What a header is found to be."""
 
     identity: Identity | None  #: None where it has none that a report could name
-    facts: Facts
+    attributes: EligibilityAttributes
     rejection: InstanceRejected | None  #: None for an image to be scored
 
 
-def judged(header: Dataset, rules: Rules) -> Judged:
+def screen(header: Dataset, rules: Rules) -> Screening:
     """Judge a header by the rules. What is rightly skipped (a DICOMDIR, say) is skipped also without good UIDs."""
-    known = facts(header)
-    reason = judge(known, rules)
+    known = eligibility_attributes(header)
+    reason = rejection_reason(known, rules)
     rejection = InstanceRejected(reason) if reason is not None else None
     try:
-        return Judged(identity(header), known, rejection)
+        return Screening(identity(header), known, rejection)
     except InstanceRejected as nameless:
-        return Judged(None, known, rejection or nameless)
+        return Screening(None, known, rejection or nameless)
 
 
 def text(header: Dataset, keyword: str) -> str:

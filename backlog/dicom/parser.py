@@ -24,13 +24,13 @@ DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG: Final = "1.2.840.10008.1.2.2"
 
 #: More than any radiograph: 64 megapixels of 16 bits, twice.
-MOST_INFLATED: Final = 256 << 20
+MAX_INFLATED: Final = 256 << 20
 #: What stands before the pixel data; private blobs of some vendors reach a few megabytes.
-MOST_HEADER: Final = 64 << 20
+MAX_HEADER: Final = 64 << 20
 #: A radiograph has a few hundred elements.
-MOST_ELEMENTS: Final = 100_000
+MAX_ELEMENTS: Final = 100_000
 #: PS3.3 nests six deep at most.
-MOST_DEPTH: Final = 32
+MAX_DEPTH: Final = 32
 
 _PREAMBLE: Final = 132  # PS3.10 7.1: 128 bytes and "DICM"
 _UNDEFINED: Final = 0xFFFFFFFF
@@ -46,7 +46,7 @@ _SHORT_VRS: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS 
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParsedFile:
     """A file's parts.
 
     ``body`` is the data set without the file meta information, inflated where the transfer syntax is
@@ -70,7 +70,7 @@ class Layout:
         return self.pixel_start >= 0
 
 
-def survey(dicom: bytes | memoryview) -> Layout:
+def parse_file(dicom: bytes | memoryview) -> ParsedFile:
     """Walk over a file up to its pixel data.
 
     Parameters
@@ -127,16 +127,16 @@ def _file_meta(data: memoryview) -> tuple[str, int]:
 def _inflate(deflated: memoryview) -> memoryview:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        body = inflater.decompress(deflated, MOST_INFLATED)
+        body = inflater.decompress(deflated, MAX_INFLATED)
     except zlib.error as error:
         raise InstanceRejected(Reason.NOT_DICOM, "the deflated data set is damaged") from error
     if inflater.unconsumed_tail:
-        raise InstanceRejected(Reason.TOO_LARGE, f"inflates to over {MOST_INFLATED} bytes")
+        raise InstanceRejected(Reason.TOO_LARGE, f"inflates to over {MAX_INFLATED} bytes")
     # A file cut short is found out later, by the length of what it misses: a header alone may well be cut.
     return memoryview(body)
 
 
-def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Layout:
+def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> ParsedFile:
     tag_of = struct.Struct("<HH" if little else ">HH").unpack_from
     long_of = struct.Struct("<I" if little else ">I").unpack_from
     short_of = struct.Struct("<H" if little else ">H").unpack_from
@@ -149,15 +149,15 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Layout
     ] = []  # for each of them, whether it is implicit inside whatever the transfer syntax says
     charsets: list[int] = []
 
-    def layout(start: int, vr: bytes, value: int, length: int, tag: int) -> Layout:
+    def layout(start: int, vr: bytes, value: int, length: int, tag: int) -> ParsedFile:
         floating = tag != _PIXEL_DATA and value >= 0
-        return Layout(
+        return ParsedFile(
             uid, body, implicit, little, start, vr, value, length, floating, charsets=tuple(charsets)
         )
 
     while at < end:
         seen += 1
-        if seen > MOST_ELEMENTS or at > MOST_HEADER:
+        if seen > MAX_ELEMENTS or at > MAX_HEADER:
             raise InstanceRejected(Reason.TOO_LARGE, "the header has too many elements or bytes")
         if at + 8 > end:
             raise InstanceRejected(Reason.NOT_DICOM, "the header ends within an element")
@@ -188,8 +188,8 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Layout
             at = value
         elif length == _UNDEFINED:
             depth += 1
-            if depth > MOST_DEPTH:
-                raise InstanceRejected(Reason.NOT_DICOM, f"sequences nested over {MOST_DEPTH} levels")
+            if depth > MAX_DEPTH:
+                raise InstanceRejected(Reason.NOT_DICOM, f"sequences nested over {MAX_DEPTH} levels")
             # PS3.5 6.2.2: a sequence of VR UN is implicit little endian inside, and so is all that it holds.
             opaque.append(vr == b"UN" or (bool(opaque) and opaque[-1]))
             at = value
@@ -199,8 +199,8 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Layout
             inside_implicit = implicit or vr == b"UN" or (bool(opaque) and opaque[-1])
             start = at if tag == _ITEM else value
             nested = _nesting(body, start, value + length, inside_implicit, little, charsets)
-            if depth + nested > MOST_DEPTH:
-                raise InstanceRejected(Reason.NOT_DICOM, f"sequences nested over {MOST_DEPTH} levels")
+            if depth + nested > MAX_DEPTH:
+                raise InstanceRejected(Reason.NOT_DICOM, f"sequences nested over {MAX_DEPTH} levels")
             at = value + length
     if depth:
         raise InstanceRejected(Reason.NOT_DICOM, "a sequence has no end")
@@ -222,7 +222,7 @@ def _nesting(body: memoryview, at: int, end: int, implicit: bool, little: bool, 
     is_open: list[tuple[int, bool]] = []
     if end - at < 8 or tag_of(body, at) != (0xFFFE, 0xE000):
         return 0
-    while at + 8 <= end and deepest <= MOST_DEPTH:
+    while at + 8 <= end and deepest <= MAX_DEPTH:
         while is_open and at >= is_open[-1][0]:
             is_open.pop()
         plain = is_open[-1][1] if is_open else implicit
@@ -260,7 +260,7 @@ def _nesting(body: memoryview, at: int, end: int, implicit: bool, little: bool, 
 _PIXEL_DATA_TAGS: Final = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 
 
-def until_pixels(steps: Iterator[bytes]) -> bytes:
+def read_until_pixel_data(steps: Iterator[bytes]) -> bytes:
     """Read steps of a file until its pixel data has begun, or to its end.
 
     The tag of pixel data may stand elsewhere too, in an icon or a private element: where it was seen, a walk over the
@@ -279,6 +279,6 @@ def until_pixels(steps: Iterator[bytes]) -> bytes:
 
 def _has_pixels(start: bytes) -> bool:
     try:
-        return survey(start).has_pixels
+        return parse_file(start).has_pixels
     except InstanceRejected:
         return False  # cut within an element

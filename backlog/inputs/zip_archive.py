@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, Final, Self, cast
 
 from isal import isal_zlib
 
-from backlog.errors import InstanceRejected, SourceAway, UsageError
-from backlog.files import AWAY
+from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
+from backlog.files import UNAVAILABLE_ERRNOS
 from backlog.outcomes import Reason
 
 _END: Final = struct.Struct("<4s4H2LH")  # 4.3.16 end of central directory record
@@ -49,7 +49,7 @@ class Member:
     """One entry of the central directory."""
 
     place: int  #: offset of its entry in the file: what finds it again
-    name: str  #: for the person at the producer only; holds patients' names often enough
+    name: str  #: for the user at the producer only; holds patients' names often enough
     size: int  #: uncompressed, in bytes, as declared
     packed: int  #: compressed, in bytes
     method: int
@@ -64,7 +64,7 @@ class Member:
         return self.name.endswith("/") and self.size == 0
 
 
-class Archive:
+class ZipArchive:
     """A zip archive, zip64 included, opened for reading. A context; closes its file.
 
     Raises
@@ -122,7 +122,7 @@ class Archive:
         checksum = isal_zlib.crc32(self._file.read(_TAIL))
         return f"{self._length}-{int(os.fstat(self._file.fileno()).st_mtime)}-{checksum:08x}"
 
-    def insist_on(self, fingerprint: str) -> None:
+    def check_fingerprint(self, fingerprint: str) -> None:
         """Refuse a file that is not the one with a fingerprint; an empty one is every file's.
 
         Raises
@@ -136,7 +136,7 @@ class Archive:
                 "Put that one back, with its time, or begin a new run"
             )
 
-    def insist_on_count(self, seen: int) -> None:
+    def check_count(self, seen: int) -> None:
         """Refuse a directory that holds another number of entries than it says.
 
         Raises
@@ -233,7 +233,7 @@ class Archive:
             seen += 1
             at = member.next_place
         if place is None:
-            self.insist_on_count(seen)
+            self.check_count(seen)
 
     def member(self, place: int) -> Member:
         """Return one entry by its place.
@@ -287,7 +287,7 @@ class Archive:
         ------
         InstanceRejected
             Encrypted, an unknown method, too large, or damaged.
-        SourceAway
+        SourceUnavailable
             The disk doesn't give it.
         """
         if member.encrypted:
@@ -306,8 +306,10 @@ class Archive:
             self._file.seek(name_length + extra_length, 1)
             packed = self._file.read(min(member.packed, self._length))
         except (OSError, ValueError, OverflowError) as error:
-            if isinstance(error, OSError) and error.errno in AWAY:
-                raise SourceAway(f"the zip can't be read ({error.strerror}): is its disk there?") from error
+            if isinstance(error, OSError) and error.errno in UNAVAILABLE_ERRNOS:
+                raise SourceUnavailable(
+                    f"the zip can't be read ({error.strerror}): is its disk there?"
+                ) from error
             raise InstanceRejected(
                 Reason.UNREADABLE, f"the zip can't be read: {error.__class__.__name__}"
             ) from error

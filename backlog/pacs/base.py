@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoreResult:
     """What a PACS answers to a store."""
 
     instance: str  #: the PACS's own id of the instance
@@ -23,7 +23,7 @@ class Stored:
 class Pacs(Protocol):
     """Where images come from and reports go to.
 
-    Every method raises ServiceUnavailable when the PACS is away, UsageError when it refuses the credentials and
+    Every method raises ServiceUnavailable when the PACS is unavailable, UsageError when it refuses the credentials and
     InstanceRejected when the one instance is to blame.
     """
 
@@ -31,7 +31,7 @@ class Pacs(Protocol):
         """Return what tells this PACS from another, the same for everybody who speaks to it."""
         ...
 
-    def store(self, dicom: bytes, of: Identity | None = None) -> Stored:
+    def store(self, dicom: bytes, of: Identity | None = None) -> StoreResult:
         """Store one DICOM file. What is already there is left alone and counts as success.
 
         Parameters
@@ -53,11 +53,11 @@ class Pacs(Protocol):
         """Delete one instance; False when it was not there."""
         ...
 
-    def holders(self, sop_instance_uid: str, instance: str) -> int:
+    def count_instances(self, sop_instance_uid: str, instance: str) -> int:
         """Return how many instances with a SOP Instance UID the PACS holds; ``instance`` is the one known."""
         ...
 
-    def holds(self, of: Identity) -> bool:
+    def contains(self, of: Identity) -> bool:
         """Return whether the PACS holds an instance."""
         ...
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from backlog.broker.connection import Broker
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
-from backlog.pacs.base import Pacs, Stored
+from backlog.pacs.base import Pacs, StoreResult
 from backlog.settings import Settings
 
 if TYPE_CHECKING:
@@ -74,12 +74,12 @@ _RECENT: Final = 1 / 32
 #: The place of a process that died is free again after so long.
 _LIFETIME: Final = 10.0
 
-#: How long a request waits for its place, and how long a Redis that is away is not asked again, in seconds.
-_MOST_WAIT: Final = 30.0
+#: How long a request waits for its place, and how long a Redis that is unavailable is not asked again, in seconds.
+_MAX_WAIT: Final = 30.0
 _AWAY: Final = 5.0
 
 
-class Etiquette:
+class PacsConcurrencyLimit:
     """The places at one PACS. Used by one process; the limit is shared by all that name the same PACS.
 
     Parameters
@@ -108,7 +108,7 @@ class Etiquette:
         self._usual: dict[str, float] = {}
 
     @contextmanager
-    def turn(self, kind: str) -> Iterator[None]:
+    def slot(self, kind: str) -> Iterator[None]:
         """Hold a place for one request; how it ends moves the limit.
 
         Parameters
@@ -144,14 +144,14 @@ class Etiquette:
         Raises
         ------
         ServiceUnavailable, UsageError
-            Redis is away or refuses us.
+            Redis is unavailable or refuses us.
         """
         limit, taken = self._look(self._keys[:2], [self.most])
         return min(float(self.most), float(limit)), int(taken)
 
     def _wait_for(self, place: str) -> bool:
         """Take a place; False when there is no Redis to ask."""
-        deadline = time.monotonic() + _MOST_WAIT
+        deadline = time.monotonic() + _MAX_WAIT
         while time.monotonic() >= self._away_until:
             try:
                 if self._enter(self._keys[:2], [self.most, self._lifetime_ms, place]):
@@ -191,18 +191,18 @@ class Etiquette:
         return "bad" if took > max(_SLOW_SECONDS, _SLOW_FACTOR * usual) else "good"
 
 
-class Polite:
+class LimitedPacs:
     """A PACS that is asked with manners; otherwise the PACS itself."""
 
-    def __init__(self, pacs: Pacs, etiquette: Etiquette) -> None:
+    def __init__(self, pacs: Pacs, limit: PacsConcurrencyLimit) -> None:
         self.pacs = pacs
-        self.etiquette = etiquette
+        self.limit = limit
 
     def identity(self) -> str:
         """Return what tells this PACS from another."""
         return self._ask("identity", self.pacs.identity)
 
-    def store(self, dicom: bytes, of: Identity | None = None) -> Stored:
+    def store(self, dicom: bytes, of: Identity | None = None) -> StoreResult:
         """Store one DICOM file."""
         return self._ask("store", lambda: self.pacs.store(dicom, of))
 
@@ -218,25 +218,27 @@ class Polite:
         """Delete one instance."""
         return self._ask("delete", lambda: self.pacs.delete(instance))
 
-    def holders(self, sop_instance_uid: str, instance: str) -> int:
+    def count_instances(self, sop_instance_uid: str, instance: str) -> int:
         """Return how many instances with a UID the PACS holds."""
-        return self._ask("holders", lambda: self.pacs.holders(sop_instance_uid, instance))
+        return self._ask("count_instances", lambda: self.pacs.count_instances(sop_instance_uid, instance))
 
-    def holds(self, of: Identity) -> bool:
+    def contains(self, of: Identity) -> bool:
         """Return whether the PACS holds an instance."""
-        return self._ask("holds", lambda: self.pacs.holds(of))
+        return self._ask("contains", lambda: self.pacs.contains(of))
 
     def close(self) -> None:
         """Let go of connections."""
         self.pacs.close()
 
     def _ask(self, kind: str, request: Callable[[], T]) -> T:
-        with self.etiquette.turn(kind):
+        with self.limit.slot(kind):
             return request()
 
 
-def politely(pacs: Pacs, settings: Settings) -> Pacs:
+def limited(pacs: Pacs, settings: Settings) -> Pacs:
     """Return the settings' PACS as a worker may use it. A folder needs no manners."""
     if not settings.broker or not settings.pacs_url.startswith(("http://", "https://")):
         return pacs
-    return Polite(pacs, Etiquette(Broker(settings.broker), settings.pacs_url, most=settings.pacs_requests))
+    return LimitedPacs(
+        pacs, PacsConcurrencyLimit(Broker(settings.broker), settings.pacs_url, most=settings.pacs_requests)
+    )

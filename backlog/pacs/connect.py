@@ -26,6 +26,6 @@ def connect(settings: Settings, url: str = "") -> Pacs:
         from backlog.pacs.orthanc import Orthanc  # requests takes 60 ms to import
 
         return Orthanc.from_settings(settings, address)
-    from backlog.pacs.folder import Folder  # pydicom takes 150 ms to import
+    from backlog.pacs.folder import FolderPacs  # pydicom takes 150 ms to import
 
-    return Folder(Path(address))
+    return FolderPacs(Path(address))

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Final
 
 from backlog.dicom.header import Identity, identity, read_header
-from backlog.dicom.parser import until_pixels
+from backlog.dicom.parser import read_until_pixel_data
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
-from backlog.files import name_exclusively
+from backlog.files import rename_exclusively
 from backlog.outcomes import Reason
-from backlog.pacs.base import Stored
+from backlog.pacs.base import StoreResult
 
 _ID: Final = re.compile(r"[0-9a-f]{40}/[0-9a-f]{40}")
 _STEP: Final = 1 << 16
 
 
-class Folder:
+class FolderPacs:
     """A PACS that is a folder. Made when something is first stored."""
 
     def __init__(self, root: Path) -> None:
@@ -37,14 +37,14 @@ class Folder:
         """Return the folder's path: workers on one machine share it."""
         return str(self.root)
 
-    def store(self, dicom: bytes, of: Identity | None = None) -> Stored:
+    def store(self, dicom: bytes, of: Identity | None = None) -> StoreResult:
         """Store one file, durably and whole or not at all; what is already there is left alone."""
         instance = instance_id(of or identity(read_header(dicom)))
         path = self._path(instance)
         temporary = path.with_name(f".{uuid.uuid4().hex}.part")
         with _translated(self.root):
             if path.exists():
-                return Stored(instance, already=True)
+                return StoreResult(instance, already=True)
             if not path.parent.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _sync(self.root)  # or the study's folder may be gone after a power cut, with its first image
@@ -53,13 +53,13 @@ class Folder:
                     file.write(dicom)
                     file.flush()
                     os.fsync(file.fileno())
-                name_exclusively(temporary, path)
+                rename_exclusively(temporary, path)
             except FileExistsError:
-                return Stored(instance, already=True)
+                return StoreResult(instance, already=True)
             finally:
                 temporary.unlink(missing_ok=True)
             _sync(path.parent)
-        return Stored(instance, already=False)
+        return StoreResult(instance, already=False)
 
     def fetch(self, instance: str) -> bytes:
         """Return one instance's file."""
@@ -69,7 +69,7 @@ class Folder:
     def header(self, instance: str) -> bytes:
         """Return the beginning of one instance's file, at least up to its pixel data."""
         with _translated(self.root), self._path(instance).open("rb") as file:
-            return until_pixels(iter(lambda: file.read(_STEP), b""))
+            return read_until_pixel_data(iter(lambda: file.read(_STEP), b""))
 
     def delete(self, instance: str) -> bool:
         """Delete one instance."""
@@ -80,14 +80,14 @@ class Folder:
                 return False
         return True
 
-    def holders(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # the name says which instance it is
+    def count_instances(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # the name says which instance it is
         """Return 1 when the instance is there, else 0: its name is its identifiers, so it can't be there twice."""
         with _translated(self.root):
             return int(self._path(instance).exists())
 
-    def holds(self, of: Identity) -> bool:
+    def contains(self, of: Identity) -> bool:
         """Return whether the instance is there."""
-        return self.holders(of.sop_instance_uid, instance_id(of)) > 0
+        return self.count_instances(of.sop_instance_uid, instance_id(of)) > 0
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -17,10 +17,10 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from backlog.dicom.parser import until_pixels
+from backlog.dicom.parser import read_until_pixel_data
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Reason
-from backlog.pacs.base import Stored
+from backlog.pacs.base import StoreResult
 from backlog.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Orthanc:
         self.url = url.rstrip("/")
         self.storage = storage
         #: Before 1.12 Orthanc doesn't say whether it overwrites; then, and before it was asked, we look first.
-        self._looks_first = True
+        self._check_before_store = True
         self._timeout = (min(5.0, seconds), seconds)
         self._session = requests.Session()
         self._session.mount(self.url, HTTPAdapter(pool_connections=1, pool_maxsize=32))
@@ -113,13 +113,13 @@ class Orthanc:
                 f"the Orthanc at {self.url} overwrites images that it has with others of the same UID: set"
                 " OverwriteInstances to false in its configuration"
             )
-        self._looks_first = overwrites is None
+        self._check_before_store = overwrites is None
         return str(system.get("DatabaseServerIdentifier", ""))
 
-    def store(self, dicom: bytes, of: Identity | None = None) -> Stored:
+    def store(self, dicom: bytes, of: Identity | None = None) -> StoreResult:
         """Store one file. Orthanc answers ``AlreadyStored`` for a known SOP Instance UID and changes nothing."""
-        if self._looks_first and (held := self._held(of or _identity(dicom))):
-            return Stored(held, already=True)
+        if self._check_before_store and (held := self._held(of or _identity(dicom))):
+            return StoreResult(held, already=True)
         answer = self._parsed(self._call("POST", "/instances", data=dicom))
         if (
             not isinstance(answer, dict)
@@ -127,7 +127,7 @@ class Orthanc:
             or not _ID.fullmatch(str(answer.get("ID")))
         ):
             raise InstanceRejected(Reason.REFUSED, "Orthanc gave no status of one stored instance")
-        return Stored(str(answer["ID"]), already=answer["Status"] == "AlreadyStored")
+        return StoreResult(str(answer["ID"]), already=answer["Status"] == "AlreadyStored")
 
     def fetch(self, instance: str) -> bytes:
         """Return one instance's file, from the storage folder where it is readable, else over REST."""
@@ -147,12 +147,12 @@ class Orthanc:
             with suppress(OSError), path.open("rb") as file:
                 first = file.read(_STEP)
                 if _is_dicom(first):
-                    return until_pixels(chain([first], iter(lambda: file.read(_STEP), b"")))
+                    return read_until_pixel_data(chain([first], iter(lambda: file.read(_STEP), b"")))
         with self._call("GET", f"/instances/{_checked(instance)}/file", stream=True) as response:
             if int(response.headers.get("Content-Length", _SMALL + 1)) <= _SMALL:
                 return self._body(response)
             with _translated(self.url):
-                return until_pixels(response.iter_content(_STEP))
+                return read_until_pixel_data(response.iter_content(_STEP))
 
     def delete(self, instance: str) -> bool:
         """Delete one instance."""
@@ -164,14 +164,14 @@ class Orthanc:
             raise
         return True
 
-    def holders(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # Orthanc knows by the UID
+    def count_instances(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # Orthanc knows by the UID
         """Return how many instances have this UID, in whatever study."""
         found = self._parsed(self._call("POST", "/tools/lookup", data=sop_instance_uid.encode()))
         return sum(1 for one in found if one.get("Type") == "Instance")
 
-    def holds(self, of: Identity) -> bool:
+    def contains(self, of: Identity) -> bool:
         """Return whether Orthanc holds an instance with this SOP Instance UID."""
-        return self.holders(of.sop_instance_uid, "") > 0
+        return self.count_instances(of.sop_instance_uid, "") > 0
 
     def close(self) -> None:
         """Close the connections."""
@@ -294,7 +294,7 @@ def _error(url: str, method: str, http: int, status: int) -> Exception:
         return InstanceRejected(Reason.TOO_LARGE, "the PACS finds it too large")
     if http < 500 and not status:
         # A proxy whose Orthanc is just starting; with HttpDescribeErrors off Orthanc's own errors look the same.
-        return ServiceUnavailable(f"what answers at {url} says {http}, and no word of Orthanc's")
+        return ServiceUnavailable(f"what answers at {url} says {http}, and no mention of Orthanc's")
     if http == 404 and method == "POST" and status == _INEXISTENT_TAG:
         return InstanceRejected(Reason.INVALID_UID, "the PACS finds no UIDs in it")
     if http == 404:
@@ -321,4 +321,4 @@ def _translated(url: str) -> Iterator[None]:
     except _NO_ADDRESS as error:
         raise UsageError(f"{url!r} is no address of a PACS") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise ServiceUnavailable(f"the PACS at {url} is away: {error.__class__.__name__}") from error
+        raise ServiceUnavailable(f"the PACS at {url} is unavailable: {error.__class__.__name__}") from error

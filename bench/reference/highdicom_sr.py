@@ -22,8 +22,8 @@ from pydicom.sr.codedict import codes as standard
 from pydicom.valuerep import DA, DSfloat, PersonName
 
 from worker.sr.codes import Code, Vocabulary
-from worker.sr.content import MODEL_MANUFACTURER, PRODUCT, SCHEMES, Draft, Finding
-from worker.sr.document import CARRIED, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from worker.sr.content import MODEL_MANUFACTURER, PRODUCT, SCHEMES, Finding, ReportContent
+from worker.sr.document import COPIED_ATTRIBUTES, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from worker.sr.inputs import SOP_CLASSES, Predecessor
 from worker.sr.uids import SCHEMA
 
@@ -35,7 +35,7 @@ class _Copying:
         """Copy the elements of the evidence that the document lacks."""
         document: Any = self
         for element in dataset:
-            if element.keyword in CARRIED and element.tag not in document:
+            if element.keyword in COPIED_ATTRIBUTES and element.tag not in document:
                 document.add(element)
 
 
@@ -49,34 +49,34 @@ _IODS: Final = {
 }
 
 
-def encode(draft: Draft) -> bytes:
+def encode(report_content: ReportContent) -> bytes:
     """Return the same file as :func:`worker.sr.document.encode`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about names of one component, which are retired but allowed
-        document = _document(draft)
+        document = _document(report_content)
         target = BytesIO()
         document.save_as(target, enforce_file_format=True)
     return target.getvalue()
 
 
-def _document(draft: Draft) -> Any:
-    source, words, phrases = draft.source, draft.words, draft.words.phrases
-    when = datetime.strptime(draft.date_time, "%Y%m%d%H%M%S%z")
-    document = _IODS[draft.sop_class_uid](
-        evidence=[_evidence(draft)],
-        content=_content(draft),
-        series_instance_uid=draft.series_instance_uid,
-        series_number=draft.series_number,
-        sop_instance_uid=draft.sop_instance_uid,
-        instance_number=draft.instance_number,
+def _document(report_content: ReportContent) -> Any:
+    source, words, phrases = report_content.source, report_content.words, report_content.words.phrases
+    when = datetime.strptime(report_content.date_time, "%Y%m%d%H%M%S%z")
+    document = _IODS[report_content.sop_class_uid](
+        evidence=[_evidence(report_content)],
+        content=_content(report_content),
+        series_instance_uid=report_content.series_instance_uid,
+        series_number=report_content.series_number,
+        sop_instance_uid=report_content.sop_instance_uid,
+        instance_number=report_content.instance_number,
         manufacturer=PRODUCT,
         manufacturer_model_name=PRODUCT,
-        software_versions=(f"report schema {SCHEMA}", draft.model.version),
-        device_serial_number=draft.model.weights_sha256,
-        series_description=draft.series_description,
-        is_complete=draft.complete,
-        content_date=draft.date,
-        content_time=draft.time,
+        software_versions=(f"report schema {SCHEMA}", report_content.model.version),
+        device_serial_number=report_content.model.weights_sha256,
+        series_description=report_content.series_description,
+        is_complete=report_content.complete,
+        content_date=report_content.date,
+        content_time=report_content.time,
         specific_character_set="ISO_IR 192",
         content_qualification=hd.ContentQualificationValues.RESEARCH,
         coding_schemes=[
@@ -90,7 +90,7 @@ def _document(draft: Draft) -> Any:
             )
             for scheme in SCHEMES
         ],
-        previous_versions=[_earlier(draft.predecessor)] if draft.predecessor else None,
+        previous_versions=[_earlier(report_content.predecessor)] if report_content.predecessor else None,
     )
     # highdicom names itself and the present moment; the file must not depend on who builds it, or when.
     equipment = []
@@ -107,16 +107,19 @@ def _document(draft: Draft) -> Any:
         hd.ContributingEquipment(
             manufacturer=MODEL_MANUFACTURER,
             purpose_of_reference=standard.DCM.ProcessingEquipment,
-            manufacturer_model_name=draft.model.name,
-            software_versions=draft.model.version,
+            manufacturer_model_name=report_content.model.name,
+            software_versions=report_content.model.version,
             contribution_datetime=when,
             contribution_description=phrases["equipment_inference"],
         )
     )
     document.ContributingEquipmentSequence = equipment
-    document.InstanceCreationDate, document.InstanceCreationTime = DA(draft.date), draft.time
-    document.InstanceCreatorUID = draft.device_uid
-    document.CompletionFlagDescription = draft.completion
+    document.InstanceCreationDate, document.InstanceCreationTime = (
+        DA(report_content.date),
+        report_content.time,
+    )
+    document.InstanceCreatorUID = report_content.device_uid
+    document.CompletionFlagDescription = report_content.completion
     document.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     document.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     _translate(document, words)
@@ -128,16 +131,16 @@ def _document(draft: Draft) -> Any:
     return document
 
 
-def _evidence(draft: Draft) -> Dataset:
+def _evidence(report_content: ReportContent) -> Dataset:
     """Return the source image as highdicom wants it: only what was found valid."""
-    source = draft.source
+    source = report_content.source
     evidence = Dataset()
     evidence.StudyInstanceUID = source.study_instance_uid
     evidence.SeriesInstanceUID = source.series_instance_uid
     evidence.SOPInstanceUID = source.sop_instance_uid
     evidence.SOPClassUID = source.sop_class_uid
     evidence.PatientID = source.patient_id
-    for keyword, value in source.carried.items():
+    for keyword, value in source.copied_attributes.items():
         setattr(evidence, keyword, PersonName(value) if keyword.endswith("Name") else value)
     return evidence
 
@@ -151,23 +154,23 @@ def _earlier(predecessor: Predecessor) -> Dataset:
     return earlier
 
 
-def _content(draft: Draft) -> Any:
+def _content(report_content: ReportContent) -> Any:
     """Return TID 1500; its qualitative row 12 and the image library are put in by hand."""
-    words = draft.words
+    words = report_content.words
     observer = sr.ObserverContext(
         observer_type=standard.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-            uid=draft.device_uid,
+            uid=report_content.device_uid,
             name=PRODUCT,
             manufacturer_name=PRODUCT,
-            model_name=draft.model.name,
-            serial_number=draft.model.weights_sha256,
+            model_name=report_content.model.name,
+            serial_number=report_content.model.weights_sha256,
         ),
     )
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=_concept(words.codes["imaging_procedure"]),
-        imaging_measurements=[_group(draft, finding) for finding in draft.findings],
+        imaging_measurements=[_group(report_content, finding) for finding in report_content.findings],
         title=standard.DCM.ImagingMeasurementReport,
         language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
             _concept(words.language)
@@ -176,15 +179,15 @@ def _content(draft: Draft) -> Any:
     root = report[0]
     children = list(root.ContentSequence)
     # hd.sr.ImageLibrary refuses CR and DX images without spacing or orientation.
-    children.insert(len(children) - 1, _image_library(draft))
-    children.append(_qualitative(draft))
+    children.insert(len(children) - 1, _image_library(report_content))
+    children.append(_qualitative(report_content))
     root.ContentSequence = sr.ContentSequence(children)
     _separate(root)
     return root
 
 
-def _group(draft: Draft, finding: Finding) -> Any:
-    source, codes = draft.source, draft.words.codes
+def _group(report_content: ReportContent, finding: Finding) -> Any:
+    source, codes = report_content.source, report_content.words.codes
     uids = (source.sop_class_uid, source.sop_instance_uid)
     measurements = []
     if finding.value is not None:
@@ -202,10 +205,10 @@ def _group(draft: Draft, finding: Finding) -> Any:
         finding_type=_concept(finding.code) if finding.present else None,
         finding_sites=[sr.FindingSite(anatomic_location=_concept(finding.site))],
         algorithm_id=sr.AlgorithmIdentification(
-            name=draft.model.name,
-            version=draft.model.version,
+            name=report_content.model.name,
+            version=report_content.model.version,
             family=standard.cid7162.ArtificialIntelligence,
-            parameters=[draft.parameters],
+            parameters=[report_content.parameters],
         ),
         measurements=measurements or None,
         qualitative_evaluations=[sr.QualitativeEvaluation(_concept(finding.code), _concept(finding.state))],
@@ -213,8 +216,8 @@ def _group(draft: Draft, finding: Finding) -> Any:
     )
 
 
-def _image_library(draft: Draft) -> Any:
-    source, words = draft.source, draft.words
+def _image_library(report_content: ReportContent) -> Any:
+    source, words = report_content.source, report_content.words
     codes, context = words.codes, Relationship.HAS_ACQ_CONTEXT
     described: list[Any] = []
     if source.modality in words.modalities:
@@ -249,16 +252,18 @@ def _image_library(draft: Draft) -> Any:
     return _container(codes["image_library"], [_container(codes["image_library_group"], [image])])
 
 
-def _qualitative(draft: Draft) -> Any:
-    codes, contains = draft.words.codes, Relationship.CONTAINS
+def _qualitative(report_content: ReportContent) -> Any:
+    codes, contains = report_content.words.codes, Relationship.CONTAINS
     return _container(
         codes["qualitative"],
         [
-            sr.CodeContentItem(_concept(codes["processing_summary"]), _concept(draft.processing), contains),
-            sr.TextContentItem(_concept(codes["narrative"]), draft.narrative, contains),
+            sr.CodeContentItem(
+                _concept(codes["processing_summary"]), _concept(report_content.processing), contains
+            ),
+            sr.TextContentItem(_concept(codes["narrative"]), report_content.narrative, contains),
             *(
                 sr.TextContentItem(_concept(codes["comment"]), comment, contains)
-                for comment in draft.comments
+                for comment in report_content.comments
             ),
         ],
     )

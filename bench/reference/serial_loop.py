@@ -78,11 +78,13 @@ class Serial:
         from datetime import UTC, datetime
 
         from bench.reference.highdicom_sr import encode
-        from worker.sr.content import draft
+        from worker.sr.content import report_content
         from worker.sr.inputs import Model, Options
         from worker.sr.source_header import read_source
 
         # highdicom builds it, as the loop's author would have it do.
         model = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "0" * 64)
-        content = draft(read_source(file), scores, [], model=model, options=Options(), when=datetime.now(UTC))
+        content = report_content(
+            read_source(file), scores, [], model=model, options=Options(), when=datetime.now(UTC)
+        )
         return encode(content)

@@ -61,7 +61,7 @@ for command in (
     verify.verify,
     verify.retract,
     results.export,
-    results.report,
+    results.summary,
     verify.audit,
     system.inspect,
     system.doctor,

@@ -35,7 +35,7 @@ def work(settings: Settings, paths: Paths) -> NoReturn:
     from producer.run.open import open_ledger
 
     ledger = open_ledger(paths.out)
-    orthanc, pacs = ledger.fact("word") == "orthanc", ledger.fact("pacs")
+    orthanc, pacs = ledger.get("word") == "orthanc", ledger.get("pacs")
     ledger.close()
     from backlog.broker.messages import Stage
 
@@ -69,7 +69,7 @@ def state_of(paths: Paths, *, complete: bool, running: bool) -> str:
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """Return the account of a run for a person."""
+    """Return the account of a run for a user."""
     lines = [
         f"Run       {summary['run']}" + (f" ({summary['state']})" if "state" in summary else ""),
         f"Total     {summary['total']}",

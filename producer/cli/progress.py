@@ -1,4 +1,4 @@
-"""What the person sees of a run: bars on a terminal, plain lines elsewhere."""
+"""What the user sees of a run: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from backlog.broker.messages import Stage
-from producer.dispatch.progress import Progress as Seen
+from producer.dispatch.progress import RunProgress as Seen
 
 #: Seconds between plain lines.
 _LINE_EVERY = 10.0
@@ -74,9 +74,9 @@ class Lines(AbstractContextManager["Lines"]):
     def show(self, seen: Seen) -> None:
         """Print a line when it is time, when there is trouble, and at the end."""
         now = time.monotonic()
-        if now - self._last < _LINE_EVERY and not seen.done and seen.trouble == self._trouble:
+        if now - self._last < _LINE_EVERY and not seen.done and seen.waiting_reason == self._trouble:
             return
-        self._last, self._trouble = now, seen.trouble
+        self._last, self._trouble = now, seen.waiting_reason
         of = f"/{seen.total}" if seen.total is not None else ""
         rate = self._rate.text("report", seen.tally.ended)
         self.say(
@@ -116,8 +116,8 @@ def _note(seen: Seen) -> str:
         parts.append(f"sent again {seen.resent}")
     if seen.paused:
         parts.append("PAUSED")
-    if seen.trouble:
-        parts.append(f"waiting: {seen.trouble}")
+    if seen.waiting_reason:
+        parts.append(f"waiting: {seen.waiting_reason}")
     return ", ".join(parts)
 
 

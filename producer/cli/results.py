@@ -48,10 +48,10 @@ def export(out: Path, form: str, to: Path | None) -> None:
     help="Where a browser finds the Orthanc. Default: where the run did.",
 )
 @click.option(
-    "--to", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: OUT/report.html."
+    "--to", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: OUT/summary.html."
 )
-def report(out: Path, baseline: Path | None, groups: Path | None, orthanc: str, to: Path | None) -> None:
-    """Write the report page of a run, at any time; with --baseline, compare its scores with an earlier run's."""
+def summary(out: Path, baseline: Path | None, groups: Path | None, orthanc: str, to: Path | None) -> None:
+    """Write the summary page of a run, at any time; with --baseline, compare its scores with an earlier run's."""
     from producer.page.page import drift_line, write_page
     from producer.results.audit_log import verify as follow
     from producer.run.folder import Paths

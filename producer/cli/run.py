@@ -30,9 +30,9 @@ from producer.cli.output import cores, read_settings, state_of, summary_lines, w
 @STUDY_DATE
 @click.option("--read-back", is_flag=True, help="Read each report back after storing it, and compare.")
 @click.option(
-    "--companions",
+    "--derived-objects",
     metavar="KINDS",
-    help="What to store beside each report, by comma: capture, pdf. Instead of CXR_COMPANIONS.",
+    help="What to store beside each report, by comma: capture, pdf. Instead of CXR_DERIVED_OBJECTS.",
 )
 @click.option(
     "--predecessor",
@@ -49,7 +49,7 @@ def run(
     modality: str,
     study_date: str,
     read_back: bool,
-    companions: str | None,
+    derived_objects: str | None,
     predecessor: Path | None,
 ) -> None:
     """Run the model over a backlog.
@@ -61,8 +61,8 @@ def run(
     from producer.run.folder import Paths, new_folder
 
     settings = read_settings()
-    if companions is not None:
-        settings = replace(settings, companions=companions)
+    if derived_objects is not None:
+        settings = replace(settings, derived_objects=derived_objects)
     chosen = selection_of(since, modality, study_date)
     paths = Paths(out.absolute() if out else new_folder("cxr-run"))
     address = pacs or settings.pacs_url or str(paths.pacs)
@@ -123,7 +123,7 @@ def cancel(out: Path) -> None:
     from producer.run.open import open_ledger
 
     ledger = open_ledger(out)
-    run_id = ledger.fact("job")["run"]
+    run_id = ledger.get("job")["run"]
     ledger.close()
     Paths(out).cancel.touch()
     settings = read_settings()

@@ -82,7 +82,7 @@ def settings(markdown: bool) -> None:
 @click.option("--pacs", metavar="URL", default="", help="The PACS. Default: CXR_PACS_URL.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def doctor(out: Path, pacs: str, as_json: bool) -> None:
-    """Check what a run needs (Redis, PACS, weights, engine, disk, versions) and say what to mend."""
+    """Check what a run needs (Redis, PACS, weights, engine, disk, versions) and say what to fix."""
     from dataclasses import asdict
 
     from producer.doctor import examine
@@ -91,8 +91,8 @@ def doctor(out: Path, pacs: str, as_json: bool) -> None:
     for finding in findings:
         if not as_json:
             click.echo(f"{finding.state:<5} {finding.what:<10} {finding.text}")
-            if finding.mend:
-                click.echo(f"{'':<16} → {finding.mend}")
+            if finding.remedy:
+                click.echo(f"{'':<16} → {finding.remedy}")
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     sys.exit(FAILED if any(finding.state == "BAD" for finding in findings) else OK)

@@ -52,9 +52,9 @@ def retract(out: Path, yes: bool) -> None:
         for item in written(ledger):
             click.echo(item["sr_sop_instance_uid"])
             count += 1
-        companions = beside(ledger)
+        derived_objects = beside(ledger)
         ledger.close()
-        also = f", and {companions} pictures and PDFs beside them" if companions else ""
+        also = f", and {derived_objects} pictures and PDFs beside them" if derived_objects else ""
         click.echo(
             f"{count} reports were written by this run{also}. Delete them with: cxr-backlog retract {out} --yes"
         )
@@ -68,18 +68,18 @@ def retract(out: Path, yes: bool) -> None:
     with only_producer(paths):  # nobody resumes the run meanwhile
         ledger = open_ledger(out, write=True)
         _settled(ledger, out)
-        ledger.take_over()  # nor on another machine
+        ledger.acquire()  # nor on another machine
         _settled(ledger, out)
         pacs = pacs_of(ledger, read_settings(), paths)
         with Audit(ledger, paths.audit) as audit:
             try:
-                deleted, others, companions = take_back(ledger, pacs)
+                deleted, others, derived_objects = take_back(ledger, pacs)
             finally:
                 audit.catch_up(durable=True)
         ledger.close()
     click.echo(
         f"Deleted {deleted} reports"
-        + (f" and {companions} pictures and PDFs beside them." if companions else ".")
+        + (f" and {derived_objects} pictures and PDFs beside them." if derived_objects else ".")
         + (f" {others} were gone or changed already and were left alone." if others else "")
     )
 

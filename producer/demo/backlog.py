@@ -1,6 +1,6 @@
 """A backlog of nobody: drawn radiographs of invented people, in the forms that real archives hold.
 
-The demonstration and the measurements run on these. Nothing in them is a person's data, and no finding in
+The demonstration and the measurements run on these. Nothing in them is a user's data, and no finding in
 them is real. Import it where it is needed: making a file loads numpy and pydicom.
 """
 

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Picture = NDArray[np.float32]
+    PreprocessedImage = NDArray[np.float32]
     Sketch = NDArray[np.floating]  # float32 too; the type checker can't follow it through the arithmetic
 
 #: Rows and columns of the drawing.
@@ -23,7 +23,7 @@ _SKETCH: Final = 288
 _LETTER_R: Final = ("####.", "#...#", "#...#", "####.", "#.#..", "#..#.", "#...#")
 
 
-def brightness(seed: int, rows: int, columns: int, *, lateral: bool = False) -> Picture:
+def brightness(seed: int, rows: int, columns: int, *, lateral: bool = False) -> PreprocessedImage:
     """Draw a chest: (rows, columns) float32 in [0, 1].
 
     Parameters
@@ -132,18 +132,18 @@ def _band(distance: Sketch, half_width: float) -> Sketch:
     return bone
 
 
-def _smooth_noise(random: np.random.Generator, cells: int) -> Picture:
+def _smooth_noise(random: np.random.Generator, cells: int) -> PreprocessedImage:
     coarse = random.standard_normal((cells, cells)).astype(np.float32)
     return _enlarged(coarse, _SKETCH, _SKETCH)
 
 
-def _enlarged(picture: Picture, rows: int, columns: int) -> Picture:
+def _enlarged(picture: PreprocessedImage, rows: int, columns: int) -> PreprocessedImage:
     """Resize linearly, as one matrix product for each axis."""
     enlarged = _interpolation(picture.shape[0], rows) @ picture @ _interpolation(picture.shape[1], columns).T
     return enlarged.astype(np.float32, copy=False)
 
 
-def _interpolation(old: int, new: int) -> Picture:
+def _interpolation(old: int, new: int) -> PreprocessedImage:
     place = np.linspace(0, old - 1, new)
     lower = np.minimum(place.astype(int), old - 2)
     weights = np.zeros((new, old), dtype=np.float32)
@@ -152,7 +152,7 @@ def _interpolation(old: int, new: int) -> Picture:
     return weights
 
 
-def _stamp(picture: Picture) -> None:
+def _stamp(picture: PreprocessedImage) -> None:
     """Burn the letter R into the upper left corner: the side of the body that the viewer's left is."""
     dots = np.array([[dot == "#" for dot in line] for line in _LETTER_R])
     size = max(1, min(picture.shape) // 160)

@@ -15,22 +15,21 @@ from typing import Any, Final
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from backlog.broker.claims import Claims
-from backlog.broker.claims import Progress as ChunkProgress
+from backlog.broker.claims import ChunkProgress, Claims
 from backlog.broker.messages import QUEUES, TASKS, ItemRecord, Job, Stage, task_id
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
-from producer.dispatch.progress import Progress, StageTimes
+from producer.dispatch.progress import RunProgress, StageTimes
 from producer.ledger.ledger import ChunkRow, Ledger
 from producer.sources.base import Page, Source
 
 _TICK: Final = 0.1
-_MOST_IN_FLIGHT: Final = 1024
+_MAX_IN_FLIGHT: Final = 1024
 
 #: A worker that took a message has claimed its chunk within so many times the lease, or is dead.
 _LEASES_TO_CLAIM: Final = 2
 
-#: Without any progress for this long, in seconds, the person is told.
+#: Without any progress for this long, in seconds, the user is told.
 _STANDSTILL: Final = 60.0
 
 
@@ -50,7 +49,7 @@ class Dispatcher:
         reconcile_seconds: float,
         pause_file: Path,
         stop: Callable[[], bool],
-        show: Callable[[Progress], None],
+        show: Callable[[RunProgress], None],
         kept: Callable[[], object] = lambda: None,
         took: Callable[[StageTimes], object] = lambda _: None,
         say: Callable[[str], object] = lambda _: None,
@@ -69,11 +68,11 @@ class Dispatcher:
         self.show = show
         self.kept = kept  #: called when the ledger may hold new effects: the audit follows it
         self.took = took  #: called with the times of harvested chunks: for the metrics
-        self.say = say  #: called with a line for the person
+        self.say = say  #: called with a line for the user
         self.held = (
             held  #: whether our PACS has an instance, where it has no identifier that workers could compare
         )
-        self.progress = Progress(total=source.total)
+        self.progress = RunProgress(total=source.total)
         self._in_flight: dict[int, ChunkRow] = {}
         self._missing: set[int] = set()
         self._taken: dict[int, float] = {}  # since when a message is taken and its chunk not leased
@@ -87,20 +86,22 @@ class Dispatcher:
 
         Raises
         ------
-        producer.ledger.ledger.TakenOver
+        producer.ledger.ledger.LedgerFenced
             Another producer resumed this run.
         """
-        self.ledger.take_over()
+        self.ledger.acquire()
         self._in_flight = {chunk.no: chunk for chunk in self.ledger.in_flight()}
         self.progress.sent = dict.fromkeys(self._in_flight, time.time())
         while not self.stop():
             started = time.monotonic()
             try:
                 done = self._tick()
-                self.progress.trouble = self.claims.trouble(self.job["run"]) or self._standstill()
+                self.progress.waiting_reason = (
+                    self.claims.waiting_reason(self.job["run"]) or self._standstill()
+                )
             except (ServiceUnavailable, OperationalError) as error:
-                # Redis, the PACS or the disk is away: everything stands in the ledger, so wait and go on.
-                self.progress.trouble = str(error) or error.__class__.__name__
+                # Redis, the PACS or the disk is unavailable: everything stands in the ledger, so wait and go on.
+                self.progress.waiting_reason = str(error) or error.__class__.__name__
                 done = False
                 time.sleep(0.5)
             self.show(self.progress)
@@ -144,12 +145,12 @@ class Dispatcher:
             return
         records = {no: self.claims.records(self.job["run"], no) for no in finished}
         for no in finished:
-            self._insist_on_our_pacs(no, records[no])
-        self._learn(record for of_chunk in records.values() for record in of_chunk.values())
+            self._check_workers_use_run_pacs(no, records[no])
+        self._record_weights(record for of_chunk in records.values() for record in of_chunk.values())
         for no in finished:
-            foreign = self._foreign(records[no])
+            foreign = self._foreign_reports(records[no])
             if foreign:
-                self._score_again(no, foreign)
+                self._requeue(no, foreign)
                 del records[no]
         times = {no: self.claims.times(self.job["run"], no) for no in records}
         self.ledger.harvest([(self._in_flight[no], of_chunk) for no, of_chunk in records.items()], times)
@@ -160,20 +161,20 @@ class Dispatcher:
             self.progress.sent.pop(no, None)
             self._missing.discard(no)
 
-    def _learn(self, records: Iterable[ItemRecord]) -> None:
+    def _record_weights(self, records: Iterable[ItemRecord]) -> None:
         """Keep which weights and engines made the scores: once known, no worker with other weights may join."""
         scored = [record for record in records if "weights" in record]
         if not scored:
             return
         if not self.job["weights"]:
             self.job["weights"], self.job["meaningful"] = scored[0]["weights"], scored[0]["meaningful"]
-            self.ledger.put("job", self.job)
-        known = list(self.ledger.fact("engines", []))
-        new = {record["engine"] for record in scored if not self._foreign({0: record})} - set(known)
+            self.ledger.set("job", self.job)
+        known = list(self.ledger.get("engines", []))
+        new = {record["engine"] for record in scored if not self._foreign_reports({0: record})} - set(known)
         if new:
-            self.ledger.put("engines", known + sorted(new))
+            self.ledger.set("engines", known + sorted(new))
 
-    def _insist_on_our_pacs(self, no: int, records: Mapping[int, ItemRecord]) -> None:
+    def _check_workers_use_run_pacs(self, no: int, records: Mapping[int, ItemRecord]) -> None:
         """Ask our PACS for one report of the first chunk that has any, and for one image that workers miss.
 
         Raises
@@ -196,18 +197,18 @@ class Dispatcher:
         if stored:
             self.held = None
 
-    def _foreign(self, records: Mapping[int, ItemRecord]) -> list[ItemRecord]:
+    def _foreign_reports(self, records: Mapping[int, ItemRecord]) -> list[ItemRecord]:
         """Return the records that were made with other weights than the run's."""
         return [one for one in records.values() if one.get("weights", "") not in ("", self.job["weights"])]
 
-    def _score_again(self, no: int, foreign: list[ItemRecord]) -> None:
+    def _requeue(self, no: int, foreign: list[ItemRecord]) -> None:
         """Send a chunk again that a worker with other weights has scored: the run's scores are one table.
 
         That worker had its message before the weights were known; none of it reaches the ledger but which reports it
         stored, since nothing else knows of them.
         """
         stored = sorted(record["sr_instance"] for record in foreign if record.get("sr_ours"))
-        self.ledger.put("strays", [*self.ledger.fact("strays", []), *stored])
+        self.ledger.set("foreign_reports", [*self.ledger.get("foreign_reports", []), *stored])
         self.claims.reopen(self.job["run"], [no])
         self.say(
             f"Chunk {no} was scored with other weights ({foreign[0]['weights'][:12]}…) than the run's"
@@ -220,10 +221,10 @@ class Dispatcher:
     def _list(self) -> None:
         """Read pages of the source until enough chunks wait."""
         while (
-            not self.ledger.fact("all_listed", False) and len(self.ledger.waiting(self.window)) < self.window
+            not self.ledger.get("all_listed", False) and len(self.ledger.waiting(self.window)) < self.window
         ):
             if self._pages is None:
-                self._pages = self.source.pages(self.ledger.fact("cursor", ""))
+                self._pages = self.source.pages(self.ledger.get("cursor", ""))
             try:
                 page = next(self._pages)
             except BaseException:
@@ -240,7 +241,7 @@ class Dispatcher:
         room = (1 if alone else self.window) - len(self._in_flight)
         if room <= 0:
             if not alone:
-                self._widen()
+                self._grow_window()
             return
         chunks = self.ledger.waiting(room)
         if not chunks:
@@ -254,10 +255,10 @@ class Dispatcher:
         for chunk in chunks:
             self._send(chunk)
 
-    def _widen(self) -> None:
+    def _grow_window(self) -> None:
         """Let more chunks fly when workers wait for work: replicas may have been added since."""
-        if self.window < _MOST_IN_FLIGHT and not any(self.claims.broker.depths().values()):
-            self.window = min(_MOST_IN_FLIGHT, self.window * 2)
+        if self.window < _MAX_IN_FLIGHT and not any(self.claims.broker.depths().values()):
+            self.window = min(_MAX_IN_FLIGHT, self.window * 2)
 
     def _send(self, chunk: ChunkRow) -> None:
         stage = self.source.first
@@ -302,8 +303,8 @@ class Dispatcher:
 
     def _count(self, states: dict[int, ChunkProgress]) -> None:
         seen = self.progress
-        seen.listed = int(self.ledger.fact("listed", 0))
-        seen.all_listed = bool(self.ledger.fact("all_listed", False))
+        seen.listed = int(self.ledger.get("listed", 0))
+        seen.all_listed = bool(self.ledger.get("all_listed", False))
         seen.total = seen.listed if seen.all_listed else self.source.total
         seen.tally = self.ledger.tally()
         seen.in_flight = len(self._in_flight)

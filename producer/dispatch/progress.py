@@ -12,7 +12,7 @@ StageTimes = dict[int, dict[Stage, StageTime]]
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """How far the run is; made anew from stored states at each tick."""
 
     listed: int = 0
@@ -27,7 +27,7 @@ class Progress:
     sent: dict[int, float] = field(default_factory=dict)
     resent: int = 0
     paused: bool = False
-    trouble: str = ""
+    waiting_reason: str = ""
 
     @property
     def done(self) -> bool:

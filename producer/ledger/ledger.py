@@ -17,12 +17,12 @@ from typing import Any
 
 from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.errors import BacklogError, StorageFull, UsageError
-from backlog.files import name_exclusively
+from backlog.files import rename_exclusively
 from backlog.outcomes import Outcome
 from producer.ledger.rows import UNACCOUNTED, duplicate, item_row
 from producer.ledger.schema import (
-    COMPANIONS_RETRACTED,
-    COMPANIONS_STORED,
+    DERIVED_RETRACTED,
+    DERIVED_STORED,
     FOUND,
     RETRACTED,
     SCHEMA,
@@ -32,7 +32,7 @@ from producer.ledger.schema import (
 from producer.sources.base import Page
 
 
-class TakenOver(BacklogError):
+class LedgerFenced(BacklogError):
     """Another producer has opened this run since; this one must stop without another word."""
 
 
@@ -114,7 +114,7 @@ class Ledger:
                     )
                     db.commit()
                 try:
-                    name_exclusively(temporary, path)
+                    rename_exclusively(temporary, path)
                 except FileExistsError as error:
                     raise UsageError(f"{path.parent}: holds a run already") from error
         finally:
@@ -127,27 +127,27 @@ class Ledger:
 
     # -- the run -------------------------------------------------------------------------------------------------
 
-    def take_over(self) -> None:
+    def acquire(self) -> None:
         """Become the run's only producer: every earlier one fails at its next write."""
         with self._transaction():
-            epoch = int(self._fact("epoch", 0)) + 1
-            self._put("epoch", epoch)
+            epoch = int(self._get("epoch", 0)) + 1
+            self._set("epoch", epoch)
         self._epoch = epoch
 
-    def fact(self, key: str, default: object = None) -> Any:
+    def get(self, key: str, default: object = None) -> Any:
         """Return something fixed or known of the run."""
-        return self._fact(key, default)
+        return self._get(key, default)
 
-    def put(self, key: str, value: object) -> None:
+    def set(self, key: str, value: object) -> None:
         """Keep something about the run."""
         with self._transaction():
-            self._put(key, value)
+            self._set(key, value)
 
-    def _fact(self, key: str, default: object = None) -> Any:
+    def _get(self, key: str, default: object = None) -> Any:
         row = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row else default
 
-    def _put(self, key: str, value: object) -> None:
+    def _set(self, key: str, value: object) -> None:
         self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
 
     def _drop(self, key: str) -> None:
@@ -158,7 +158,7 @@ class Ledger:
     def add(self, page: Page, chunk_size: int) -> None:
         """Keep a page of entries, in chunks, together with the cursor behind it."""
         with self._transaction():
-            item = int(self._fact("listed", 0))
+            item = int(self._get("listed", 0))
             chunks: list[tuple[str]] = []
             waiting: list[tuple[int, int | str]] = []
             for entry in page.entries:
@@ -176,9 +176,9 @@ class Ledger:
             if waiting:
                 chunks.append((json.dumps(waiting, separators=(",", ":")),))
             self._db.executemany("INSERT INTO chunk (items) VALUES (?)", chunks)
-            self._put("listed", item)
-            self._put("cursor", page.cursor)
-            self._put("all_listed", page.last)
+            self._set("listed", item)
+            self._set("cursor", page.cursor)
+            self._set("all_listed", page.last)
 
     def waiting(self, limit: int) -> list[ChunkRow]:
         """Return the next chunks that were never dispatched."""
@@ -199,7 +199,7 @@ class Ledger:
         return [ChunkRow(row["no"], [(item, ref) for item, ref in json.loads(row["items"])]) for row in rows]
 
     def dispatched(self, chunks: Iterable[int]) -> None:
-        """Keep that chunks are about to be sent: the intent first, since reconcile mends what was not sent."""
+        """Keep that chunks are about to be sent: the intent first, since reconcile fixes what was not sent."""
         with self._transaction():
             self._db.executemany(
                 "UPDATE chunk SET state = 1 WHERE no = ? AND state = 0", [(no,) for no in chunks]
@@ -262,8 +262,8 @@ class Ledger:
     def _keep_effects(self, item: int, record: ItemRecord, at: float) -> None:
         if record["outcome"] == Outcome.REPORTED.value:
             self._effect(STORED if record.get("sr_ours") else FOUND, item, at)
-            if any(one.get("ours") for one in record.get("companions", [])):
-                self._effect(COMPANIONS_STORED, item, at)
+            if any(one.get("ours") for one in record.get("derived_objects", [])):
+                self._effect(DERIVED_STORED, item, at)
 
     def _effect(self, kind: str, item: int, at: float) -> None:
         self._db.execute("INSERT OR IGNORE INTO effect (kind, item, at) VALUES (?, ?, ?)", (kind, item, at))
@@ -311,11 +311,11 @@ class Ledger:
                 self._effect(RETRACTED, item, now)
             self._drop("retracting")
 
-    def retract_companions(self, item: int, *, found: bool = True) -> None:
+    def retract_derived(self, item: int, *, found: bool = True) -> None:
         """Keep that what stood beside a report was deleted again, and end the intent to do so."""
         with self._transaction():
             if found:
-                self._effect(COMPANIONS_RETRACTED, item, time.time())
+                self._effect(DERIVED_RETRACTED, item, time.time())
             self._drop("retracting")
 
     def group(self, studies: Iterable[tuple[str, str]]) -> None:
@@ -339,8 +339,8 @@ class Ledger:
             yield dict(row)
 
     def _check_epoch(self) -> None:
-        if self._epoch is not None and int(self._fact("epoch", 0)) != self._epoch:
-            raise TakenOver(f"{self.path}: another producer has resumed this run; this one stops")
+        if self._epoch is not None and int(self._get("epoch", 0)) != self._epoch:
+            raise LedgerFenced(f"{self.path}: another producer has resumed this run; this one stops")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

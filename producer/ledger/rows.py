@@ -59,7 +59,7 @@ def item_row(item: int, ref: int | str, record: ItemRecord, chunk: int, ended: f
         "scores": _json(record.get("scores")),
         "chunk": chunk,
         "engine": record.get("engine", ""),
-        "companions": _json(record.get("companions")),
+        "derived_objects": _json(record.get("derived_objects")),
         "ended": ended,
     }
 

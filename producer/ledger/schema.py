@@ -39,7 +39,7 @@ CREATE TABLE item (
     scores TEXT NOT NULL DEFAULT '',        -- JSON list, in the model's order
     chunk INTEGER,                          -- NULL when the listing alone decided it
     engine TEXT NOT NULL DEFAULT '',
-    companions TEXT NOT NULL DEFAULT '',    -- JSON list of messages.CompanionRecord
+    derived_objects TEXT NOT NULL DEFAULT '',    -- JSON list of messages.DerivedRecord
     ended REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
 );
 CREATE UNIQUE INDEX item_instance ON item (instance) WHERE outcome = 'reported';
@@ -71,5 +71,5 @@ STORED: Final = "report.stored"
 FOUND: Final = "report.found"
 RETRACTED: Final = "report.retracted"
 #: The same of what this run stored beside a report, and deleted again.
-COMPANIONS_STORED: Final = "companions.stored"
-COMPANIONS_RETRACTED: Final = "companions.retracted"
+DERIVED_STORED: Final = "derived_objects.stored"
+DERIVED_RETRACTED: Final = "derived_objects.retracted"

@@ -19,9 +19,9 @@ from backlog.broker.messages import TASKS, Job, Stage
 from backlog.errors import UsageError
 from backlog.outcomes import Outcome
 from producer.dispatch.dispatcher import Dispatcher
-from producer.dispatch.progress import Progress, StageTimes
+from producer.dispatch.progress import RunProgress, StageTimes
 from producer.ledger.ledger import Ledger
-from producer.monitoring.poller import Lookout
+from producer.monitoring.poller import Poller
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -51,7 +51,7 @@ class Metrics:
     settings: Settings
     registry: CollectorRegistry = field(init=False)
     port: int = field(init=False, default=0)
-    _progress: Progress = field(init=False, default_factory=Progress)
+    _progress: RunProgress = field(init=False, default_factory=RunProgress)
     _ended: list[dict[str, Any]] = field(init=False, default_factory=list)
     _rates: deque[tuple[float, int]] = field(init=False, default_factory=deque)
     _stop: Callable[[], None] = field(init=False, default=lambda: None)
@@ -84,12 +84,12 @@ class Metrics:
             self._stage_seconds.labels(stage)
             self._stage_images.labels(stage)
             self._stage_attempts.labels(stage)
-        from backlog.pacs.concurrency_limit import Etiquette
+        from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
 
-        manners = Etiquette(
-            self.claims.broker, str(self.ledger.fact("pacs")), most=self.settings.pacs_requests
+        manners = PacsConcurrencyLimit(
+            self.claims.broker, str(self.ledger.get("pacs")), most=self.settings.pacs_requests
         )
-        self._lookout = Lookout(self.claims, self.app, self.pacs, manners, self._sent)
+        self._poller = Poller(self.claims, self.app, self.pacs, manners, self._sent)
         self.registry.register(self)
 
     def __enter__(self) -> Metrics:
@@ -105,13 +105,13 @@ class Metrics:
                 f" ({error.strerror})"
             ) from error
         self.port = server.server_port
-        self._lookout.start()
+        self._poller.start()
 
         def stop() -> None:
             server.shutdown()
             server.server_close()
             thread.join(timeout=5)
-            self._lookout.stop()
+            self._poller.stop()
 
         self._stop = stop
         return self
@@ -125,13 +125,13 @@ class Metrics:
         """Have a dispatcher hand over what it knows, beside whoever it shows it to already."""
         show = dispatcher.show
 
-        def both(seen: Progress) -> None:
+        def both(seen: RunProgress) -> None:
             self.show(seen)
             show(seen)
 
         dispatcher.show, dispatcher.took = both, self.took
 
-    def show(self, seen: Progress) -> None:
+    def show(self, seen: RunProgress) -> None:
         """Take over how far the run is; at most once a second."""
         now = time.monotonic()
         if self._rates and now - self._rates[-1][0] < 1.0 and not seen.done:
@@ -166,7 +166,7 @@ class Metrics:
         """Yield the metrics that are states, not counts; called by the registry at each scrape."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
-        run, seen = self._progress, self._lookout.seen
+        run, seen = self._progress, self._poller.seen
 
         def gauge(name: str, text: str, value: float | None) -> Iterator[Metric]:
             if value is not None:
@@ -204,7 +204,9 @@ class Metrics:
         yield from gauge("cxr_chunks_leased", "Chunks that a worker holds.", run.leased)
         yield from gauge("cxr_run_paused", "1 while the run is paused.", float(run.paused))
         yield from gauge(
-            "cxr_run_waiting", "1 while something is away that the run needs.", float(bool(run.trouble))
+            "cxr_run_waiting",
+            "1 while something is unavailable that the run needs.",
+            float(bool(run.waiting_reason)),
         )
         rate = self.rate() if self._rates else 0.0
         yield from gauge("cxr_items_per_second", "Items that ended a second, over two minutes.", rate)

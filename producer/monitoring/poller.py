@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from backlog.broker.claims import Claims
     from backlog.pacs.base import Pacs
-    from backlog.pacs.concurrency_limit import Etiquette
+    from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
 
 #: Seconds between looks at Redis and the PACS.
 _LOOK_EVERY: Final = 5.0
@@ -42,13 +42,13 @@ class Seen:
 
 
 @dataclass
-class Lookout:
+class Poller:
     """Looks until it is stopped. Its answers stand in :attr:`seen`, which is replaced and never changed."""
 
     claims: Claims
     app: Celery
     pacs: Pacs
-    etiquette: Etiquette
+    limit: PacsConcurrencyLimit
     sent: Callable[[int], float | None]  #: when the producer sent a chunk, in seconds since 1970
     seen: Seen = field(init=False, default_factory=Seen)
     _over: threading.Event = field(init=False, default_factory=threading.Event)
@@ -56,7 +56,7 @@ class Lookout:
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread = threading.Thread(target=self._run, name="lookout", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -84,7 +84,7 @@ class Lookout:
             seen.redis_used, seen.redis_most = int(info["used_memory"]), int(info["maxmemory"])
             seen.depths = self.claims.broker.depths()
             seen.ages = self._ages(time.time())
-            seen.pacs_limit, seen.pacs_taken = self.etiquette.now()
+            seen.pacs_limit, seen.pacs_taken = self.limit.now()
         except BacklogError:
             pass  # away: its metrics are absent until it is back
 
@@ -107,7 +107,7 @@ class Lookout:
         seen.pacs_up, seen.pacs_seconds = True, time.monotonic() - started
 
     def _consumers(self) -> dict[str, int] | None:
-        """Return how many workers listen to each queue; None when Redis is away."""
+        """Return how many workers listen to each queue; None when Redis is unavailable."""
         try:
             answers = self.app.control.inspect(timeout=_ASK_FOR).active_queues() or {}
         except Exception:  # noqa: BLE001  # kombu's and redis-py's errors of every kind, all of them "away"

@@ -25,7 +25,7 @@ from backlog.model import LABELS
 from producer.page.drift import Scores
 from producer.page.statistics import LATENCY_EDGES, Figures, Latency, Throughput
 
-# It logs where it keeps its fonts, which is of no use to the person.
+# It logs where it keeps its fonts, which is of no use to the user.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 _BLUE: Final = "#0072b2"

@@ -1,6 +1,6 @@
-"""A run's scores against an earlier run's: of all images, and by site or device where the person says which.
+"""A run's scores against an earlier run's: of all images, and by site or device where the user says which.
 
-The ledger knows neither site nor device, and shall not: header text stays out of it. A person who knows hands
+The ledger knows neither site nor device, and shall not: header text stays out of it. A user who knows hands
 over a table of studies and groups.
 """
 
@@ -18,7 +18,7 @@ from producer.page import drift
 from producer.page.drift import Drift
 
 #: Most groups of a table of groups; more is a table of something else.
-_MOST_GROUPS: Final = 64
+_MAX_GROUPS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ def compare(ledger: Ledger, baseline: Ledger, scores: drift.Scores, groups: Path
     UsageError
         The file of groups can't be read or is something else.
     """
-    job, other = ledger.fact("job"), baseline.fact("job")
+    job, other = ledger.get("job"), baseline.get("job")
     before = drift.collect(baseline)
     return Comparison(
         run=other["run"],
         when=other["when"],
         same_weights=bool(job["weights"]) and job["weights"] == other["weights"],
-        same_engine=ledger.fact("engines", []) == baseline.fact("engines", []),
+        same_engine=ledger.get("engines", []) == baseline.get("engines", []),
         drifts=drift.compare(before, scores),
         before=before,
         groups=[] if groups is None else _compare_groups(ledger, baseline, groups),
@@ -96,9 +96,9 @@ def _grouping(path: Path) -> Iterator[tuple[str, str]]:
             for row in table:
                 name = (row["group"] or "").strip()
                 names.add(name)
-                if len(names) > _MOST_GROUPS:
+                if len(names) > _MAX_GROUPS:
                     raise UsageError(
-                        f"{path}: more than {_MOST_GROUPS} groups: is this a table of sites or devices?"
+                        f"{path}: more than {_MAX_GROUPS} groups: is this a table of sites or devices?"
                     )
                 yield (row["study_instance_uid"] or "").strip(), name
     except (OSError, UnicodeDecodeError, csv.Error) as error:

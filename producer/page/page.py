@@ -1,4 +1,4 @@
-"""``report.html``: what became of a run, on one self-contained page, for screen, paper and screen readers.
+"""``summary.html``: what became of a run, on one self-contained page, for screen, paper and screen readers.
 
 Nothing on it comes from a patient's header but UIDs; everything is escaped; it holds no script and asks for
 nothing.
@@ -20,10 +20,10 @@ from producer.page import drift
 from producer.page.comparison import Comparison
 from producer.page.drift import Verdict
 from producer.page.statistics import Figures, gather
-from producer.results import exports as outputs
-from producer.results.audit_log import Verdict as AuditVerdict
+from producer.results import exports
+from producer.results.audit_log import AuditResult
 
-_TEMPLATE: Final = "report_page.html.j2"
+_TEMPLATE: Final = "page.html.j2"
 
 
 def write_page(
@@ -33,7 +33,7 @@ def write_page(
     baseline: Ledger | None = None,
     groups: Path | None = None,
     orthanc: str = "",
-    audit: AuditVerdict | None = None,
+    audit: AuditResult | None = None,
 ) -> Figures:
     """Write the page, whole or not at all, and return what it says.
 
@@ -58,15 +58,15 @@ def write_page(
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined  # optional
 
-        from producer.page import charts as report_charts  # matplotlib is optional, and takes a second
+        from producer.page import charts  # matplotlib is optional, and takes a second
     except ImportError as error:
         raise UsageError(
-            "it needs jinja2 and matplotlib: install cxr-backlog[page] and run cxr-backlog report OUT,"
+            "it needs jinja2 and matplotlib: install cxr-backlog[page] and run cxr-backlog summary OUT,"
             " or in the stack of containers docker compose run --rm page OUT"
         ) from error
     found = gather(ledger, baseline, groups)
     environment = Environment(
-        loader=PackageLoader("producer", "."),
+        loader=PackageLoader("producer.page", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -75,10 +75,10 @@ def write_page(
     page = environment.get_template(_TEMPLATE).render(
         _words(found),
         orthanc=_browsable(ledger, orthanc),
-        charts=report_charts.draw(found),
+        charts=charts.draw(found),
         **_hashes(found, audit),
     )
-    with outputs.whole(path) as file:
+    with exports.whole(path) as file:
         file.write(page)
     return found
 
@@ -109,7 +109,7 @@ def _words(found: Figures) -> dict[str, Any]:
     }
 
 
-def _hashes(found: Figures, audit: AuditVerdict | None) -> dict[str, Any]:
+def _hashes(found: Figures, audit: AuditResult | None) -> dict[str, Any]:
     facts = dict(found.facts)
     if audit is not None:
         head = audit.head
@@ -138,7 +138,7 @@ def drift_line(comparison: Comparison) -> str:
 def _browsable(ledger: Ledger, given: str) -> str:
     if given and not given.startswith(("http://", "https://")):
         raise UsageError(f"{given}: no address of an Orthanc (http://… or https://…)")
-    pacs = str(ledger.fact("pacs"))
+    pacs = str(ledger.get("pacs"))
     if not pacs.startswith(("http://", "https://")):
         return ""  # a folder's images have no page
     return without_password(given or pacs).rstrip("/")
@@ -166,7 +166,7 @@ _MEANINGS: Final = {
     Flag.PADDING_REPLACED.value: "padding was set to black",
     Flag.GREY_RGB.value: "a grey image stored as colour",
     Flag.EXCESS_PIXEL_DATA.value: "more pixel data than one frame",
-    Flag.LOOKS_INVERTED.value: "looks inverted: a person should look",
+    Flag.LOOKS_INVERTED.value: "looks inverted: a user should look",
     Flag.LOW_CONTRAST.value: "uses little of its declared range",
     Flag.UPSAMPLED.value: "smaller than the model's input",
     Flag.NON_SQUARE.value: "the centre crop loses over a third of the image",

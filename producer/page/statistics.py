@@ -1,4 +1,4 @@
-"""What the report page says of a run, gathered from its ledger in streams: a million items cost no memory."""
+"""What the summary page says of a run, gathered from its ledger in streams: a million items cost no memory."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from producer.ledger.ledger import Ledger
 from producer.page import drift
 from producer.page.comparison import Comparison, compare
 from producer.page.drift import Distribution
-from producer.results import exports as outputs
+from producer.results import exports
 
 #: Most bars of the chart over time.
 _BARS: Final = 40
 
-#: Widths of those bars, in seconds: what a person reads off a clock.
+#: Widths of those bars, in seconds: what a user reads off a clock.
 _WIDTHS: Final = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 604800)
 
 #: Items listed for each reason, and studies listed: the page stays readable, the commands list them all.
-MOST_ITEMS: Final = 50
-MOST_STUDIES: Final = 100
+MAX_ITEMS: Final = 50
+MAX_STUDIES: Final = 100
 
 #: Packages whose versions the page gives.
 _PACKAGES: Final = (
@@ -104,7 +104,7 @@ def gather(ledger: Ledger, baseline: Ledger | None = None, groups: Path | None =
     scores, flags = _scores_and_flags(ledger)
     comparison = None if baseline is None else compare(ledger, baseline, scores, groups)
     return Figures(
-        summary=outputs.summarise(ledger),
+        summary=exports.summarise(ledger),
         facts=_facts(ledger),
         by_reason=list(
             ledger.select(
@@ -135,20 +135,20 @@ def gather(ledger: Ledger, baseline: Ledger | None = None, groups: Path | None =
 
 
 def _facts(ledger: Ledger) -> dict[str, str]:
-    job = ledger.fact("job")
+    job = ledger.get("job")
     versions = {name: _version(name) for name in _PACKAGES}
     return {
         "Run": job["run"],
         "Begun": job["when"],
         "Source": job["source"]["kind"],
-        "Model": str(ledger.fact("model")),
+        "Model": str(ledger.get("model")),
         "Weights (SHA-256)": job["weights"] or "not known yet",
-        "Engine": "+".join(ledger.fact("engines", [])) or "not run yet",
+        "Engine": "+".join(ledger.get("engines", [])) or "not run yet",
         "Language of the reports": job["language"],
         "Coding": job["coding"],
         "Modalities": ", ".join(job["rules"]["modalities"]),
         "Laterals scored": "yes" if job["rules"]["laterals"] else "no",
-        "Images in a chunk": str(ledger.fact("chunk_size")),
+        "Images in a chunk": str(ledger.get("chunk_size")),
         "Python, here": platform.python_version(),
         **{f"{name}, here": version for name, version in versions.items() if version},
     }
@@ -220,7 +220,7 @@ def _quarantined(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
         " coalesce(instance, '') AS instance FROM item"
         " WHERE outcome = 'quarantined' AND reason = ? ORDER BY no LIMIT ?"
     )
-    return {row["reason"]: list(ledger.select(query, row["reason"], MOST_ITEMS)) for row in list(reasons)}
+    return {row["reason"]: list(ledger.select(query, row["reason"], MAX_ITEMS)) for row in list(reasons)}
 
 
 def _studies(ledger: Ledger) -> list[dict[str, Any]]:
@@ -228,7 +228,7 @@ def _studies(ledger: Ledger) -> list[dict[str, Any]]:
         "SELECT study_instance_uid, count(*) AS reports, min(no) AS no, sr_instance FROM item"
         " WHERE outcome = 'reported' GROUP BY study_instance_uid ORDER BY min(no) LIMIT ?"
     )
-    return list(ledger.select(query, MOST_STUDIES))
+    return list(ledger.select(query, MAX_STUDIES))
 
 
 def _one(ledger: Ledger, query: str) -> int:

@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 from backlog.errors import StorageFull, UsageError
 from backlog.pacs.address import without_password
 from producer.ledger.ledger import Ledger
-from producer.ledger.schema import COMPANIONS_RETRACTED, COMPANIONS_STORED
+from producer.ledger.schema import DERIVED_RETRACTED, DERIVED_STORED
 
 #: What the first line gives as the hash of the line before it.
 GENESIS: Final = "0" * 64
@@ -34,7 +34,7 @@ _LONGEST: Final = 1 << 16
 _EFFECTS: Final = (
     "SELECT effect.seq, effect.kind, effect.at, item.no, item.chunk, item.engine, item.sop_instance_uid,"
     " item.study_instance_uid, item.sr_sop_instance_uid, item.sr_instance, item.sr_sha256,"
-    " item.companions"
+    " item.derived_objects"
     " FROM effect JOIN item ON item.no = effect.item WHERE effect.seq > ? ORDER BY effect.seq"
 )
 
@@ -48,7 +48,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AuditResult:
     """What is wrong with an audit, if anything."""
 
     head: Link  #: of the part that is right
@@ -145,7 +145,7 @@ class Audit:
         self.damaged = aside
 
 
-def verify(ledger: Ledger, path: Path, head: str = "") -> Verdict:
+def verify(ledger: Ledger, path: Path, head: str = "") -> AuditResult:
     """Follow the chain from its first line, and compare each line with the ledger.
 
     Parameters
@@ -167,23 +167,23 @@ def verify(ledger: Ledger, path: Path, head: str = "") -> Verdict:
     with file:
         for line, link, why in _links(file):
             if link is None:
-                return Verdict(last, last.seq + 1, why)
+                return AuditResult(last, last.seq + 1, why)
             effect = next(expected, None)
             if effect is None:
-                return Verdict(last, link.seq, "the ledger knows of no such effect")
+                return AuditResult(last, link.seq, "the ledger knows of no such effect")
             if line != _line(effect, last.hash) + b"\n":
-                return Verdict(last, link.seq, "it differs from what the ledger holds")
+                return AuditResult(last, link.seq, "it differs from what the ledger holds")
             last = link
             met = met or link.hash == head
     if next(expected, None) is not None:
-        return Verdict(
+        return AuditResult(
             last, last.seq + 1, "it is missing: the ledger holds more effects than there are lines"
         )
     if not met:
-        return Verdict(
+        return AuditResult(
             last, last.seq, "no line has the given hash: the chain was written anew since it was noted"
         )
-    return Verdict(last)
+    return AuditResult(last)
 
 
 def _links(file: Any) -> Iterator[tuple[bytes, Link | None, str]]:
@@ -212,19 +212,19 @@ def _wrong(line: bytes, last: Link) -> str:
 
 
 def _effects(ledger: Ledger, after: int) -> Iterator[dict[str, Any]]:
-    job = ledger.fact("job")
+    job = ledger.get("job")
     facts = {
         "run": job["run"],
-        "pacs": without_password(str(ledger.fact("pacs"))),
-        "model": ledger.fact("model"),
+        "pacs": without_password(str(ledger.get("pacs"))),
+        "model": ledger.get("model"),
         "weights_sha256": job["weights"],
         "weights_meaningful": job["meaningful"],
     }
     for row in ledger.select(_EFFECTS, after):
         time = datetime.fromtimestamp(row.pop("at"), UTC).isoformat(timespec="milliseconds")
-        companions = row.pop("companions")
-        if row["kind"] in (COMPANIONS_STORED, COMPANIONS_RETRACTED):
-            row["companions"] = [one for one in json.loads(companions) if one.get("ours")]
+        derived_objects = row.pop("derived_objects")
+        if row["kind"] in (DERIVED_STORED, DERIVED_RETRACTED):
+            row["derived_objects"] = [one for one in json.loads(derived_objects) if one.get("ours")]
         head = {"seq": row.pop("seq"), "time": time, "effect": row.pop("kind"), "item": row.pop("no")}
         yield head | row | facts
 

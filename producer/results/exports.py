@@ -30,7 +30,7 @@ _GROUP: Final = 20_000
 
 def rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """Stream one row for each reported item, in the source's order."""
-    meaningful = bool(ledger.fact("job")["meaningful"])
+    meaningful = bool(ledger.get("job")["meaningful"])
     for item in ledger.items(Outcome.REPORTED):
         flags = item["flags"] if meaningful else f"{MEANINGLESS} {item['flags']}".strip()
         row: dict[str, Any] = {
@@ -101,34 +101,35 @@ def write_summary(ledger: Ledger, path: Path) -> dict[str, Any]:
 
 def summarise(ledger: Ledger) -> dict[str, Any]:
     """Return the account of a run: total = reported + skipped + quarantined when it is complete."""
-    job, tally = ledger.fact("job"), ledger.tally()
-    seconds = float(ledger.fact("seconds", 0.0))
-    total = int(ledger.fact("listed", 0))
+    job, tally = ledger.get("job"), ledger.tally()
+    seconds = float(ledger.get("seconds", 0.0))
+    total = int(ledger.get("listed", 0))
     summary = {
         "run": job["run"],
-        "complete": bool(ledger.fact("all_listed", False)) and tally.ended == total,
+        "complete": bool(ledger.get("all_listed", False)) and tally.ended == total,
         "total": total,
         "reported": tally.reported,
         "skipped": tally.skipped,
         "quarantined": tally.quarantined,
         "seconds": round(seconds, 3),
         "images_per_second": round(tally.reported / seconds, 3) if seconds else 0.0,
-        "model": ledger.fact("model"),
+        "model": ledger.get("model"),
         "weights_sha256": job["weights"],
         "weights_meaningful": job["meaningful"],
-        "engine": "+".join(ledger.fact("engines", [])),
+        "engine": "+".join(ledger.get("engines", [])),
     }
-    if job.get("companions"):
-        summary["companions"] = _companions(ledger)
+    if job.get("derived_objects"):
+        summary["derived_objects"] = _derived_objects(ledger)
     return summary
 
 
-def _companions(ledger: Ledger) -> dict[str, dict[str, int]]:
+def _derived_objects(ledger: Ledger) -> dict[str, dict[str, int]]:
     """Count what stands beside the reports, and why what is missing there could not be made."""
     counts: dict[str, dict[str, int]] = {}
     query = (
         "SELECT one.value ->> 'kind' AS kind, coalesce(one.value ->> 'reason', 'stored') AS how, count(*) AS n"
-        " FROM item, json_each(item.companions) AS one WHERE item.companions <> '' GROUP BY 1, 2 ORDER BY 1, 2"
+        " FROM item, json_each(item.derived_objects) AS one WHERE item.derived_objects <> ''"
+        " GROUP BY 1, 2 ORDER BY 1, 2"
     )
     for row in ledger.select(query):
         counts.setdefault(row["kind"], {})[row["how"]] = row["n"]

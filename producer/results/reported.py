@@ -18,14 +18,14 @@ _BATCH: Final = 256
 REPORTED: Final = (
     "SELECT item.*,"
     " EXISTS (SELECT 1 FROM retracted WHERE retracted.item = item.no AND found) AS taken,"
-    " EXISTS (SELECT 1 FROM effect WHERE effect.item = item.no AND kind = 'companions.retracted') AS companions_taken"
+    " EXISTS (SELECT 1 FROM effect WHERE effect.item = item.no AND kind = 'derived_objects.retracted') AS derived_taken"
     " FROM item WHERE outcome = 'reported' AND no > ? ORDER BY no LIMIT ?"
 )
 
 
-def companions(item: dict[str, Any]) -> list[dict[str, Any]]:
+def derived_objects(item: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what stands beside an item's report in the PACS; without those that could not be made."""
-    listed: list[dict[str, Any]] = json.loads(item["companions"] or "[]")
+    listed: list[dict[str, Any]] = json.loads(item["derived_objects"] or "[]")
     return [one for one in listed if "instance" in one]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from backlog.outcomes import Outcome
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
-from producer.ledger.schema import COMPANIONS_RETRACTED, RETRACTED
-from producer.results.reported import REPORTED, companions, reported_pages, state_in_pacs
+from producer.ledger.schema import DERIVED_RETRACTED, RETRACTED
+from producer.results.reported import REPORTED, derived_objects, reported_pages, state_in_pacs
 
 
 def written(ledger: Ledger) -> Iterator[dict[str, Any]]:
@@ -18,26 +18,26 @@ def written(ledger: Ledger) -> Iterator[dict[str, Any]]:
 
 
 def beside(ledger: Ledger) -> int:
-    """Return how many companions this run itself stored beside reports."""
+    """Return how many derived objects this run itself stored beside reports."""
     items = ledger.items(Outcome.REPORTED)
-    return sum(one["ours"] for item in items for one in companions(item))
+    return sum(one["ours"] for item in items for one in derived_objects(item))
 
 
 def retract(ledger: Ledger, pacs: Pacs) -> tuple[int, int, int]:
     """Delete exactly the reports that this run wrote and what it stored beside them, and keep that they were deleted.
 
-    What was changed since is somebody else's and stays. A run can have stored companions beside reports of an
+    What was changed since is another program's and stays. A run can have stored derived objects beside reports of an
     earlier run: they go, the reports stay.
 
     Returns
     -------
     tuple
-        How many were deleted, how many stay or were gone already, and how many companions were deleted.
+        How many were deleted, how many stay or were gone already, and how many derived objects were deleted.
     """
     deleted = others = also = 0
     for item in _in_turn(ledger):
         # Before their report: a retraction that is broken off here finds them again through it.
-        also += _retract_companions(ledger, pacs, item)
+        also += _retract_derived(ledger, pacs, item)
         if not item["sr_ours"]:
             continue
         gone = _retract_report(ledger, pacs, item)
@@ -48,7 +48,7 @@ def retract(ledger: Ledger, pacs: Pacs) -> tuple[int, int, int]:
 
 def _in_turn(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """Yield the reported items, first the one at which an earlier retraction was broken off."""
-    broken_off = ledger.fact("retracting")
+    broken_off = ledger.get("retracting")
     first = int(broken_off["item"]) if broken_off else -1
     if broken_off:
         yield from list(ledger.select(REPORTED, first - 1, 1))
@@ -62,29 +62,29 @@ def _retract_report(ledger: Ledger, pacs: Pacs, item: dict[str, Any]) -> bool:
     state = state_in_pacs(pacs, item["sr_instance"], item["sr_sha256"])
     if state == "right":
         # The intent first: what is gone when we come back after a crash was deleted by us.
-        ledger.put("retracting", intent)
+        ledger.set("retracting", intent)
         gone = pacs.delete(item["sr_instance"])
     else:
-        gone = state == "missing" and ledger.fact("retracting") == intent
+        gone = state == "missing" and ledger.get("retracting") == intent
     ledger.retract(number, item["sr_sop_instance_uid"], found=gone)
     return gone
 
 
-def _retract_companions(ledger: Ledger, pacs: Pacs, item: dict[str, Any]) -> int:
-    ours = [one for one in companions(item) if one["ours"]]
+def _retract_derived(ledger: Ledger, pacs: Pacs, item: dict[str, Any]) -> int:
+    ours = [one for one in derived_objects(item) if one["ours"]]
     if not ours:
         return 0
     number = int(item["no"])
-    intent = {"effect": COMPANIONS_RETRACTED, "item": number}
+    intent = {"effect": DERIVED_RETRACTED, "item": number}
     states = [state_in_pacs(pacs, one["instance"], one["sha256"]) for one in ours]
-    broken_off = ledger.fact("retracting") == intent
+    broken_off = ledger.get("retracting") == intent
     if not broken_off and "right" not in states:
         return 0
     gone = states.count("missing") if broken_off else 0
     if "right" in states:
-        ledger.put("retracting", intent)
+        ledger.set("retracting", intent)
         gone += sum(
             pacs.delete(one["instance"]) for one, state in zip(ours, states, strict=True) if state == "right"
         )
-    ledger.retract_companions(number, found=gone > 0)
+    ledger.retract_derived(number, found=gone > 0)
     return gone

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
-from producer.results.reported import companions, reported_pages, state_in_pacs
+from producer.results.reported import derived_objects, reported_pages, state_in_pacs
 
 #: Requests at a time.
 _ABREAST: Final = 4
@@ -39,11 +39,11 @@ def verify(ledger: Ledger, pacs: Pacs) -> Verification:
     Raises
     ------
     ServiceUnavailable, UsageError
-        The PACS is away or refuses us.
+        The PACS is unavailable or refuses us.
     """
     found = Verification(
-        unaccounted=int(ledger.fact("listed", 0)) - ledger.tally().ended,
-        all_listed=bool(ledger.fact("all_listed", False)),
+        unaccounted=int(ledger.get("listed", 0)) - ledger.tally().ended,
+        all_listed=bool(ledger.get("all_listed", False)),
     )
 
     def look(item: dict[str, Any]) -> tuple[int, str]:
@@ -53,11 +53,11 @@ def verify(ledger: Ledger, pacs: Pacs) -> Verification:
             return number, "retracted"
         if state != "right":
             return number, state
-        if pacs.holders(item["sr_sop_instance_uid"], item["sr_instance"]) != 1:
+        if pacs.count_instances(item["sr_sop_instance_uid"], item["sr_instance"]) != 1:
             return number, "twice"
-        for one in companions(item):
+        for one in derived_objects(item):
             state = state_in_pacs(pacs, one["instance"], one["sha256"])
-            if state == "missing" and one["ours"] and item["companions_taken"]:
+            if state == "missing" and one["ours"] and item["derived_taken"]:
                 continue
             if state != "right":
                 return number, state

@@ -40,7 +40,7 @@ def create(
     UsageError
         The folder holds a run already, or can't be written; or the PACS refuses us, or is none.
     ServiceUnavailable
-        The PACS is away. Nothing was made.
+        The PACS is unavailable. Nothing was made.
     """
     pacs = checked_address(pacs)
     _refuse_another(paths)  # before anything is read; what counts is the look under the lock
@@ -60,8 +60,8 @@ def create(
         "engine": "",
         "read_back": read_back,
     }
-    if settings.companion_kinds:
-        job["companions"] = settings.companion_kinds
+    if settings.derived_object_kinds:
+        job["derived_objects"] = settings.derived_object_kinds
     if predecessor is not None:
         job["predecessor"] = _predecessor(predecessor)
     facts: dict[str, Any] = {
@@ -124,8 +124,8 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     if not items:
         of_kind = f" for {', '.join(sorted(reasons))}" if reasons else ""
         raise UsageError(f"{of.out}: nothing is quarantined{of_kind}")
-    facts = {key: ledger.fact(key) for key in ("word", "pacs", "selection", "model", "workers", "chunk_size")}
-    job: Job = ledger.fact("job")
+    facts = {key: ledger.get(key) for key in ("word", "pacs", "selection", "model", "workers", "chunk_size")}
+    job: Job = ledger.get("job")
     ledger.close()
     now = datetime.now(UTC).replace(microsecond=0)
     job |= {"run": _name(now), "when": now.isoformat()}
@@ -149,7 +149,7 @@ def _predecessor(out: Path) -> PredecessorSpec:
         It wrote none yet.
     """
     ledger = open_ledger(out)
-    earlier: Job = ledger.fact("job")
+    earlier: Job = ledger.get("job")
     ledger.close()
     if not earlier["weights"]:
         raise UsageError(f"{out}: this run has scored nothing yet, so nothing can refer to it")

@@ -16,14 +16,14 @@ from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
 from backlog.settings import Settings
 from producer.dispatch.dispatcher import Dispatcher
-from producer.dispatch.progress import Progress
+from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
-from producer.results import exports as outputs
-from producer.results.audit_log import Audit, Verdict
+from producer.results import exports
+from producer.results.audit_log import Audit, AuditResult
 from producer.run.folder import Paths, only_producer
-from producer.run.local_servers import Embedded
+from producer.run.local_servers import LocalServers
 from producer.run.open import open_ledger, pacs_of, source_of
-from producer.run.signals import Stopper, stopping_on_signals
+from producer.run.signals import StopRequest, stopping_on_signals
 from producer.run.worker_command import Stopped, prepare_model
 from producer.sources.base import Source
 
@@ -40,7 +40,7 @@ _WINDOW_LEAST: Final = 16
 
 
 def go_on(
-    settings: Settings, paths: Paths, *, show: Callable[[Progress], None], say: Callable[[str], None]
+    settings: Settings, paths: Paths, *, show: Callable[[RunProgress], None], say: Callable[[str], None]
 ) -> tuple[dict[str, Any], bool]:
     """Work on a run until it is complete or interrupted.
 
@@ -49,7 +49,7 @@ def go_on(
     show
         Called with the progress, ten times a second.
     say
-        Called with a line for the person, now and then.
+        Called with a line for the user, now and then.
 
     Returns
     -------
@@ -72,8 +72,8 @@ def go_on(
                 f"The audit was damaged. It goes on from its last sound line; the rest is kept in {audit.damaged}"
             )
         audit.catch_up()
-        job: Job = ledger.fact("job")
-        pacs_url = str(ledger.fact("pacs"))
+        job: Job = ledger.get("job")
+        pacs_url = str(ledger.get("pacs"))
         source = source_of(ledger, settings, paths)
         with closing(pacs_of(ledger, settings, paths)) as pacs:
             identity = pacs.identity()  # a wrong password ends here, before anything is started
@@ -83,34 +83,34 @@ def go_on(
                 " where it was, or begin a new run"
             )
         job["pacs"] = identity
-        ledger.put("job", job)
+        ledger.set("job", job)
         with (
             suppress(Stopped),  # before there were any workers: interrupted, like later
             _workers(settings, paths, ledger, job, pacs_url, say, stopping) as redis_url,
         ):
-            seconds = float(ledger.fact("seconds", 0.0))
+            seconds = float(ledger.get("seconds", 0.0))
             started = time.monotonic()
             try:
                 chosen = replace(settings, redis_url=redis_url)
                 _dispatch(chosen, paths, ledger, source, job, stopping.is_set, show, say, audit)
             finally:
-                ledger.put("seconds", seconds + time.monotonic() - started)
+                ledger.set("seconds", seconds + time.monotonic() - started)
         audit.catch_up(durable=True)
-        outputs.write_scores(ledger, paths.scores)
-        summary = outputs.write_summary(ledger, paths.summary)
+        exports.write_scores(ledger, paths.scores)
+        summary = exports.write_summary(ledger, paths.summary)
         if summary["complete"]:
             _write_page(ledger, paths, audit, say)
         return summary, not summary["complete"]
 
 
 def _write_page(ledger: Ledger, paths: Paths, audit: Audit, say: Callable[[str], None]) -> None:
-    """Write the report page. It is the last thing of a run, and the run is complete without it."""
+    """Write the summary page. It is the last thing of a run, and the run is complete without it."""
     from producer.page.page import write_page
 
     try:
-        write_page(ledger, paths.page, audit=Verdict(audit.head))
+        write_page(ledger, paths.page, audit=AuditResult(audit.head))
     except (UsageError, StorageFull) as error:
-        say(f"No report page: {error}")
+        say(f"No summary page: {error}")
 
 
 def _dispatch(
@@ -120,7 +120,7 @@ def _dispatch(
     source: Source,
     job: Job,
     stop: Callable[[], bool],
-    show: Callable[[Progress], None],
+    show: Callable[[RunProgress], None],
     say: Callable[[str], None],
     audit: Audit,
 ) -> None:
@@ -134,8 +134,8 @@ def _dispatch(
         raise ServiceUnavailable(
             f"{error}: see CXR_REDIS_URL; then go on: cxr-backlog resume {paths.out}"
         ) from error
-    pacs = connect(settings, str(ledger.fact("pacs")))
-    workers = int(ledger.fact("workers"))
+    pacs = connect(settings, str(ledger.get("pacs")))
+    workers = int(ledger.get("workers"))
     app = make_app(settings)
     metrics = _metrics(settings, ledger, claims, app, job)
     dispatcher = Dispatcher(
@@ -144,7 +144,7 @@ def _dispatch(
         app,
         source,
         job,
-        chunk_size=int(ledger.fact("chunk_size")),
+        chunk_size=int(ledger.get("chunk_size")),
         window=settings.window or max(_WINDOW_LEAST, _WINDOW_PER_WORKER * workers),
         reconcile_seconds=settings.reconcile_seconds,
         pause_file=paths.pause,
@@ -180,7 +180,7 @@ def _metrics(settings: Settings, ledger: Ledger, claims: Claims, app: Celery, jo
         return None
     from producer.monitoring.metrics import Metrics  # an extra's library
 
-    pacs = connect(replace(settings, pacs_seconds=min(5.0, settings.pacs_seconds)), str(ledger.fact("pacs")))
+    pacs = connect(replace(settings, pacs_seconds=min(5.0, settings.pacs_seconds)), str(ledger.get("pacs")))
     return Metrics(ledger, claims, app, pacs, job, settings)
 
 
@@ -192,7 +192,7 @@ def _workers(
     job: Job,
     pacs_url: str,
     say: Callable[[str], None],
-    stopping: Stopper,
+    stopping: StopRequest,
 ) -> Iterator[str]:
     """Yield the broker's address: the given one, or that of a private Redis with workers beside it."""
     if settings.redis_url:
@@ -200,20 +200,20 @@ def _workers(
         return
     say("Preparing the model …")
     chosen = {"pacs_url": pacs_url, "weights": settings.weights, "weights_sha256": settings.weights_sha256}
-    chosen["companions"] = ",".join(job.get("companions", []))
+    chosen["derived_objects"] = ",".join(job.get("derived_objects", []))
     model = prepare_model(stopping.is_set, **chosen)
     if job["weights"] and model["weights"] != job["weights"]:
         raise UsageError(
             "the weights are not those that this run began with: see CXR_WEIGHTS, or begin a new run"
         )
     job["weights"], job["meaningful"] = model["weights"], model["meaningful"]
-    ledger.put("job", job)
+    ledger.set("job", job)
     if not model["meaningful"]:
         say("SEEDED WEIGHTS: the scores mean nothing. Every report and every row says so.")
-    workers = int(ledger.fact("workers"))
+    workers = int(ledger.get("workers"))
     threads = settings.threads or max(1, (os.cpu_count() or 1) // workers)
     chosen["threads"] = str(threads)
-    with Embedded(
+    with LocalServers(
         paths.logs,
         workers,
         chosen,

@@ -60,8 +60,8 @@ class Paths:
 
     @property
     def page(self) -> Path:
-        """The report page."""
-        return self.out / "report.html"
+        """The summary page."""
+        return self.out / "summary.html"
 
     @property
     def audit(self) -> Path:
@@ -80,14 +80,14 @@ class Paths:
 
 
 def new_folder(stem: str) -> Path:
-    """Make a folder here, named by the person's clock; another run of the same second gets another.
+    """Make a folder here, named by the user's clock; another run of the same second gets another.
 
     Raises
     ------
     UsageError
         Nothing can be made here.
     """
-    name = f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005  # the person's clock
+    name = f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005  # the user's clock
     for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
         out = Path(name + suffix).absolute()
         try:

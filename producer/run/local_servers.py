@@ -60,7 +60,7 @@ class _Child:
 
 
 @dataclass
-class Embedded:
+class LocalServers:
     """The private servers of one run. A context.
 
     Parameters
@@ -109,7 +109,7 @@ class Embedded:
             ),
         ]
 
-    def __enter__(self) -> Embedded:
+    def __enter__(self) -> LocalServers:
         try:
             self._children[0].start()
             self._wait_for_redis()

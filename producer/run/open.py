@@ -12,26 +12,24 @@ from backlog.pacs.connect import connect
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
 from producer.run.folder import Paths
-from producer.sources.base import Again, Source
+from producer.sources.base import ReplaySource, Source
 from producer.sources.open import Selection, make_source
-from producer.sources.zip import insist_on_same
+from producer.sources.zip import check_same_source
 
 
 def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
     """Return the source of a run, as its ledger knows it."""
-    job: Job = ledger.fact("job")
+    job: Job = ledger.get("job")
     if job["source"]["listing"]:
         paths = Paths(
             Path(job["source"]["listing"]).parent
         )  # a replay reads the listing of the run that it repeats
-    selection = Selection(**ledger.fact("selection"))
+    selection = Selection(**ledger.get("selection"))
     rules = Rules.from_spec(job["rules"])  # the settings may have changed since
-    source = make_source(
-        str(ledger.fact("word")), settings, str(ledger.fact("pacs")), paths, selection, rules
-    )
-    insist_on_same(source, job["source"])
-    replayed = ledger.fact("replayed")
-    return source if replayed is None else Again(source, replayed)
+    source = make_source(str(ledger.get("word")), settings, str(ledger.get("pacs")), paths, selection, rules)
+    check_same_source(source, job["source"])
+    replayed = ledger.get("replayed")
+    return source if replayed is None else ReplaySource(source, replayed)
 
 
 def open_ledger(out: Path, *, write: bool = False) -> Ledger:
@@ -55,12 +53,12 @@ def pacs_of(ledger: Ledger, settings: Settings, paths: Paths) -> Pacs:
     Raises
     ------
     ServiceUnavailable, UsageError
-        It is away, refuses us, is another one, or its folder is not there.
+        It is unavailable, refuses us, is another one, or its folder is not there.
     """
-    url = str(ledger.fact("pacs"))
+    url = str(ledger.get("pacs"))
     if url.startswith(("http://", "https://")):
         pacs = connect(settings, url)
-        identity = str(ledger.fact("job")["pacs"])  # empty of an Orthanc that has none
+        identity = str(ledger.get("job")["pacs"])  # empty of an Orthanc that has none
         if identity and pacs.identity() != identity:
             raise UsageError(f"the PACS at {url} is not the one that this run began with")
         return pacs

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stopper:
+class StopRequest:
     """Turns the first Ctrl-C or SIGTERM into a request, the second into an end."""
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class Stopper:
         self.on_second: Callable[[], None] = lambda: None
 
     def is_set(self) -> bool:
-        """Whether the person asked to stop."""
+        """Whether the user asked to stop."""
         return self._event.is_set()
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
@@ -30,9 +30,9 @@ class Stopper:
 
 
 @contextmanager
-def stopping_on_signals() -> Iterator[Stopper]:
+def stopping_on_signals() -> Iterator[StopRequest]:
     """Let the two signals set a stopper, and put their handlers back afterwards. Does nothing off the main thread."""
-    stopper = Stopper()
+    stopper = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stopper
         return

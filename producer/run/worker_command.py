@@ -21,7 +21,7 @@ def die_with_parent() -> None:
 
 
 class Stopped(BacklogError):
-    """The person asked to stop while we waited for a process; it was ended."""
+    """The user asked to stop while we waited for a process; it was ended."""
 
 
 def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def ask_worker(
     Raises
     ------
     UsageError
-        It said what the person has to change, and ended with 2; or no worker is installed here.
+        It said what the user has to change, and ended with 2; or no worker is installed here.
     Stopped
         ``stop`` said so.
     """

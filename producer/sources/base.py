@@ -17,14 +17,14 @@ from typing import Final, Protocol
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.outcomes import Reason
 
-#: Its warnings reach the person as lines on the terminal.
+#: Its warnings reach the user as lines on the terminal.
 _log: Final = logging.getLogger(__name__)
 
 #: Entries of one page.
 PAGE: Final = 5000
 
 #: Most bytes of one input file: what a worker takes.
-MOST_BYTES: Final = 1 << 28
+MAX_BYTES: Final = 1 << 28
 
 #: Left by operating systems; and DICOMDIR, the table of contents of a medium (PS3.10).
 _SYSTEM_NAMES: Final = frozenset({".ds_store", "thumbs.db", "desktop.ini", "dicomdir", ".gitkeep"})
@@ -64,7 +64,7 @@ class Source(Protocol):
         ...
 
     def name(self, ref: int | str) -> str:
-        """Return what the person calls this entry. May hold a patient's name: shown only when asked for."""
+        """Return what the user calls this entry. May hold a patient's name: shown only when asked for."""
         ...
 
 
@@ -85,7 +85,7 @@ def system_file(name: str) -> bool:
 
 
 @dataclass
-class Again:
+class ReplaySource:
     """Chosen entries of another source, for a replay. They are few enough for one page."""
 
     source: Source

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from backlog.broker.messages import SourceSpec, Stage
-from backlog.dicom.parser import until_pixels
+from backlog.dicom.parser import read_until_pixel_data
 from backlog.errors import InstanceRejected, UsageError
 from backlog.outcomes import Reason
 from producer.sources import base as sources
-from producer.sources.base import MOST_BYTES, Entry, Page, never_silent, system_file
+from producer.sources.base import MAX_BYTES, Entry, Page, never_silent, system_file
 
-#: Its warnings reach the person as lines on the terminal.
+#: Its warnings reach the user as lines on the terminal.
 _log: Final = logging.getLogger(__name__)
 
 
 @dataclass
-class Folder:
+class FolderSource:
     """The files of a folder and its subfolders.
 
     The folder is listed once, into a file of NUL-ended relative paths: an entry is a place in that file. So paths,
@@ -92,9 +92,9 @@ class Folder:
             It is larger than a worker takes.
         """
         with (self.path / self.name(ref)).open("rb") as file:
-            if os.fstat(file.fileno()).st_size > MOST_BYTES:
-                raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MOST_BYTES} bytes")
-            return until_pixels(_growing_steps(file))
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MAX_BYTES} bytes")
+            return read_until_pixel_data(_growing_steps(file))
 
     def name(self, ref: int | str) -> str:
         """Return the file's path below the folder."""

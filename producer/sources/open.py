@@ -12,9 +12,9 @@ from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from producer.run.folder import Paths
 from producer.sources.base import Source
-from producer.sources.folder import Folder
+from producer.sources.folder import FolderSource
 from producer.sources.orthanc import OrthancSource
-from producer.sources.zip import Zip
+from producer.sources.zip import ZipSource
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def make_source(
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
             raise UsageError(f"{path}: this folder can't be read (permission denied)")
-        return Folder(path, paths.listing)
+        return FolderSource(path, paths.listing)
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder (SOURCE is a zip, a folder, or the word 'orthanc')")
-    return Zip(path)
+    return ZipSource(path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backlog.broker.messages import SourceSpec, Stage
-from backlog.dicom.eligibility import UNSPECIFIC_MODALITIES, Facts, Rules, judge
+from backlog.dicom.eligibility import UNSPECIFIC_MODALITIES, EligibilityAttributes, Rules, rejection_reason
 from backlog.outcomes import Reason
 from backlog.pacs.orthanc import Orthanc
 from producer.sources.base import Entry, Page, never_silent
@@ -99,7 +99,7 @@ class OrthancSource:
 
 def _judge_series(tags: dict[str, str], rules: Rules) -> Reason | None:
     """Judge by a series' tags alone: only where no tag of its instances could say otherwise."""
-    reason = judge(Facts.from_tags(tags), rules)
+    reason = rejection_reason(EligibilityAttributes.from_tags(tags), rules)
     if reason is Reason.NOT_RADIOGRAPH and tags.get("Modality", "").strip().upper() in UNSPECIFIC_MODALITIES:
         return None
     return reason if reason in (Reason.NOT_IMAGE, Reason.NOT_RADIOGRAPH, Reason.NOT_CHEST) else None

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backlog.broker.messages import SourceSpec, Stage
-from backlog.inputs.zip_archive import Archive
+from backlog.inputs.zip_archive import ZipArchive
 from backlog.outcomes import Reason
 from producer.sources import base as sources
-from producer.sources.base import MOST_BYTES, Entry, Page, Source, never_silent, system_file
+from producer.sources.base import MAX_BYTES, Entry, Page, Source, never_silent, system_file
 
 
 @dataclass
-class Zip:
+class ZipSource:
     """The members of a zip archive, read in place."""
 
     path: Path
@@ -24,7 +24,7 @@ class Zip:
 
     def __post_init__(self) -> None:
         self.path = self.path.absolute()
-        with Archive(self.path) as archive:
+        with ZipArchive(self.path) as archive:
             self.total = archive.count  # folders' entries included: an upper bound until all pages are read
             found = archive.fingerprint
         self.spec = {"kind": "zip", "path": str(self.path), "listing": "", "fingerprint": found}
@@ -35,8 +35,8 @@ class Zip:
         return pages if cursor else never_silent(pages, f"{self.path}: this zip holds no files")
 
     def _pages(self, cursor: str) -> Iterator[Page]:
-        with Archive(self.path) as archive:
-            archive.insist_on(self.spec["fingerprint"])
+        with ZipArchive(self.path) as archive:
+            archive.check_fingerprint(self.spec["fingerprint"])
             at, _, before = (cursor or f"{archive.first_place}:0").partition(":")
             place, seen = int(at), int(before or 0)
             entries: list[Entry] = []
@@ -51,21 +51,21 @@ class Zip:
                     yield Page(entries, f"{place}:{seen}", last=False)
                     entries = []
             if before:  # an older run's cursor holds no count
-                archive.insist_on_count(seen)
+                archive.check_count(seen)
             yield Page(entries, f"{place}:{seen}", last=True)
 
     def read(self, ref: int | str) -> bytes:
         """Return one member's content."""
-        with Archive(self.path) as archive:
-            return archive.read(archive.member(int(ref)), limit=MOST_BYTES)
+        with ZipArchive(self.path) as archive:
+            return archive.read(archive.member(int(ref)), limit=MAX_BYTES)
 
     def name(self, ref: int | str) -> str:
         """Return the member's name."""
-        with Archive(self.path) as archive:
+        with ZipArchive(self.path) as archive:
             return archive.member(int(ref)).name
 
 
-def insist_on_same(source: Source, spec: SourceSpec) -> None:
+def check_same_source(source: Source, spec: SourceSpec) -> None:
     """Refuse a source that is another than the one that a run began with, as far as its spec can tell.
 
     Raises
@@ -74,5 +74,5 @@ def insist_on_same(source: Source, spec: SourceSpec) -> None:
         It is another: places in it would lead to other images.
     """
     if spec["kind"] == "zip":
-        with Archive(Path(source.spec["path"])) as archive:
-            archive.insist_on(spec.get("fingerprint", ""))
+        with ZipArchive(Path(source.spec["path"])) as archive:
+            archive.check_fingerprint(spec.get("fingerprint", ""))

@@ -14,10 +14,10 @@ import pytest
 import redis
 
 from backlog.broker.celery_app import make_app
-from backlog.broker.claims import MOST_DEATHS, Claim, Claims, Refusal
+from backlog.broker.claims import MAX_WORKER_CRASHES, Claim, Claims, Refusal
 from backlog.broker.connection import Broker
 from backlog.broker.messages import ItemRecord, Job, Stage
-from backlog.errors import LostClaim, ServiceUnavailable, StorageFull, UsageError
+from backlog.errors import ClaimLost, ServiceUnavailable, StorageFull, UsageError
 from backlog.settings import Settings
 from tests.support.servers import RedisServer, free_port, wait_until
 from worker.tasks.chunk import send
@@ -51,7 +51,7 @@ def dies(claims: Claims, item: int | None = None, stage: Stage = UPLOAD, chunk: 
     """Claim a chunk, perhaps begin an item, and never be heard of again."""
     claim = won(claims, stage, chunk)
     if item is not None:
-        claim.breadcrumb(item)
+        claim.set_current_item(item)
     wait_for_the_lease(claims, chunk)
     return claim
 
@@ -131,9 +131,9 @@ def test_who_is_silent_loses_the_chunk_and_can_change_nothing_more(claims: Claim
     old = dies(claims)
     new = won(claims)
     assert new.attempt == 2
-    with pytest.raises(LostClaim):
-        old.breadcrumb(3)
-    with pytest.raises(LostClaim):
+    with pytest.raises(ClaimLost):
+        old.set_current_item(3)
+    with pytest.raises(ClaimLost):
         old.finish(INFER, {0: record("blank")})
     old.release()
     old.fail()
@@ -152,7 +152,7 @@ def test_a_worker_that_wakes_up_too_late_notices(claims: Claims) -> None:
 def _lost(claim: Claim) -> bool:
     try:
         claim.check()
-    except LostClaim:
+    except ClaimLost:
         return True
     return False
 
@@ -166,7 +166,7 @@ def test_cancelling_reaches_a_worker_in_the_middle(claims: Claims) -> None:
 def test_a_redis_that_forgets_everything_fences_every_worker(claims: Claims) -> None:
     claim = won(claims)
     claims.broker.client.flushall()
-    with pytest.raises(LostClaim):
+    with pytest.raises(ClaimLost):
         claim.finish(INFER, {})
     assert claims.progress(RUN, [1]) == {}
 
@@ -175,8 +175,8 @@ def test_a_redis_that_forgets_everything_fences_every_worker(claims: Claims) -> 
 
 
 def test_the_first_attempt_runs_together_and_the_next_one_by_one(claims: Claims) -> None:
-    assert not dies(claims).alone
-    assert won(claims).alone
+    assert not dies(claims).isolated
+    assert won(claims).isolated
 
 
 def test_handing_back_counts_no_attempt(claims: Claims) -> None:
@@ -195,20 +195,20 @@ def test_attempts_are_counted_for_each_stage(claims: Claims) -> None:
     dies(claims)
     second = won(claims)
     second.finish(INFER, {})
-    assert not won(claims, INFER).alone
+    assert not won(claims, INFER).isolated
 
 
 def test_an_item_at_which_workers_die_is_quarantined(claims: Claims) -> None:
-    dies(claims)  # the first attempt leaves no breadcrumb
-    for _ in range(MOST_DEATHS):
+    dies(claims)  # the first attempt leaves no current-item mark
+    for _ in range(MAX_WORKER_CRASHES):
         dies(claims, item=5)
     claim = won(claims)
-    assert claim.decided == {5}
-    claim.breadcrumb(6)
+    assert claim.finished_items == {5}
+    claim.set_current_item(6)
     claim.finish(INFER, {5: record(), 6: record()})  # what was decided stays so
     held = claims.records(RUN, 1)
     assert held[5]["reason"] == "killed_worker"
-    assert held[5]["attempts"] == MOST_DEATHS
+    assert held[5]["attempts"] == MAX_WORKER_CRASHES
     assert held[5]["outcome"] == "quarantined"
     assert held[6] == record()
 
@@ -217,22 +217,22 @@ def test_a_single_death_blames_no_one(claims: Claims) -> None:
     dies(claims)
     dies(claims, item=5)
     dies(claims, item=6)  # item 5 was survived
-    assert won(claims).decided == set()
+    assert won(claims).finished_items == set()
 
 
 def test_a_breadcrumb_that_was_cleared_blames_no_one(claims: Claims) -> None:
     dies(claims)
-    for _ in range(MOST_DEATHS + 1):
+    for _ in range(MAX_WORKER_CRASHES + 1):
         claim = won(claims)
-        claim.breadcrumb(5)
-        claim.breadcrumb(None)
+        claim.set_current_item(5)
+        claim.set_current_item(None)
         wait_for_the_lease(claims)
-    assert won(claims).decided == set()
+    assert won(claims).finished_items == set()
 
 
 def test_deaths_at_a_later_stage_are_told_apart_in_the_record(claims: Claims) -> None:
     won(claims).finish(INFER, {})
-    for _ in range(MOST_DEATHS):
+    for _ in range(MAX_WORKER_CRASHES):
         dies(claims, item=2, stage=INFER)
     won(claims, INFER).finish(REPORT, {})
     assert claims.records(RUN, 1)[2]["stage"] == INFER.value
@@ -245,7 +245,7 @@ def test_a_lost_chunk_is_put_back_to_its_first_stage(claims: Claims) -> None:
     won(claims).finish(INFER, {3: record("blank")})
     assert claims.restart(RUN, 1, UPLOAD)
     assert claims.claim(RUN, 1, INFER, UPLOAD) is Refusal.STALE
-    assert won(claims).decided == {3}
+    assert won(claims).finished_items == {3}
 
 
 def test_deaths_survive_a_restart(claims: Claims) -> None:
@@ -253,7 +253,7 @@ def test_deaths_survive_a_restart(claims: Claims) -> None:
     dies(claims, item=5)
     assert claims.restart(RUN, 1, UPLOAD)
     dies(claims, item=5)
-    assert won(claims).decided == {5}
+    assert won(claims).finished_items == {5}
 
 
 def test_a_chunk_at_work_or_finished_is_not_put_back(claims: Claims) -> None:
@@ -294,7 +294,7 @@ def test_what_was_harvested_after_a_ledgers_backup_is_done_again(claims: Claims)
 def test_a_worker_at_a_chunk_that_is_sent_anew_can_change_nothing_more(claims: Claims) -> None:
     claim = won(claims)
     claims.reopen(RUN, [1])
-    with pytest.raises(LostClaim):
+    with pytest.raises(ClaimLost):
         claim.finish(FINISHED, {0: record()})
     won(claims)
 
@@ -373,10 +373,10 @@ def test_every_key_of_a_run_that_was_given_up_goes_away_by_itself(claims: Claims
 
 
 def test_trouble_is_told_and_forgotten(claims: Claims) -> None:
-    assert claims.trouble(RUN) == ""
-    claims.tell(RUN, "the PACS is away")
-    assert claims.trouble(RUN) == "the PACS is away"
-    assert claims.trouble("run2") == ""
+    assert claims.waiting_reason(RUN) == ""
+    claims.tell(RUN, "the PACS is unavailable")
+    assert claims.waiting_reason(RUN) == "the PACS is unavailable"
+    assert claims.waiting_reason("run2") == ""
 
 
 # -- a Redis that can't or won't -----------------------------------------------------------------------------
@@ -442,7 +442,7 @@ def test_a_user_without_permission_is_the_persons_to_mend(redis_server: RedisSer
             "poor", enabled=True, passwords=["+secret"], keys=["other:*"], commands=["+ping", "+get"]
         )
         with pytest.raises(UsageError, match="refuses the user"):
-            Claims(server.url.replace("//", "//poor:secret@")).trouble(RUN)
+            Claims(server.url.replace("//", "//poor:secret@")).waiting_reason(RUN)
 
 
 @pytest.mark.parametrize("url", ["", "localhost:6379", "http://host", "redis://host:port/0", "redis://[::1"])
@@ -463,7 +463,7 @@ def test_a_redis_that_is_away_is_waited_for(tmp_path: Path) -> None:
         Claims(f"redis+socket://{tmp_path}/none.sock").broker.ping,
     ]
     for call in calls:
-        with pytest.raises(ServiceUnavailable, match="Redis is away"):
+        with pytest.raises(ServiceUnavailable, match="Redis is unavailable"):
             call()
 
 
@@ -476,7 +476,7 @@ def test_a_redis_that_restarts_breaks_no_claim(redis_server: RedisServer, tmp_pa
     with pytest.raises(ServiceUnavailable), claim:
         claim.finish(INFER, {})
     server.start()
-    with pytest.raises(LostClaim):
+    with pytest.raises(ClaimLost):
         claim.finish(INFER, {})
     won(claims)
     claims.broker.close()

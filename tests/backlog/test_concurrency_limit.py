@@ -13,9 +13,9 @@ import pytest
 from backlog.broker.connection import Broker
 from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.outcomes import Reason
-from backlog.pacs import concurrency_limit as etiquette
+from backlog.pacs import concurrency_limit
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import Etiquette, Polite, politely
+from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit, limited
 from backlog.pacs.connect import connect
 from backlog.settings import from_environment
 from tests.support.servers import OrthancServer, RedisServer, free_port, wait_until
@@ -23,9 +23,9 @@ from tests.support.servers import OrthancServer, RedisServer, free_port, wait_un
 PACS = "http://orthanc.example:8042"
 
 
-def etiquettes(url: str, count: int, *, most: int, lifetime: float = 10.0) -> list[Etiquette]:
+def limits(url: str, count: int, *, most: int, lifetime: float = 10.0) -> list[PacsConcurrencyLimit]:
     """Return the manners of so many processes."""
-    return [Etiquette(Broker(url), PACS, most=most, lifetime=lifetime) for _ in range(count)]
+    return [PacsConcurrencyLimit(Broker(url), PACS, most=most, lifetime=lifetime) for _ in range(count)]
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Watch:
             self.now -= 1
 
 
-def most_at_a_time(members: list[Etiquette], expected: int, requests: int = 12) -> int:
+def most_at_a_time(members: list[PacsConcurrencyLimit], expected: int, requests: int = 12) -> int:
     """Let all ask at once; return how many were inside at a time.
 
     The first ones stay inside until as many as expected are, so that a busy machine can't hide them.
@@ -54,9 +54,9 @@ def most_at_a_time(members: list[Etiquette], expected: int, requests: int = 12) 
     watch = Watch()
     met = threading.Event()
 
-    def ask(one: Etiquette) -> None:
+    def ask(one: PacsConcurrencyLimit) -> None:
         for _ in range(requests):
-            with one.turn("fetch"), watch.one():
+            with one.slot("fetch"), watch.one():
                 if watch.most >= expected:
                     met.set()
                 met.wait(10)
@@ -70,124 +70,124 @@ def most_at_a_time(members: list[Etiquette], expected: int, requests: int = 12) 
     return watch.most
 
 
-def fail(one: Etiquette) -> None:
-    with pytest.raises(ServiceUnavailable), one.turn("store"):
+def fail(one: PacsConcurrencyLimit) -> None:
+    with pytest.raises(ServiceUnavailable), one.slot("store"):
         raise ServiceUnavailable("the PACS answers 503")
 
 
-def limit(redis: RedisServer) -> float:
+def current_limit(redis: RedisServer) -> float:
     names = redis.client.keys("cxr-pacs:*:limit")
     return float(str(redis.client.get(names[0]))) if names else float("inf")
 
 
 def test_all_processes_together_ask_no_more_than_the_limit_at_a_time(redis_url: str) -> None:
-    assert most_at_a_time(etiquettes(redis_url, 6, most=3), 3) == 3
+    assert most_at_a_time(limits(redis_url, 6, most=3), 3) == 3
 
 
 def test_a_5xx_halves_the_limit_for_all_and_good_answers_bring_it_back(
     redis_url: str, redis_server: RedisServer
 ) -> None:
-    members = etiquettes(redis_url, 6, most=4)
+    members = limits(redis_url, 6, most=4)
     fail(members[0])
-    assert limit(redis_server) == 2
+    assert current_limit(redis_server) == 2
     assert most_at_a_time(members[:3], 2, requests=1) == 2  # the third good answer lifts the limit over 3
     for _ in range(16):
-        with members[1].turn("fetch"):
+        with members[1].slot("fetch"):
             pass
-    assert limit(redis_server) == 4
+    assert current_limit(redis_server) == 4
     assert most_at_a_time(members, 4) == 4
 
 
 def test_requests_that_fail_in_one_trouble_halve_the_limit_once(
     redis_url: str, redis_server: RedisServer
 ) -> None:
-    members = etiquettes(redis_url, 4, most=8)
+    members = limits(redis_url, 4, most=8)
     for one in members:
         fail(one)
-    assert limit(redis_server) == 4
+    assert current_limit(redis_server) == 4
 
 
 def test_the_limit_never_falls_below_one(
     redis_url: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(etiquette, "_CUT_MS", 1)
-    (one,) = etiquettes(redis_url, 1, most=4)
+    monkeypatch.setattr(concurrency_limit, "_CUT_MS", 1)
+    (one,) = limits(redis_url, 1, most=4)
     for _ in range(5):
         fail(one)
         time.sleep(0.005)  # until the last cut is over
-    assert limit(redis_server) == 1
+    assert current_limit(redis_server) == 1
     assert most_at_a_time([one], 1, requests=2) == 1
 
 
 def test_an_answer_that_takes_far_longer_than_usual_lowers_the_limit(
     redis_url: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(etiquette, "_SLOW_SECONDS", 0.05)
-    (one,) = etiquettes(redis_url, 1, most=4)
+    monkeypatch.setattr(concurrency_limit, "_SLOW_SECONDS", 0.05)
+    (one,) = limits(redis_url, 1, most=4)
     for _ in range(3):
-        with one.turn("fetch"):
+        with one.slot("fetch"):
             pass
-    assert limit(redis_server) == float("inf")  # nothing is wrong yet
-    with one.turn("fetch"):
+    assert current_limit(redis_server) == float("inf")  # nothing is wrong yet
+    with one.slot("fetch"):
         time.sleep(0.1)
-    assert limit(redis_server) == 2
+    assert current_limit(redis_server) == 2
 
 
 def test_an_instance_that_is_refused_says_nothing_about_the_pacs(
     redis_url: str, redis_server: RedisServer
 ) -> None:
-    (one,) = etiquettes(redis_url, 1, most=4)
-    with pytest.raises(InstanceRejected), one.turn("store"):
+    (one,) = limits(redis_url, 1, most=4)
+    with pytest.raises(InstanceRejected), one.slot("store"):
         raise InstanceRejected(Reason.REFUSED)
-    assert limit(redis_server) == float("inf")
+    assert current_limit(redis_server) == float("inf")
 
 
 def test_the_place_of_a_dead_process_is_free_again_after_a_while(redis_url: str) -> None:
     broker = Broker(redis_url)
-    dead = Etiquette(broker, PACS, most=1, lifetime=0.5)
+    dead = PacsConcurrencyLimit(broker, PACS, most=1, lifetime=0.5)
     assert dead._enter(dead._keys[:2], [1, 500, "of the dead"])  # and nobody renews it
-    (alive,) = etiquettes(redis_url, 1, most=1)
+    (alive,) = limits(redis_url, 1, most=1)
     began = time.monotonic()
-    with alive.turn("fetch"):
+    with alive.slot("fetch"):
         waited = time.monotonic() - began
     assert 0.3 < waited < 5
 
 
 def test_a_slow_request_keeps_its_place(redis_url: str) -> None:
-    slow, other = etiquettes(redis_url, 2, most=1, lifetime=0.3)
-    with slow.turn("fetch"):
+    slow, other = limits(redis_url, 2, most=1, lifetime=0.3)
+    with slow.slot("fetch"):
         time.sleep(1.0)  # three lifetimes
         assert not other._enter(other._keys[:2], [1, 300, "of another"])
 
 
 def test_who_gets_no_place_for_long_says_so(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(etiquette, "_MOST_WAIT", 0.1)
-    first, second = etiquettes(redis_url, 2, most=1)
+    monkeypatch.setattr(concurrency_limit, "_MAX_WAIT", 0.1)
+    first, second = limits(redis_url, 2, most=1)
     with (
-        first.turn("fetch"),
+        first.slot("fetch"),
         pytest.raises(ServiceUnavailable, match="CXR_PACS_REQUESTS"),
-        second.turn("fetch"),
+        second.slot("fetch"),
     ):
         pass
 
 
 def test_without_redis_a_process_makes_one_request_at_a_time() -> None:
-    alone = Etiquette(Broker(f"redis://127.0.0.1:{free_port()}/0"), PACS, most=8)
+    alone = PacsConcurrencyLimit(Broker(f"redis://127.0.0.1:{free_port()}/0"), PACS, most=8)
     assert most_at_a_time([alone, alone, alone], 1, requests=3) == 1
 
 
 def test_a_redis_that_dies_meanwhile_stops_no_request(redis_server: RedisServer) -> None:
     private = RedisServer(redis_server.folder / "private")
     private.start()
-    (one,) = etiquettes(private.url, 1, most=2)
-    with one.turn("fetch"):
+    (one,) = limits(private.url, 1, most=2)
+    with one.slot("fetch"):
         private.stop(9)
-    with one.turn("fetch"):
+    with one.slot("fetch"):
         pass
     private.start()
     one._away_until = 0.0  # as if some seconds had passed
     try:
-        with one.turn("fetch"):
+        with one.slot("fetch"):
             assert private.client.zcard(one._keys[0]) == 1
     finally:
         private.stop()
@@ -195,10 +195,10 @@ def test_a_redis_that_dies_meanwhile_stops_no_request(redis_server: RedisServer)
 
 def test_a_turn_costs_less_than_half_a_millisecond(redis_url: str, redis_server: RedisServer) -> None:
     """Against the bare price of two questions to Redis here: on an idle machine that is 0.1 ms."""
-    (one,) = etiquettes(redis_url, 1, most=8)
+    (one,) = limits(redis_url, 1, most=8)
     client = Broker(redis_url).client
     client.ping()
-    with one.turn("fetch"):
+    with one.slot("fetch"):
         pass
 
     def best(step: object, times: int = 200) -> float:
@@ -210,12 +210,12 @@ def test_a_turn_costs_less_than_half_a_millisecond(redis_url: str, redis_server:
             taken.append(time.perf_counter() - began)
         return sorted(taken)[times // 4]
 
-    def turn() -> None:
-        with one.turn("fetch"):
+    def slot() -> None:
+        with one.slot("fetch"):
             pass
 
     asked = best(lambda: (client.ping(), client.ping()))
-    assert best(turn) < max(0.0005, 5 * asked)
+    assert best(slot) < max(0.0005, 5 * asked)
 
 
 def test_workers_ask_an_orthanc_politely_and_a_folder_plainly(
@@ -225,14 +225,14 @@ def test_workers_ask_an_orthanc_politely_and_a_folder_plainly(
         orthanc.environment
         | {"CXR_PACS_URL": orthanc.url, "CXR_PACS_REQUESTS": "2", "CXR_REDIS_URL": redis_url}
     )
-    asked: Pacs = politely(connect(settings), settings)
-    assert isinstance(asked, Polite)
+    asked: Pacs = limited(connect(settings), settings)
+    assert isinstance(asked, LimitedPacs)
     with ExitStack() as stack:
         stack.callback(asked.close)
         with pytest.raises(InstanceRejected, match="not_in_pacs"):
             asked.fetch("0" * 8 + "-00000000" * 4)
         assert asked.delete("0" * 8 + "-00000000" * 4) is False
-        assert asked.etiquette.most == 2
+        assert asked.limit.most == 2
         wait_until(lambda: redis_server.client.keys("cxr-pacs:*:places") == [], 5, "the place was given back")
     plain = from_environment({"CXR_PACS_URL": "/some/folder", "CXR_REDIS_URL": redis_url})
-    assert not isinstance(politely(connect(plain), plain), Polite)
+    assert not isinstance(limited(connect(plain), plain), LimitedPacs)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from backlog.dicom.eligibility import Facts, Rules, flags, frame_count, judge
-from backlog.dicom.header import facts, identity, read_header
+from backlog.dicom.eligibility import EligibilityAttributes, Rules, flags, frame_count, rejection_reason
+from backlog.dicom.header import eligibility_attributes, identity, read_header
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Outcome, Reason
 from tests.support.cases import Case, case, listed, needs_data
@@ -22,17 +22,19 @@ DX_RAW = "1.2.840.10008.5.1.4.1.1.1.1.1"
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 CT = "1.2.840.10008.5.1.4.1.1.2"
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
-FRONTAL = Facts(sop_class_uid=DX, modality="DX", body_part_examined="CHEST", view_position="PA")
+FRONTAL = EligibilityAttributes(
+    sop_class_uid=DX, modality="DX", body_part_examined="CHEST", view_position="PA"
+)
 RULES = Rules()
 
 
-def judged(**said: Any) -> Reason | None:
+def screen(**said: Any) -> Reason | None:
     """Judge a frontal chest radiograph that says something else of itself."""
-    return judge(replace(FRONTAL, **said), RULES)
+    return rejection_reason(replace(FRONTAL, **said), RULES)
 
 
 def test_a_frontal_chest_radiograph_is_scored_without_a_flag() -> None:
-    assert judge(FRONTAL, RULES) is None
+    assert rejection_reason(FRONTAL, RULES) is None
     assert flags(FRONTAL, RULES) == frozenset()
 
 
@@ -66,22 +68,22 @@ def test_a_frontal_chest_radiograph_is_scored_without_a_flag() -> None:
     ],
 )
 def test_the_kind_of_object_decides_first(sop_class_uid: str, modality: str, reason: Reason | None) -> None:
-    assert judged(sop_class_uid=sop_class_uid, modality=modality) is reason
+    assert screen(sop_class_uid=sop_class_uid, modality=modality) is reason
 
 
 def test_our_own_reports_are_known() -> None:
     own = {"sop_class_uid": COMPREHENSIVE_3D_SR, "modality": "SR"}
-    assert judged(manufacturer_model_name="cxr-backlog", **own) is Reason.OWN_REPORT
-    assert judged(manufacturer_model_name="another", **own) is Reason.NOT_IMAGE
+    assert screen(manufacturer_model_name="cxr-backlog", **own) is Reason.OWN_REPORT
+    assert screen(manufacturer_model_name="another", **own) is Reason.NOT_IMAGE
     # The model name alone proves nothing: an image may have passed through a tool of ours.
-    assert judged(manufacturer_model_name="cxr-backlog") is None
+    assert screen(manufacturer_model_name="cxr-backlog") is None
 
 
 def test_a_capture_of_unknown_modality_has_to_name_the_chest() -> None:
     capture = {"sop_class_uid": CAPTURE, "modality": "OT", "body_part_examined": ""}
-    assert judged(**capture) is Reason.NOT_RADIOGRAPH
-    assert judged(study_description="RX TORAX PA", **capture) is None
-    assert judged(series_description="Dose report", **capture) is Reason.NOT_RADIOGRAPH
+    assert screen(**capture) is Reason.NOT_RADIOGRAPH
+    assert screen(study_description="RX TORAX PA", **capture) is None
+    assert screen(series_description="Dose report", **capture) is Reason.NOT_RADIOGRAPH
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_a_capture_of_unknown_modality_has_to_name_the_chest() -> None:
 )
 def test_body_part(body_part_examined: str, reason: Reason | None, assumed: bool) -> None:
     said = replace(FRONTAL, body_part_examined=body_part_examined)
-    assert judge(said, RULES) is reason
+    assert rejection_reason(said, RULES) is reason
     if reason is None:
         assert (Flag.BODY_PART_UNKNOWN in flags(said, RULES)) is assumed
 
@@ -127,8 +129,8 @@ def test_body_part(body_part_examined: str, reason: Reason | None, assumed: bool
 def test_descriptions_speak_only_where_the_attribute_is_silent(
     said: dict[str, Any], reason: Reason | None
 ) -> None:
-    assert judged(body_part_examined="", **said) is reason
-    assert judged(body_part_examined="CHEST", **said) is None
+    assert screen(body_part_examined="", **said) is reason
+    assert screen(body_part_examined="CHEST", **said) is None
 
 
 @pytest.mark.parametrize(
@@ -136,9 +138,9 @@ def test_descriptions_speak_only_where_the_attribute_is_silent(
 )
 def test_a_lateral_is_skipped_unless_asked_for(view_position: str) -> None:
     said = replace(FRONTAL, view_position=view_position)
-    assert judge(said, RULES) is Reason.LATERAL
+    assert rejection_reason(said, RULES) is Reason.LATERAL
     asked = Rules(laterals=True)
-    assert judge(said, asked) is None
+    assert rejection_reason(said, asked) is None
     assert flags(said, asked) == {Flag.LATERAL_ASKED_FOR}
 
 
@@ -164,14 +166,14 @@ def test_a_lateral_is_skipped_unless_asked_for(view_position: str) -> None:
     ],
 )
 def test_view(said: dict[str, Any], reason: Reason | None, unknown: bool) -> None:
-    assert judged(**said) is reason
+    assert screen(**said) is reason
     if reason is None:
         assert (Flag.VIEW_UNKNOWN in flags(replace(FRONTAL, **said), RULES)) is unknown
 
 
 def test_more_than_one_frame_is_skipped() -> None:
-    assert judged(number_of_frames=2) is Reason.MULTIFRAME
-    assert judged(number_of_frames=1_000_000) is Reason.MULTIFRAME
+    assert screen(number_of_frames=2) is Reason.MULTIFRAME
+    assert screen(number_of_frames=1_000_000) is Reason.MULTIFRAME
 
 
 @pytest.mark.parametrize(
@@ -194,23 +196,26 @@ def test_a_malformed_number_of_frames_that_is_not_one_is_many(text: str) -> None
 
 
 def test_raw_detector_data_is_skipped_unless_asked_for() -> None:
-    assert judged(sop_class_uid=DX_RAW) is Reason.FOR_PROCESSING
-    assert judged(presentation_intent_type="FOR PROCESSING") is Reason.FOR_PROCESSING
-    assert judged(presentation_intent_type="FOR PRESENTATION") is None
-    assert judge(replace(FRONTAL, sop_class_uid=DX_RAW), Rules(for_processing=True)) is None
+    assert screen(sop_class_uid=DX_RAW) is Reason.FOR_PROCESSING
+    assert screen(presentation_intent_type="FOR PROCESSING") is Reason.FOR_PROCESSING
+    assert screen(presentation_intent_type="FOR PRESENTATION") is None
+    assert rejection_reason(replace(FRONTAL, sop_class_uid=DX_RAW), Rules(for_processing=True)) is None
 
 
 def test_an_image_without_pixels_is_quarantined_only_when_that_is_known() -> None:
-    assert judged(has_pixel_data=None) is None
-    assert judged(has_pixel_data=False) is Reason.NO_PIXELS
+    assert screen(has_pixel_data=None) is None
+    assert screen(has_pixel_data=False) is Reason.NO_PIXELS
 
 
 def test_the_settings_change_the_rules() -> None:
-    assert judge(replace(FRONTAL, modality="ZZ"), Rules(modalities=frozenset({"ZZ"}))) is None
-    assert judge(replace(FRONTAL, body_part_examined="HAND"), Rules(any_body_part=True)) is None
-    assert judge(replace(FRONTAL, body_part_examined="RX T"), Rules(body_parts=frozenset({"RX T"}))) is None
+    assert rejection_reason(replace(FRONTAL, modality="ZZ"), Rules(modalities=frozenset({"ZZ"}))) is None
+    assert rejection_reason(replace(FRONTAL, body_part_examined="HAND"), Rules(any_body_part=True)) is None
+    assert (
+        rejection_reason(replace(FRONTAL, body_part_examined="RX T"), Rules(body_parts=frozenset({"RX T"})))
+        is None
+    )
     capture = replace(FRONTAL, sop_class_uid=CAPTURE, modality="OT", body_part_examined="")
-    assert judge(capture, Rules(any_body_part=True)) is None
+    assert rejection_reason(capture, Rules(any_body_part=True)) is None
 
 
 def test_tags_by_keyword_give_the_same_facts_as_the_bytes() -> None:
@@ -227,13 +232,17 @@ def test_tags_by_keyword_give_the_same_facts_as_the_bytes() -> None:
         "SeriesDescription": "PA",
         "ProtocolName": "Chest",
     }
-    of_tags = Facts.from_tags({**said, "ViewCodeSequence": [{"CodeValue": "R-10206"}], "PatientName": "A^B"})
+    of_tags = EligibilityAttributes.from_tags(
+        {**said, "ViewCodeSequence": [{"CodeValue": "R-10206"}], "PatientName": "A^B"}
+    )
     item = _code("R-10206")
-    of_bytes = facts(
+    of_bytes = eligibility_attributes(
         read_header(dicom(chest(), SpecificCharacterSet="ISO_IR 192", ViewCodeSequence=[item], **said))
     )
     assert of_tags == replace(of_bytes, has_pixel_data=None)
-    assert all(getattr(of_tags, field.name) for field in fields(Facts) if field.name not in _ABSENT)
+    assert all(
+        getattr(of_tags, field.name) for field in fields(EligibilityAttributes) if field.name not in _ABSENT
+    )
 
 
 _ABSENT = ("has_pixel_data", "anatomic_region_codes")
@@ -258,7 +267,7 @@ def _code(value: str) -> Any:
     ],
 )
 def test_tags_of_any_form_are_facts(tags: dict[str, object]) -> None:
-    assert isinstance(judge(Facts.from_tags(tags), RULES), Reason)
+    assert isinstance(rejection_reason(EligibilityAttributes.from_tags(tags), RULES), Reason)
 
 
 def test_judging_needs_neither_pydicom_nor_numpy() -> None:
@@ -284,8 +293,8 @@ def test_judging_needs_neither_pydicom_nor_numpy() -> None:
     ],
 )
 def test_cases_are_judged(name: str, reason: Reason | None, assumed: set[Flag]) -> None:
-    said = facts(read_header(case(name)))
-    assert judge(said, RULES) is reason
+    said = eligibility_attributes(read_header(case(name)))
+    assert rejection_reason(said, RULES) is reason
     if reason is None:
         assert flags(said, RULES) == assumed
 
@@ -295,7 +304,7 @@ def test_cases_are_judged(name: str, reason: Reason | None, assumed: set[Flag]) 
 def test_foreign_objects_are_skipped_and_hostile_ones_quarantined(item: Case) -> None:
     try:
         header = read_header(item.read())
-        reason = judge(facts(header), RULES)
+        reason = rejection_reason(eligibility_attributes(header), RULES)
         if reason is None:
             identity(header)
     except InstanceRejected as rejected:

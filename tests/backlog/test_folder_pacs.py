@@ -13,11 +13,11 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from backlog.dicom.header import identity, read_header
-from backlog.dicom.parser import until_pixels
+from backlog.dicom.parser import read_until_pixel_data
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
 from backlog.outcomes import Reason
 from backlog.pacs.connect import connect
-from backlog.pacs.folder import Folder, instance_id
+from backlog.pacs.folder import FolderPacs, instance_id
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from tests.support.dicom_images import chest, dicom, explicit_element, with_elements
@@ -30,22 +30,22 @@ ID = instance_id(identity(read_header(IMAGE)))
 
 
 @pytest.fixture
-def pacs(tmp_path: Path) -> Folder:
-    return Folder(tmp_path / "pacs")
+def pacs(tmp_path: Path) -> FolderPacs:
+    return FolderPacs(tmp_path / "pacs")
 
 
 def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_is_stored_is_fetched_as_it_was(pacs: Folder) -> None:
+def test_what_is_stored_is_fetched_as_it_was(pacs: FolderPacs) -> None:
     stored = pacs.store(IMAGE)
     assert not stored.already
     assert pacs.fetch(stored.instance) == IMAGE
     assert files(pacs.root) == [pacs.root / f"{stored.instance}.dcm"]
 
 
-def test_storing_again_changes_nothing(pacs: Folder) -> None:
+def test_storing_again_changes_nothing(pacs: FolderPacs) -> None:
     first = pacs.store(IMAGE)
     changed = dicom(chest(64, 64)[::-1])  # other pixels under the same UID
     again = pacs.store(changed)
@@ -54,7 +54,7 @@ def test_storing_again_changes_nothing(pacs: Folder) -> None:
     assert pacs.fetch(first.instance) == IMAGE
 
 
-def test_instances_of_a_study_lie_together(pacs: Folder) -> None:
+def test_instances_of_a_study_lie_together(pacs: FolderPacs) -> None:
     one = pacs.store(dicom(chest(64, 64), SOPInstanceUID="1.2.1"))
     two = pacs.store(dicom(chest(64, 64), SOPInstanceUID="1.2.2", SeriesInstanceUID="1.9"))
     elsewhere = pacs.store(dicom(chest(64, 64), StudyInstanceUID="1.2.99"))
@@ -63,7 +63,7 @@ def test_instances_of_a_study_lie_together(pacs: Folder) -> None:
     assert not elsewhere.instance.startswith(study)
 
 
-def test_the_same_uids_of_another_patient_are_another_instance(pacs: Folder) -> None:
+def test_the_same_uids_of_another_patient_are_another_instance(pacs: FolderPacs) -> None:
     assert pacs.store(IMAGE).instance != pacs.store(dicom(chest(64, 64), PatientID="OTHER")).instance
 
 
@@ -84,7 +84,7 @@ def of_patient(charset: str | None, patient: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", [n for n, case in CASES.items() if "patient id" in n and not case.refused])
-def test_a_report_lies_in_the_study_of_its_image(pacs: Folder, name: str) -> None:
+def test_a_report_lies_in_the_study_of_its_image(pacs: FolderPacs, name: str) -> None:
     image = CASES[name].dicom
     study = pacs.store(image).instance.split("/")[0]
     assert pacs.store(report(image).dicom).instance.startswith(study)
@@ -92,7 +92,7 @@ def test_a_report_lies_in_the_study_of_its_image(pacs: Folder, name: str) -> Non
 
 @pytest.mark.parametrize("name", LETTERS)
 def test_names_are_made_of_what_orthanc_makes_its_identifiers_of(
-    pacs: Folder, orthanc: OrthancServer, name: str
+    pacs: FolderPacs, orthanc: OrthancServer, name: str
 ) -> None:
     image = of_patient(*LETTERS[name])
     theirs = Orthanc(orthanc.url, username=orthanc.username, password=orthanc.password)
@@ -106,14 +106,14 @@ def test_names_are_made_of_what_orthanc_makes_its_identifiers_of(
     ("charset", "patient"), [("ISO_IR 192", b"P\xc37"), ("KLINGON", b"P\xc47"), ("ISO_IR 6", b"\xc4")]
 )
 def test_an_image_with_letters_that_nothing_settles_is_stored_all_the_same(
-    pacs: Folder, charset: str, patient: bytes
+    pacs: FolderPacs, charset: str, patient: bytes
 ) -> None:
     """It gets no report; but the PACS keeps it, and finds it again."""
     image = of_patient(charset, patient)
     assert pacs.fetch(pacs.store(image).instance) == image
 
 
-def test_the_header_ends_at_the_pixels(pacs: Folder) -> None:
+def test_the_header_ends_at_the_pixels(pacs: FolderPacs) -> None:
     large = dicom(chest(1024, 1024))
     instance = pacs.store(large).instance
     header = pacs.header(instance)
@@ -127,12 +127,12 @@ def test_a_header_is_whole_wherever_a_step_ends(before: int) -> None:
     """Before, in and behind the element that begins the pixels."""
     pixels = IMAGE.index(b"\xe0\x7f\x10\x00")
     steps = [IMAGE[: pixels + before], IMAGE[pixels + before : pixels + 100], b"never"]
-    assert identity(read_header(until_pixels(iter(steps)))) == identity(read_header(IMAGE))
-    assert len(until_pixels(iter(steps))) <= pixels + 100
+    assert identity(read_header(read_until_pixel_data(iter(steps)))) == identity(read_header(IMAGE))
+    assert len(read_until_pixel_data(iter(steps))) <= pixels + 100
 
 
 def test_what_has_no_pixels_is_read_to_its_end() -> None:
-    assert until_pixels(iter([b"no", b"mark"])) == b"nomark"
+    assert read_until_pixel_data(iter([b"no", b"mark"])) == b"nomark"
 
 
 def _icon(side: int, *, undefined: bool) -> bytes:
@@ -170,17 +170,17 @@ def _written(image: Dataset) -> bytes:
         pytest.param(_private(), id="a private element"),
     ],
 )
-def test_pixels_elsewhere_in_the_header_do_not_end_it(pacs: Folder, image: bytes) -> None:
+def test_pixels_elsewhere_in_the_header_do_not_end_it(pacs: FolderPacs, image: bytes) -> None:
     header = pacs.header(pacs.store(image).instance)
     assert "Rows" in read_header(header)
     assert len(header) < len(image) / 2
 
 
-def test_deleting_says_whether_it_was_there(pacs: Folder) -> None:
+def test_deleting_says_whether_it_was_there(pacs: FolderPacs) -> None:
     instance = pacs.store(IMAGE).instance
-    assert pacs.holders("1.2.3.4.5", instance) == 1
+    assert pacs.count_instances("1.2.3.4.5", instance) == 1
     assert pacs.delete(instance)
-    assert pacs.holders("1.2.3.4.5", instance) == 0
+    assert pacs.count_instances("1.2.3.4.5", instance) == 0
     assert not pacs.delete(instance)
     with pytest.raises(InstanceRejected) as error:
         pacs.fetch(instance)
@@ -202,14 +202,14 @@ def test_deleting_says_whether_it_was_there(pacs: Folder) -> None:
         ID + "/x",
     ],
 )
-def test_an_identifier_of_another_form_leads_nowhere(pacs: Folder, instance: str) -> None:
-    for method in (pacs.fetch, pacs.header, pacs.delete, lambda one: pacs.holders("1.2", one)):
+def test_an_identifier_of_another_form_leads_nowhere(pacs: FolderPacs, instance: str) -> None:
+    for method in (pacs.fetch, pacs.header, pacs.delete, lambda one: pacs.count_instances("1.2", one)):
         with pytest.raises(InstanceRejected) as error:
             method(instance)
         assert error.value.reason is Reason.NOT_IN_PACS
 
 
-def test_no_header_text_becomes_a_path(pacs: Folder, tmp_path: Path) -> None:
+def test_no_header_text_becomes_a_path(pacs: FolderPacs, tmp_path: Path) -> None:
     for patient in ("../../../escape", "/etc/cron.d/x", "a\\b", "nul\0byte", "é" * 64, ""):
         pacs.store(dicom(chest(64, 64), PatientID=patient))
     for path in files(tmp_path):
@@ -217,7 +217,7 @@ def test_no_header_text_becomes_a_path(pacs: Folder, tmp_path: Path) -> None:
         assert path.relative_to(pacs.root).as_posix().replace("/", "").removesuffix(".dcm").isalnum()
 
 
-def test_what_is_no_dicom_is_rejected_before_anything_is_made(pacs: Folder) -> None:
+def test_what_is_no_dicom_is_rejected_before_anything_is_made(pacs: FolderPacs) -> None:
     for content, reason in [
         (b"", Reason.NOT_DICOM),
         (b"x" * 4096, Reason.NOT_DICOM),
@@ -232,19 +232,19 @@ def test_what_is_no_dicom_is_rejected_before_anything_is_made(pacs: Folder) -> N
 _STORE = """
 import errno, os, sys
 from pathlib import Path
-from backlog.pacs.folder import Folder
+from backlog.pacs.folder import FolderPacs
 def no_links(*_):
     raise PermissionError(errno.EPERM, "Operation not permitted")  # what FAT and exFAT answer
 if sys.argv[3] == "exFAT":
     os.link = no_links
 sys.stdin.buffer.readline()
-print(Folder(Path(sys.argv[1])).store(Path(sys.argv[2]).read_bytes()).already)
+print(FolderPacs(Path(sys.argv[1])).store(Path(sys.argv[2]).read_bytes()).already)
 """
 
 
 @pytest.mark.parametrize("disk", ["ext4", "exFAT"])
 def test_several_processes_that_store_one_instance_write_one_file(
-    pacs: Folder, tmp_path: Path, disk: str
+    pacs: FolderPacs, tmp_path: Path, disk: str
 ) -> None:
     (tmp_path / "image").write_bytes(IMAGE)
     command = [sys.executable, "-c", _STORE, str(pacs.root), str(tmp_path / "image"), disk]
@@ -260,7 +260,7 @@ def test_several_processes_that_store_one_instance_write_one_file(
     assert [path.read_bytes() for path in files(pacs.root)] == [IMAGE]
 
 
-def test_a_full_disk_is_waited_for_and_leaves_no_part(pacs: Folder) -> None:
+def test_a_full_disk_is_waited_for_and_leaves_no_part(pacs: FolderPacs) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     pacs.store(IMAGE)
@@ -270,7 +270,7 @@ def test_a_full_disk_is_waited_for_and_leaves_no_part(pacs: Folder) -> None:
         "from backlog.errors import StorageFull;"
         # The file system is asked for room that it doesn't have: the first fsync of the part finds out.
         "os.fsync = lambda handle: os.write(os.open('/dev/full', os.O_WRONLY), b'x')\n"
-        "try: folder.Folder(Path(sys.argv[1])).store(Path(sys.argv[2]).read_bytes())\n"
+        "try: folder.FolderPacs(Path(sys.argv[1])).store(Path(sys.argv[2]).read_bytes())\n"
         "except StorageFull as error: print(error)\n"
     )
     (pacs.root / "image").write_bytes(dicom(chest(64, 64), SOPInstanceUID="1.2.77"))
@@ -284,7 +284,7 @@ def test_a_full_disk_is_waited_for_and_leaves_no_part(pacs: Folder) -> None:
     assert [path.name for path in study.iterdir()] == [f"{ID.split('/')[1]}.dcm"]
 
 
-def test_a_part_that_could_not_be_written_is_no_file(pacs: Folder) -> None:
+def test_a_part_that_could_not_be_written_is_no_file(pacs: FolderPacs) -> None:
     """The kernel cuts the write short: the file is not there afterwards, and is to be stored again."""
     (pacs.root).mkdir()
     (pacs.root / "image").write_bytes(IMAGE)
@@ -299,9 +299,9 @@ def test_a_part_that_could_not_be_written_is_no_file(pacs: Folder) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from backlog.pacs.folder import Folder\n"
+            "import sys; from pathlib import Path; from backlog.pacs.folder import FolderPacs\n"
             "from backlog.errors import ServiceUnavailable\n"
-            "try: Folder(Path(sys.argv[1])).store(Path(sys.argv[2]).read_bytes())\n"
+            "try: FolderPacs(Path(sys.argv[1])).store(Path(sys.argv[2]).read_bytes())\n"
             "except ServiceUnavailable as error: print(type(error).__name__)\n",
             str(pacs.root),
             str(pacs.root / "image"),
@@ -320,20 +320,20 @@ def test_a_folder_that_cannot_be_is_waited_for(tmp_path: Path) -> None:
     """A share that is not mounted is something else, or nothing: no image is to blame."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(ServiceUnavailable):
-        Folder(tmp_path / "file").store(IMAGE)
+        FolderPacs(tmp_path / "file").store(IMAGE)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 def test_a_folder_without_permission_is_waited_for(tmp_path: Path) -> None:
     """Every image would otherwise end as an error of ours."""
     script = (
-        "import os, sys; from pathlib import Path; from backlog.pacs.folder import Folder\n"
+        "import os, sys; from pathlib import Path; from backlog.pacs.folder import FolderPacs\n"
         "from backlog.errors import ServiceUnavailable\n"
         "image = Path(sys.argv[2]).read_bytes()\n"
         "os.setgid(65534); os.setuid(65534)\n"
-        "pacs = Folder(Path(sys.argv[1]))\n"
+        "pacs = FolderPacs(Path(sys.argv[1]))\n"
         "name = sys.argv[3]\n"
-        "for call in (lambda: pacs.store(image), lambda: pacs.fetch(name), lambda: pacs.holders('', name)):\n"
+        "for call in (lambda: pacs.store(image), lambda: pacs.fetch(name), lambda: pacs.count_instances('', name)):\n"
         "    try: call()\n"
         "    except ServiceUnavailable as error: print('waits')\n"
     )
@@ -350,7 +350,7 @@ def test_a_folder_without_permission_is_waited_for(tmp_path: Path) -> None:
 
 def test_connect_takes_an_address_or_a_folder(tmp_path: Path) -> None:
     folder = connect(Settings(pacs_url=str(tmp_path)))
-    assert isinstance(folder, Folder)
+    assert isinstance(folder, FolderPacs)
     assert folder.identity() == str(tmp_path)
     folder.close()
     for address in ("http://somewhere", "https://somewhere"):

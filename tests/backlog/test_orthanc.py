@@ -15,10 +15,10 @@ import pytest
 
 from backlog.dicom.eligibility import Rules
 from backlog.dicom.header import identity, read_header
-from backlog.dicom.parser import survey
+from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Reason
-from backlog.pacs.base import Stored
+from backlog.pacs.base import StoreResult
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from tests.support.dicom_images import chest, dicom
@@ -104,12 +104,12 @@ def test_the_header_of_a_small_and_of_a_large_file_is_enough(pacs: Orthanc) -> N
 
 
 def test_holders_are_counted_in_every_study(pacs: Orthanc) -> None:
-    assert pacs.holders("1.2.3.4.5", "") == 0
+    assert pacs.count_instances("1.2.3.4.5", "") == 0
     instance = pacs.store(IMAGE).instance
-    assert pacs.holders("1.2.3.4.5", instance) == 1
+    assert pacs.count_instances("1.2.3.4.5", instance) == 1
     pacs.store(dicom(chest(64, 64), StudyInstanceUID="1.2.99"))
-    assert pacs.holders("1.2.3.4.5", instance) == 2
-    assert pacs.holders("1.2.3.4", instance) == 0  # that is its study's
+    assert pacs.count_instances("1.2.3.4.5", instance) == 2
+    assert pacs.count_instances("1.2.3.4", instance) == 0  # that is its study's
 
 
 def test_series_come_in_pages_and_by_query(pacs: Orthanc) -> None:
@@ -185,7 +185,7 @@ def test_an_orthanc_that_overwrites_is_given_nothing_that_it_has(tmp_path: Path,
             client.identity()  # this version doesn't say whether it overwrites
         stored = client.store(IMAGE)
         assert not stored.already
-        assert client.store(other) == Stored(stored.instance, already=True)
+        assert client.store(other) == StoreResult(stored.instance, already=True)
         assert client.fetch(stored.instance) == IMAGE
 
 
@@ -217,15 +217,15 @@ def test_a_report_under_a_uid_that_is_taken_is_withdrawn(pacs: Orthanc) -> None:
     second = pacs.store(dicom(chest(64, 64), SOPInstanceUID="1.2.77", PatientID="B")).instance
     assert reason_of(lambda: _only_one(pacs, "1.2.77", second)) is Reason.UID_CONFLICT
     assert reason_of(lambda: pacs.fetch(second)) is Reason.NOT_IN_PACS
-    assert pacs.holders("1.2.77", first) == 1
+    assert pacs.count_instances("1.2.77", first) == 1
 
 
 def test_an_image_that_orthanc_keeps_in_another_transfer_syntax_is_the_same_image(tmp_path: Path) -> None:
     jpeg_ls = "1.2.840.10008.1.2.4.80"
     with own_orthanc(tmp_path, IngestTranscoding=jpeg_ls) as server, closing(opened(server)) as client:
         instance = _store(client, Rules(), IMAGE).instance
-        assert survey(client.fetch(instance)).transfer_syntax_uid == jpeg_ls
-        assert _store(client, Rules(), IMAGE) == Stored(instance, already=True)
+        assert parse_file(client.fetch(instance)).transfer_syntax_uid == jpeg_ls
+        assert _store(client, Rules(), IMAGE) == StoreResult(instance, already=True)
         assert (
             reason_of(lambda: _store(client, Rules(), dicom(chest(64, 64), KVP="99"))) is Reason.UID_CONFLICT
         )
@@ -245,7 +245,7 @@ def test_an_orthanc_that_stops_and_comes_back_is_away_meanwhile(
     instance = pacs.store(IMAGE).instance
     orthanc.stop()
     try:
-        with pytest.raises(ServiceUnavailable, match="is away"):
+        with pytest.raises(ServiceUnavailable, match="is unavailable"):
             pacs.fetch(instance)
     finally:
         orthanc.start()
@@ -318,7 +318,7 @@ def calls(client: Orthanc) -> list[Callable[[], object]]:
         lambda: client.fetch(NOBODY),
         lambda: client.header(NOBODY),
         lambda: client.delete(NOBODY),
-        lambda: client.holders("1.2", NOBODY),
+        lambda: client.count_instances("1.2", NOBODY),
         lambda: client.series(0, 10, {}),
         lambda: client.series(0, 10, {"Modality": "CR"}),
         client.identity,
@@ -455,13 +455,13 @@ def test_an_error_that_is_not_orthancs_own_is_waited_out(status: int, body: byte
             lambda: client.header(NOBODY),
             lambda: client.delete(NOBODY),
         ):
-            with pytest.raises(ServiceUnavailable, match="no word of Orthanc's"):
+            with pytest.raises(ServiceUnavailable, match="no mention of Orthanc's"):
                 call()
 
 
 def test_a_closed_port_and_an_unknown_host_are_away() -> None:
     for url in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid"):
-        with pytest.raises(ServiceUnavailable, match="is away"):
+        with pytest.raises(ServiceUnavailable, match="is unavailable"):
             Orthanc(url, seconds=2).identity()
 
 

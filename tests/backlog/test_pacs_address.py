@@ -8,7 +8,7 @@ import pytest
 
 from backlog.errors import UsageError
 from backlog.pacs.connect import connect
-from backlog.pacs.folder import Folder
+from backlog.pacs.folder import FolderPacs
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from producer.doctor import examine
@@ -38,7 +38,7 @@ def test_what_looks_like_an_address_is_no_folder(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for written in (url, str(Path(url).absolute())):  # as the person wrote it, and as a ledger keeps it
+    for written in (url, str(Path(url).absolute())):  # as the user wrote it, and as a ledger keeps it
         with pytest.raises(UsageError, match="CXR_PACS_URL") as error:
             connect(Settings(), written)
         assert "hush" not in str(error.value)
@@ -49,7 +49,7 @@ def test_what_looks_like_an_address_is_no_folder(
 
 def test_a_folder_may_be_called_what_it_likes_once_it_is_there(tmp_path: Path) -> None:
     for name in ("scans", "2024-01-01", "a b: c", "12h"):
-        assert isinstance(connect(Settings(), str(tmp_path / name)), Folder)
+        assert isinstance(connect(Settings(), str(tmp_path / name)), FolderPacs)
     (tmp_path / "ward:12").mkdir()
     for folder in (tmp_path / "ward:12", tmp_path / "ward:12" / "pacs"):
-        assert isinstance(connect(Settings(), str(folder)), Folder)
+        assert isinstance(connect(Settings(), str(folder)), FolderPacs)

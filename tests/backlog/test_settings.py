@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backlog.errors import UsageError
-from backlog.settings import PREFIX, Settings, child_environment, from_environment, variable
+from backlog.settings import PREFIX, RENAMED, Settings, child_environment, from_environment, variable
 from tests.support.servers import ROOT
 
 
@@ -40,7 +40,7 @@ def test_every_setting_has_a_line_of_help() -> None:
         ("CXR_CHUNK_SIZE", "many", "no int"),
         ("CXR_CHUNK_SIZE", "-1", "not allowed: from 1 to 64"),
         ("CXR_CHUNK_SIZE", "1.5", "no int"),
-        ("CXR_ITEM_SECONDS", "ten", "no float"),
+        ("CXR_DECODE_TIMEOUT_SECONDS", "ten", "no float"),
         ("CXR_LATERALS", "perhaps", "no bool"),
         ("CXR_LANGUAGE", "de", "none of en, pt-BR"),
         ("CXR_ENGINE", "cuda", "none of"),
@@ -150,10 +150,17 @@ def test_the_cache_folder_is_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_every_variable_of_the_stack_may_stand_in_the_environment() -> None:
-    """A person who exports `.env` and runs a command beside the stack is not told that a setting is unknown."""
+    """A user who exports `.env` and runs a command beside the stack is not told that a setting is unknown."""
     files = [ROOT / "docker-compose.yml", ROOT / "orthanc.json", *(ROOT / "deploy").rglob("*")]
     text = "\n".join(file.read_text() for file in files if file.is_file())
     names = set(re.findall(r"\bCXR_[A-Z0-9_]*[A-Z0-9]\b", text))
     assert len(names) > 30
     for name in names:
         from_environment({name: ""})
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(RENAMED.items()))
+def test_a_renamed_setting_is_refused_with_its_new_name(old: str, new: str) -> None:
+    assert new in {variable(one) for one in dataclasses.fields(Settings)}
+    with pytest.raises(UsageError, match=f"{old} is now called {new}"):
+        from_environment({old: "1"})

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from backlog.errors import InstanceRejected, SourceAway, UsageError
-from backlog.inputs.zip_archive import Archive, Member
+from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
+from backlog.inputs.zip_archive import Member, ZipArchive
 from backlog.outcomes import Reason
 
 LIMIT = 1 << 20
@@ -36,7 +36,7 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED, commen
 
 def contents(path: Path, limit: int = LIMIT) -> dict[str, bytes]:
     """Read a zip as the upload task does: by place, each member on its own."""
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
         return {
             member.name: archive.read(archive.member(member.place), limit=limit)
             for member in archive.members()
@@ -52,7 +52,7 @@ def saved(folder: Path, content: bytes) -> Path:
 
 def rejected(path: Path, name: str = "a", limit: int = LIMIT) -> Reason:
     """Return why one member can't be read."""
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
         member = next(one for one in archive.members() if one.name == name)
         with pytest.raises(InstanceRejected) as error:
             archive.read(member, limit=limit)
@@ -76,7 +76,7 @@ def test_members_come_back_as_they_went_in(tmp_path: Path, method: int) -> None:
 def test_an_empty_zip_has_no_members(tmp_path: Path) -> None:
     path = saved(tmp_path, zipped({}))
     assert contents(path) == {}
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
         assert (archive.count, archive.first_place) == (0, archive.end_place)
 
 
@@ -91,7 +91,7 @@ def test_more_than_65535_entries_are_all_listed_in_little_memory(tmp_path: Path)
     path = tmp_path / "backlog.zip"
     count = 200_000
     _write_many(path, count)
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
         assert archive.count == count
         process = psutil.Process()
         before = process.memory_info().rss
@@ -156,7 +156,7 @@ def test_a_self_extracting_archive_is_read_behind_its_program(tmp_path: Path, zi
     else:
         content, expected = zipped({"m0": b"content"}), b"content"
     path.write_bytes(b"MZ\x90 program PK\x05\x06" + bytes(4000) + content)
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
         member = next(iter(archive.members()))
         assert archive.read(archive.member(member.place), limit=LIMIT) == expected
 
@@ -176,14 +176,14 @@ def test_duplicate_names_are_two_members(tmp_path: Path) -> None:
     with zipfile.ZipFile(buffer, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("a", b"one")
         archive.writestr("a", b"two")
-    with Archive(saved(tmp_path, buffer.getvalue())) as opened:
+    with ZipArchive(saved(tmp_path, buffer.getvalue())) as opened:
         assert [opened.read(member, limit=9) for member in opened.members()] == [b"one", b"two"]
 
 
 def test_names_are_never_used_as_paths_and_may_be_anything(tmp_path: Path) -> None:
     names = ["../../etc/passwd", "/absolute", "C:\\x", "line\nbreak\x1b[2J\x07", "ä€😀", "n" * 65535, "."]
     path = saved(tmp_path, zipped({name: name[:3].encode() for name in names}))
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
         assert [member.name for member in archive.members()] == names
         assert [archive.read(m, limit=99) for m in archive.members()] == [n[:3].encode() for n in names]
     assert [one.name for one in tmp_path.iterdir()] == ["backlog.zip"]
@@ -191,7 +191,7 @@ def test_names_are_never_used_as_paths_and_may_be_anything(tmp_path: Path) -> No
 
 def test_a_name_that_is_no_utf8_is_shown_with_marks(tmp_path: Path) -> None:
     content = zipped({"ab": b"x"}).replace(b"ab", b"\xff\xfe")
-    with Archive(saved(tmp_path, entry_changed(content, 8, "<H", 0x800))) as archive:
+    with ZipArchive(saved(tmp_path, entry_changed(content, 8, "<H", 0x800))) as archive:
         (member,) = archive.members()
         assert member.name == "��"
         assert archive.read(member, limit=9) == b"x"
@@ -199,13 +199,13 @@ def test_a_name_that_is_no_utf8_is_shown_with_marks(tmp_path: Path) -> None:
 
 def test_a_folder_is_none_of_the_items_but_content_is_never_lost(tmp_path: Path) -> None:
     path = saved(tmp_path, zipped({"folder/": b"", "odd/": b"content"}))
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
         assert [member.is_folder for member in archive.members()] == [True, False]
 
 
 def test_members_are_listed_on_from_any_place(tmp_path: Path) -> None:
     path = saved(tmp_path, zipped({f"m{i}": b"x" for i in range(20)}))
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
         every = list(archive.members())
         for i, member in enumerate(every):
             assert list(archive.members(member.place)) == every[i:]
@@ -249,7 +249,7 @@ def test_a_lying_entry_costs_that_member_only(
     content = zipped({"a": b"some content, " * 9, "b": b"other"})
     path = saved(tmp_path, entry_changed(content, offset, form, value))
     assert rejected(path) is reason
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
         assert archive.read(list(archive.members())[1], limit=9) == b"other"
 
 
@@ -257,7 +257,7 @@ def test_a_lying_entry_costs_that_member_only(
 def test_a_member_said_to_lie_where_no_file_reaches_is_damaged(tmp_path: Path, offset: int) -> None:
     """The kernel's answer to such a seek is an error of the disk's kind, but no outage."""
     path = saved(tmp_path, zipped({"a": b"some content, " * 9}))
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
         (member,) = archive.members()
         with pytest.raises(InstanceRejected) as error:
             archive.read(replace(member, header=offset), limit=LIMIT)
@@ -269,9 +269,9 @@ def test_a_disk_that_is_gone_is_no_members_fault(tmp_path: Path, monkeypatch: py
         def read(self, *_: object) -> bytes:
             raise OSError(errno.ESTALE, "Stale file handle")
 
-    with Archive(saved(tmp_path, zipped({"a": b"content"}))) as archive:
+    with ZipArchive(saved(tmp_path, zipped({"a": b"content"}))) as archive:
         (member,) = archive.members()
-        with monkeypatch.context() as patched, pytest.raises(SourceAway, match="Stale file handle"):
+        with monkeypatch.context() as patched, pytest.raises(SourceUnavailable, match="Stale file handle"):
             patched.setattr(archive, "_file", Gone())
             archive.read(member, limit=LIMIT)
 
@@ -300,7 +300,7 @@ def test_zip64_values_beyond_all_bounds_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_place_that_holds_no_entry_is_a_changed_file(tmp_path: Path) -> None:
-    with Archive(saved(tmp_path, zipped({"a": b"x", "b": b"y"}))) as archive:
+    with ZipArchive(saved(tmp_path, zipped({"a": b"x", "b": b"y"}))) as archive:
         for place in (0, archive.first_place + 1, archive.end_place, 1 << 40):
             with pytest.raises(InstanceRejected) as error:
                 archive.member(place)
@@ -318,11 +318,11 @@ def test_what_is_no_zip_is_refused_in_words(tmp_path: Path) -> None:
         (b"PK\x05\x06", "no zip archive"),
     ]:
         with pytest.raises(UsageError, match=words):
-            Archive(saved(tmp_path, content))
+            ZipArchive(saved(tmp_path, content))
     with pytest.raises(UsageError, match="no such file"):
-        Archive(tmp_path / "nothing")
+        ZipArchive(tmp_path / "nothing")
     with pytest.raises(UsageError, match="can't be read"):
-        Archive(tmp_path)
+        ZipArchive(tmp_path)
 
 
 def test_a_zip_cut_off_anywhere_is_refused_or_complete(tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_one_part_of_several_is_refused(tmp_path: Path) -> None:
     content = bytearray(zipped({"a": b"x"}))
     struct.pack_into("<2H", content, content.rindex(b"PK\x05\x06") + 4, 2, 1)
     with pytest.raises(UsageError, match="several parts"):
-        Archive(saved(tmp_path, bytes(content)))
+        ZipArchive(saved(tmp_path, bytes(content)))
 
 
 def test_a_missing_zip64_record_is_refused(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_a_missing_zip64_record_is_refused(tmp_path: Path) -> None:
     _write_many(path, 70_000)
     content = path.read_bytes()
     with pytest.raises(UsageError, match="zip64"):
-        Archive(saved(tmp_path, content.replace(b"PK\x06\x06", b"PK\x06\x00")))
+        ZipArchive(saved(tmp_path, content.replace(b"PK\x06\x06", b"PK\x06\x00")))
 
 
 # -- against the oracle --------------------------------------------------------------------------------------
@@ -418,7 +418,7 @@ def test_it_reads_what_zipfile_writes(
 ) -> None:
     assume(b"PK\x05\x06" not in comment)  # which the oracle takes for the archive's end
     path = saved(tmp_path_factory.mktemp("zip"), before + zipped(members, method, comment))
-    with Archive(path) as archive, zipfile.ZipFile(path) as oracle:
+    with ZipArchive(path) as archive, zipfile.ZipFile(path) as oracle:
         found = list(archive.members())
         assert [member.name for member in found] == [info.orig_filename for info in oracle.infolist()]
         for member, info in zip(found, oracle.infolist(), strict=True):
@@ -427,7 +427,7 @@ def test_it_reads_what_zipfile_writes(
 
 def _read_all(path: Path) -> dict[str, bytes | Reason]:
     found: dict[str, bytes | Reason] = {}
-    with Archive(path) as archive:
+    with ZipArchive(path) as archive:
 
         def read(member: Member) -> bytes | Reason:
             try:

@@ -21,15 +21,15 @@ import psutil
 
 from backlog.outcomes import Outcome
 from backlog.settings import from_environment
-from producer.dispatch.progress import Progress
+from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
 from tests.chaos.simulated import cpu_seconds, instance_of, produce
 from tests.chaos.table import Finding
 from tests.support.servers import ROOT, RedisServer, wait_until
 
-_MOST_REDIS = 64e6
-_MOST_PRODUCER = 300e6
-_MOST_GROWTH = 1.1
+_MAX_REDIS = 64e6
+_MAX_PRODUCER = 300e6
+_MAX_GROWTH = 1.1
 
 #: Shares of the run that are compared; the first bit is start-up.
 _EARLY = (0.05, 0.25)
@@ -48,7 +48,7 @@ class Sampler:
     samples: list[tuple[int, float, float]] = field(default_factory=list)
     at: float = 0.0
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: RunProgress) -> None:
         if not progress.done and time.monotonic() - self.at < 0.5:
             return
         self.at = time.monotonic()
@@ -142,7 +142,7 @@ def million(folder: Path, *, items: int, limit: float = 3600) -> Finding:
         f" {seen['early'] * 1e6:.0f} µs of CPU an item at the start, {growth:.2f} times that at the end"
         f" (a machine that was {seen['slower']:.2f} times as slow then taken out)"
     )
-    good = seen["redis"] <= _MOST_REDIS and seen["producer"] <= _MOST_PRODUCER and growth <= _MOST_GROWTH
+    good = seen["redis"] <= _MAX_REDIS and seen["producer"] <= _MAX_PRODUCER and growth <= _MAX_GROWTH
     passed = good and not (lost or duplicate)
     seconds = time.monotonic() - began
     return Finding("9 a million, simulated", items, seconds, lost, duplicate, 0, 0, what, passed=passed)

@@ -1,4 +1,4 @@
-"""Experiments with what is away, slow, full or repeated: servers, network, disk, messages."""
+"""Experiments with what is unavailable, slow, full or repeated: servers, network, disk, messages."""
 
 from __future__ import annotations
 

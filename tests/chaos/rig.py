@@ -25,7 +25,7 @@ from tests.chaos.images import write_backlog
 from tests.support.servers import ROOT, OrthancServer, RedisServer, wait_until
 
 #: Shorter than the product's defaults, so that an experiment takes minutes. The proportions are kept.
-QUICK = {"CXR_LEASE_SECONDS": "3", "CXR_RECONCILE_SECONDS": "1", "CXR_PATIENCE_SECONDS": "10"}
+QUICK = {"CXR_LEASE_SECONDS": "3", "CXR_RECONCILE_SECONDS": "1", "CXR_PACS_RETRY_SECONDS": "10"}
 
 
 @dataclass(eq=False)
@@ -286,7 +286,7 @@ class Rig:
         """Return how long the run took by its own account, without the start of the programs."""
         opened = Ledger(self.paths.ledger, write=False)
         try:
-            return float(opened.fact("seconds", 0.0))
+            return float(opened.get("seconds", 0.0))
         finally:
             opened.close()
 

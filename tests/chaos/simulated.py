@@ -18,7 +18,7 @@ from backlog.broker.claims import Claims
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.settings import Settings
 from producer.dispatch.dispatcher import Dispatcher
-from producer.dispatch.progress import Progress
+from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
 from producer.sources.base import PAGE, Entry, Page
 from tests.support.jobs import a_job
@@ -53,7 +53,7 @@ class Simulated:
 
 
 def produce(
-    folder: Path, items: int, settings: Settings, *, window: int, show: Callable[[Progress], None]
+    folder: Path, items: int, settings: Settings, *, window: int, show: Callable[[RunProgress], None]
 ) -> None:
     """Be the producer of a run until it is complete."""
     job = a_job("simulated")

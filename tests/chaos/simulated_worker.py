@@ -13,7 +13,7 @@ from backlog.log import set_up
 from backlog.outcomes import Outcome
 from backlog.settings import from_environment
 from worker.tasks.attempt import Attempt, Records
-from worker.tasks.chunk import work
+from worker.tasks.chunk import run_stage
 
 settings = from_environment()
 set_up(settings.log, level=30)
@@ -60,7 +60,7 @@ def report(job: Job, attempt: Attempt, items: list[Any]) -> tuple[Records, list[
 
 def _register(stage: Stage, body: Any) -> None:
     def task(job: Job, chunk: int, items: list[Any]) -> None:
-        work(app, claims, settings.patience_seconds, stage, job, chunk, items, partial(body, job))
+        run_stage(app, claims, settings.pacs_retry_seconds, stage, job, chunk, items, partial(body, job))
 
     app.task(task, name=TASKS[stage])
 

@@ -38,7 +38,7 @@ class Model:
         return np.array([scores_for(number) for number, _ in seen], np.float32)
 
 
-class Process(tasks.Process):
+class WorkerResources(tasks.WorkerResources):
     """A worker process that needs no weights."""
 
     @cached_property
@@ -50,7 +50,7 @@ class Process(tasks.Process):
         return Model()
 
 
-tasks.Process = Process  # type: ignore[misc]  # before worker.main hands it to the tasks
+tasks.WorkerResources = WorkerResources  # type: ignore[misc]  # before worker.main hands it to the tasks
 
 from worker.main import app  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""The stack of containers, as a person uses it: ``make compose-test``. Takes minutes and needs an engine."""
+"""The stack of containers, as a user uses it: ``make compose-test``. Takes minutes and needs an engine."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def test_a_zip_becomes_reports(stack: Stack) -> None:
 
 def test_the_page_is_drawn_by_a_service_of_its_own(stack: Stack) -> None:
     stack.compose("--profile", "page", "build", "page")
-    page = stack.run_folder("first") / "report.html"
+    page = stack.run_folder("first") / "summary.html"
     assert not page.exists()  # the producer's image is small
-    assert "/out/first/report.html" in stack.compose("run", "--rm", "-T", "page", "/out/first")
+    assert "/out/first/summary.html" in stack.compose("run", "--rm", "-T", "page", "/out/first")
     assert "<svg" in page.read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""A stack of containers of its own: other project name, ports, volumes and folders than a person's stack."""
+"""A stack of containers of its own: other project name, ports, volumes and folders than a user's stack."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Stack:
             file.writelines(f"{name}={value}\n" for name, value in more.items())
 
     def prepare(self) -> None:
-        """Make .env, the folders and the model as a person does, by the same scripts."""
+        """Make .env, the folders and the model as a user does, by the same scripts."""
         (self.folder / "deploy").symlink_to(ROOT / "deploy")
         subprocess.run(["sh", "deploy/env.sh"], cwd=self.folder, check=True)
         more = {f"CXR_{name.upper()}": str(self.folder / name) for name in ("inbox", "out", "models")}

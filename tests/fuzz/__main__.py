@@ -24,11 +24,11 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 #: What fuzzes one path.
 CHILD: Final = (sys.executable, "-m", "tests.fuzz.child")
 #: How many times a child that a codec killed is started again.
-_MOST_STARTS: Final = 50
+_MAX_STARTS: Final = 50
 
 
 def _saved(findings: Path) -> set[tuple[Path, int]]:
-    """Return the saved inputs with their times: what an earlier run found stays until a person removes it."""
+    """Return the saved inputs with their times: what an earlier run found stays until a user removes it."""
     return {(file, file.stat().st_mtime_ns) for file in findings.iterdir() if file.suffix != ".txt"}
 
 
@@ -50,7 +50,7 @@ def fuzz(path: str, folder: Path, seconds: int, child: Sequence[str] = CHILD) ->
     seeds = write_seeds(path, folder / "corpus")
     earlier = _saved(findings)
     begun, tried, log = time.monotonic(), 0, folder / "log"
-    for _ in range(_MOST_STARTS):
+    for _ in range(_MAX_STARTS):
         left = seconds - int(time.monotonic() - begun)
         if left <= 0:
             break

@@ -18,15 +18,15 @@ from typing import Final
 import numpy as np
 
 from backlog.dicom.eligibility import Rules, flags
-from backlog.dicom.header import Judged, identity, judged, read_header
+from backlog.dicom.header import Screening, identity, read_header, screen
 from backlog.errors import InstanceRejected, UsageError
-from backlog.inputs.zip_archive import Archive
+from backlog.inputs.zip_archive import ZipArchive
 from backlog.outcomes import Reason
 from worker.pixels.preprocess import model_input
 from worker.sr.build import Model, Options, build, check, scores_of
 
 #: What a zip member may inflate to here.
-_MOST_MEMBER: Final = 1 << 20
+_MAX_MEMBER: Final = 1 << 20
 _UID: Final = re.compile(r"[0-9.]{3,64}")
 #: How far the float32 of the resize may leave the model's range.
 _ROUNDING: Final = 1e-2
@@ -45,8 +45,8 @@ def _insist(holds: bool, promise: str) -> None:
         raise Broken(promise)
 
 
-def _judged(file: bytes) -> Judged:
-    found = judged(read_header(file), Rules())
+def _judged(file: bytes) -> Screening:
+    found = screen(read_header(file), Rules())
     _insist(found.identity is not None or found.rejection is not None, "an image to be scored has its UIDs")
     if found.identity is not None:
         of = found.identity
@@ -63,7 +63,7 @@ def _judged(file: bytes) -> Judged:
 def header(file: bytes) -> None:
     """Read, judge, name: what the plan, the upload and the reader do with each file."""
     found = _judged(file)
-    flags(found.facts, Rules())
+    flags(found.attributes, Rules())
 
 
 def pixels(file: bytes) -> None:
@@ -79,14 +79,14 @@ def archive(file: bytes) -> None:
     place = Path(tempfile.gettempdir()) / f"cxr-fuzz-{os.getpid()}.zip"
     place.write_bytes(file)
     try:
-        with Archive(place) as opened:
+        with ZipArchive(place) as opened:
             for member in opened.members():
                 _insist(opened.member(member.place) == member, "a member is found again by its place")
                 try:
-                    content = opened.read(member, limit=_MOST_MEMBER)
+                    content = opened.read(member, limit=_MAX_MEMBER)
                 except InstanceRejected:
                     continue
-                _insist(len(content) == member.size <= _MOST_MEMBER, "a member has the size it declares")
+                _insist(len(content) == member.size <= _MAX_MEMBER, "a member has the size it declares")
     finally:
         place.unlink()
 
@@ -131,8 +131,8 @@ def walk(path: str, file: bytes) -> Reason | None:
     except InstanceRejected as refusal:
         return refusal.reason
     except UsageError as refusal:
-        if path != "zip":  # only an archive as a whole is a person's to replace
-            raise Broken("one image never asks the person to change something") from refusal
+        if path != "zip":  # only an archive as a whole is a user's to replace
+            raise Broken("one image never asks the user to change something") from refusal
     except MemoryError:
         return Reason.OUT_OF_MEMORY
     return None

@@ -1,4 +1,4 @@
-"""The doctor: says of each thing whether it is there, and what to mend."""
+"""The doctor: says of each thing whether it is there, and what to fix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from backlog.settings import Settings
 from producer import doctor
-from producer.doctor import Finding, examine
+from producer.doctor import Check, examine
 from tests.conftest import Cli, need
 from tests.support.servers import OrthancServer, RedisServer, free_port
 
@@ -30,24 +30,24 @@ def seeded(model_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the model out: it takes seconds, and has tests of its own."""
-    monkeypatch.setattr(doctor, "_model", lambda _: Finding("ok", "model", "not looked at"))
+    monkeypatch.setattr(doctor, "_model", lambda _: Check("ok", "model", "not looked at"))
 
 
-def found(settings: Settings, out: Path, pacs: str = "") -> dict[str, list[Finding]]:
-    by: dict[str, list[Finding]] = {}
+def found(settings: Settings, out: Path, pacs: str = "") -> dict[str, list[Check]]:
+    by: dict[str, list[Check]] = {}
     for finding in examine(settings, out, pacs):
         by.setdefault(finding.what, []).append(finding)
     return by
 
 
-def one(settings: Settings, out: Path, what: str, pacs: str = "") -> Finding:
+def one(settings: Settings, out: Path, what: str, pacs: str = "") -> Check:
     return found(settings, out, pacs)[what][-1]
 
 
 def test_every_trouble_says_what_to_mend(tmp_path: Path, seeded: Settings) -> None:
     for finding in examine(replace(seeded, redis_url=f"redis://127.0.0.1:{free_port()}"), tmp_path):
         assert finding.text
-        assert (finding.state == "ok") == (not finding.mend), finding
+        assert (finding.state == "ok") == (not finding.remedy), finding
 
 
 def test_a_machine_on_which_everything_is_right(cli: Cli, tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_as_json_for_a_script(cli: Cli, tmp_path: Path) -> None:
     findings: list[dict[str, Any]] = json.loads(done.stdout)
     (bad,) = [finding for finding in findings if finding["state"] == "BAD"]
     assert bad["what"] == "pacs"
-    assert "is away" in bad["text"]
-    assert bad["mend"] == "start it, or correct CXR_PACS_URL"
+    assert "is unavailable" in bad["text"]
+    assert bad["remedy"] == "start it, or correct CXR_PACS_URL"
 
 
 def test_missing_weights_are_bad_where_the_run_needs_them(
@@ -116,11 +116,11 @@ def test_a_redis_is_looked_at_closely(redis: RedisServer, tmp_path: Path) -> Non
     assert "clock" not in findings
 
     redis.client.config_set("maxmemory-policy", "allkeys-lru")
-    assert one(settings, tmp_path, "redis").mend == "set it to noeviction"
+    assert one(settings, tmp_path, "redis").remedy == "set it to noeviction"
 
     redis.client.config_set("maxmemory-policy", "noeviction")
     redis.client.config_set("maxmemory", str(int(redis.client.info()["used_memory"] * 1.1)))
-    assert one(settings, tmp_path, "redis").mend == "raise maxmemory"
+    assert one(settings, tmp_path, "redis").remedy == "raise maxmemory"
 
 
 @pytest.mark.usefixtures("no_model")
@@ -131,9 +131,9 @@ def test_a_redis_that_is_away_old_or_locked(
     assert away.state == "BAD"
     assert "secret" not in str(away)
     monkeypatch.setattr(doctor, "_REDIS", (99, 0))
-    assert one(Settings(redis_url=redis.url), tmp_path, "redis").mend == "install 99.0 or newer"
+    assert one(Settings(redis_url=redis.url), tmp_path, "redis").remedy == "install 99.0 or newer"
     monkeypatch.setattr(doctor, "_CLOCK", -1.0)
-    assert one(Settings(redis_url=redis.url), tmp_path, "clock").mend == "let NTP set both"
+    assert one(Settings(redis_url=redis.url), tmp_path, "clock").remedy == "let NTP set both"
     redis.client.config_set("requirepass", "another")
     locked = one(Settings(redis_url=redis.url, redis_password="wrong"), tmp_path, "redis")
     assert locked.state == "BAD"
@@ -147,7 +147,7 @@ def test_no_redis_server_to_start_is_bad(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(doctor, "redis_program", lambda: None)
     finding = one(Settings(), tmp_path, "redis")
     assert finding.state == "BAD"
-    assert "cxr-backlog[embedded]" in finding.mend
+    assert "cxr-backlog[embedded]" in finding.remedy
 
 
 @pytest.mark.usefixtures("no_model")
@@ -171,9 +171,9 @@ def test_a_folder_as_pacs_and_the_room_for_it(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")
     assert "can't be written" in one(Settings(), tmp_path, "pacs", str(tmp_path / "file")).text
-    monkeypatch.setattr(doctor, "_LEAST_ROOM", 1 << 60)
+    monkeypatch.setattr(doctor, "_MIN_ROOM", 1 << 60)
     assert one(Settings(), tmp_path, "disk").state == "BAD"
-    monkeypatch.setattr(doctor, "_LEAST_ROOM", 0)
+    monkeypatch.setattr(doctor, "_MIN_ROOM", 0)
     monkeypatch.setattr(doctor, "_LITTLE_ROOM", 1 << 60)
     assert one(Settings(), tmp_path, "disk").state == "look"
 
@@ -191,7 +191,10 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_EXTRAS", {"page": ("no-such-package",), "monitor": ("celery",)})
     finding = one(Settings(), tmp_path, "extras")
-    assert (finding.text, finding.mend) == ("not installed: page", "where they are wanted: cxr-backlog[page]")
+    assert (finding.text, finding.remedy) == (
+        "not installed: page",
+        "where they are wanted: cxr-backlog[page]",
+    )
     monkeypatch.setattr("producer.doctor.metadata.requires", lambda _: ["no-such-package>=1", "celery"])
     packages = one(Settings(), tmp_path, "packages")
     assert (packages.state, packages.text) == ("BAD", "missing: no-such-package")

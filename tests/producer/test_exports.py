@@ -40,7 +40,7 @@ def filled(path: Path, *, meaningful: bool = True, **changes: object) -> Ledger:
     records[0].update(changes)  # type: ignore[typeddict-item]
     records |= {1: rejected(Reason.LATERAL), 3: rejected(Reason.BLANK)}
     ledger.harvest([(chunk, records)])
-    ledger.put("seconds", 2.0)
+    ledger.set("seconds", 2.0)
     return ledger
 
 

@@ -19,7 +19,7 @@ import pytest
 from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.errors import StorageFull, UsageError
 from backlog.outcomes import Outcome, Reason
-from producer.ledger.ledger import ChunkRow, Ledger, TakenOver
+from producer.ledger.ledger import ChunkRow, Ledger, LedgerFenced
 from producer.sources.base import Entry, Page
 from tests.support.servers import ROOT
 
@@ -90,7 +90,7 @@ def test_pages_become_chunks_in_order(ledger: Ledger) -> None:
     assert [len(chunk.items) for chunk in ledger.waiting(99)] == [4, 4, 2, 3]
     items = [item for chunk in ledger.waiting(99) for item in chunk.items]
     assert items == [(i, 1000 + i) for i in range(13)]
-    assert (ledger.fact("listed"), ledger.fact("cursor"), ledger.fact("all_listed")) == (13, "13", True)
+    assert (ledger.get("listed"), ledger.get("cursor"), ledger.get("all_listed")) == (13, "13", True)
 
 
 def test_orthancs_identifiers_are_kept_as_they_are(ledger: Ledger) -> None:
@@ -207,21 +207,21 @@ def test_a_report_that_was_deleted_again_is_kept_as_that(ledger: Ledger) -> None
 
 
 def test_a_second_producer_fences_the_first(path: Path, ledger: Ledger) -> None:
-    ledger.take_over()
+    ledger.acquire()
     ledger.add(page(0, 4), 4)
     second = Ledger(path, write=True)
-    second.take_over()
+    second.acquire()
     writes: list[Callable[[], None]] = [
         lambda: ledger.add(page(4, 4), 4),
         lambda: ledger.dispatched([1]),
         lambda: ledger.harvest([]),
-        lambda: ledger.put("seconds", 1),
+        lambda: ledger.set("seconds", 1),
     ]
     for write in writes:
-        with pytest.raises(TakenOver):
+        with pytest.raises(LedgerFenced):
             write()
     second.add(page(4, 4), 4)
-    assert second.fact("listed") == 8
+    assert second.get("listed") == 8
     second.close()
 
 
@@ -230,7 +230,7 @@ def test_a_reader_sees_what_the_writer_has_kept(path: Path, ledger: Ledger) -> N
     ledger.add(page(0, 4, last=True, every=2), 4)
     assert reader.tally().ended == 2
     with pytest.raises((sqlite3.OperationalError, StorageFull)):
-        reader.put("x", 1)
+        reader.set("x", 1)
     reader.close()
 
 
@@ -240,7 +240,7 @@ def test_any_folder_name_will_do(tmp_path: Path, name: str) -> None:
     folder.mkdir()
     Ledger.create(folder / "ledger.sqlite", FACTS).close()
     reader = Ledger(folder / "ledger.sqlite", write=False)
-    assert reader.fact("job") == {"run": "r"}
+    assert reader.get("job") == {"run": "r"}
     reader.close()
     assert [one.name for one in tmp_path.iterdir()] == [name]
 
@@ -284,7 +284,7 @@ def test_a_ledger_is_never_made_over_another(
         monkeypatch.setattr(os, "link", no_links)
     with pytest.raises(UsageError, match="holds a run already"):
         Ledger.create(path, {"job": {"run": "another"}})
-    assert ledger.fact("job") == {"run": "r"}
+    assert ledger.get("job") == {"run": "r"}
     Ledger.create(path.with_name("second.sqlite"), FACTS).close()
     assert [one.name for one in path.parent.iterdir() if one.name.endswith(".part")] == []
 
@@ -296,10 +296,10 @@ import sys, time
 from pathlib import Path
 from backlog.outcomes import Reason
 from producer.ledger.ledger import Ledger
-from tests.test_ledger import page, reported, rejected
+from tests.producer.test_ledger import page, reported, rejected
 ledger = Ledger(Path(sys.argv[1]), write=True)
-ledger.take_over()
-first = ledger.fact("listed", 0)
+ledger.acquire()
+first = ledger.get("listed", 0)
 print("writing", flush=True)
 while True:
     ledger.add(page(first, 50, every=10), 8)
@@ -325,8 +325,8 @@ def test_a_killed_producer_leaves_a_ledger_that_adds_up(path: Path, ledger: Ledg
         process.wait()
         process.stdout.close()
         after = Ledger(path, write=True)
-        listed = int(after.fact("listed", 0))
-        assert after.fact("cursor") == str(listed)
+        listed = int(after.get("listed", 0))
+        assert after.get("cursor") == str(listed)
         counted = after.tally()
         ended = list(after.items())
         assert counted.ended == len(ended)
@@ -348,7 +348,7 @@ def test_a_full_disk_is_waited_for_and_loses_nothing(path: Path, ledger: Ledger)
     ledger.close()
     script = (
         "import sys; from pathlib import Path; from producer.ledger.ledger import Ledger;"
-        "from backlog.errors import StorageFull; from tests.test_ledger import page\n"
+        "from backlog.errors import StorageFull; from tests.producer.test_ledger import page\n"
         "ledger = Ledger(Path(sys.argv[1]), write=True)\n"
         "kept = 50\n"
         "try:\n"
@@ -366,7 +366,7 @@ def test_a_full_disk_is_waited_for_and_loses_nothing(path: Path, ledger: Ledger)
     kept, _, words = done.stdout.partition(" ")
     assert "can't be written" in words, done.stderr
     after = Ledger(path, write=True)
-    assert after.fact("listed") == int(kept)
+    assert after.get("listed") == int(kept)
     assert sum(len(chunk.items) for chunk in after.waiting(-1)) == int(kept)
     after.add(page(int(kept), 5), 4)  # there is room again
     after.close()

@@ -14,12 +14,12 @@ import pytest
 
 from backlog.errors import BacklogError
 from producer.run import local_servers as embedded
-from producer.run.local_servers import Embedded
+from producer.run.local_servers import LocalServers
 from producer.run.worker_command import Stopped, ask_worker
 from tests.support.servers import wait_until
 
 
-class Sleepers(Embedded):
+class Sleepers(LocalServers):
     """The supervisor over processes that only sleep: its own work is what is tried."""
 
     def __post_init__(self) -> None:
@@ -34,13 +34,13 @@ def restarted() -> list[str]:
 
 
 @pytest.fixture
-def servers(tmp_path: Path, restarted: list[str]) -> Iterator[Embedded]:
+def servers(tmp_path: Path, restarted: list[str]) -> Iterator[LocalServers]:
     with Sleepers(tmp_path / "logs", 1, {}, restarted.append) as made:
         yield made
 
 
 @pytest.mark.parametrize("name", ["redis", "io", "inference"])
-def test_what_dies_is_started_again_and_said(servers: Embedded, restarted: list[str], name: str) -> None:
+def test_what_dies_is_started_again_and_said(servers: LocalServers, restarted: list[str], name: str) -> None:
     before = servers.pids()
     os.kill(before[name], signal.SIGKILL)
     wait_until(lambda: servers.pids().get(name, before[name]) != before[name], what=f"{name} is back")
@@ -52,7 +52,7 @@ def test_what_dies_is_started_again_and_said(servers: Embedded, restarted: list[
 
 
 def test_what_dies_at_once_is_not_started_in_a_circle(
-    servers: Embedded, restarted: list[str], monkeypatch: pytest.MonkeyPatch
+    servers: LocalServers, restarted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers._children[1].command = [sys.executable, "-c", "raise SystemExit(1)"]
     os.kill(servers.pids()["io"], signal.SIGKILL)
@@ -64,7 +64,7 @@ def test_what_dies_at_once_is_not_started_in_a_circle(
 
 
 def test_a_machine_that_has_no_room_for_a_process_is_asked_again(
-    servers: Embedded, restarted: list[str], monkeypatch: pytest.MonkeyPatch
+    servers: LocalServers, restarted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries: list[str] = []
     start = embedded._Child.start
@@ -94,7 +94,7 @@ def test_nothing_is_left_when_it_ends(tmp_path: Path) -> None:
 
 def test_a_redis_that_does_not_come_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "_redis_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
-    with pytest.raises(BacklogError, match=r"redis\.log"), Embedded(tmp_path / "logs", 1, {}):
+    with pytest.raises(BacklogError, match=r"redis\.log"), LocalServers(tmp_path / "logs", 1, {}):
         pass
 
 
@@ -118,7 +118,7 @@ def test_the_processes_end_with_a_producer_that_is_killed(tmp_path: Path) -> Non
     script = f"""
 import time
 from pathlib import Path
-from tests.test_embedded import Sleepers
+from tests.producer.test_local_servers import Sleepers
 with Sleepers(Path({str(tmp_path / "logs")!r}), 1, {{}}) as made:
     print(*made.pids().values(), flush=True)
     time.sleep(1000)

@@ -23,11 +23,11 @@ from backlog.broker.claims import Claim, Claims
 from backlog.broker.messages import QUEUES, TASKS, Stage, task_id
 from backlog.errors import UsageError
 from backlog.outcomes import Reason
-from backlog.pacs.folder import Folder
+from backlog.pacs.folder import FolderPacs
 from backlog.settings import Settings
-from producer.dispatch.progress import Progress
+from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
-from producer.monitoring import poller as lookout
+from producer.monitoring import poller as poller_module
 from producer.monitoring.metrics import Metrics
 from tests.conftest import need
 from tests.support.ended_runs import harvest, list_items, new_ledger, rejected, reported, some_scores, times
@@ -49,17 +49,17 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def metrics(
     ledger: Ledger, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Metrics]:
-    monkeypatch.setattr(lookout, "_LOOK_EVERY", 0.1)
-    monkeypatch.setattr(lookout, "_ASK_EVERY", 0.2)
-    monkeypatch.setattr(lookout, "_ASK_FOR", 0.3)
+    monkeypatch.setattr(poller_module, "_LOOK_EVERY", 0.1)
+    monkeypatch.setattr(poller_module, "_ASK_EVERY", 0.2)
+    monkeypatch.setattr(poller_module, "_ASK_FOR", 0.3)
     with build(ledger, redis_url, tmp_path) as served:
         yield served
 
 
 def build(ledger: Ledger, redis_url: str, folder: Path) -> Metrics:
     settings = Settings(redis_url=redis_url, metrics_port=free_port())
-    pacs = Folder(folder / "pacs")
-    return Metrics(ledger, Claims(redis_url), make_app(settings), pacs, ledger.fact("job"), settings)
+    pacs = FolderPacs(folder / "pacs")
+    return Metrics(ledger, Claims(redis_url), make_app(settings), pacs, ledger.get("job"), settings)
 
 
 def scrape(metrics: Metrics) -> str:
@@ -72,8 +72,8 @@ def value(text: str, series: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def progress(ledger: Ledger, **more: object) -> Progress:
-    base = Progress(listed=96, all_listed=True, total=96, tally=ledger.tally(), sent={})
+def progress(ledger: Ledger, **more: object) -> RunProgress:
+    base = RunProgress(listed=96, all_listed=True, total=96, tally=ledger.tally(), sent={})
     return replace(base, **more)  # type: ignore[arg-type]  # a test's own
 
 
@@ -183,14 +183,14 @@ def test_while_redis_is_away_a_scrape_still_answers(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("redis-server")
-    monkeypatch.setattr(lookout, "_LOOK_EVERY", 0.1)
-    monkeypatch.setattr(lookout, "_ASK_EVERY", 0.2)
+    monkeypatch.setattr(poller_module, "_LOOK_EVERY", 0.1)
+    monkeypatch.setattr(poller_module, "_ASK_EVERY", 0.2)
     server = RedisServer(tmp_path / "redis")
     server.start()
     with build(ledger, server.url, tmp_path) as metrics:
         wait_until(lambda: value(scrape(metrics), "cxr_redis_memory_bytes"))
         server.stop(9)
-        metrics.show(progress(ledger, trouble="Redis is away"))
+        metrics.show(progress(ledger, waiting_reason="Redis is unavailable"))
         wait_until(lambda: value(scrape(metrics), "cxr_redis_memory_bytes") is None)
         wait_until(lambda: value(scrape(metrics), 'cxr_queue_consumers{queue="upload"}') is None)
         text = scrape(metrics)
@@ -203,20 +203,18 @@ def test_a_pacs_that_is_away_is_down(ledger: Ledger, redis_url: str, tmp_path: P
 
     settings = Settings(redis_url=redis_url, metrics_port=free_port(), pacs_seconds=1)
     pacs = connect(settings, f"http://127.0.0.1:{free_port()}")
-    with Metrics(
-        ledger, Claims(redis_url), make_app(settings), pacs, ledger.fact("job"), settings
-    ) as metrics:
+    with Metrics(ledger, Claims(redis_url), make_app(settings), pacs, ledger.get("job"), settings) as metrics:
         wait_until(lambda: value(scrape(metrics), "cxr_redis_memory_bytes"))
         assert value(scrape(metrics), "cxr_pacs_up") == 0
         assert value(scrape(metrics), "cxr_pacs_seconds") is None
 
 
 def test_the_limit_at_the_pacs_is_the_one_that_the_workers_keep_to(metrics: Metrics, ledger: Ledger) -> None:
-    from backlog.pacs.concurrency_limit import Etiquette
+    from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
 
     wait_until(lambda: value(scrape(metrics), "cxr_pacs_requests_limit") == 8)
-    worker = Etiquette(metrics.claims.broker, str(ledger.fact("pacs")), most=8)
-    with pytest.raises(OSError, match="reset"), worker.turn("fetch"):
+    worker = PacsConcurrencyLimit(metrics.claims.broker, str(ledger.get("pacs")), most=8)
+    with pytest.raises(OSError, match="reset"), worker.slot("fetch"):
         wait_until(lambda: value(scrape(metrics), "cxr_pacs_requests") == 1)
         raise OSError("connection reset")
     wait_until(lambda: value(scrape(metrics), "cxr_pacs_requests_limit") == 4)
@@ -241,7 +239,7 @@ def test_a_port_that_is_taken_and_a_missing_library_are_said(
 def test_nothing_is_served_where_nobody_asked(ledger: Ledger) -> None:
     from producer.run.execute import _metrics
 
-    assert _metrics(Settings(), ledger, None, None, ledger.fact("job")) is None  # type: ignore[arg-type]
+    assert _metrics(Settings(), ledger, None, None, ledger.get("job")) is None  # type: ignore[arg-type]
 
 
 # -- the alerts and the dashboard ----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The report page: right, self-contained, escaped, and good on screen, on paper and for a screen reader."""
+"""The summary page: right, self-contained, escaped, and good on screen, on paper and for a screen reader."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from backlog.outcomes import Flag, Reason
 from producer.cli.main import main
 from producer.ledger.ledger import Ledger
 from producer.page.page import _MEANINGS, write_page
-from producer.page.statistics import MOST_ITEMS, gather
-from producer.results.audit_log import Audit, Link, Verdict
+from producer.page.statistics import MAX_ITEMS, gather
+from producer.results.audit_log import Audit, AuditResult, Link
 from producer.run.execute import _write_page
 from producer.run.folder import Paths
 from tests.conftest import need
@@ -97,8 +97,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     before = ended_run(folder / "before", 300, seed=5)
     ledger = mixed_run(folder / "now", 400, pacs="http://me:secret@pacs:8042/")
-    path = folder / "report.html"
-    write_page(ledger, path, baseline=before, audit=Verdict(Link(280, "cd" * 32)))
+    path = folder / "summary.html"
+    write_page(ledger, path, baseline=before, audit=AuditResult(Link(280, "cd" * 32)))
     return path
 
 
@@ -146,7 +146,7 @@ def test_quarantined_items_and_studies_lead_to_orthanc(page: Path) -> None:
 
 
 def test_a_folders_page_has_no_links_and_another_address_may_be_given(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
+    path = tmp_path / "summary.html"
     folder = mixed_run(tmp_path / "a", 20)
     write_page(folder, path, orthanc="http://somewhere")
     assert not [link for link in outline(path).links if not link.startswith("#")]
@@ -168,7 +168,7 @@ def test_every_chart_has_a_text_and_a_table_and_ids_are_unique(page: Path) -> No
 
 
 def test_seeded_weights_are_said_to_mean_nothing_and_others_are_not(tmp_path: Path, page: Path) -> None:
-    path = tmp_path / "report.html"
+    path = tmp_path / "summary.html"
     write_page(mixed_run(tmp_path / "seeded", 40, meaningful=False), path)
     words = outline(path).words
     assert "SEEDED WEIGHTS: THE SCORES MEAN NOTHING" in words
@@ -177,20 +177,20 @@ def test_seeded_weights_are_said_to_mean_nothing_and_others_are_not(tmp_path: Pa
 
 
 def test_drift_is_told_in_a_sentence_and_other_weights_are_a_warning(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
+    path = tmp_path / "summary.html"
     before, now = ended_run(tmp_path / "a", 400), ended_run(tmp_path / "b", 400, seed=1, shift=0.3)
     write_page(now, path, baseline=before)
     words = outline(path).words
     assert "The runs part in 1 findings: Atelectasis." in words
     assert "different weights" not in words
-    job = before.fact("job")
-    before.put("job", job | {"weights": "ef" * 32})
+    job = before.get("job")
+    before.set("job", job | {"weights": "ef" * 32})
     write_page(now, path, baseline=before)
     assert "different weights" in outline(path).words
 
 
 def test_a_run_that_has_not_begun_or_not_ended_has_a_page_too(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
+    path = tmp_path / "summary.html"
     ledger = new_ledger(tmp_path / "run")
     write_page(ledger, path)
     assert "Not complete" in outline(path).words
@@ -207,17 +207,17 @@ def test_a_run_of_nothing_but_system_files_has_a_page(tmp_path: Path) -> None:
     ledger = new_ledger(tmp_path / "run")
     list_items(ledger, 3)
     harvest(ledger, lambda _: rejected(Reason.SYSTEM_FILE, stage=Stage.UPLOAD))
-    write_page(ledger, tmp_path / "report.html")
-    assert "3 = 0 reported + 3 skipped + 0 quarantined" in outline(tmp_path / "report.html").words
+    write_page(ledger, tmp_path / "summary.html")
+    assert "3 = 0 reported + 3 skipped + 0 quarantined" in outline(tmp_path / "summary.html").words
 
 
 def test_the_lists_are_bounded_and_say_so(tmp_path: Path) -> None:
     ledger = new_ledger(tmp_path / "run")
     list_items(ledger, 1000)
     harvest(ledger, lambda item: rejected(Reason.BLANK) if item < 500 else reported(item, some_scores(item)))
-    found = write_page(ledger, tmp_path / "report.html")
-    assert len(found.quarantined["blank"]) == MOST_ITEMS
-    words = outline(tmp_path / "report.html").words
+    found = write_page(ledger, tmp_path / "summary.html")
+    assert len(found.quarantined["blank"]) == MAX_ITEMS
+    words = outline(tmp_path / "summary.html").words
     assert "blank: 500" in words
     assert "The first 50 quarantined as blank" in words
     assert "Reports lie in 250 studies. The first 100 are listed" in words
@@ -250,7 +250,7 @@ def test_without_the_libraries_the_run_ends_without_the_page_and_says_so(
     with Audit(ledger, tmp_path / "audit.jsonl") as audit:
         _write_page(ledger, Paths(tmp_path), audit, said.append)
     (line,) = said
-    assert line.startswith("No report page: it needs jinja2 and matplotlib: install cxr-backlog[page]")
+    assert line.startswith("No summary page: it needs jinja2 and matplotlib: install cxr-backlog[page]")
     assert "docker compose run --rm page OUT" in line
     assert not Paths(tmp_path).page.exists()
 
@@ -259,12 +259,12 @@ def test_the_command_writes_it_again_and_compares(tmp_path: Path) -> None:
     ended_run(tmp_path / "a", 300).close()
     ended_run(tmp_path / "b", 300, seed=1).close()
     out, before = str(tmp_path / "b"), str(tmp_path / "a")
-    done = CliRunner().invoke(main, ["report", out, "--baseline", before, "--to", str(tmp_path / "x.html")])
+    done = CliRunner().invoke(main, ["summary", out, "--baseline", before, "--to", str(tmp_path / "x.html")])
     assert done.exit_code == 0, done.output
     assert "No sign of drift in any of the 18 findings." in done.output
     assert (tmp_path / "x.html").exists()
-    assert CliRunner().invoke(main, ["report", out, "--groups", "x.csv"]).exit_code == 2
-    assert CliRunner().invoke(main, ["report", str(tmp_path)]).exit_code == 2
+    assert CliRunner().invoke(main, ["summary", out, "--groups", "x.csv"]).exit_code == 2
+    assert CliRunner().invoke(main, ["summary", str(tmp_path)]).exit_code == 2
 
 
 def test_a_damaged_audit_is_told_of_and_the_page_names_no_head_of_it(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_damaged_audit_is_told_of_and_the_page_names_no_head_of_it(tmp_path: P
     Paths(tmp_path).audit.write_bytes(
         b"".join([*lines[:2], lines[2].replace(b"report.stored", b"report.found"), *lines[3:]])
     )
-    done = CliRunner().invoke(main, ["report", str(tmp_path)])
+    done = CliRunner().invoke(main, ["summary", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert "the audit's line 3" in done.output
     assert "cxr-backlog audit verify" in done.output

@@ -17,7 +17,7 @@ from backlog.pacs import folder
 from producer.cli.main import main
 from producer.ledger.ledger import Ledger
 from producer.results import reported as reported_module
-from producer.results import retract as aftercare
+from producer.results import retract as retraction
 from producer.results import verify as verification
 from producer.results.audit_log import Audit
 from producer.results.audit_log import verify as follow
@@ -49,7 +49,7 @@ class Held:
             raise Killed
         return there
 
-    def holders(self, uid: str, instance: str) -> int:
+    def count_instances(self, uid: str, instance: str) -> int:
         return int(instance in self.held)
 
 
@@ -76,7 +76,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
             for kind in ("capture", "pdf")
         ]
         report = {"sr_instance": f"report {item}", "sr_sha256": sha(content("report", item))}
-        return reported(item, some_scores(item), companions=beside, **report)
+        return reported(item, some_scores(item), derived_objects=beside, **report)
 
     made = new_ledger(tmp_path)
     list_items(made, COUNT)
@@ -98,11 +98,11 @@ def effects(ledger: Ledger, kind: str) -> list[int]:
 
 def test_every_report_is_taken_back_once(ledger: Ledger, pacs: Any) -> None:
     assert verification.verify(ledger, pacs).right == COUNT
-    assert aftercare.retract(ledger, pacs) == (COUNT, 0, 2 * COUNT)
+    assert retraction.retract(ledger, pacs) == (COUNT, 0, 2 * COUNT)
     assert pacs.held == {}
-    assert aftercare.retract(ledger, pacs) == (0, 0, 0)
+    assert retraction.retract(ledger, pacs) == (0, 0, 0)
     assert effects(ledger, "report.retracted") == list(range(COUNT))
-    assert effects(ledger, "companions.retracted") == list(range(COUNT))
+    assert effects(ledger, "derived_objects.retracted") == list(range(COUNT))
     found = verification.verify(ledger, pacs)
     assert (found.complete, found.right, found.retracted, found.missing) == (True, 0, COUNT, [])
 
@@ -113,13 +113,13 @@ def test_a_deletion_that_is_broken_off_is_recorded_by_the_next(
 ) -> None:
     pacs.dies_at = dies_at
     with pytest.raises(Killed):
-        aftercare.retract(ledger, pacs)
+        retraction.retract(ledger, pacs)
     assert dies_at not in pacs.held
-    aftercare.retract(ledger, pacs)
+    retraction.retract(ledger, pacs)
     assert pacs.held == {}
     assert effects(ledger, "report.retracted") == list(range(COUNT))
-    assert effects(ledger, "companions.retracted") == list(range(COUNT))
-    assert ledger.fact("retracting") is None
+    assert effects(ledger, "derived_objects.retracted") == list(range(COUNT))
+    assert ledger.get("retracting") is None
     with Audit(ledger, tmp_path / "audit.jsonl") as audit:
         audit.catch_up()
     assert follow(ledger, tmp_path / "audit.jsonl").right
@@ -130,8 +130,8 @@ def test_what_somebody_else_deleted_or_changed_is_not_said_to_be_taken_back(
 ) -> None:
     del pacs.held["report 2"]
     pacs.held["report 3"] = b"changed"
-    assert aftercare.retract(ledger, pacs) == (COUNT - 2, 2, 2 * COUNT)
-    assert aftercare.retract(ledger, pacs) == (0, 2, 0)
+    assert retraction.retract(ledger, pacs) == (COUNT - 2, 2, 2 * COUNT)
+    assert retraction.retract(ledger, pacs) == (0, 2, 0)
     assert effects(ledger, "report.retracted") == [0, 1, 4, 5, 6]
     found = verification.verify(ledger, pacs)
     assert (found.complete, found.retracted, found.missing, found.different) == (False, 5, [2], [3])
@@ -155,7 +155,7 @@ def a_run(out: Path, pacs: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_bytes(b"report")
     ledger = new_ledger(out, pacs=str(pacs))
-    ledger.put("job", ledger.fact("job") | {"pacs": folder.Folder(pacs).identity()})
+    ledger.set("job", ledger.get("job") | {"pacs": folder.FolderPacs(pacs).identity()})
     list_items(ledger, 1)
     more = {"sr_instance": instance, "sr_sha256": sha(b"report")}
     harvest(ledger, lambda item: reported(item, some_scores(item), **more))
@@ -195,7 +195,7 @@ def test_another_pacs_at_the_same_address_is_refused(
 ) -> None:
     a_run(tmp_path / "out", tmp_path / "pacs")
     ledger = Ledger(tmp_path / "out" / "ledger.sqlite", write=True)
-    ledger.put("pacs", "http://127.0.0.1:1")
+    ledger.set("pacs", "http://127.0.0.1:1")
     ledger.close()
     monkeypatch.setattr("backlog.pacs.orthanc.Orthanc.identity", lambda self: "another")
     status, text = command(words[0], tmp_path / "out", *words[1:])

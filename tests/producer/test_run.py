@@ -20,7 +20,7 @@ from backlog.errors import UsageError
 from backlog.outcomes import Reason
 from backlog.settings import Settings
 from producer.dispatch.dispatcher import Dispatcher
-from producer.ledger.ledger import Ledger, TakenOver
+from producer.ledger.ledger import Ledger, LedgerFenced
 from producer.run import create as begin
 from producer.run import folder as run_folder
 from producer.run.create import create
@@ -65,7 +65,7 @@ def make(tmp_path: Path, claims: Claims, redis_url: str) -> Make:
             claims,
             make_app(Settings(redis_url=redis_url)),
             Simulated(40),
-            ledger.fact("job"),
+            ledger.get("job"),
             chunk_size=4,
             window=8,
             reconcile_seconds=0,
@@ -114,7 +114,7 @@ def test_the_first_chunk_goes_alone_until_its_weights_are_known(
     score(claims, 1, OURS)
     producer._tick()
     assert [chunk.no for chunk in ledger.in_flight()] == [2, 3, 4, 5, 6, 7, 8, 9]
-    assert ledger.fact("job")["weights"] == OURS
+    assert ledger.get("job")["weights"] == OURS
 
 
 def test_a_chunk_without_scores_settles_nothing(claims: Claims, ledger: Ledger, make: Make) -> None:
@@ -137,13 +137,13 @@ def test_a_chunk_of_other_weights_is_scored_again(claims: Claims, ledger: Ledger
     score(claims, 3, OURS, "onnxruntime")
     producer._tick()
     assert ledger.tally().reported == 8
-    assert ledger.fact("job")["weights"] == OURS
-    assert ledger.fact("engines") == ["onnxruntime", "torch"]
+    assert ledger.get("job")["weights"] == OURS
+    assert ledger.get("engines") == ["onnxruntime", "torch"]
     assert 2 in [chunk.no for chunk in ledger.in_flight()]
     (line,) = said
     assert "cdcdcdcdcdcd" in line
     assert "abababababab" in line
-    assert ledger.fact("strays") == [one["sr_instance"] for one in records_of(2, OTHERS, "").values()]
+    assert ledger.get("foreign_reports") == [one["sr_instance"] for one in records_of(2, OTHERS, "").values()]
     assert 2 in claims.broker.messages(RUN).waiting
     score(claims, 2, OURS)
     producer._tick()
@@ -198,7 +198,7 @@ def test_a_ledger_from_a_backup_is_worked_on_to_its_end(
     claims: Claims, ledger: Ledger, make: Make, tmp_path: Path
 ) -> None:
     """Found: Redis knew as done what the older ledger had still to do, and refused it for ever."""
-    ledger.put("job", a_job(RUN, weights=OURS))
+    ledger.set("job", a_job(RUN, weights=OURS))
     producer = make(ledger)
     producer._tick()
     backup = (tmp_path / "ledger.sqlite", tmp_path / "ledger.sqlite-wal")
@@ -232,7 +232,7 @@ def test_a_producer_that_was_taken_over_sends_nothing_again(
     claims: Claims, ledger: Ledger, make: Make, tmp_path: Path
 ) -> None:
     """Its successor may have harvested what it misses."""
-    ledger.put("job", a_job(RUN, weights=OURS))
+    ledger.set("job", a_job(RUN, weights=OURS))
     earlier = make(ledger)
     earlier._tick()
     second = Ledger(tmp_path / "ledger.sqlite", write=True)
@@ -241,7 +241,7 @@ def test_a_producer_that_was_taken_over_sends_nothing_again(
     successor._tick()
     claims.broker.client.delete("inference")
     earlier._reconcile({})
-    with pytest.raises(TakenOver):
+    with pytest.raises(LedgerFenced):
         earlier._reconcile({})
     assert claims.claim(RUN, 1, Stage.INFER, Stage.INFER) is Refusal.DONE
     second.close()

@@ -16,7 +16,7 @@ import pytest
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.dicom.eligibility import Rules
 from backlog.errors import InstanceRejected, UsageError
-from backlog.inputs.zip_archive import Archive
+from backlog.inputs.zip_archive import ZipArchive
 from backlog.outcomes import Reason
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
@@ -24,11 +24,11 @@ from producer.plan import make_plan
 from producer.run.folder import Paths
 from producer.sources import base as sources
 from producer.sources import orthanc as source_orthanc
-from producer.sources.base import Again, Entry, Source
-from producer.sources.folder import Folder
+from producer.sources.base import Entry, ReplaySource, Source
+from producer.sources.folder import FolderSource
 from producer.sources.open import Selection, make_source
 from producer.sources.orthanc import OrthancSource
-from producer.sources.zip import Zip, insist_on_same
+from producer.sources.zip import ZipSource, check_same_source
 from tests.support.dicom_images import chest, dicom
 from tests.support.servers import ROOT, OrthancServer
 from worker.tasks import upload
@@ -79,7 +79,7 @@ def test_members_of_a_zip_are_its_items(tmp_path: Path, small_pages: None) -> No
             "d",
         ):
             archive.writestr(name, name)
-    source = Zip(path)
+    source = ZipSource(path)
     found = {source.name(entry.ref): entry.reason for entry in listed(source)}
     assert {name for name, reason in found.items() if reason is None} == {"folder/a", "b", "d"}
     assert {reason for reason in found.values() if reason} == {Reason.SYSTEM_FILE}
@@ -87,7 +87,7 @@ def test_members_of_a_zip_are_its_items(tmp_path: Path, small_pages: None) -> No
     assert source.total == 9  # an upper bound until all is read
     assert [source.read(entry.ref) for entry in listed(source)][3] == b"b"
     every_cursor_goes_on(source)
-    with Archive(path) as opened:
+    with ZipArchive(path) as opened:
         assert source.spec == {
             "kind": "zip",
             "path": str(path),
@@ -104,10 +104,10 @@ def test_an_encrypted_member_ends_with_the_listing(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
-    (entry,) = listed(Zip(path))
+    (entry,) = listed(ZipSource(path))
     assert entry.reason is Reason.ENCRYPTED
     with pytest.raises(InstanceRejected):
-        Zip(path).read(entry.ref)
+        ZipSource(path).read(entry.ref)
 
 
 def a_zip(path: Path, *names: str, content: bytes = b"x", when: int = 1_700_000_000) -> Path:
@@ -121,11 +121,11 @@ def a_zip(path: Path, *names: str, content: bytes = b"x", when: int = 1_700_000_
 def test_a_zip_that_was_replaced_is_refused(tmp_path: Path, small_pages: None) -> None:
     """Its places lead to other images, whose reports would be this run's."""
     path = a_zip(tmp_path / "z.zip", *"abcdefg")
-    begun = Zip(path)
+    begun = ZipSource(path)
     cursor = next(begun.pages("")).cursor
-    insist_on_same(Zip(path), begun.spec)
+    check_same_source(ZipSource(path), begun.spec)
     older: SourceSpec = {"kind": "zip", "path": str(path), "listing": ""}  # of a run before there were any
-    insist_on_same(Zip(path), older)
+    check_same_source(ZipSource(path), older)
     for names_of, more in [
         ("abcdef", {}),
         ("abcdefg", {"content": b"y"}),  # the same layout, byte by byte
@@ -133,11 +133,11 @@ def test_a_zip_that_was_replaced_is_refused(tmp_path: Path, small_pages: None) -
     ]:
         a_zip(path, *names_of, **more)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=r"z.zip: this zip is not the one"):
-            insist_on_same(Zip(path), begun.spec)
+            check_same_source(ZipSource(path), begun.spec)
         with pytest.raises(UsageError, match=r"z.zip: this zip is not the one"):
             list(begun.pages(cursor))
     a_zip(path, *"abcdefg")
-    insist_on_same(Zip(path), begun.spec)
+    check_same_source(ZipSource(path), begun.spec)
     assert len(listed(begun, cursor)) == 4
 
 
@@ -148,7 +148,7 @@ def test_a_directory_that_holds_other_than_it_says_never_ends_as_read(
     content = bytearray(path.read_bytes())
     content[-22 + 8 : -22 + 12] = bytes([9, 0, 9, 0])
     path.write_bytes(content)
-    source = Zip(path)
+    source = ZipSource(path)
     pages = source.pages("")
     cursor = [next(pages).cursor, next(pages).cursor][-1]
     for rest in (pages, source.pages(cursor)):
@@ -161,11 +161,11 @@ def test_a_directory_that_holds_other_than_it_says_never_ends_as_read(
 # -- folder --------------------------------------------------------------------------------------------------
 
 
-def folder_source(tmp_path: Path) -> Folder:
+def folder_source(tmp_path: Path) -> FolderSource:
     root, out = tmp_path / "in", tmp_path / "out"
     root.mkdir(exist_ok=True)
     out.mkdir(exist_ok=True)
-    return Folder(root, out / "source.list")
+    return FolderSource(root, out / "source.list")
 
 
 def test_files_of_a_folder_are_its_items(tmp_path: Path, small_pages: None) -> None:
@@ -192,7 +192,7 @@ def test_a_source_without_anything_is_not_passed_over_in_silence(
     assert listed(source) == []
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         archive.mkdir("folder")
-    assert listed(Zip(tmp_path / "z.zip")) == []
+    assert listed(ZipSource(tmp_path / "z.zip")) == []
     assert [record.getMessage() for record in caplog.records] == [
         f"{source.path}: this folder holds no files",
         f"{tmp_path / 'z.zip'}: this zip holds no files",
@@ -258,7 +258,7 @@ def test_files_that_come_later_belong_to_a_later_run(tmp_path: Path) -> None:
     (source.path / "b").write_text("x")
     (source.path / "a").unlink()
     assert names(source) == ["a"]
-    again = Folder(source.path, source.listing)
+    again = FolderSource(source.path, source.listing)
     assert names(again) == ["a"]
     with pytest.raises(OSError, match="No such file"):
         again.read(listed(again)[0].ref)
@@ -280,7 +280,7 @@ def test_no_more_of_a_file_is_read_than_its_header_needs(tmp_path: Path) -> None
     made = make_plan(str(source.path), Settings(), "", Selection(), 0)
     assert made.quarantined() == {Reason.TOO_LARGE: 1, Reason.NOT_DICOM: 1}
     assert made.would_score == 1
-    assert sources.MOST_BYTES == upload.MOST_BYTES, "a plan and a worker draw one line"
+    assert sources.MAX_BYTES == upload.MAX_BYTES, "a plan and a worker draw one line"
 
 
 def test_a_listing_that_was_broken_off_is_begun_again(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_the_runs_own_folder_is_no_part_of_the_source(tmp_path: Path) -> None:
     (out / "pacs").mkdir(parents=True)
     (out / "pacs" / "report").write_text("x")
     (out / "ledger.sqlite").write_text("x")
-    assert names(Folder(tmp_path, out / "source.list")) == ["a"]
+    assert names(FolderSource(tmp_path, out / "source.list")) == ["a"]
 
 
 def test_what_other_runs_wrote_is_no_part_of_the_source(
@@ -312,7 +312,7 @@ def test_what_other_runs_wrote_is_no_part_of_the_source(
     assert names(source) == ["image"]
     assert "1 folders of runs were left out" in caplog.text
     # A PACS that lies in a run's folder may be asked for by name.
-    assert names(Folder(earlier / "pacs", tmp_path / "out" / "other.list")) == ["image"]
+    assert names(FolderSource(earlier / "pacs", tmp_path / "out" / "other.list")) == ["image"]
 
 
 def test_a_runs_folder_is_no_source(tmp_path: Path) -> None:
@@ -321,10 +321,10 @@ def test_a_runs_folder_is_no_source(tmp_path: Path) -> None:
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to(out)
         with pytest.raises(UsageError, match="a run's folder"):
-            Folder(out, tmp_path / "link" / "source.list")
+            FolderSource(out, tmp_path / "link" / "source.list")
     (source.path / "ledger.sqlite").write_text("x")
     with pytest.raises(UsageError, match="a run's folder"):
-        Folder(source.path, source.listing)
+        FolderSource(source.path, source.listing)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
@@ -337,10 +337,10 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
             folder.chmod(folder.stat().st_mode | 0o005)
     source.listing.parent.chmod(0o777)
     script = (
-        "import os, sys; from pathlib import Path; from producer.sources.folder import Folder\n"
+        "import os, sys; from pathlib import Path; from producer.sources.folder import FolderSource\n"
         "from backlog.errors import UsageError\n"
         "os.setgid(65534); os.setuid(65534)\n"
-        "try: list(Folder(Path(sys.argv[1]), Path(sys.argv[2])).pages(''))\n"
+        "try: list(FolderSource(Path(sys.argv[1]), Path(sys.argv[2])).pages(''))\n"
         "except UsageError as error: print(error)\n"
     )
     done = subprocess.run(
@@ -490,8 +490,8 @@ def test_source_is_a_zip_a_folder_or_the_word(tmp_path: Path, pacs: Orthanc) -> 
     paths = Paths(tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "z", "w"):
         pass
-    assert isinstance(make_source(str(tmp_path / "z"), Settings(), "", paths, Selection()), Zip)
-    assert isinstance(make_source(str(tmp_path), Settings(), "", paths, Selection()), Folder)
+    assert isinstance(make_source(str(tmp_path / "z"), Settings(), "", paths, Selection()), ZipSource)
+    assert isinstance(make_source(str(tmp_path), Settings(), "", paths, Selection()), FolderSource)
     chosen = make_source("orthanc", Settings(), pacs.url, paths, Selection(modality="CR"))
     assert isinstance(chosen, OrthancSource)
     assert chosen.modality == "CR"
@@ -519,7 +519,7 @@ def test_a_replay_takes_the_chosen_entries(tmp_path: Path) -> None:
     for name in "abcd":
         (source.path / name).write_text(name)
     chosen = [entry.ref for entry in listed(source)][1:3]
-    again = Again(source, chosen)
+    again = ReplaySource(source, chosen)
     assert [entry.ref for entry in listed(again)] == chosen
     assert [again.read(ref) for ref in chosen] == [source.read(ref) for ref in chosen]
     assert (again.total, again.first, again.spec) == (2, Stage.UPLOAD, source.spec)

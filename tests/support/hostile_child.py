@@ -16,14 +16,14 @@ MEMORY = 2 << 30
 
 def ended(file: bytes) -> dict[str, object]:
     """Return how a file ends."""
-    from backlog.dicom.eligibility import Rules, judge
-    from backlog.dicom.header import facts, identity, read_header
+    from backlog.dicom.eligibility import Rules, rejection_reason
+    from backlog.dicom.header import eligibility_attributes, identity, read_header
     from backlog.errors import InstanceRejected
     from worker.pixels.preprocess import model_input
 
     try:
         header = read_header(file)
-        reason = judge(facts(header), Rules())
+        reason = rejection_reason(eligibility_attributes(header), Rules())
         if reason is not None:
             return {"outcome": reason.outcome.value, "reason": reason.value}
         identity(header)

@@ -14,7 +14,7 @@ from pydicom import dcmread
 
 from producer.ledger.ledger import Ledger
 from producer.run.folder import Paths
-from producer.sources.zip import Zip
+from producer.sources.zip import ZipSource
 from tests.conftest import Cli
 from tests.support.cases import listed, needs_data
 from tests.support.servers import OrthancServer
@@ -38,7 +38,7 @@ _SUM = "Error - Dicom dataset contains invalid data values for Value Representat
 
 def items(out: Path, archive: Path) -> dict[str, dict[str, Any]]:
     """Return how each member of the zip ended, by its name."""
-    source, ledger = Zip(archive), Ledger(Paths(out).ledger, write=False)
+    source, ledger = ZipSource(archive), Ledger(Paths(out).ledger, write=False)
     found = {source.name(json.loads(item["ref"])): item for item in ledger.items()}
     ledger.close()
     return found

@@ -126,13 +126,13 @@ def test_a_chunk_that_is_started_again_goes_item_by_item_where_its_worker_died(r
     for death in range(3):
         claimed(claims, Stage.UPLOAD).finish(Stage.INFER, {})
         doomed = claimed(claims, Stage.INFER)
-        assert doomed.alone == (death > 0)
-        if doomed.alone:
-            doomed.breadcrumb(5)
+        assert doomed.isolated == (death > 0)
+        if doomed.isolated:
+            doomed.set_current_item(5)
         die(claims)
         assert claims.restart("run", 0, Stage.UPLOAD)
     last = claimed(claims, Stage.UPLOAD)
-    assert last.decided == {5}
+    assert last.finished_items == {5}
     record = claims.records("run", 0)[5]
     assert (record["reason"], record["stage"]) == (Reason.KILLED_WORKER.value, Stage.INFER.value)
 

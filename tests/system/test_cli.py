@@ -1,4 +1,4 @@
-"""The command line as a person meets it: bad input has one clear line and an exit status, never a trace."""
+"""The command line as a user meets it: bad input has one clear line and an exit status, never a trace."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_folder_that_holds_no_run_is_named(tmp_path: Path) -> None:
     empty.mkdir()
     commands = [
         *(["status"], ["export"], ["quarantine"], ["quarantine", "list"], ["verify"], ["retract"]),
-        *(["retract", "--yes"], ["pause"], ["cancel"], ["resume"], ["report"], ["audit", "verify"]),
+        *(["retract", "--yes"], ["pause"], ["cancel"], ["resume"], ["summary"], ["audit", "verify"]),
         *(["quarantine", "show", "7"], ["quarantine", "replay", "--to", str(tmp_path / "new")]),
     ]
     for words in commands:
@@ -184,7 +184,7 @@ def test_an_out_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
 def test_a_pacs_that_is_away_or_refuses_ends_the_command(tmp_path: Path, orthanc: OrthancServer) -> None:
     zipped(tmp_path / "z.zip")
     away = f"http://127.0.0.1:{free_port()}"
-    fails(call("run", "z.zip", "--out", "a", "--pacs", away, cwd=tmp_path), 1, "is away")
+    fails(call("run", "z.zip", "--out", "a", "--pacs", away, cwd=tmp_path), 1, "is unavailable")
     wrong = {"CXR_PACS_USERNAME": "tester", "CXR_PACS_PASSWORD": "wrong"}
     done = call("run", "z.zip", "--out", "b", "--pacs", orthanc.url, cwd=tmp_path, **wrong)
     fails(done, 2, "CXR_PACS_PASSWORD")
@@ -208,7 +208,7 @@ def test_a_redis_that_is_away_or_refuses_ends_the_command(tmp_path: Path, redis_
     fails(
         call("run", "z.zip", "--out", "a", cwd=tmp_path, CXR_REDIS_URL=away),
         1,
-        "Redis is away.*CXR_REDIS_URL",
+        "Redis is unavailable.*CXR_REDIS_URL",
     )
     assert time.monotonic() - started < 60
     fails(call("run", "z.zip", "--out", "b", cwd=tmp_path, CXR_REDIS_URL="nonsense"), 2, "CXR_REDIS_URL")
@@ -444,7 +444,7 @@ def once(process: subprocess.Popen[str]) -> int:
     return 4
 
 
-def politely(process: subprocess.Popen[str]) -> int:
+def limited(process: subprocess.Popen[str]) -> int:
     process.send_signal(signal.SIGTERM)
     return 4
 
@@ -466,14 +466,14 @@ def test_a_run_is_gone_on_with_however_it_was_ended(begin: Begin, cli: Cli, tmp_
     out = tmp_path / "out"
     zipped(tmp_path / "z.zip", count)
     process = begin("run", "z.zip", "--out", "out", "--workers", 1, CXR_CHUNK_SIZE="2")
-    for end in (once, politely, twice, at_once):
+    for end in (once, limited, twice, at_once):
         more_than(out, ended(out))
         pids = children(process)
         fails(call("resume", out, CXR_WEIGHTS="seeded"), 2, "another producer is at work")
         expected = end(process)
         text, _ = process.communicate(timeout=60)
         assert process.returncode == expected, text
-        if end in (once, politely):
+        if end in (once, limited):
             assert "cxr-backlog resume" in text
             assert json.loads((out / "summary.json").read_text())["complete"] is False
             assert not alive(pids), "something was left behind"
@@ -599,6 +599,6 @@ def _in_flight(out: Path) -> int:
 
 def test_the_first_stage_of_a_zip_is_the_upload() -> None:
     """The tests above count on it."""
-    from producer.sources.zip import Zip
+    from producer.sources.zip import ZipSource
 
-    assert Zip.first is Stage.UPLOAD
+    assert ZipSource.first is Stage.UPLOAD

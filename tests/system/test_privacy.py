@@ -180,7 +180,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Trace
         texts["Flower's workers"] = read(f"http://127.0.0.1:{flower}/api/workers")
         texts["Flower's page"] = read(f"http://127.0.0.1:{flower}/tasks")
         texts["Flower's metrics"] = read(f"http://127.0.0.1:{flower}/metrics")
-        for command in ("status", "quarantine", "verify", "report", "export"):
+        for command in ("status", "quarantine", "verify", "summary", "export"):
             say(command, str(out))
         say("audit", "verify", str(out))
         say("doctor", "--out", str(out))
@@ -234,7 +234,7 @@ def test_the_names_are_in_the_pacs_where_they_belong(traces: Traces) -> None:
 
 def test_the_search_looked_where_names_might_be(traces: Traces) -> None:
     for place in (
-        "out/report.html",
+        "out/summary.html",
         "out/audit.jsonl",
         "out/ledger.sqlite",
         "out/summary.json",

@@ -25,8 +25,8 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claim, Claims
 from backlog.broker.messages import QUEUES, ItemRecord, Job, SourceSpec, Stage
 from backlog.dicom.eligibility import Rules
-from backlog.errors import InstanceRejected, LostClaim, ServiceUnavailable, StorageFull, UsageError
-from backlog.inputs.zip_archive import Archive
+from backlog.errors import ClaimLost, InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.inputs.zip_archive import ZipArchive
 from backlog.log import LOGGER
 from backlog.outcomes import Reason
 from backlog.settings import Settings
@@ -38,7 +38,7 @@ from worker.tasks import chunk as chunk_module
 from worker.tasks import registry as tasks
 from worker.tasks import shutdown
 from worker.tasks.attempt import Attempt
-from worker.tasks.chunk import send, work
+from worker.tasks.chunk import run_stage, send
 from worker.tasks.shutdown import Stopping, ask_to_stop
 
 BODIES: dict[Stage, Callable[..., Any]] = {
@@ -62,10 +62,10 @@ class Shop:
 
     settings: Settings
     folder: Path
-    process: tasks.Process = field(init=False)
+    process: tasks.WorkerResources = field(init=False)
 
     def __post_init__(self) -> None:
-        self.process = tasks.Process(self.settings)
+        self.process = tasks.WorkerResources(self.settings)
         self.app = make_app(self.settings)
 
     @property
@@ -82,7 +82,7 @@ class Shop:
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in members.items():
                 archive.writestr(name, content)
-        with Archive(path) as opened:
+        with ZipArchive(path) as opened:
             places = [member.place for member in opened.members()]
         job = self.job(path, **more)
         send(self.app, Stage.UPLOAD, job, 1, [{"i": i, "entry": place} for i, place in enumerate(places)])
@@ -94,10 +94,10 @@ class Shop:
         self.claims.broker.client.delete(QUEUES[stage])
         return [tuple(json.loads(base64.b64decode(json.loads(text)["body"]))[0]) for text in texts]
 
-    def do(self, stage: Stage, message: Message, patience: float = 0.0) -> None:
+    def do(self, stage: Stage, message: Message, retry_budget: float = 0.0) -> None:
         job = cast("Job", json.loads(json.dumps(message[0])))  # a worker gets its own copy
         body = partial(BODIES[stage], self.process, job)
-        work(self.app, self.claims, patience, stage, job, message[1], message[2], body)
+        run_stage(self.app, self.claims, retry_budget, stage, job, message[1], message[2], body)
 
     def do_all(self, times: int = 1) -> None:
         """Do all stages, each message so many times."""
@@ -246,7 +246,7 @@ def test_a_report_that_is_to_be_withdrawn_is_so_after_a_restart_too(
     def away(_: str) -> bool:
         raise ServiceUnavailable("the PACS answers 503")
 
-    monkeypatch.setattr(pacs, "holders", lambda *_: 2, raising=False)  # another patient's has its UID
+    monkeypatch.setattr(pacs, "count_instances", lambda *_: 2, raising=False)  # another patient's has its UID
     monkeypatch.setattr(pacs, "delete", away, raising=False)
     goes_back(shop, Stage.REPORT, message)
     assert len(shop.files()) == len(held) + 1
@@ -331,7 +331,7 @@ def test_a_lost_claim_has_no_effect_any_more(shop: Shop) -> None:
         shop.claims.broker.client.hset(attempt.claim.key, "owner", "another")
         return {}, items
 
-    work(
+    run_stage(
         shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, message[2], stolen
     )  # returns: the message is dropped
     assert shop.take(Stage.INFER) == []
@@ -350,16 +350,16 @@ def test_a_cancelled_run_stops_between_two_items(shop: Shop) -> None:
             wait_until(attempt.claim._lost.is_set, 10)
         return {}, []
 
-    work(shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, shop.take(Stage.UPLOAD)[0][2], slow)
+    run_stage(shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, shop.take(Stage.UPLOAD)[0][2], slow)
     assert done == [0]
 
 
 # -- handing back --------------------------------------------------------------------------------------------
 
 
-def goes_back(shop: Shop, stage: Stage, message: Message, patience: float = 0.0) -> None:
+def goes_back(shop: Shop, stage: Stage, message: Message, retry_budget: float = 0.0) -> None:
     with pytest.raises(Reject) as rejected:
-        shop.do(stage, message, patience)
+        shop.do(stage, message, retry_budget)
     assert rejected.value.requeue
     assert not shop.claims.progress("run1", [1])[1].leased
 
@@ -387,7 +387,7 @@ def test_stopping_interrupts_a_wait(shop: Shop) -> None:
     threading.Timer(0.2, ask_to_stop).start()
     started = time.monotonic()
     with pytest.raises(Stopping):
-        Attempt(claim, Stage.UPLOAD, patience=60).wait(30)
+        Attempt(claim, Stage.UPLOAD, retry_budget=60).wait(30)
     assert time.monotonic() - started < 10
 
 
@@ -400,9 +400,9 @@ def test_a_pacs_that_is_away_is_waited_for_and_then_the_chunk_goes_back(
         Settings(redis_url=shop.settings.redis_url, pacs_url=f"http://127.0.0.1:{free_port()}"), shop.folder
     )
     started = time.monotonic()
-    goes_back(away, Stage.UPLOAD, message, patience=0.6)
+    goes_back(away, Stage.UPLOAD, message, retry_budget=0.6)
     assert 0.5 < time.monotonic() - started < 20
-    assert "is away" in shop.claims.trouble("run1")
+    assert "is unavailable" in shop.claims.waiting_reason("run1")
     shop.do(Stage.UPLOAD, message)  # it is back
     shop.do_all()
     assert shop.records()[0]["attempts"] == 1
@@ -418,16 +418,16 @@ def test_what_comes_back_in_time_costs_nothing(shop: Shop) -> None:
     def flaky() -> str:
         tries.append(1)
         if len(tries) < 3:
-            raise ServiceUnavailable("the PACS is away")
+            raise ServiceUnavailable("the PACS is unavailable")
         return "stored"
 
-    assert Attempt(claim, Stage.UPLOAD, patience=30).insist(flaky) == "stored"
+    assert Attempt(claim, Stage.UPLOAD, retry_budget=30).retry_while_unavailable(flaky) == "stored"
     assert len(tries) == 3
 
 
 @dataclass
 class Failing:
-    """The shop's PACS behind a wall: it fails on some images, and on everything while it is away."""
+    """The shop's PACS behind a wall: it fails on some images, and on everything while it is unavailable."""
 
     inner: Any
     on: set[bytes | str]
@@ -529,7 +529,7 @@ def test_an_outage_is_no_items_fault(shop: Shop) -> None:
             {},
         ),  # nothing comes after the last one that would show whether the PACS takes anything
         ({b"1.2.3.2"}, {"error": StorageFull}),
-        # item 1 fails at calls 2 and 4, and then the PACS is away for its proof as well
+        # item 1 fails at calls 2 and 4, and then the PACS is unavailable for its proof as well
         ({b"1.2.3.1"}, {"away": lambda call: call >= 5}),
     ]
     whole = shop.process.pacs
@@ -562,7 +562,7 @@ def test_only_one_of_two_images_is_to_blame(shop: Shop) -> None:
 
 
 def test_a_hanging_pacs_uses_up_the_patience_of_a_chunk_that_reads(shop: Shop) -> None:
-    """What a request takes to fail counts, or the hard limit ends the worker first; and the person is told."""
+    """What a request takes to fail counts, or the hard limit ends the worker first; and the user is told."""
     asked = shop.folder / "asked"
     script = f"""
 import time, worker.pixels.preprocess, worker.reader.server
@@ -581,10 +581,10 @@ worker.reader.server.main()
         shop.do(Stage.UPLOAD, message)
     (message,) = shop.take(Stage.INFER)
     shop.process.readers(message[0]).start()
-    goes_back(shop, Stage.INFER, message, patience=4.0)
+    goes_back(shop, Stage.INFER, message, retry_budget=4.0)
     # Twice for one image, twice for the next. By the pauses alone it would be five times each.
     assert 2 <= len(asked.read_text()) <= 6
-    assert "timed out" in shop.claims.trouble("run1")
+    assert "timed out" in shop.claims.waiting_reason("run1")
 
 
 def _folder(shop: Shop, count: int) -> tuple[Path, Job, list[Any]]:
@@ -609,7 +609,7 @@ def test_a_source_that_is_away_is_waited_for(shop: Shop, away: str) -> None:
     if away in ("an empty mount point", "a part of it"):
         gone.mkdir()
     goes_back(shop, Stage.UPLOAD, (job, 1, items))
-    assert "share" not in shop.claims.trouble("run1")  # a folder's name may be a patient's
+    assert "share" not in shop.claims.waiting_reason("run1")  # a folder's name may be a patient's
     if gone.exists():
         gone.rmdir()
     (shop.folder / "elsewhere").rename(gone)
@@ -674,14 +674,14 @@ def test_a_rejected_item_is_no_proof_that_the_pacs_works(shop: Shop) -> None:
 def test_a_zip_that_another_has_taken_the_place_of_is_told_to_the_person(shop: Shop) -> None:
     job = shop.submit(images(2))
     (message,) = shop.take(Stage.UPLOAD)
-    with Archive(shop.folder / "run1.zip") as began_with:
+    with ZipArchive(shop.folder / "run1.zip") as began_with:
         job["source"]["fingerprint"] = began_with.fingerprint
     shop.do(Stage.UPLOAD, (job, *message[1:]))
     shop.submit(images(2, KVP="99"))  # the same names and sizes
     shop.take(Stage.UPLOAD)
     shop.claims.broker.client.flushall()
     goes_back(shop, Stage.UPLOAD, (job, *message[1:]))
-    assert "not the one that the run began with" in shop.claims.trouble("run1")
+    assert "not the one that the run began with" in shop.claims.waiting_reason("run1")
 
 
 def test_a_zip_that_is_gone_is_told_to_the_person(shop: Shop) -> None:
@@ -689,7 +689,7 @@ def test_a_zip_that_is_gone_is_told_to_the_person(shop: Shop) -> None:
     (message,) = shop.take(Stage.UPLOAD)
     (shop.folder / "run1.zip").unlink()
     goes_back(shop, Stage.UPLOAD, message)
-    assert "no such file" in shop.claims.trouble("run1")
+    assert "no such file" in shop.claims.waiting_reason("run1")
 
 
 @pytest.mark.parametrize(
@@ -702,20 +702,20 @@ def test_a_worker_of_another_kind_refuses(shop: Shop, key: str, value: str, word
     ((job, number, items),) = shop.take(Stage.INFER)
     job[key] = value  # type: ignore[literal-required]
     goes_back(shop, Stage.INFER, (job, number, items))
-    assert words in shop.claims.trouble("run1")
+    assert words in shop.claims.waiting_reason("run1")
     assert shop.take(Stage.REPORT) == []
 
 
 def test_a_worker_without_a_pacs_says_so(shop: Shop) -> None:
     with pytest.raises(UsageError, match="CXR_PACS_URL is not set"):
-        _ = tasks.Process(Settings()).pacs
+        _ = tasks.WorkerResources(Settings()).pacs
 
 
 def test_a_redis_that_is_away_sends_the_message_back(shop: Shop) -> None:
     job = shop.submit(images(1))
     lonely = Claims(f"redis://127.0.0.1:{free_port()}/0")
     with pytest.raises(Reject) as rejected:
-        work(shop.app, lonely, 0, Stage.UPLOAD, job, 1, [], lambda attempt, items: ({}, []))
+        run_stage(shop.app, lonely, 0, Stage.UPLOAD, job, 1, [], lambda attempt, items: ({}, []))
     assert rejected.value.requeue
 
 
@@ -752,7 +752,7 @@ def test_what_goes_wrong_with_one_item_costs_that_item(
     assert "Doe" not in said
 
 
-@pytest.mark.parametrize("error", [ServiceUnavailable("x"), UsageError("x"), LostClaim("x")])
+@pytest.mark.parametrize("error", [ServiceUnavailable("x"), UsageError("x"), ClaimLost("x")])
 def test_what_is_not_the_items_fault_costs_no_item(shop: Shop, error: Exception) -> None:
     claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
     assert isinstance(claim, Claim)
@@ -772,7 +772,7 @@ def test_a_bug_of_a_stage_is_loud_and_the_next_attempt_goes_one_by_one(shop: Sho
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        work(shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, message[2], buggy)
+        run_stage(shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, message[2], buggy)
     crumbs: list[Any] = []
 
     def careful(attempt: Attempt, items: list[Any]) -> Any:
@@ -781,7 +781,7 @@ def test_a_bug_of_a_stage_is_loud_and_the_next_attempt_goes_one_by_one(shop: Sho
             crumbs.append(shop.claims.broker.client.hget(attempt.claim.key, "cur"))
         return {}, items
 
-    work(shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, message[2], careful)
+    run_stage(shop.app, shop.claims, 0, Stage.UPLOAD, job, 1, message[2], careful)
     assert crumbs == ["0:0", "1:0"]
 
 
@@ -791,7 +791,7 @@ def test_an_item_that_was_decided_is_not_done_again(shop: Shop) -> None:
     for _ in range(2):
         claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
         assert isinstance(claim, Claim)
-        claim.breadcrumb(1)
+        claim.set_current_item(1)
         shop.claims.broker.client.hdel(claim.key, "lease")  # as if it had run out
     shop.do_all()
     ends = shop.records()
@@ -805,7 +805,7 @@ def test_a_chunk_that_was_decided_whole_ends(shop: Shop) -> None:
     for _ in range(2):
         claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
         assert isinstance(claim, Claim)
-        claim.breadcrumb(0)
+        claim.set_current_item(0)
         shop.claims.broker.client.hdel(claim.key, "lease")
     shop.do_all()
     assert shop.records()[0]["reason"] == "killed_worker"

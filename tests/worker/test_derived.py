@@ -21,7 +21,7 @@ from pydicom import dcmread
 
 from backlog.broker.messages import ItemRecord, Stage
 from backlog.dicom.eligibility import Rules
-from backlog.dicom.header import judged, read_header
+from backlog.dicom.header import read_header, screen
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Flag, Reason
 from backlog.pacs.orthanc import Orthanc
@@ -33,18 +33,18 @@ from tests.support.servers import ROOT, OrthancServer
 from tests.support.sr_headers import CASES, NONCONFORMANT
 from tests.support.sr_reports import ENGLISH, MODEL, SCORES, SEEDED, WHEN, program
 from tests.worker.test_chunk import Message, Shop, images, shop  # noqa: F401  # a fixture
-from worker.derived import capture as companion_capture
-from worker.derived import dicom as companion_dicom
+from worker.derived import capture as derived_capture
+from worker.derived import dicom as derived_dicom
 from worker.derived.capture import draw
 from worker.derived.pdf import _MARGIN, _WIDTH, _lines, _wide, cells, write_pdf
 from worker.model.engine import load
 from worker.model.grad_cam import Mapper, Maps
 from worker.model.weights import Weights, cached_export, locate
 from worker.pixels.preprocess import model_input
-from worker.sr.content import Draft, draft
+from worker.sr.content import ReportContent, report_content
 from worker.sr.inputs import Model, Options
 from worker.sr.source_header import read_source
-from worker.tasks import derived as companions
+from worker.tasks import derived as derived_objects
 
 PORTUGUESE = Options("pt-BR")
 GOOD = CASES["good"].dicom
@@ -57,8 +57,8 @@ def said(
     model: Model = MODEL,
     options: Options = ENGLISH,
     when: datetime = WHEN,
-) -> Draft:
-    return draft(read_source(header), scores, flags, model=model, options=options, when=when)
+) -> ReportContent:
+    return report_content(read_source(header), scores, flags, model=model, options=options, when=when)
 
 
 def some_maps(raising: bool = True) -> Maps:
@@ -71,7 +71,7 @@ def grey() -> Any:
     return model_input(dicom(chest(300, 300)), 200).shown
 
 
-def picture(of: Draft, raising: bool = True) -> Any:
+def picture(of: ReportContent, raising: bool = True) -> Any:
     return draw(of, grey(), some_maps(raising))
 
 
@@ -80,10 +80,10 @@ def small_picture() -> Any:
     return picture(said())[::40, ::40]  # validators look at attributes
 
 
-def made(of: Draft) -> dict[str, bytes]:
+def made(of: ReportContent) -> dict[str, bytes]:
     return {
-        "capture": companion_dicom.capture(of, small_picture()),
-        "pdf": companion_dicom.document(of, write_pdf(of)),
+        "capture": derived_dicom.capture(of, small_picture()),
+        "pdf": derived_dicom.document(of, write_pdf(of)),
     }
 
 
@@ -127,10 +127,10 @@ def test_building_again_gives_the_same_bytes_and_another_report_other_uids() -> 
     assert made(said()) == made(said())
     assert np.array_equal(picture(said()), picture(said()))
     others = [said(model=SEEDED), said(options=PORTUGUESE), said(CASES["no view"].dicom)]
-    uids = {companion_dicom.uid(one, kind) for one in [said(), *others] for kind in ("capture", "pdf")}
+    uids = {derived_dicom.uid(one, kind) for one in [said(), *others] for kind in ("capture", "pdf")}
     assert len(uids) == 2 * 3  # the header "no view" is of the same image
     later = said(when=datetime(2031, 1, 1, tzinfo=UTC))
-    assert companion_dicom.uid(later, "pdf") == companion_dicom.uid(said(), "pdf")
+    assert derived_dicom.uid(later, "pdf") == derived_dicom.uid(said(), "pdf")
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
@@ -144,17 +144,17 @@ def test_an_uid_that_breaks_the_rules_is_carried_as_it_is() -> None:
 def test_our_own_are_known_and_another_makers_are_not() -> None:
     for content in made(said()).values():
         header = read_header(content)
-        rejection = judged(header, Rules(any_body_part=True)).rejection
+        rejection = screen(header, Rules(any_body_part=True)).rejection
         assert rejection is not None
         assert rejection.reason is Reason.OWN_REPORT
         header.ManufacturerModelName = "another"
-        rejection = judged(header, Rules(any_body_part=True)).rejection
+        rejection = screen(header, Rules(any_body_part=True)).rejection
         assert rejection is None or rejection.reason is not Reason.OWN_REPORT
     # An image that was converted by a tool of ours says how it was taken.
     scanned = dicom(
-        chest(), SOPClassUID=companion_dicom.CLASSES["capture"], ManufacturerModelName="cxr-backlog"
+        chest(), SOPClassUID=derived_dicom.CLASSES["capture"], ManufacturerModelName="cxr-backlog"
     )
-    assert judged(read_header(scanned), Rules()).rejection is None
+    assert screen(read_header(scanned), Rules()).rejection is None
 
 
 def test_they_are_no_items_of_an_orthanc(orthanc: OrthancServer) -> None:
@@ -245,7 +245,7 @@ def test_a_score_that_is_no_number_has_a_dash(tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_the_image_and_a_heat_map() -> None:
-    side, top, gap = companion_capture.SIDE, companion_capture._TOP, companion_capture._GAP
+    side, top, gap = derived_capture.SIDE, derived_capture._TOP, derived_capture._GAP
     drawn = picture(said()).astype(int)
     left = drawn[top : top + side, gap : gap + side]
     right = drawn[top : top + side, 2 * gap + side : 2 * (gap + side)]
@@ -258,7 +258,7 @@ def test_the_picture_shows_the_image_and_a_heat_map() -> None:
 
 
 def test_without_a_region_that_raises_the_score_no_heat_is_drawn() -> None:
-    side, top, gap = companion_capture.SIDE, companion_capture._TOP, companion_capture._GAP
+    side, top, gap = derived_capture.SIDE, derived_capture._TOP, derived_capture._GAP
     drawn = picture(said(), raising=False)
     right = drawn[top : top + side - 60, 2 * gap + side : 2 * (gap + side)]
     assert np.array_equal(right[..., 0], right[..., 2])
@@ -266,23 +266,23 @@ def test_without_a_region_that_raises_the_score_no_heat_is_drawn() -> None:
 
 
 def test_what_the_picture_is_stands_in_each_of_its_parts() -> None:
-    side, top, gap = companion_capture.SIDE, companion_capture._TOP, companion_capture._GAP
+    side, top, gap = derived_capture.SIDE, derived_capture._TOP, derived_capture._GAP
     for model in (MODEL, SEEDED):
         drawn = picture(said(model=model))
         for left in (gap, 2 * gap + side):
             foot = drawn[top + side - 60 : top + side, left : left + side].reshape(-1, 3)
-            assert (foot == companion_capture._ALARM).all(axis=1).sum() > 500
-        assert (drawn[:50].reshape(-1, 3) == companion_capture._ALARM).all(axis=1).sum() > 500
+            assert (foot == derived_capture._ALARM).all(axis=1).sum() > 500
+        assert (drawn[:50].reshape(-1, 3) == derived_capture._ALARM).all(axis=1).sum() > 500
     table = (slice(top, top + side), slice(3 * gap + 2 * side, None))
     red = [
-        (picture(said(model=model))[table].reshape(-1, 3) == companion_capture._ALARM).all(axis=1).sum()
+        (picture(said(model=model))[table].reshape(-1, 3) == derived_capture._ALARM).all(axis=1).sum()
         for model in (MODEL, SEEDED)
     ]
     assert red[1] > red[0] + 500, "the table of seeded weights says nothing of them"
 
 
 def test_every_letter_that_is_drawn_is_in_the_font() -> None:
-    font = companion_capture._font(20)
+    font = derived_capture._font(20)
     absent = bytes(cast("Any", font.getmask("\uffff")))
     for options in (ENGLISH, PORTUGUESE):
         words = said(options=options).words
@@ -372,22 +372,22 @@ def until_report(
         for message in shop.take(stage):
             shop.do(stage, message)
     ((job, number, items),) = shop.take(Stage.REPORT)
-    job["companions"] = kinds
+    job["derived_objects"] = kinds
     return job, number, items
 
 
 def kept(record: ItemRecord) -> dict[str, dict[str, Any]]:
-    return {one["kind"]: cast("dict[str, Any]", one) for one in record["companions"]}
+    return {one["kind"]: cast("dict[str, Any]", one) for one in record["derived_objects"]}
 
 
-def test_companions_stand_beside_each_report(shop: Shop) -> None:  # noqa: F811
+def test_derived_objects_stand_beside_each_report(shop: Shop) -> None:  # noqa: F811
     shop.do(Stage.REPORT, until_report(shop, ["capture", "pdf"], 2))
     assert len(shop.files()) == 2 * 4
     for record in shop.records().values():
         assert record["outcome"] == "reported"
         for kind, one in kept(record).items():
             held = dcmread(io.BytesIO(shop.process.pacs.fetch(one["instance"])))
-            assert held.SOPClassUID == companion_dicom.CLASSES[kind]
+            assert held.SOPClassUID == derived_dicom.CLASSES[kind]
             assert held.SOPInstanceUID == one["sop_instance_uid"]
             assert held.StudyInstanceUID == record["study_instance_uid"]
             assert "SCORES MEAN NOTHING" in held.SeriesDescription
@@ -439,7 +439,7 @@ def test_a_bug_in_drawing_costs_the_picture_alone(
         raise error
 
     message = until_report(shop, ["capture", "pdf"])
-    monkeypatch.setattr(companion_capture, "draw", broken)
+    monkeypatch.setattr(derived_capture, "draw", broken)
     shop.do(Stage.REPORT, message)
     record = shop.records()[0]
     assert record["outcome"] == "reported"
@@ -489,7 +489,7 @@ def test_a_pacs_that_goes_away_in_between_costs_nothing(
     monkeypatch.setattr(shop.process.pacs, "store", away, raising=False)
     with pytest.raises(Reject):
         shop.do(Stage.REPORT, message)
-    shop.do(Stage.REPORT, message, patience=10.0)
+    shop.do(Stage.REPORT, message, retry_budget=10.0)
     assert all(one["ours"] for one in kept(shop.records()[0]).values())
     assert len(shop.files()) == 4
 
@@ -506,8 +506,8 @@ def test_a_worker_that_cant_draw_refuses_before_it_writes(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == lacking else found(name))
     with pytest.raises(Reject):
         shop.do(Stage.REPORT, message)
-    with pytest.raises(UsageError, match=r"cxr-backlog\[inference,companions\]"):
-        companions.need(shop.process, message[0])
+    with pytest.raises(UsageError, match=r"cxr-backlog\[inference,capture\]"):
+        derived_objects.need(shop.process, message[0])
     assert shop.files() == held
 
 
@@ -516,13 +516,13 @@ def test_a_kind_from_the_future_is_refused(shop: Shop) -> None:  # noqa: F811
     with pytest.raises(Reject):
         shop.do(Stage.REPORT, message)
     with pytest.raises(UsageError, match="update it"):
-        companions.need(shop.process, message[0])
+        derived_objects.need(shop.process, message[0])
 
 
 def test_a_worker_with_other_weights_draws_nothing(shop: Shop) -> None:  # noqa: F811
     job, _, _ = until_report(shop, ["capture"])
     with pytest.raises(UsageError, match="weights"):
-        companions.need(shop.process, {**job, "weights": "0" * 64})
+        derived_objects.need(shop.process, {**job, "weights": "0" * 64})
 
 
 # -- a run without -------------------------------------------------------------------------------------------
@@ -533,7 +533,7 @@ def test_a_run_without_loads_nothing_and_asks_for_nothing_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job, number, items = until_report(shop, [], 2)
-    del job["companions"]
+    del job["derived_objects"]
     for name in ("worker.tasks.derived", "worker.model.grad_cam", "PIL"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it fails
     asked: list[str] = []
@@ -550,7 +550,7 @@ def test_a_run_without_loads_nothing_and_asks_for_nothing_more(
         monkeypatch.setattr(shop.process.pacs, name, watched(name, real), raising=False)
     shop.do(Stage.REPORT, (job, number, items))
     assert sorted(asked) == ["header", "header", "store", "store"]
-    assert all("companions" not in record for record in shop.records().values())
+    assert all("derived_objects" not in record for record in shop.records().values())
 
 
 def test_the_worker_loads_nothing_for_them() -> None:
@@ -567,12 +567,12 @@ def test_the_worker_loads_nothing_for_them() -> None:
     ("text", "kinds"), [("", []), ("pdf", ["pdf"]), (" pdf, capture ,pdf,", ["capture", "pdf"])]
 )
 def test_the_setting_lists_kinds(text: str, kinds: list[str]) -> None:
-    assert from_environment({"CXR_COMPANIONS": text}).companion_kinds == kinds
+    assert from_environment({"CXR_DERIVED_OBJECTS": text}).derived_object_kinds == kinds
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(UsageError, match="'jpeg' is no companion"):
-        _ = Settings(companions="pdf,jpeg").companion_kinds
+    with pytest.raises(UsageError, match="'jpeg' is no derived object"):
+        _ = Settings(derived_objects="pdf,jpeg").derived_object_kinds
 
 
 @pytest.fixture
@@ -584,30 +584,30 @@ def backlog(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_run_with_companions_from_end_to_end(cli: Cli, backlog: Path, tmp_path: Path) -> None:
+def test_a_run_with_derived_objects_from_end_to_end(cli: Cli, backlog: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = cli("run", backlog, "--out", out, "--workers", 1, "--companions", "capture,pdf")
+    done = cli("run", backlog, "--out", out, "--workers", 1, "--derived-objects", "capture,pdf")
     assert done.returncode == 0, done.stderr + done.stdout
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["companions"] == {"capture": {"stored": 2}, "pdf": {"stored": 2}}
+    assert summary["derived_objects"] == {"capture": {"stored": 2}, "pdf": {"stored": 2}}
     files = {path: dcmread(path).Modality for path in (out / "pacs").rglob("*.dcm")}
     assert sorted(files.values()) == sorted(["DX", "SR", "OT", "DOC"] * 2)
     assert cli("verify", out).returncode == 0
     effects = [json.loads(line) for line in (out / "audit.jsonl").read_text().splitlines()]
-    beside = [line for line in effects if line["effect"] == "companions.stored"]
-    assert [len(line["companions"]) for line in beside] == [2, 2]
-    assert all("companions" not in line for line in effects if line not in beside)
+    beside = [line for line in effects if line["effect"] == "derived_objects.stored"]
+    assert [len(line["derived_objects"]) for line in beside] == [2, 2]
+    assert all("derived_objects" not in line for line in effects if line not in beside)
 
     # A second run over what the first left: nothing of it is scored again.
     again = cli("run", out / "pacs", "--out", tmp_path / "again", "--workers", 1, "--pacs", out / "pacs")
     assert again.returncode == 0, again.stderr + again.stdout
     summary = json.loads((tmp_path / "again" / "summary.json").read_text())
     assert (summary["reported"], summary["skipped"]) == (2, {"own_report": 6})
-    assert "companions" not in summary
+    assert "derived_objects" not in summary
 
     picture = next(path for path, modality in files.items() if modality == "OT")
-    changed = next(path for path, modality in files.items() if modality == "DOC")
-    changed.write_bytes(changed.read_bytes() + b"\0\0")
+    record_write = next(path for path, modality in files.items() if modality == "DOC")
+    record_write.write_bytes(record_write.read_bytes() + b"\0\0")
     assert "Different   1" in cli("verify", out).stdout
     kept_aside = picture.read_bytes()
     picture.unlink()
@@ -623,10 +623,10 @@ def test_a_run_with_companions_from_end_to_end(cli: Cli, backlog: Path, tmp_path
     assert left == ["DOC", "DX", "DX"], "what was changed stays, the images stay"
     assert cli("audit", "verify", out).returncode == 0
     effects = [json.loads(line)["effect"] for line in (out / "audit.jsonl").read_text().splitlines()]
-    assert effects.count("companions.retracted") == 2
+    assert effects.count("derived_objects.retracted") == 2
 
 
-def test_taking_back_companions_leaves_the_earlier_runs_reports(
+def test_taking_back_derived_objects_leaves_the_earlier_runs_reports(
     cli: Cli, backlog: Path, tmp_path: Path
 ) -> None:
     pacs = tmp_path / "pacs"
@@ -634,7 +634,7 @@ def test_taking_back_companions_leaves_the_earlier_runs_reports(
     held = {path: path.read_bytes() for path in pacs.rglob("*.dcm")}
     assert len(held) == 4
     second = cli(
-        "run", backlog, "--out", tmp_path / "two", "--workers", 1, "--pacs", pacs, CXR_COMPANIONS="pdf"
+        "run", backlog, "--out", tmp_path / "two", "--workers", 1, "--pacs", pacs, CXR_DERIVED_OBJECTS="pdf"
     )
     assert second.returncode == 0, second.stderr
     assert len(list(pacs.rglob("*.dcm"))) == 6
@@ -644,7 +644,7 @@ def test_taking_back_companions_leaves_the_earlier_runs_reports(
 
 
 def test_an_unknown_kind_makes_no_run(cli: Cli, backlog: Path, tmp_path: Path) -> None:
-    done = cli("run", backlog, "--out", tmp_path / "out", "--companions", "hologram")
+    done = cli("run", backlog, "--out", tmp_path / "out", "--derived-objects", "hologram")
     assert done.returncode == 2
     assert "hologram" in done.stderr
     assert not (tmp_path / "out" / "ledger.sqlite").exists()

@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
 from backlog.dicom.header import dataset_of
-from backlog.dicom.parser import survey
+from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from tests.support import dicom_images as made
@@ -365,7 +365,7 @@ def test_a_lossy_black_below_zero_makes_no_image_signed() -> None:
     values = chest().astype(np.int16)
     values[:, ::7] = 0
     stream = made.jpeg_2000(values, 16, ratio=12)
-    layout = survey(dicom(chest(), made.JPEG_2000, stream=stream))
+    layout = parse_file(dicom(chest(), made.JPEG_2000, stream=stream))
     assert decode(layout, declared(dataset_of(layout))).words.view(np.int16).min() < 0
     seen = model_input(dicom(chest(), made.JPEG_2000, stream=stream))
     assert seen.flags == frozenset()

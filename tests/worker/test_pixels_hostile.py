@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from backlog.dicom.header import facts, raw_bytes, read_header
-from backlog.dicom.parser import MOST_DEPTH, survey
+from backlog.dicom.header import eligibility_attributes, raw_bytes, read_header
+from backlog.dicom.parser import MAX_DEPTH, parse_file
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 from tests.support import dicom_images as made
@@ -221,7 +221,7 @@ def test_every_bomb_is_disarmed(name: str, tmp_path: Path) -> None:
 
 
 def test_sequences_within_the_standard_are_read() -> None:
-    assert ended(nested(MOST_DEPTH // 2))["outcome"] == "reported"
+    assert ended(nested(MAX_DEPTH // 2))["outcome"] == "reported"
     assert ended(nested(6, private=True))["outcome"] == "reported"
     assert ended(nested_in_an_item(6))["outcome"] == "reported"
     assert ended(nested_in_unknown(6))["outcome"] == "reported"
@@ -263,7 +263,7 @@ def test_a_character_set_costs_no_image(name: str, syntax: str) -> None:
     assert ended(changed)["outcome"] == "reported"
     header = read_header(changed)
     assert raw_bytes(header, "SpecificCharacterSet").value == charset[8:]
-    assert facts(header).view_codes == ("R-10206",)
+    assert eligibility_attributes(header).view_codes == ("R-10206",)
 
 
 def test_no_message_quotes_a_value(
@@ -323,7 +323,7 @@ def test_any_damage_ends_in_an_outcome(which: int, changes: list[tuple[float, by
 def test_any_bytes_are_surveyed_or_refused(body: bytes, uid: str) -> None:
     file = with_meta(uid, deflated(body) if uid == made.DEFLATED else body)
     try:
-        layout = survey(file)
+        layout = parse_file(file)
     except InstanceRejected as rejected:
         assert rejected.reason in (Reason.NOT_DICOM, Reason.TOO_LARGE)
     else:

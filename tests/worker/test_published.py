@@ -15,7 +15,7 @@ from worker.model.engine import load
 from worker.model.weights import RELEASED_SHA256, locate
 from worker.pixels.preprocess import model_input
 
-#: Read here, before a fixture takes the person's settings out of the environment.
+#: Read here, before a fixture takes the user's settings out of the environment.
 WEIGHTS = os.environ.get("CXR_WEIGHTS", "")
 
 

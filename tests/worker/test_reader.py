@@ -17,7 +17,7 @@ import pytest
 from backlog.dicom.eligibility import Rules
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Flag, Outcome, Reason
-from backlog.pacs.folder import Folder
+from backlog.pacs.folder import FolderPacs
 from backlog.settings import Settings
 from tests.support.cases import listed, needs_data
 from tests.support.dicom_images import chest, dicom
@@ -25,7 +25,7 @@ from tests.support.servers import OrthancServer, free_port, wait_until
 from worker.pixels.preprocess import model_input
 from worker.reader.client import Reader
 from worker.reader.pool import Readers, how_many
-from worker.reader.protocol import Picture, Unseen
+from worker.reader.protocol import PreprocessedImage, RejectedImage
 from worker.reader.spawn import COMMAND
 
 #: The real reader, but decoding an image of such a patient goes wrong as a codec's bug would.
@@ -73,14 +73,14 @@ worker.reader.server.main()
 
 
 @pytest.fixture
-def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderPacs:
     """A folder PACS that the reader finds too."""
     monkeypatch.setenv("CXR_PACS_URL", str(tmp_path / "pacs"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return Folder(tmp_path / "pacs")
+    return FolderPacs(tmp_path / "pacs")
 
 
-def store(pacs: Folder, *patients: str, side: int = 64) -> list[str]:
+def store(pacs: FolderPacs, *patients: str, side: int = 64) -> list[str]:
     """Store an image for each patient; what their readers shall see is different."""
     return [
         pacs.store(dicom(chest(side, side + i), PatientID=patient, SOPInstanceUID=f"1.2.3.{i}")).instance
@@ -89,23 +89,23 @@ def store(pacs: Folder, *patients: str, side: int = 64) -> list[str]:
 
 
 @pytest.fixture
-def reader(pacs: Folder, tmp_path: Path) -> Iterator[Reader]:
+def reader(pacs: FolderPacs, tmp_path: Path) -> Iterator[Reader]:
     command = (sys.executable, "-c", SABOTAGED.format(once=str(tmp_path / "once")))
-    made = Reader(Settings(item_seconds=3.0), Rules(), command)
+    made = Reader(Settings(decode_timeout_seconds=3.0), Rules(), command)
     yield made
     made.stop()
 
 
-def outcomes(answers: list[Picture | Unseen]) -> list[Reason | None]:
-    return [answer.rejection.reason if isinstance(answer, Unseen) else None for answer in answers]
+def outcomes(answers: list[PreprocessedImage | RejectedImage]) -> list[Reason | None]:
+    return [answer.rejection.reason if isinstance(answer, RejectedImage) else None for answer in answers]
 
 
-def test_pictures_come_in_order_as_the_model_sees_them(pacs: Folder) -> None:
+def test_pictures_come_in_order_as_the_model_sees_them(pacs: FolderPacs) -> None:
     reader = Reader(Settings(), Rules())
     instances = store(pacs, *("TEST" * 6), side=64)
     answers = list(reader.read(instances))
     for instance, answer in zip(instances, answers, strict=True):
-        assert isinstance(answer, Picture)
+        assert isinstance(answer, PreprocessedImage)
         np.testing.assert_array_equal(answer.image, model_input(pacs.fetch(instance)).image)
         assert Flag.UPSAMPLED in answer.flags
         assert answer.study_instance_uid == "1.2.3.4"
@@ -118,7 +118,7 @@ def test_pictures_come_in_order_as_the_model_sees_them(pacs: Folder) -> None:
     assert list(reader.read([])) == []
 
 
-def test_images_without_a_score_have_their_reason(pacs: Folder) -> None:
+def test_images_without_a_score_have_their_reason(pacs: FolderPacs) -> None:
     wanted: dict[Reason, dict[str, Any]] = {
         Reason.LATERAL: {"ViewPosition": "LL"},
         Reason.NOT_RADIOGRAPH: {"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"},
@@ -134,18 +134,18 @@ def test_images_without_a_score_have_their_reason(pacs: Folder) -> None:
     reader = Reader(Settings(), Rules())
     answers = list(reader.read([*instances, blank, gone]))
     assert outcomes(answers) == [*wanted, Reason.BLANK, Reason.NOT_IN_PACS]
-    assert isinstance(answers[0], Unseen)
+    assert isinstance(answers[0], RejectedImage)
     assert answers[0].sop_instance_uid == "1.2.0"
-    assert isinstance(answers[-1], Unseen)
+    assert isinstance(answers[-1], RejectedImage)
     assert answers[-1].sop_instance_uid == ""
     reader.stop()
 
 
-def test_the_runs_rules_are_asked(pacs: Folder) -> None:
+def test_the_runs_rules_are_asked(pacs: FolderPacs) -> None:
     lateral = pacs.store(dicom(chest(64, 64), ViewPosition="LL")).instance
     reader = Reader(Settings(), Rules(laterals=True))
     (answer,) = reader.read([lateral])
-    assert isinstance(answer, Picture)
+    assert isinstance(answer, PreprocessedImage)
     assert Flag.LATERAL_ASKED_FOR in answer.flags
     reader.stop()
     reader = Reader(Settings(), Rules(modalities=frozenset({"CR"})))
@@ -154,18 +154,18 @@ def test_the_runs_rules_are_asked(pacs: Folder) -> None:
 
 
 @pytest.mark.parametrize("patient", ["KILLED ALWAYS", "SEGFAULT", "EXITS"])
-def test_a_codec_that_crashes_costs_its_image_only(reader: Reader, pacs: Folder, patient: str) -> None:
+def test_a_codec_that_crashes_costs_its_image_only(reader: Reader, pacs: FolderPacs, patient: str) -> None:
     instances = store(pacs, "A", patient, "B")
     assert outcomes(list(reader.read(instances))) == [None, Reason.DECODER_CRASHED, None]
 
 
-def test_a_single_kill_costs_nothing(reader: Reader, pacs: Folder) -> None:
-    """The kernel's memory killer, or a person, may have meant another process."""
+def test_a_single_kill_costs_nothing(reader: Reader, pacs: FolderPacs) -> None:
+    """The kernel's memory killer, or a user, may have meant another process."""
     instances = store(pacs, "A", "KILLED ONCE", "B")
     assert outcomes(list(reader.read(instances))) == [None, None, None]
 
 
-def test_a_kill_between_two_chunks_costs_nothing(reader: Reader, pacs: Folder) -> None:
+def test_a_kill_between_two_chunks_costs_nothing(reader: Reader, pacs: FolderPacs) -> None:
     instances = store(pacs, "A", "B")
     assert outcomes(list(reader.read(instances))) == [None, None]
     assert reader._process is not None
@@ -174,12 +174,12 @@ def test_a_kill_between_two_chunks_costs_nothing(reader: Reader, pacs: Folder) -
     assert outcomes(list(reader.read(instances))) == [None, None]
 
 
-def test_a_codec_that_hangs_is_stopped_in_time(reader: Reader, pacs: Folder) -> None:
+def test_a_codec_that_hangs_is_stopped_in_time(reader: Reader, pacs: FolderPacs) -> None:
     instances = store(pacs, "A", "HANGS", "B")
     answers = reader.read(instances)
     next(answers)
     started = time.monotonic()
-    assert isinstance(hung := next(answers), Unseen)
+    assert isinstance(hung := next(answers), RejectedImage)
     assert time.monotonic() - started < 10
     assert hung.rejection.reason is Reason.DECODER_TIMEOUT
     assert "3 s" in hung.rejection.detail
@@ -187,72 +187,74 @@ def test_a_codec_that_hangs_is_stopped_in_time(reader: Reader, pacs: Folder) -> 
 
 
 def test_a_machine_that_stalls_costs_nothing_unless_it_is_always_at_one_image(
-    reader: Reader, pacs: Folder
+    reader: Reader, pacs: FolderPacs
 ) -> None:
     """Swapping, or a container out of its share of CPU: the codec hasn't even worked."""
     instances = store(pacs, "STALLED ONCE", "fine", "STALLED ALWAYS", "fine")
     assert outcomes(list(reader.read(instances))) == [None, None, Reason.DECODER_TIMEOUT, None]
 
 
-def test_rules_of_any_length_are_told_before_a_chunk(pacs: Folder) -> None:
+def test_rules_of_any_length_are_told_before_a_chunk(pacs: FolderPacs) -> None:
     """Each request once told them: the pipes filled from both sides, and nobody read."""
     words = frozenset(f"TORAX PA PORTATIL {i:05}" for i in range(5000))
-    reader = Reader(Settings(item_seconds=20, pacs_seconds=5), Rules(body_parts=words))
+    reader = Reader(Settings(decode_timeout_seconds=20, pacs_seconds=5), Rules(body_parts=words))
     instances = store(pacs, *["fine"] * 64)
     assert outcomes(list(reader.read(instances))) == [None] * 64
     reader.stop()
 
 
-def test_a_codec_that_swells_meets_the_limit(reader: Reader, pacs: Folder) -> None:
+def test_a_codec_that_swells_meets_the_limit(reader: Reader, pacs: FolderPacs) -> None:
     instances = store(pacs, "A", "SWELLS", "B")
     assert outcomes(list(reader.read(instances))) == [None, Reason.OUT_OF_MEMORY, None]
 
 
-def test_a_bug_costs_its_image_and_quotes_nothing(reader: Reader, pacs: Folder) -> None:
+def test_a_bug_costs_its_image_and_quotes_nothing(reader: Reader, pacs: FolderPacs) -> None:
     instances = store(pacs, "BUG", "RECURSES", "B")
     answers = list(reader.read(instances))
     assert outcomes(answers) == [Reason.INTERNAL_ERROR, Reason.INTERNAL_ERROR, None]
-    assert isinstance(answers[0], Unseen)
+    assert isinstance(answers[0], RejectedImage)
     assert "Doe" not in answers[0].rejection.detail
     assert "RuntimeError" in answers[0].rejection.detail
 
 
 def test_what_a_codec_prints_goes_nowhere(
-    reader: Reader, pacs: Folder, capfd: pytest.CaptureFixture[str]
+    reader: Reader, pacs: FolderPacs, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert outcomes(list(reader.read(store(pacs, "NOISE", "B")))) == [None, None]
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_picture_is_not_begun_before_the_one_before_is_taken_over(reader: Reader, pacs: Folder) -> None:
+def test_a_picture_is_not_begun_before_the_one_before_is_taken_over(reader: Reader, pacs: FolderPacs) -> None:
     """The one who asks may stop in the middle: the rest is never answered, the next question is."""
     instances = store(pacs, "A", "B", "C")
     answers = reader.read(instances)
     first = next(answers)
     answers.close()  # type: ignore[attr-defined]  # it is a generator
     again = list(reader.read(instances))
-    assert isinstance(first, Picture)
-    assert isinstance(again[0], Picture)
+    assert isinstance(first, PreprocessedImage)
+    assert isinstance(again[0], PreprocessedImage)
     np.testing.assert_array_equal(first.image, again[0].image)
     assert outcomes(again) == [None] * 3
 
 
-def test_a_reader_that_cannot_start_blames_no_image(pacs: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_cannot_start_blames_no_image(
+    pacs: FolderPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A whole backlog would be quarantined as crashing the decoder."""
     instances = store(pacs, "A")
     broken = Reader(Settings(), Rules(), (sys.executable, "-c", "raise SystemExit(1)"))
     with pytest.raises(ServiceUnavailable, match="doesn't start"):
         next(broken.read(instances))
-    monkeypatch.setenv("CXR_ITEM_MEGABYTES", "40")  # Python itself needs more
+    monkeypatch.setenv("CXR_DECODE_MEMORY_MB", "40")  # Python itself needs more
     starved = Reader(Settings(), Rules())
     with pytest.raises(ServiceUnavailable, match="doesn't start"):
         next(starved.read(instances))
-    monkeypatch.delenv("CXR_ITEM_MEGABYTES")
+    monkeypatch.delenv("CXR_DECODE_MEMORY_MB")
     assert outcomes(list(starved.read(instances))) == [None]
     starved.stop()
 
 
-def test_no_reader_is_left_behind(reader: Reader, pacs: Folder) -> None:
+def test_no_reader_is_left_behind(reader: Reader, pacs: FolderPacs) -> None:
     instances = store(pacs, "HANGS")
     list(reader.read(instances))
     assert reader._process is None
@@ -264,7 +266,7 @@ def test_no_reader_is_left_behind(reader: Reader, pacs: Folder) -> None:
     assert process.poll() is not None
 
 
-def test_an_answer_for_another_image_is_never_taken(pacs: Folder) -> None:
+def test_an_answer_for_another_image_is_never_taken(pacs: FolderPacs) -> None:
     """Scores under another image's name would be worse than none: a bug here has to stop everything."""
     script = """
 import worker.reader.server as process
@@ -288,19 +290,19 @@ process.main()
 
 
 @pytest.fixture
-def readers(pacs: Folder, tmp_path: Path) -> Iterator[Readers]:
+def readers(pacs: FolderPacs, tmp_path: Path) -> Iterator[Readers]:
     command = (sys.executable, "-c", SABOTAGED.format(once=str(tmp_path / "once")))
-    made = Readers(Settings(item_seconds=3.0), Rules(), 3, command)
+    made = Readers(Settings(decode_timeout_seconds=3.0), Rules(), 3, command)
     yield made
     made.stop()
 
 
-def uids(answers: list[Picture | Unseen]) -> list[str]:
+def uids(answers: list[PreprocessedImage | RejectedImage]) -> list[str]:
     return [answer.sop_instance_uid for answer in answers]
 
 
 def test_several_readers_answer_in_order_and_one_that_dies_costs_its_image(
-    pacs: Folder, readers: Readers
+    pacs: FolderPacs, readers: Readers
 ) -> None:
     names = ["A", "B", "SEGFAULT", "A", "KILLED ONCE", "HANGS", "B", "A"]
     answers = list(readers.read(store(pacs, *names)))
@@ -311,13 +313,13 @@ def test_several_readers_answer_in_order_and_one_that_dies_costs_its_image(
     assert list(readers.read([])) == []
 
 
-def test_several_readers_read_at_the_same_time(pacs: Folder, readers: Readers) -> None:
+def test_several_readers_read_at_the_same_time(pacs: FolderPacs, readers: Readers) -> None:
     """Each of these waits, while it is decoded, until all three are."""
     assert outcomes(list(readers.read(store(pacs, *["MEETS"] * 3)))) == [None] * 3
 
 
 def test_several_readers_that_are_left_in_the_middle_answer_only_what_is_asked_next(
-    pacs: Folder, readers: Readers
+    pacs: FolderPacs, readers: Readers
 ) -> None:
     instances = store(pacs, *("A" * 9))
     answers = readers.read(instances)
@@ -327,7 +329,7 @@ def test_several_readers_that_are_left_in_the_middle_answer_only_what_is_asked_n
 
 
 def test_a_pacs_that_is_away_is_told_by_several_readers_too(
-    pacs: Folder, monkeypatch: pytest.MonkeyPatch
+    pacs: FolderPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXR_PACS_URL", f"http://127.0.0.1:{free_port()}")
     readers = Readers(Settings(), Rules(), 2)
@@ -354,7 +356,7 @@ def test_a_gpu_has_a_reader_for_each_core(
     assert how_many(settings) == count
 
 
-# -- a PACS that is away -------------------------------------------------------------------------------------
+# -- a PACS that is unavailable -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -377,7 +379,7 @@ def test_a_pacs_that_goes_away_and_comes_back_costs_nothing(
     orthanc.stop()
     try:
         for _ in range(2):
-            with pytest.raises(ServiceUnavailable, match="is away"):
+            with pytest.raises(ServiceUnavailable, match="is unavailable"):
                 next(reader.read([instance]))
     finally:
         orthanc.start()
@@ -393,7 +395,7 @@ def test_a_wrong_password_is_the_persons_to_mend(
         next(reader.read([instance]))
 
 
-def test_a_closed_port_is_a_pacs_that_is_away(pacs: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_port_is_a_pacs_that_is_away(pacs: FolderPacs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXR_PACS_URL", f"http://127.0.0.1:{free_port()}")
     reader = Reader(Settings(), Rules())
     with pytest.raises(ServiceUnavailable):
@@ -401,7 +403,7 @@ def test_a_closed_port_is_a_pacs_that_is_away(pacs: Folder, monkeypatch: pytest.
     reader.stop()
 
 
-def test_it_ends_with_the_one_who_asks(pacs: Folder) -> None:
+def test_it_ends_with_the_one_who_asks(pacs: FolderPacs) -> None:
     """Its standard input ends when its worker is killed."""
     process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
@@ -451,7 +453,7 @@ assert not os.path.exists(f"/proc/{pid}")
 """
 
 
-def test_it_is_forked_where_that_is_safe_and_spawned_elsewhere(pacs: Folder) -> None:
+def test_it_is_forked_where_that_is_safe_and_spawned_elsewhere(pacs: FolderPacs) -> None:
     instances = store(pacs, "A", "B")
     done = subprocess.run(
         [sys.executable, "-c", _FORKS, *instances],
@@ -461,7 +463,7 @@ def test_it_is_forked_where_that_is_safe_and_spawned_elsewhere(pacs: Folder) -> 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["Picture"] * 6
+    assert done.stdout.split() == ["PreprocessedImage"] * 6
 
 
 # -- hostile files -------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from backlog.outcomes import Flag
 from tests.support.sr_reports import ENGLISH, EVERY_OPTION, GOOD, MODEL, SCORES, SEEDED, WHEN, headers
 from worker.sr import document as sr_document
 from worker.sr.build import Model, Options, Predecessor
-from worker.sr.content import Draft, draft
+from worker.sr.content import ReportContent, report_content
 from worker.sr.source_header import read_source
 
 sr_highdicom = pytest.importorskip("bench.reference.highdicom_sr", reason="highdicom is not installed")
@@ -23,7 +23,7 @@ _HEADERS = headers()
 _EARLIER = Predecessor("1.2.840.10008.5.1.4.1.1.88.34", "2.25.11", "2.25.12", "1.2.826.0.1.3680043.8.498.1.1")
 
 
-def assert_same(content: Draft) -> None:
+def assert_same(content: ReportContent) -> None:
     ours, theirs = sr_document.encode(content), sr_highdicom.encode(content)
     if ours != theirs:
         at = next(index for index, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
@@ -32,14 +32,16 @@ def assert_same(content: Draft) -> None:
 
 @pytest.mark.parametrize("name", _HEADERS)
 def test_the_bytes_are_highdicoms_for_every_header(name: str) -> None:
-    assert_same(draft(read_source(_HEADERS[name]), SCORES, (), model=MODEL, options=ENGLISH, when=WHEN))
+    assert_same(
+        report_content(read_source(_HEADERS[name]), SCORES, (), model=MODEL, options=ENGLISH, when=WHEN)
+    )
 
 
 @pytest.mark.parametrize("options", EVERY_OPTION, ids=lambda o: f"{o.language}-{o.coding}-{o.iod}")
 @pytest.mark.parametrize("model", [MODEL, SEEDED], ids=["trained", "seeded"])
 def test_the_bytes_are_highdicoms_for_every_option(options: Options, model: Model) -> None:
     scores = [math.nan, *SCORES[1:]]
-    content = draft(
+    content = report_content(
         read_source(GOOD), scores, set(Flag), model=model, options=options, when=WHEN, predecessor=_EARLIER
     )
     assert_same(content)
@@ -69,5 +71,7 @@ def test_the_bytes_are_highdicoms_for_any_scores(
 ) -> None:
     source = read_source(_HEADERS[header])
     assert_same(
-        draft(source, scores, flags, model=model, options=options, when=when, predecessor=predecessor)
+        report_content(
+            source, scores, flags, model=model, options=options, when=when, predecessor=predecessor
+        )
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from worker.model.grad_cam import Maps
-    from worker.sr.content import Draft
+    from worker.sr.content import ReportContent
 
 #: Pixels on a side of each of the two pictures.
 SIDE: Final = 640
@@ -40,7 +40,7 @@ _ALARM: Final = (255, 90, 80)
 _OPACITY: Final = 0.55
 
 
-def draw(draft: Draft, shown: NDArray[np.uint8], maps: Maps) -> NDArray[np.uint8]:
+def draw(report_content: ReportContent, shown: NDArray[np.uint8], maps: Maps) -> NDArray[np.uint8]:
     """Draw one picture.
 
     Parameters
@@ -57,25 +57,27 @@ def draw(draft: Draft, shown: NDArray[np.uint8], maps: Maps) -> NDArray[np.uint8
     NDArray[np.uint8]
         (rows, columns, 3), RGB.
     """
-    phrases = draft.words.phrases
+    phrases = report_content.words.phrases
     canvas = Image.new("RGB", (_WIDTH, _HEIGHT), _GROUND)
     pen = ImageDraw.Draw(canvas)
-    highest = int(np.argmax([-1.0 if finding.value is None else finding.value for finding in draft.findings]))
+    highest = int(
+        np.argmax([-1.0 if finding.value is None else finding.value for finding in report_content.findings])
+    )
     heat = maps.heat(highest)
     grey = Image.fromarray(shown).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     left, right = _GAP, 2 * _GAP + SIDE
     canvas.paste(grey, (left, _TOP))
     canvas.paste(_overlaid(grey, heat), (right, _TOP))
-    name, percent, _ = cells(draft, draft.findings[highest])
+    name, percent, _ = cells(report_content, report_content.findings[highest])
     caption = phrases["capture_heat" if heat.any() else "capture_no_heat"].format(finding=name, score=percent)
     _line(pen, (left, 10), phrases["capture_banner"], 30, _ALARM, _WIDTH - 2 * _GAP)
     _line(pen, (left, 58), phrases["capture_image"], 20, _TEXT, SIDE)
     _line(pen, (right, 58), caption, 20, _TEXT, SIDE)
-    mark = phrases["capture_mark" if draft.model.meaningful else "capture_meaningless"]
+    mark = phrases["capture_mark" if report_content.model.meaningful else "capture_meaningless"]
     for x in (left, right):
-        _stamp(pen, x, mark, 26 if draft.model.meaningful else 40)
-    _table(pen, draft, highest)
-    _footer(pen, draft)
+        _stamp(pen, x, mark, 26 if report_content.model.meaningful else 40)
+    _table(pen, report_content, highest)
+    _footer(pen, report_content)
     return np.asarray(canvas)
 
 
@@ -95,7 +97,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans, which matplotlib brings along: Pillow's own font has no accented letter."""
     found = importlib.util.find_spec("matplotlib")
     if found is None or found.origin is None:
-        raise UsageError("drawing needs a font: install cxr-backlog[companions]")
+        raise UsageError("drawing needs a font: install cxr-backlog[capture]")
     path = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     # The basic layout is the same on every machine; the other one depends on a library of the system's.
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
@@ -123,30 +125,31 @@ def _stamp(pen: ImageDraw.ImageDraw, x: int, text: str, size: int) -> None:
     pen.text(place, text, _ALARM, _font(size), anchor="ms", stroke_width=2, stroke_fill=(0, 0, 0))
 
 
-def _table(pen: ImageDraw.ImageDraw, draft: Draft, highest: int) -> None:
-    phrases = draft.words.phrases
+def _table(pen: ImageDraw.ImageDraw, report_content: ReportContent, highest: int) -> None:
+    phrases = report_content.words.phrases
     x, step = 3 * _GAP + 2 * SIDE, SIDE // 20
     _line(pen, (x, 58), phrases["capture_finding"], 20, _TEXT, 250)
     pen.text((x + 400, 58), phrases["capture_score"], _TEXT, _font(20), anchor="ra")
-    for row, finding in enumerate(draft.findings):
+    for row, finding in enumerate(report_content.findings):
         y = _TOP + 4 + row * step
         colour = _TEXT if finding.present else _DIM
         if row == highest:
             pen.rectangle((x - 6, y - 4, x + _TABLE, y + step - 6), outline=_ALARM)
-        name, percent, state = cells(draft, finding)
+        name, percent, state = cells(report_content, finding)
         _line(pen, (x, y), name, 18, colour, 320)
         pen.text((x + 400, y), percent, colour, _font(18), anchor="ra")
         _line(pen, (x + 415, y), state, 18, colour, _TABLE - 415)
-    if not draft.model.meaningful:
+    if not report_content.model.meaningful:
         _line(pen, (x, _TOP + 18 * step + 12), phrases["capture_meaningless"], 30, _ALARM, _TABLE)
 
 
-def _footer(pen: ImageDraw.ImageDraw, draft: Draft) -> None:
+def _footer(pen: ImageDraw.ImageDraw, report_content: ReportContent) -> None:
     """Write the disclaimer and what made the scores, in as many lines as it takes."""
-    made = f"{draft.model.name}, {draft.model.version}, weights {draft.model.weights_sha256[:16]}"
+    model = report_content.model
+    made = f"{model.name}, {model.version}, weights {model.weights_sha256[:16]}"
     line, y = "", _TOP + SIDE + 12
     font = _font(17)
-    for word in f"{draft.words.phrases['disclaimer']} {made}".split():
+    for word in f"{report_content.words.phrases['disclaimer']} {made}".split():
         longer = f"{line} {word}".strip()
         if pen.textlength(longer, font) > _WIDTH - 2 * _GAP:
             pen.text((_GAP, y), line, _DIM, font)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from worker.sr import elements as sr
 from worker.sr.codes import Code
-from worker.sr.content import PRODUCT, Draft
-from worker.sr.document import carried, deidentification, file_of
-from worker.sr.uids import companion_series_uid, companion_uid
+from worker.sr.content import PRODUCT, ReportContent
+from worker.sr.document import copied_attributes, deidentification, file_of
+from worker.sr.uids import derived_object_uid, derived_series_uid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ _NUMBERS: Final = {"capture": -1000, "pdf": -2000}
 _SOURCE: Final = Code("121322", "DCM", "Source image for image processing operation")
 
 
-def capture(draft: Draft, pixels: NDArray[np.uint8]) -> bytes:
+def capture(report_content: ReportContent, pixels: NDArray[np.uint8]) -> bytes:
     """Return a Secondary Capture of a picture.
 
     Parameters
@@ -40,22 +40,22 @@ def capture(draft: Draft, pixels: NDArray[np.uint8]) -> bytes:
     pixels
         (rows, columns, 3), RGB.
     """
-    return file_of(CLASSES["capture"], uid(draft, "capture"), _capture(draft, pixels))
+    return file_of(CLASSES["capture"], uid(report_content, "capture"), _capture(report_content, pixels))
 
 
-def document(draft: Draft, pdf: bytes) -> bytes:
+def document(report_content: ReportContent, pdf: bytes) -> bytes:
     """Return an Encapsulated PDF."""
-    return file_of(CLASSES["pdf"], uid(draft, "pdf"), _document(draft, pdf))
+    return file_of(CLASSES["pdf"], uid(report_content, "pdf"), _document(report_content, pdf))
 
 
-def uid(draft: Draft, kind: str) -> str:
-    """Return a companion's SOP Instance UID: it follows from the report's, which follows from what it says of."""
-    return companion_uid(kind, draft.sop_instance_uid)
+def uid(report_content: ReportContent, kind: str) -> str:
+    """Return a derived object's SOP Instance UID: it follows from the report's, which follows from what it says of."""
+    return derived_object_uid(kind, report_content.sop_instance_uid)
 
 
-def _capture(draft: Draft, pixels: NDArray[np.uint8]) -> Iterator[bytes]:
+def _capture(report_content: ReportContent, pixels: NDArray[np.uint8]) -> Iterator[bytes]:
     rows, columns, samples = pixels.shape
-    yield from _identified(draft, "capture", "DERIVED\\SECONDARY")
+    yield from _identified(report_content, "capture", "DERIVED\\SECONDARY")
     # What is burned in says of the patient nothing; but the image under it may, and nobody has looked.
     yield _short(0x00280002, samples)
     yield sr.text(0x00280004, "CS", "RGB")
@@ -74,62 +74,63 @@ def _capture(draft: Draft, pixels: NDArray[np.uint8]) -> Iterator[bytes]:
     yield sr.raw(0x7FE00010, "OB", words + bytes(len(words) & 1))
 
 
-def _document(draft: Draft, pdf: bytes) -> Iterator[bytes]:
-    source = draft.source
-    yield from _identified(draft, "pdf", "")
+def _document(report_content: ReportContent, pdf: bytes) -> Iterator[bytes]:
+    source = report_content.source
+    yield from _identified(report_content, "pdf", "")
     yield sr.text(0x00280301, "CS", "YES")  # its UIDs lead to the patient
-    yield sr.code(0x0040A043, draft.words.codes["title"])
+    yield sr.code(0x0040A043, report_content.words.codes["title"])
     yield sr.text(0x0040A493, "CS", "UNVERIFIED")
-    yield sr.text(0x00420010, "ST", draft.series_description)
+    yield sr.text(0x00420010, "ST", report_content.series_description)
     yield sr.raw(0x00420011, "OB", pdf + bytes(len(pdf) & 1))
     yield sr.text(0x00420012, "LO", "application/pdf")
     yield sr.items(0x00420013, sr.reference(source.sop_class_uid, source.sop_instance_uid))
     yield sr.raw(0x00420015, "UL", struct.pack("<I", len(pdf)))
 
 
-def _identified(draft: Draft, kind: str, image_type: str) -> Iterator[bytes]:
+def _identified(report_content: ReportContent, kind: str, image_type: str) -> Iterator[bytes]:
     """Yield what both kinds have, in the order of tags: patient, study, series, equipment, where it comes from."""
-    source = draft.source
+    source = report_content.source
     yield sr.text(0x00080005, "CS", "ISO_IR 192")
     if image_type:
         yield sr.text(0x00080008, "CS", image_type)
-    yield sr.text(0x00080012, "DA", draft.date)
-    yield sr.text(0x00080013, "TM", draft.time)
+    yield sr.text(0x00080012, "DA", report_content.date)
+    yield sr.text(0x00080013, "TM", report_content.time)
     yield sr.text(0x00080016, "UI", CLASSES[kind])
-    yield sr.text(0x00080018, "UI", uid(draft, kind))
-    yield from carried(draft, "StudyDate")
-    yield sr.text(0x00080023, "DA", draft.date)
+    yield sr.text(0x00080018, "UI", uid(report_content, kind))
+    yield from copied_attributes(report_content, "StudyDate")
+    yield sr.text(0x00080023, "DA", report_content.date)
     if not image_type:
         yield sr.text(0x0008002A, "DT", "")  # Acquisition DateTime, required of documents, at least empty
-    yield from carried(draft, "StudyTime")
-    yield sr.text(0x00080033, "TM", draft.time)
-    yield from carried(draft, "AccessionNumber")
+    yield from copied_attributes(report_content, "StudyTime")
+    yield sr.text(0x00080033, "TM", report_content.time)
+    yield from copied_attributes(report_content, "AccessionNumber")
     yield sr.text(0x00080060, "CS", _MODALITIES[kind])
     yield sr.text(0x00080064, "CS", "WSD")  # made at a workstation
     yield sr.text(0x00080070, "LO", PRODUCT)
-    yield from carried(draft, "ReferringPhysicianName", "TimezoneOffsetFromUTC", "StudyDescription")
-    yield sr.text(0x0008103E, "LO", draft.series_description)
+    yield from copied_attributes(
+        report_content, "ReferringPhysicianName", "TimezoneOffsetFromUTC", "StudyDescription"
+    )
+    yield sr.text(0x0008103E, "LO", report_content.series_description)
     yield sr.text(0x00081090, "LO", PRODUCT)
     if image_type:
-        made = (
-            f"Image, heat map and table of scores; {draft.model.name}, {draft.model.version}, research only"
-        )
+        model = report_content.model
+        made = f"Image, heat map and table of scores; {model.name}, {model.version}, research only"
         yield sr.text(0x00082111, "ST", made)
         referenced = sr.reference(source.sop_class_uid, source.sop_instance_uid)
         yield sr.items(0x00082112, referenced + sr.code(0x0040A170, _SOURCE))
-    yield from carried(draft, "PatientName")
+    yield from copied_attributes(report_content, "PatientName")
     yield sr.text(0x00100020, "LO", source.patient_id)
-    yield from carried(draft, "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
-    yield from carried(draft, "PatientAge", "PatientSize", "PatientWeight")
-    yield from deidentification(draft)
+    yield from copied_attributes(report_content, "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
+    yield from copied_attributes(report_content, "PatientAge", "PatientSize", "PatientWeight")
+    yield from deidentification(report_content)
     if image_type:
         yield sr.text(0x00180015, "CS", "CHEST")  # as the model took it; and so Laterality isn't asked for
-    yield sr.text(0x00181000, "LO", draft.model.weights_sha256)
+    yield sr.text(0x00181000, "LO", report_content.model.weights_sha256)
     yield sr.text(0x0020000D, "UI", source.study_instance_uid)
-    yield sr.text(0x0020000E, "UI", companion_series_uid(kind, draft.sop_instance_uid))
-    yield from carried(draft, "StudyID")
-    yield sr.text(0x00200011, "IS", str(draft.series_number + _NUMBERS[kind]))
-    yield sr.text(0x00200013, "IS", str(draft.instance_number))
+    yield sr.text(0x0020000E, "UI", derived_series_uid(kind, report_content.sop_instance_uid))
+    yield from copied_attributes(report_content, "StudyID")
+    yield sr.text(0x00200011, "IS", str(report_content.series_number + _NUMBERS[kind]))
+    yield sr.text(0x00200013, "IS", str(report_content.instance_number))
     if image_type:
         yield sr.text(0x00200020, "CS", "")  # Patient Orientation: of the picture as a whole there is none
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from worker.sr.content import Draft, Finding
+from worker.sr.content import Finding, ReportContent
 
 #: A4, in points.
 _WIDTH: Final = 595
@@ -51,11 +51,11 @@ class _Line:
         return round(self.size * 1.4)
 
 
-def write_pdf(draft: Draft) -> bytes:
+def write_pdf(report_content: ReportContent) -> bytes:
     """Return a report as a PDF."""
-    pages = [_stream(page) for page in _paged(list(_lines(draft)))]
+    pages = [_stream(page) for page in _paged(list(_lines(report_content)))]
     objects = [
-        b"<< /Type /Catalog /Pages 2 0 R /Lang (%s) >>" % draft.words.language.value.encode(),
+        b"<< /Type /Catalog /Pages 2 0 R /Lang (%s) >>" % report_content.words.language.value.encode(),
         b"<< /Type /Pages /Count %d /Kids [%s] >>"
         % (len(pages), b" ".join(b"%d 0 R" % (5 + 2 * i) for i in range(len(pages)))),
         *(
@@ -87,22 +87,22 @@ def _file(objects: Sequence[bytes]) -> bytes:
     )
 
 
-def _lines(draft: Draft) -> Iterator[_Line]:
-    phrases, source = draft.words.phrases, draft.source
-    yield from _paragraph(draft.series_description, 15, bold=True)
+def _lines(report_content: ReportContent) -> Iterator[_Line]:
+    phrases, source = report_content.words.phrases, report_content.source
+    yield from _paragraph(report_content.series_description, 15, bold=True)
     yield from _paragraph(phrases["capture_banner"], 13, bold=True, colour=_ALARM)
-    if not draft.model.meaningful:
+    if not report_content.model.meaningful:
         yield from _paragraph(phrases["capture_meaningless"], 22, bold=True, colour=_ALARM)
     yield _Line(())
-    day = f"{draft.date[:4]}-{draft.date[4:6]}-{draft.date[6:]}"
+    day = f"{report_content.date[:4]}-{report_content.date[4:6]}-{report_content.date[6:]}"
     about = (
         (phrases["pdf_image"], source.sop_instance_uid),
         (phrases["pdf_study"], source.study_instance_uid),
-        (phrases["pdf_model"], f"{draft.model.name}, {draft.model.version}"),
-        (phrases["pdf_weights"], draft.model.weights_sha256),
+        (phrases["pdf_model"], f"{report_content.model.name}, {report_content.model.version}"),
+        (phrases["pdf_weights"], report_content.model.weights_sha256),
         (
             phrases["pdf_time"],
-            f"{day} {draft.time[:2]}:{draft.time[2:4]}",
+            f"{day} {report_content.time[:2]}:{report_content.time[2:4]}",
         ),
     )
     for name, value in about:
@@ -112,19 +112,19 @@ def _lines(draft: Draft) -> Iterator[_Line]:
         tuple(zip(_COLUMNS, (phrases["capture_finding"], phrases["capture_score"], ""), strict=True)),
         bold=True,
     )
-    for finding in draft.findings:
-        yield _Line(tuple(zip(_COLUMNS, cells(draft, finding), strict=True)), bold=finding.present)
+    for finding in report_content.findings:
+        yield _Line(tuple(zip(_COLUMNS, cells(report_content, finding), strict=True)), bold=finding.present)
     yield _Line(())
-    for text in (draft.narrative, *draft.comments):
+    for text in (report_content.narrative, *report_content.comments):
         yield from _paragraph(text, 10)
         yield _Line((), 5)
 
 
-def cells(draft: Draft, finding: Finding) -> tuple[str, str, str]:
+def cells(report_content: ReportContent, finding: Finding) -> tuple[str, str, str]:
     """Return a finding's row of the table: its name, its score, what that means."""
     percent = f"{finding.percent} %" if finding.percent else "-"
-    name = draft.words.findings[finding.label].name
-    return name, percent.replace(".", draft.words.phrases["decimal"]), finding.state.meaning
+    name = report_content.words.findings[finding.label].name
+    return name, percent.replace(".", report_content.words.phrases["decimal"]), finding.state.meaning
 
 
 def _paragraph(

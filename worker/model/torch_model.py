@@ -53,7 +53,7 @@ def reference(weights: Weights) -> nn.Module:
 
     The bytes that are loaded are hashed first. A state dict is loaded without running any code. A pickled
     module can only be loaded by running what it names; that happens to files whose hash is that of the
-    release, or was given with CXR_WEIGHTS_SHA256 by a person who vouches for the file.
+    release, or was given with CXR_WEIGHTS_SHA256 by a user who vouches for the file.
 
     Raises
     ------

@@ -13,9 +13,9 @@ from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 
 #: Pixels times samples: 8192 by 8192. A chest radiograph has 4 to 20 million, a scanned film up to 50.
-MOST_SAMPLES: Final = 1 << 26
+MAX_SAMPLES: Final = 1 << 26
 #: The shorter side. Nothing smaller shows a chest; the model's input is 224.
-LEAST_SIDE: Final = 64
+MIN_SIDE: Final = 64
 
 GREY: Final = frozenset({"MONOCHROME1", "MONOCHROME2"})
 #: Colour models in which grey can be told from colour without a table.
@@ -56,10 +56,10 @@ def declared(header: Dataset) -> Declared:
     rows, columns = _required(header, "Rows"), _required(header, "Columns")
     samples = number(header, "SamplesPerPixel")
     samples = 1 if samples is None else samples
-    if rows * columns * samples > MOST_SAMPLES:
-        raise InstanceRejected(Reason.TOO_LARGE, f"declares over {MOST_SAMPLES} samples")
-    if min(rows, columns) < LEAST_SIDE:
-        raise InstanceRejected(Reason.TOO_SMALL, f"a side of under {LEAST_SIDE} pixels")
+    if rows * columns * samples > MAX_SAMPLES:
+        raise InstanceRejected(Reason.TOO_LARGE, f"declares over {MAX_SAMPLES} samples")
+    if min(rows, columns) < MIN_SIDE:
+        raise InstanceRejected(Reason.TOO_SMALL, f"a side of under {MIN_SIDE} pixels")
     photometric_interpretation = text(header, "PhotometricInterpretation").upper()
     if not (
         (samples == 1 and photometric_interpretation in GREY)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from backlog.dicom.parser import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Layout
+from backlog.dicom.parser import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, ParsedFile
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 from worker.pixels.attributes import Declared
@@ -33,7 +33,7 @@ _NATIVE: Final = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT
 _RLE: Final = "1.2.840.10008.1.2.5"
 #: Bits a pixel in a compressed image. Lossy JPEG 2000 at 100:1 has 0.1; what has less was not an image of
 #: this size, but a decoder may well fill what is missing.
-_LEAST_BITS: Final = 0.02
+_MIN_BITS: Final = 0.02
 #: Transfer syntax → the coding processes that it may hold.
 _JPEG: Final = {
     "1.2.840.10008.1.2.4.50": frozenset({BASELINE}),
@@ -58,7 +58,7 @@ class Frame:
     excess: bool  #: there is more pixel data than one frame
 
 
-def decode(layout: Layout, declared: Declared) -> Frame:
+def decode(layout: ParsedFile, declared: Declared) -> Frame:
     """Decode the first frame.
 
     Raises
@@ -78,7 +78,7 @@ def decode(layout: Layout, declared: Declared) -> Frame:
     if layout.pixel_length >= 0:
         raise _undecodable("compressed, but not encapsulated")
     stream, more = first_stream(layout.body, layout.pixel_start, one_fragment=uid == _RLE)
-    if len(stream) * 8 < _LEAST_BITS * declared.rows * declared.columns:
+    if len(stream) * 8 < _MIN_BITS * declared.rows * declared.columns:
         raise _undecodable("too little data for an image of its size")
     if uid == _RLE:
         return Frame(_rle(stream, declared), None, more)
@@ -95,7 +95,7 @@ def decode(layout: Layout, declared: Declared) -> Frame:
     return Frame(_shaped(plain, codestream.bits, declared), codestream, more)
 
 
-def _native(layout: Layout, declared: Declared) -> Frame:
+def _native(layout: ParsedFile, declared: Declared) -> Frame:
     expected, length = declared.bytes_expected, layout.pixel_length
     if length < 0 or layout.pixel_start + length > len(layout.body):
         raise _undecodable("the pixel data runs past the end of the file")

@@ -11,7 +11,7 @@ from backlog.outcomes import Reason
 _ITEM: Final = 0xFFFEE000
 _SEQUENCE_END: Final = 0xFFFEE0DD
 #: Fragments of one radiograph: one to a few hundred.
-_MOST_FRAGMENTS: Final = 65_536
+_MAX_FRAGMENTS: Final = 65_536
 
 
 def first_stream(body: memoryview, start: int, *, one_fragment: bool) -> tuple[bytes, bool]:
@@ -63,7 +63,7 @@ def _frame_end(table: memoryview, fragments: list[memoryview]) -> int:
 def _items(body: memoryview, start: int) -> list[memoryview]:
     items: list[memoryview] = []
     at = start
-    while at + 8 <= len(body) and len(items) <= _MOST_FRAGMENTS:
+    while at + 8 <= len(body) and len(items) <= _MAX_FRAGMENTS:
         group, element, length = struct.unpack_from("<HHI", body, at)
         tag = group << 16 | element
         if tag == _SEQUENCE_END:

@@ -17,7 +17,7 @@ from backlog.dicom.header import decimal, number_list, raw_bytes, sequence, text
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from worker.pixels.attributes import Declared
-from worker.pixels.stored_values import Stored
+from worker.pixels.stored_values import StoredValues
 
 #: How far the three channels of a grey pixel may lie apart, of 255: lossy JPEG moves them by a few.
 _CHANNELS_APART: Final = 6
@@ -90,7 +90,7 @@ def polarity(header: Dataset, declared: Declared) -> tuple[bool, frozenset[Flag]
     return inverted, frozenset(flags)
 
 
-def grey_image(stored: Stored, header: Dataset, declared: Declared, *, inverted: bool) -> Grey:
+def grey_image(stored: StoredValues, header: Dataset, declared: Declared, *, inverted: bool) -> Grey:
     """Return the image and the map that puts its black at -1024 and its white at 1024."""
     flags = set(stored.flags)
     mapped = _modality_lut(stored, header, declared, flags)
@@ -107,7 +107,9 @@ def grey_image(stored: Stored, header: Dataset, declared: Declared, *, inverted:
     return Grey(image, scale, offset, mapped.bits, frozenset(flags))
 
 
-def _modality_lut(stored: Stored, header: Dataset, declared: Declared, flags: set[Flag]) -> Stored:
+def _modality_lut(
+    stored: StoredValues, header: Dataset, declared: Declared, flags: set[Flag]
+) -> StoredValues:
     """Apply the Modality LUT (PS3.3 C.11.1.1.1), if there is one that makes sense."""
     written = bool(raw_bytes(header, "ModalityLUTSequence").value)
     items = sequence(header, "ModalityLUTSequence")

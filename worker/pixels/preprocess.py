@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backlog.dicom.header import dataset_of
-from backlog.dicom.parser import survey
+from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from worker.pixels.attributes import declared
@@ -73,7 +73,7 @@ def model_input(dicom: bytes | memoryview, side: int = 0) -> ModelInput:
 
 
 def _model_input(dicom: bytes | memoryview, side: int) -> ModelInput:
-    layout = survey(dicom)
+    layout = parse_file(dicom)
     header = dataset_of(layout)
     promise = declared(header)
     frame = decode(layout, promise)

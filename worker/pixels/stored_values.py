@@ -28,7 +28,7 @@ _OVERLAY_BIT_POSITION: Final = 0x0102
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredValues:
     """The stored values of one frame and the range that they could fill."""
 
     values: NDArray[Any]  #: (rows, columns), uint8, uint16 or int16
@@ -47,7 +47,7 @@ def stored_values(
     codestream: Codestream | None,
     *,
     inverted: bool,
-) -> Stored:
+) -> StoredValues:
     """Return the values that the words of a grey frame hold.
 
     Parameters
@@ -84,14 +84,14 @@ def stored_values(
         negative = bool(values.min() < 0)
         bits = bits if negative else max(bits - 1, 1)
         low, high = _range(bits, signed=negative)
-        return Stored(values, bits, low, high, padding, padding_value, frozenset(flags))
+        return StoredValues(values, bits, low, high, padding, padding_value, frozenset(flags))
     most = int(words.max())
     if most >> bits:
         words, bits = _deep_enough(words, bits, flags, signed=False)
     elif codestream is not None and bits > declared.bits_stored and most >> declared.bits_stored:
         flags.add(Flag.DEPTH_CORRECTED)
     low, high = _range(bits, signed=False)
-    return Stored(words, bits, low, high, padding, padding_value, frozenset(flags))
+    return StoredValues(words, bits, low, high, padding, padding_value, frozenset(flags))
 
 
 def _by_sign_of_codestream(

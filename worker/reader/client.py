@@ -19,7 +19,7 @@ from backlog.dicom.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.outcomes import Flag, Reason
 from backlog.settings import Settings
-from worker.reader.protocol import LENGTHS, Picture, Unseen
+from worker.reader.protocol import LENGTHS, PreprocessedImage, RejectedImage
 from worker.reader.spawn import COMMAND, Child, cpu_seconds, fork, may_fork, spawn
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _SIDE: Final = 224
 
-#: Deaths of a reader at one image before the image is to blame; the first may be somebody else's SIGKILL, or a stall.
-_MOST_DEATHS: Final = 2
+#: Deaths of a reader at one image before the image is to blame; the first may be another program's SIGKILL, or a stall.
+_MAX_READER_CRASHES: Final = 2
 
 
 class Reader:
@@ -36,14 +36,14 @@ class Reader:
 
     def __init__(self, settings: Settings, rules: Rules, command: Sequence[str] = COMMAND) -> None:
         self._command = command
-        self._seconds = settings.item_seconds
+        self._seconds = settings.decode_timeout_seconds
         self._fetch_seconds = settings.pacs_seconds * 2 + 10
         self.rules = rules
         self._process: Child | None = None
         self._ready = False
         self._buffer = bytearray()
 
-    def read(self, instances: Sequence[str], side: int = 0) -> Iterator[Picture | Unseen]:
+    def read(self, instances: Sequence[str], side: int = 0) -> Iterator[PreprocessedImage | RejectedImage]:
         """Ask for images at once; return an iterator over one answer for each, in order, while the reader works ahead.
 
         Parameters
@@ -54,14 +54,16 @@ class Reader:
         Raises
         ------
         ServiceUnavailable, UsageError
-            Here or while iterating: the PACS is away or refuses us. Ask again for this instance and those after it.
+            Here or while iterating: the PACS is unavailable or refuses us. Ask again from this instance on.
         """
         answers = self._answers(instances, side)
         next(answers, None)
         # Begun: an iterator that is dropped now knows that its answers are on their way, and stops the reader.
-        return cast("Iterator[Picture | Unseen]", answers)
+        return cast("Iterator[PreprocessedImage | RejectedImage]", answers)
 
-    def _answers(self, instances: Sequence[str], side: int) -> Iterator[Picture | Unseen | None]:
+    def _answers(
+        self, instances: Sequence[str], side: int
+    ) -> Iterator[PreprocessedImage | RejectedImage | None]:
         """Yield None when the images have been asked for, then the answers."""
         asked = False
         deaths = 0
@@ -82,13 +84,13 @@ class Reader:
             except _Died as died:
                 self.stop()
                 deaths += 1
-                if died.at_work or deaths >= _MOST_DEATHS:
+                if died.at_work or deaths >= _MAX_READER_CRASHES:
                     deaths = 0
                     done += 1
                     if not asked:
                         asked = True
                         yield None
-                    yield Unseen(InstanceRejected(died.reason, died.detail))
+                    yield RejectedImage(InstanceRejected(died.reason, died.detail))
             except GeneratorExit:
                 if waiting:
                     self.stop()  # nobody will take the answers that are on their way
@@ -155,7 +157,7 @@ class Reader:
         except _Died as died:
             raise ServiceUnavailable(f"the reader's process doesn't start: {died.detail}") from died
 
-    def _answer(self, instance: str) -> Picture | Unseen:
+    def _answer(self, instance: str) -> PreprocessedImage | RejectedImage:
         head, _ = self._frame(self._fetch_seconds, timed=False)
         if head["state"] == "fetched":
             assert self._process is not None  # noqa: S101  # it has just answered
@@ -178,7 +180,7 @@ class Reader:
                 image = np.frombuffer(blob, dtype=np.float32, count=_SIDE * _SIDE).reshape(_SIDE, _SIDE)
                 found = frozenset(Flag(name) for name in head["flags"])
                 shown = np.frombuffer(blob, dtype=np.uint8, offset=image.nbytes)
-                return Picture(
+                return PreprocessedImage(
                     image,
                     found,
                     head["sop"],
@@ -187,7 +189,7 @@ class Reader:
                 )
             case "rejected":
                 rejection = InstanceRejected(Reason(head["reason"]), head["detail"])
-                return Unseen(rejection, head["sop"], head["study"])
+                return RejectedImage(rejection, head["sop"], head["study"])
             case "refused":
                 raise UsageError(head["detail"])
             case _:

@@ -10,18 +10,18 @@ from backlog.dicom.eligibility import Rules
 from backlog.settings import Settings
 from worker.model.engine import may_use_gpu
 from worker.reader.client import Reader
-from worker.reader.protocol import Picture, Unseen
+from worker.reader.protocol import PreprocessedImage, RejectedImage
 from worker.reader.spawn import COMMAND
 
 #: Most readers of one process, where the settings don't say how many: at 5 to 10 ms an image they read 2,000 a second.
-_MOST: Final = 16
+_MAX: Final = 16
 
 
 def how_many(settings: Settings) -> int:
     """Return how many readers an inference process has: one for a CPU, one for each core for a GPU."""
     if settings.readers:
         return settings.readers
-    return min(_MOST, os.cpu_count() or 1) if may_use_gpu(settings.engine) else 1
+    return min(_MAX, os.cpu_count() or 1) if may_use_gpu(settings.engine) else 1
 
 
 class Readers:
@@ -42,10 +42,10 @@ class Readers:
         for reader in self._readers:
             reader.rules = rules
 
-    def read(self, instances: Sequence[str], side: int = 0) -> Iterator[Picture | Unseen]:
+    def read(self, instances: Sequence[str], side: int = 0) -> Iterator[PreprocessedImage | RejectedImage]:
         """Yield one answer for each instance, in order; all readers work ahead (`worker.reader.client.Reader.read`)."""
         count = len(self._readers)
-        shares: list[Iterator[Picture | Unseen]] = []
+        shares: list[Iterator[PreprocessedImage | RejectedImage]] = []
         try:
             for place, reader in enumerate(self._readers):
                 shares.append(reader.read(instances[place::count], side))

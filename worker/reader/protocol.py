@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PreprocessedImage:
     """An image as the model sees it."""
 
     image: NDArray[np.float32]  #: (224, 224), range [-1024, 1024]
@@ -28,7 +28,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Unseen:
+class RejectedImage:
     """An image that the model won't see, and why."""
 
     rejection: InstanceRejected

@@ -21,7 +21,7 @@ from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import where
 from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import politely
+from backlog.pacs.concurrency_limit import limited
 from backlog.pacs.connect import connect
 from backlog.settings import from_environment
 from worker.reader.protocol import LENGTHS
@@ -29,7 +29,7 @@ from worker.reader.protocol import LENGTHS
 
 def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
     """Answer requests until their end. The body of the reader's process."""
-    from backlog.dicom.header import judged, read_header  # after the memory limit is set
+    from backlog.dicom.header import read_header, screen  # after the memory limit is set
     from worker.pixels.preprocess import model_input
 
     _write(answers, {"state": "ready"})
@@ -44,14 +44,14 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
             dicom = pacs.fetch(request["instance"])
             _write(answers, answer | {"state": "fetched"})
             header = read_header(dicom)
-            found = judged(header, rules)
+            found = screen(header, rules)
             if found.identity is not None:
                 answer["sop"] = found.identity.sop_instance_uid
                 answer["study"] = found.identity.study_instance_uid
             if found.rejection is not None:
                 raise found.rejection
             seen = model_input(dicom, side)
-            names = sorted(flag.value for flag in seen.flags | flags(found.facts, rules))
+            names = sorted(flag.value for flag in seen.flags | flags(found.attributes, rules))
             shown = b"" if seen.shown is None else seen.shown.tobytes()
             _write(
                 answers,
@@ -85,7 +85,7 @@ def _write(answers: IO[bytes], head: Mapping[str, object], blob: bytes = b"") ->
 def main() -> None:
     """Run as a reader: requests on standard input, answers on standard output."""
     settings = from_environment()
-    limit = settings.item_megabytes << 20
+    limit = settings.decode_memory_mb << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "wb")
@@ -95,7 +95,7 @@ def main() -> None:
     os.dup2(nowhere, 2)
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    serve(os.fdopen(os.dup(0), "rb"), answers, politely(connect(settings), settings))
+    serve(os.fdopen(os.dup(0), "rb"), answers, limited(connect(settings), settings))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
-from worker.sr.content import PRODUCT, draft
+from worker.sr.content import PRODUCT, report_content
 from worker.sr.document import encode
 from worker.sr.inputs import Model, Options, Predecessor
 from worker.sr.read import scores_of
@@ -83,7 +83,7 @@ def build(
     ValueError
         For another number of scores, a time without a zone, or options that don't exist.
     """
-    content = draft(
+    content = report_content(
         read_source(header), scores, flags, model=model, options=options, when=when, predecessor=predecessor
     )
     return Report(

@@ -17,7 +17,7 @@ from backlog.model import LABELS, PREPROCESSING
 from backlog.outcomes import Flag, Reason
 from worker.sr.codes import PRIVATE_SCHEME, Code, Vocabulary, vocabulary
 from worker.sr.inputs import SOP_CLASSES, Model, Options, Predecessor
-from worker.sr.source_header import Source
+from worker.sr.source_header import SourceHeader
 from worker.sr.uids import SCHEMA, device_uid, report_uid, series_uid, tracking_uid
 
 #: In Manufacturer (0008,0070) and its Model Name (0008,1090): by it the system knows its own reports.
@@ -64,10 +64,10 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Draft:
+class ReportContent:
     """The whole content of one report."""
 
-    source: Source
+    source: SourceHeader
     model: Model
     words: Vocabulary
     sop_class_uid: str
@@ -169,8 +169,8 @@ def _local(when: datetime, offset: str) -> datetime:
     return when.astimezone(timezone(sign * timedelta(hours=int(offset[1:3]), minutes=int(offset[3:]))))
 
 
-def draft(
-    source: Source,
+def report_content(
+    source: SourceHeader,
     scores: Sequence[float],
     flags: Collection[Flag],
     *,
@@ -178,7 +178,7 @@ def draft(
     options: Options,
     when: datetime,
     predecessor: Predecessor | None = None,
-) -> Draft:
+) -> ReportContent:
     """Decide what the report of one image says.
 
     Parameters
@@ -212,8 +212,8 @@ def draft(
     all_flags = frozenset(flags) | source.flags
     series = words.phrases["series" if model.meaningful else "series_meaningless"]
     view = source.view_position if source.view_position in words.views else ""
-    moment = _local(when, source.carried.get("TimezoneOffsetFromUTC", ""))
-    return Draft(
+    moment = _local(when, source.copied_attributes.get("TimezoneOffsetFromUTC", ""))
+    return ReportContent(
         source=source,
         model=model,
         words=words,

@@ -14,7 +14,7 @@ from typing import Final
 from pydicom.valuerep import format_number_as_ds
 
 from worker.sr import elements as sr
-from worker.sr.content import MODEL_MANUFACTURER, PRODUCT, SCHEMES, Draft, Finding
+from worker.sr.content import MODEL_MANUFACTURER, PRODUCT, SCHEMES, Finding, ReportContent
 from worker.sr.inputs import Predecessor
 from worker.sr.source_header import CodedMethod
 from worker.sr.uids import SCHEMA, derived_uid
@@ -25,7 +25,7 @@ IMPLEMENTATION_VERSION_NAME: Final = f"CXRBACKLOG_{SCHEMA}"
 _EXPLICIT_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
 
 #: Value representation and tag of what is carried over from the image, by keyword.
-CARRIED: Final = {
+COPIED_ATTRIBUTES: Final = {
     "StudyDate": (0x00080020, "DA"),
     "StudyTime": (0x00080030, "TM"),
     "AccessionNumber": (0x00080050, "SH"),
@@ -45,9 +45,9 @@ CARRIED: Final = {
 }
 
 
-def encode(draft: Draft) -> bytes:
+def encode(report_content: ReportContent) -> bytes:
     """Return the report as a DICOM file (PS3.10), in explicit VR little endian and UTF-8."""
-    return file_of(draft.sop_class_uid, draft.sop_instance_uid, _dataset(draft))
+    return file_of(report_content.sop_class_uid, report_content.sop_instance_uid, _dataset(report_content))
 
 
 def file_of(sop_class_uid: str, sop_instance_uid: str, elements: Iterable[bytes]) -> bytes:
@@ -66,18 +66,18 @@ def file_of(sop_class_uid: str, sop_instance_uid: str, elements: Iterable[bytes]
     return b"".join((bytes(128), b"DICM", length, meta, *elements))
 
 
-def carried(draft: Draft, *keywords: str) -> Iterator[bytes]:
+def copied_attributes(report_content: ReportContent, *keywords: str) -> Iterator[bytes]:
     """Yield what is carried over from the image, of some attributes, in the order given."""
     for keyword in keywords:
-        if keyword in draft.source.carried:
-            yield sr.text(*CARRIED[keyword], draft.source.carried[keyword])
+        if keyword in report_content.source.copied_attributes:
+            yield sr.text(*COPIED_ATTRIBUTES[keyword], report_content.source.copied_attributes[keyword])
 
 
-def deidentification(draft: Draft) -> Iterator[bytes]:
+def deidentification(report_content: ReportContent) -> Iterator[bytes]:
     """Yield what the image says of its patient's identity having been removed."""
-    yield from carried(draft, "PatientIdentityRemoved", "DeidentificationMethod")
-    if draft.source.coded_methods:
-        yield sr.items(0x00120064, *map(_coded_method, draft.source.coded_methods))
+    yield from copied_attributes(report_content, "PatientIdentityRemoved", "DeidentificationMethod")
+    if report_content.source.coded_methods:
+        yield sr.items(0x00120064, *map(_coded_method, report_content.source.coded_methods))
 
 
 def _coded_method(method: CodedMethod) -> bytes:
@@ -91,56 +91,56 @@ def _coded_method(method: CodedMethod) -> bytes:
     )
 
 
-def _dataset(draft: Draft) -> Iterator[bytes]:
+def _dataset(report_content: ReportContent) -> Iterator[bytes]:
     """Yield the elements of the document, in the order of their tags."""
-    source, codes = draft.source, draft.words.codes
+    source, codes = report_content.source, report_content.words.codes
     yield sr.text(0x00080005, "CS", "ISO_IR 192")
-    yield sr.text(0x00080012, "DA", draft.date)
-    yield sr.text(0x00080013, "TM", draft.time)
-    yield sr.text(0x00080014, "UI", draft.device_uid)
-    yield sr.text(0x00080016, "UI", draft.sop_class_uid)
-    yield sr.text(0x00080018, "UI", draft.sop_instance_uid)
-    yield from carried(draft, "StudyDate")
-    yield sr.text(0x00080023, "DA", draft.date)
-    yield from carried(draft, "StudyTime")
-    yield sr.text(0x00080033, "TM", draft.time)
-    yield from carried(draft, "AccessionNumber")
+    yield sr.text(0x00080012, "DA", report_content.date)
+    yield sr.text(0x00080013, "TM", report_content.time)
+    yield sr.text(0x00080014, "UI", report_content.device_uid)
+    yield sr.text(0x00080016, "UI", report_content.sop_class_uid)
+    yield sr.text(0x00080018, "UI", report_content.sop_instance_uid)
+    yield from copied_attributes(report_content, "StudyDate")
+    yield sr.text(0x00080023, "DA", report_content.date)
+    yield from copied_attributes(report_content, "StudyTime")
+    yield sr.text(0x00080033, "TM", report_content.time)
+    yield from copied_attributes(report_content, "AccessionNumber")
     yield sr.text(0x00080060, "CS", "SR")
     yield sr.text(0x00080070, "LO", PRODUCT)
-    yield from carried(draft, "ReferringPhysicianName")
+    yield from copied_attributes(report_content, "ReferringPhysicianName")
     yield sr.items(0x00080110, *_schemes())
-    yield from carried(draft, "TimezoneOffsetFromUTC", "StudyDescription")
-    yield sr.text(0x0008103E, "LO", draft.series_description)
+    yield from copied_attributes(report_content, "TimezoneOffsetFromUTC", "StudyDescription")
+    yield sr.text(0x0008103E, "LO", report_content.series_description)
     yield sr.text(0x00081090, "LO", PRODUCT)
     yield sr.items(0x00081111)
-    yield from carried(draft, "PatientName")
+    yield from copied_attributes(report_content, "PatientName")
     yield sr.text(0x00100020, "LO", source.patient_id)
-    yield from carried(draft, "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
-    yield from carried(draft, "PatientAge", "PatientSize", "PatientWeight")
-    yield from deidentification(draft)
-    yield sr.text(0x00181000, "LO", draft.model.weights_sha256)
-    yield sr.text(0x00181020, "LO", f"report schema {SCHEMA}\\{draft.model.version}")
+    yield from copied_attributes(report_content, "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
+    yield from copied_attributes(report_content, "PatientAge", "PatientSize", "PatientWeight")
+    yield from deidentification(report_content)
+    yield sr.text(0x00181000, "LO", report_content.model.weights_sha256)
+    yield sr.text(0x00181020, "LO", f"report schema {SCHEMA}\\{report_content.model.version}")
     yield sr.text(0x00189004, "CS", "RESEARCH")
-    yield sr.items(0x0018A001, *_equipment(draft))
+    yield sr.items(0x0018A001, *_equipment(report_content))
     yield sr.text(0x0020000D, "UI", source.study_instance_uid)
-    yield sr.text(0x0020000E, "UI", draft.series_instance_uid)
-    yield from carried(draft, "StudyID")
-    yield sr.text(0x00200011, "IS", str(draft.series_number))
-    yield sr.text(0x00200013, "IS", str(draft.instance_number))
+    yield sr.text(0x0020000E, "UI", report_content.series_instance_uid)
+    yield from copied_attributes(report_content, "StudyID")
+    yield sr.text(0x00200011, "IS", str(report_content.series_number))
+    yield sr.text(0x00200013, "IS", str(report_content.instance_number))
     yield sr.text(0x0040A040, "CS", "CONTAINER")
     yield sr.code(0x0040A043, codes["title"])
     yield sr.text(0x0040A050, "CS", "SEPARATE")
-    if draft.predecessor is not None:
-        yield _predecessor(draft.predecessor)
+    if report_content.predecessor is not None:
+        yield _predecessor(report_content.predecessor)
     yield sr.items(0x0040A372)
     referenced = sr.reference(source.sop_class_uid, source.sop_instance_uid)
     yield _hierarchy(0x0040A375, source.study_instance_uid, source.series_instance_uid, referenced)
-    yield sr.text(0x0040A491, "CS", "COMPLETE" if draft.complete else "PARTIAL")
-    yield sr.text(0x0040A492, "LO", draft.completion)
+    yield sr.text(0x0040A491, "CS", "COMPLETE" if report_content.complete else "PARTIAL")
+    yield sr.text(0x0040A492, "LO", report_content.completion)
     yield sr.text(0x0040A493, "CS", "UNVERIFIED")
     yield sr.text(0x0040A496, "CS", "PRELIMINARY")
     yield sr.template_reference("1500")
-    yield sr.items(0x0040A730, *_content(draft, referenced))
+    yield sr.items(0x0040A730, *_content(report_content, referenced))
 
 
 def _schemes() -> Iterator[bytes]:
@@ -157,9 +157,9 @@ def _schemes() -> Iterator[bytes]:
         )
 
 
-def _equipment(draft: Draft) -> Iterator[bytes]:
+def _equipment(report_content: ReportContent) -> Iterator[bytes]:
     """Yield the items of Contributing Equipment Sequence: what made the image, what scored it."""
-    source, codes, phrases = draft.source, draft.words.codes, draft.words.phrases
+    source, codes, phrases = report_content.source, report_content.words.codes, report_content.words.phrases
     if source.manufacturer:
         model = source.manufacturer_model_name
         yield b"".join(
@@ -173,9 +173,9 @@ def _equipment(draft: Draft) -> Iterator[bytes]:
     yield b"".join(
         (
             sr.text(0x00080070, "LO", MODEL_MANUFACTURER),
-            sr.text(0x00081090, "LO", draft.model.name),
-            sr.text(0x00181020, "LO", draft.model.version),
-            sr.text(0x0018A002, "DT", draft.date_time),
+            sr.text(0x00081090, "LO", report_content.model.name),
+            sr.text(0x00181020, "LO", report_content.model.version),
+            sr.text(0x0018A002, "DT", report_content.date_time),
             sr.text(0x0018A003, "ST", phrases["equipment_inference"]),
             sr.code(0x0040A170, codes["processing_equipment"]),
         )
@@ -193,38 +193,38 @@ def _predecessor(earlier: Predecessor) -> bytes:
     return _hierarchy(0x0040A360, earlier.study_instance_uid, earlier.series_instance_uid, referenced)
 
 
-def _content(draft: Draft, referenced: bytes) -> Iterator[bytes]:
+def _content(report_content: ReportContent, referenced: bytes) -> Iterator[bytes]:
     """Yield the content items below the root: TID 1500 Measurement Report."""
-    codes, context = draft.words.codes, "HAS OBS CONTEXT"
-    yield sr.code_item("HAS CONCEPT MOD", codes["language"], draft.words.language)
+    codes, context = report_content.words.codes, "HAS OBS CONTEXT"
+    yield sr.code_item("HAS CONCEPT MOD", codes["language"], report_content.words.language)
     yield sr.code_item(context, codes["observer_type"], codes["device"])  # TID 1004
-    yield sr.uid_item(context, codes["device_uid"], draft.device_uid)
+    yield sr.uid_item(context, codes["device_uid"], report_content.device_uid)
     yield sr.text_item(context, codes["device_name"], PRODUCT)
     yield sr.text_item(context, codes["device_manufacturer"], PRODUCT)
-    yield sr.text_item(context, codes["device_model"], draft.model.name)
-    yield sr.text_item(context, codes["device_serial"], draft.model.weights_sha256)
+    yield sr.text_item(context, codes["device_model"], report_content.model.name)
+    yield sr.text_item(context, codes["device_serial"], report_content.model.weights_sha256)
     yield sr.code_item("HAS CONCEPT MOD", codes["procedure_reported"], codes["imaging_procedure"])
-    image = sr.image_item("CONTAINS", codes["source"], referenced, _image_descriptors(draft))
+    image = sr.image_item("CONTAINS", codes["source"], referenced, _image_descriptors(report_content))
     yield sr.container_item(
         codes["image_library"], [sr.container_item(codes["image_library_group"], [image])]
     )
-    algorithm = _algorithm(draft)
+    algorithm = _algorithm(report_content)
     groups = [
-        sr.container_item(codes["group"], _group(draft, finding, referenced, algorithm), "1501")
-        for finding in draft.findings
+        sr.container_item(codes["group"], _group(report_content, finding, referenced, algorithm), "1501")
+        for finding in report_content.findings
     ]
     yield sr.container_item(codes["measurements"], groups)
     summary = [
-        sr.code_item("CONTAINS", codes["processing_summary"], draft.processing),
-        sr.text_item("CONTAINS", codes["narrative"], draft.narrative),
-        *(sr.text_item("CONTAINS", codes["comment"], comment) for comment in draft.comments),
+        sr.code_item("CONTAINS", codes["processing_summary"], report_content.processing),
+        sr.text_item("CONTAINS", codes["narrative"], report_content.narrative),
+        *(sr.text_item("CONTAINS", codes["comment"], comment) for comment in report_content.comments),
     ]
     yield sr.container_item(codes["qualitative"], summary)
 
 
-def _image_descriptors(draft: Draft) -> Iterator[bytes]:
+def _image_descriptors(report_content: ReportContent) -> Iterator[bytes]:
     """Yield what TID 1602 and TID 1603 say of the image."""
-    source, words, context = draft.source, draft.words, "HAS ACQ CONTEXT"
+    source, words, context = report_content.source, report_content.words, "HAS ACQ CONTEXT"
     codes = words.codes
     if source.modality in words.modalities:
         yield sr.code_item(context, codes["modality"], words.modalities[source.modality])
@@ -242,20 +242,22 @@ def _image_descriptors(draft: Draft) -> Iterator[bytes]:
             yield sr.number_item(context, codes[name], format_number_as_ds(spacing), spacing, codes["mm"])
 
 
-def _algorithm(draft: Draft) -> list[bytes]:
+def _algorithm(report_content: ReportContent) -> list[bytes]:
     """Return TID 4019, which is the same in every group."""
-    codes, modifier = draft.words.codes, "HAS CONCEPT MOD"
+    codes, modifier = report_content.words.codes, "HAS CONCEPT MOD"
     return [
-        sr.text_item(modifier, codes["algorithm_name"], draft.model.name),
-        sr.text_item(modifier, codes["algorithm_version"], draft.model.version),
-        sr.text_item(modifier, codes["algorithm_parameters"], draft.parameters),
+        sr.text_item(modifier, codes["algorithm_name"], report_content.model.name),
+        sr.text_item(modifier, codes["algorithm_version"], report_content.model.version),
+        sr.text_item(modifier, codes["algorithm_parameters"], report_content.parameters),
         sr.code_item(modifier, codes["algorithm_family"], codes["artificial_intelligence"]),
     ]
 
 
-def _group(draft: Draft, finding: Finding, referenced: bytes, algorithm: list[bytes]) -> Iterator[bytes]:
+def _group(
+    report_content: ReportContent, finding: Finding, referenced: bytes, algorithm: list[bytes]
+) -> Iterator[bytes]:
     """Yield TID 1501 of one finding."""
-    codes, context = draft.words.codes, "HAS OBS CONTEXT"
+    codes, context = report_content.words.codes, "HAS OBS CONTEXT"
     yield sr.text_item(context, codes["tracking_identifier"], finding.label)
     yield sr.uid_item(context, codes["tracking_uid"], finding.tracking_uid)
     if finding.present:  # (121071, DCM, "Finding") asserts an observation

@@ -60,7 +60,7 @@ class CodedMethod:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceHeader:
     """What a report takes from the image's header. Nothing in it needs a further check."""
 
     study_instance_uid: str
@@ -68,7 +68,7 @@ class Source:
     sop_instance_uid: str
     sop_class_uid: str
     patient_id: str  #: as it stands in the header, spaces included
-    carried: dict[str, str]  #: keyword → value; type 2 attributes are there at least empty
+    copied_attributes: dict[str, str]  #: keyword → value; type 2 attributes are there at least empty
     coded_methods: tuple[CodedMethod, ...]  #: of de-identification
     modality: str
     view_position: str
@@ -138,7 +138,7 @@ class _Header:
         """Return the items of De-identification Method Code Sequence that are whole codes; others are noted."""
         found = []
         given = sequence(self._header, "DeidentificationMethodCodeSequence")
-        for item in given[: values.MOST_VALUES]:
+        for item in given[: values.MAX_VALUES]:
             fields = _Header(item, self._encodings)
             method = CodedMethod(
                 value=fields.cleaned("CodeValue", values.clean_short),
@@ -171,26 +171,26 @@ class _Header:
 
 
 def _carried(header: _Header) -> dict[str, str]:
-    carried = {}
+    copied_attributes = {}
     for keyword, (cleaner, required) in _CARRIED.items():
         value = header.cleaned(keyword, cleaner)
         if value or required:
-            carried[keyword] = value
-    return carried
+            copied_attributes[keyword] = value
+    return copied_attributes
 
 
-def _deidentification(header: _Header, carried: dict[str, str]) -> tuple[CodedMethod, ...]:
+def _deidentification(header: _Header, copied_attributes: dict[str, str]) -> tuple[CodedMethod, ...]:
     """Return the coded methods; "YES" is valid only together with a method, be it in words or as a code.
 
     Where it isn't so (PS3.3 table C.7-1), nothing of it stays in what is carried.
     """
     methods = header.coded_methods()
-    removed = carried.get("PatientIdentityRemoved") == "YES"
-    if removed and (methods or "DeidentificationMethod" in carried):
+    removed = copied_attributes.get("PatientIdentityRemoved") == "YES"
+    if removed and (methods or "DeidentificationMethod" in copied_attributes):
         return methods
     header.repaired |= removed
     for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):
-        carried.pop(keyword, None)
+        copied_attributes.pop(keyword, None)
     return ()
 
 
@@ -207,7 +207,7 @@ def _orientation(header: _Header) -> tuple[str, str] | None:
     return pair if pair and all(_ORIENTATION.fullmatch(letters) for letters in pair) else None
 
 
-def read_source(dicom: bytes) -> Source:
+def read_source(dicom: bytes) -> SourceHeader:
     """Read what a report needs from the bytes of the image's file.
 
     Parameters
@@ -227,8 +227,8 @@ def read_source(dicom: bytes) -> Source:
         raise InstanceRejected(Reason.NOT_IMAGE, "SOPClassUID is no image's")
     charset = raw_bytes(dataset, "SpecificCharacterSet").value
     header = _Header(dataset, values.declared_encodings(charset))
-    carried = _carried(header)
-    coded_methods = _deidentification(header, carried)
+    copied_attributes = _carried(header)
+    coded_methods = _deidentification(header, copied_attributes)
     manufacturer = header.cleaned("Manufacturer", values.clean_long)
     manufacturer_model_name = header.cleaned("ManufacturerModelName", values.clean_long)
     flags = set()
@@ -237,13 +237,13 @@ def read_source(dicom: bytes) -> Source:
         flags.add(Flag.NONCONFORMANT_UID)
     if header.repaired:
         flags.add(Flag.HEADER_REPAIRED)
-    return Source(
+    return SourceHeader(
         study_instance_uid=of.study_instance_uid,
         series_instance_uid=of.series_instance_uid,
         sop_instance_uid=of.sop_instance_uid,
         sop_class_uid=of.sop_class_uid,
         patient_id=header.patient_id(),
-        carried=carried,
+        copied_attributes=copied_attributes,
         coded_methods=coded_methods,
         modality=header.text("Modality").upper(),
         view_position=header.text("ViewPosition").upper(),

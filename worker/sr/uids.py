@@ -11,8 +11,8 @@ from worker.sr.inputs import Model, Options
 
 #: Raise when a report's layout or codes change: old and new reports then stand side by side.
 SCHEMA: Final = "1"
-#: Raise when the companions' layout changes (worker/companion_*.py): the same for them.
-COMPANION_SCHEMA: Final = "1"
+#: Raise when the derived objects' layout changes (worker/derived/): the same for them.
+DERIVED_SCHEMA: Final = "1"
 #: The root of every derived UID. Changing it would write every report of the past a second time.
 _NAMESPACE: Final = uuid.UUID("c08cbe69-5d45-428c-9249-1602551b7649")
 
@@ -48,14 +48,14 @@ def series_uid(source_sop_instance_uid: str, model: Model, options: Options) -> 
     return derived_uid("series", source_sop_instance_uid, *_made_by(model, options))
 
 
-def companion_uid(kind: str, report_sop_instance_uid: str) -> str:
-    """Return the SOP Instance UID of a companion of a report."""
-    return derived_uid("companion", kind, COMPANION_SCHEMA, report_sop_instance_uid)
+def derived_object_uid(kind: str, report_sop_instance_uid: str) -> str:
+    """Return the SOP Instance UID of a derived object of a report."""
+    return derived_uid("companion", kind, DERIVED_SCHEMA, report_sop_instance_uid)
 
 
-def companion_series_uid(kind: str, report_sop_instance_uid: str) -> str:
-    """Return the Series Instance UID of a companion: one series each, as the report has."""
-    return derived_uid("companion series", kind, COMPANION_SCHEMA, report_sop_instance_uid)
+def derived_series_uid(kind: str, report_sop_instance_uid: str) -> str:
+    """Return the Series Instance UID of a derived object: one series each, as the report has."""
+    return derived_uid("companion series", kind, DERIVED_SCHEMA, report_sop_instance_uid)
 
 
 def device_uid(model: Model) -> str:

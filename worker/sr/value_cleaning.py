@@ -34,7 +34,7 @@ _DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCI
 _WHOLE: Final = re.compile(r"[+-]?\d{1,11}", re.ASCII)
 _OFFSET: Final = re.compile(r"([+-])(\d{2})([0-5]\d)", re.ASCII)
 #: Of an attribute that may have any number. A report doesn't grow with what a header repeats.
-MOST_VALUES: Final = 64
+MAX_VALUES: Final = 64
 _SEXES: Final = {"M": "M", "F": "F", "O": "O", "MALE": "M", "FEMALE": "F", "OTHER": "O"}
 
 
@@ -122,7 +122,7 @@ def clean_long(text: str) -> str | None:
 def clean_longs(text: str) -> str | None:
     """Clean a Long String (LO) that may have several values, each by itself."""
     parts = [part for part in text.split("\\") if part.strip(" ") and is_plain(part, 64)]
-    return "\\".join(parts[:MOST_VALUES]) or None
+    return "\\".join(parts[:MAX_VALUES]) or None
 
 
 def clean_short(text: str) -> str | None:

@@ -20,31 +20,31 @@ from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import Claims, Refusal
 from backlog.broker.messages import QUEUES, TASKS, Job, Stage, task_id
-from backlog.errors import LostClaim, ServiceUnavailable, UsageError
+from backlog.errors import ClaimLost, ServiceUnavailable, UsageError
 from backlog.log import event
 from worker.tasks.attempt import Attempt, Records
 from worker.tasks.shutdown import Stopping, pause
 
 #: What a stage does with its items: records of those that ended, and the items of the next stage.
-Process = Callable[[Attempt, list[Any]], tuple[Records, list[Any]]]
+WorkerResources = Callable[[Attempt, list[Any]], tuple[Records, list[Any]]]
 
 
-def work(
+def run_stage(
     app: Celery,
     claims: Claims,
-    patience: float,
+    retry_budget: float,
     stage: Stage,
     job: Job,
     chunk: int,
     items: list[Any],
-    process: Process,
+    process: WorkerResources,
 ) -> None:
     """Do one stage of one chunk, once.
 
     Raises
     ------
     celery.exceptions.Reject
-        The chunk goes back into its queue, untried: a server is away beyond the patience, or this worker stops.
+        The chunk goes back into its queue, untried: a server is unavailable for too long, or this worker stops.
     """
     first = Stage.INFER if job["source"]["kind"] == "orthanc" else Stage.UPLOAD
     started = time.monotonic()
@@ -58,19 +58,19 @@ def work(
         return
     try:
         with claim:
-            todo = [item for item in items if item["i"] not in claim.decided]
-            records, following = process(Attempt(claim, stage, patience), todo)
+            todo = [item for item in items if item["i"] not in claim.finished_items]
+            records, following = process(Attempt(claim, stage, retry_budget), todo)
             claim.check()
             claim.finish(Stage(stage + 1) if following else Stage.FINISHED, records, len(todo))
         if following:
             send(app, Stage(stage + 1), job, chunk, following)
-    except LostClaim:
+    except ClaimLost:
         event("chunk.lost", logging.WARNING, run=job["run"], chunk=chunk, stage=stage.value)
         return
     except (ServiceUnavailable, UsageError, OperationalError, Stopping) as error:
         if not isinstance(error, Stopping):
-            trouble = str(error)  # for the producer to show: the person sees that, not this log
-            _give_back(partial(claims.tell, job["run"], trouble))
+            waiting_reason = str(error)  # for the producer to show: the user sees that, not this log
+            _give_back(partial(claims.tell, job["run"], waiting_reason))
             _wait_a_little(error)
         _give_back(claim.release)
         raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None

@@ -1,7 +1,7 @@
 """What a run may store beside its reports: a picture, and the report as a PDF, for viewers that show no SR.
 
-Off by default, and then this module isn't even imported. A companion comes after its report is in the PACS: one that
-can't be made costs neither the report nor the run, and its reason is kept with the item.
+Off by default, and then this module isn't even imported. A derived object comes after its report is in the PACS: one
+that can't be made costs neither the report nor the run, and its reason is kept with the item.
 
 The picture needs the pixels again. They are decoded where all pixels are, in the reader's own process
 (``worker/reader/client.py``), and the model sees them a second time: where it then scores them otherwise than the
@@ -16,16 +16,16 @@ import logging
 from datetime import datetime
 from typing import Final
 
-from backlog.broker.messages import CompanionRecord, Job, ReportItem
+from backlog.broker.messages import DerivedRecord, Job, ReportItem
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import event, where
 from backlog.outcomes import Flag, Reason
-from backlog.settings import COMPANIONS
-from worker.derived import dicom as companion_dicom
-from worker.sr.content import Draft, draft
+from backlog.settings import DERIVED_OBJECTS
+from worker.derived import dicom as derived_dicom
+from worker.sr.content import ReportContent, report_content
 from worker.sr.inputs import Model, Options
 from worker.sr.source_header import read_source
-from worker.tasks.resources import Process
+from worker.tasks.resources import WorkerResources
 
 #: How far the scores of a picture may lie from its report's: another engine's rounding.
 _SAME_SCORE: Final = 5e-3
@@ -33,37 +33,37 @@ _SAME_SCORE: Final = 5e-3
 _DRAWING: Final = ("numpy", "onnxruntime", "PIL", "matplotlib")
 
 
-def need(process: Process, job: Job) -> None:
-    """Refuse a run whose companions this worker can't make, before it writes anything.
+def need(process: WorkerResources, job: Job) -> None:
+    """Refuse a run whose derived objects this worker can't make, before it writes anything.
 
     Raises
     ------
     UsageError
         A library is missing, or the model; or the run asks for a kind that this version doesn't know.
     """
-    kinds = job.get("companions", [])
-    if not set(kinds) <= set(COMPANIONS):
-        raise UsageError("the run asks for companions that this worker doesn't know: update it")
+    kinds = job.get("derived_objects", [])
+    if not set(kinds) <= set(DERIVED_OBJECTS):
+        raise UsageError("the run asks for derived objects that this worker doesn't know: update it")
     if "capture" in kinds:
         if any(importlib.util.find_spec(name) is None for name in _DRAWING):
             raise UsageError(
-                "this report worker can't draw: install cxr-backlog[inference,companions], or run without 'capture'"
+                "this report worker can't draw: install cxr-backlog[inference,capture], or run without 'capture'"
             )
         process.check_weights(job)
         _ = process.mapper  # loads it
 
 
 def write(
-    process: Process, job: Job, item: ReportItem, header: bytes, model: Model, options: Options
-) -> list[CompanionRecord]:
+    process: WorkerResources, job: Job, item: ReportItem, header: bytes, model: Model, options: Options
+) -> list[DerivedRecord]:
     """Make and store what the run asks for beside one report; return what became of each.
 
     Raises
     ------
     ServiceUnavailable, UsageError
-        The PACS is away or refuses us. Again from the beginning: what is stored already is found and counts.
+        The PACS is unavailable or refuses us. Again from the beginning: what is stored already is found and counts.
     """
-    said = draft(
+    said = report_content(
         read_source(header),
         item["scores"],
         [Flag(name) for name in item["flags"]],
@@ -71,10 +71,12 @@ def write(
         options=options,
         when=datetime.fromisoformat(job["when"]),
     )
-    return [_write(process, job, item, said, kind) for kind in job.get("companions", [])]
+    return [_write(process, job, item, said, kind) for kind in job.get("derived_objects", [])]
 
 
-def _write(process: Process, job: Job, item: ReportItem, said: Draft, kind: str) -> CompanionRecord:
+def _write(
+    process: WorkerResources, job: Job, item: ReportItem, said: ReportContent, kind: str
+) -> DerivedRecord:
     try:
         dicom = _capture(process, job, item, said) if kind == "capture" else _document(said)
         instance, held = _stored(process, job, dicom)
@@ -84,39 +86,39 @@ def _write(process: Process, job: Job, item: ReportItem, said: Draft, kind: str)
         raise
     except MemoryError:
         return {"kind": kind, "reason": Reason.OUT_OF_MEMORY.value, "detail": "more than this worker has"}
-    except Exception as error:  # noqa: BLE001  # the report is stored: a bug here costs the companion alone
-        event("companion.failed", logging.ERROR, error=where(error), item=item["i"])
+    except Exception as error:  # noqa: BLE001  # the report is stored: a bug here costs the derived object alone
+        event("derived_object.failed", logging.ERROR, error=where(error), item=item["i"])
         return {"kind": kind, "reason": Reason.INTERNAL_ERROR.value, "detail": where(error)}
     return {
         "kind": kind,
-        "sop_instance_uid": companion_dicom.uid(said, kind),
+        "sop_instance_uid": derived_dicom.uid(said, kind),
         "instance": instance,
         "sha256": hashlib.sha256(held).hexdigest(),
         "ours": held == dicom,
     }
 
 
-def _stored(process: Process, job: Job, dicom: bytes) -> tuple[str, bytes]:
-    """Store a companion; return the PACS's id and what it holds under it: an earlier run's, where there is one."""
+def _stored(process: WorkerResources, job: Job, dicom: bytes) -> tuple[str, bytes]:
+    """Store a derived object; return the PACS's id and what it holds under it: an earlier run's, where there is one."""
     stored = process.pacs.store(dicom)
     held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else dicom
     if held != dicom and not stored.already:
-        raise InstanceRejected(Reason.REPORT_CONFLICT, "the PACS changed the companion while storing it")
+        raise InstanceRejected(Reason.REPORT_CONFLICT, "the PACS changed the derived object while storing it")
     return stored.instance, held
 
 
-def _document(said: Draft) -> bytes:
+def _document(said: ReportContent) -> bytes:
     from worker.derived.pdf import write_pdf
 
-    return companion_dicom.document(said, write_pdf(said))
+    return derived_dicom.document(said, write_pdf(said))
 
 
-def _capture(process: Process, job: Job, item: ReportItem, said: Draft) -> bytes:
+def _capture(process: WorkerResources, job: Job, item: ReportItem, said: ReportContent) -> bytes:
     from worker.derived.capture import SIDE, draw  # Pillow
-    from worker.reader.protocol import Unseen
+    from worker.reader.protocol import RejectedImage
 
     (picture,) = list(process.readers(job).read([item["instance"]], SIDE))
-    if isinstance(picture, Unseen):
+    if isinstance(picture, RejectedImage):
         raise picture.rejection
     if picture.shown is None:
         raise ServiceUnavailable("the reader is of an older version")
@@ -126,4 +128,4 @@ def _capture(process: Process, job: Job, item: ReportItem, said: Draft) -> bytes
         for seen, score in zip(maps.scores, item["scores"], strict=True)
     ):
         raise InstanceRejected(Reason.REPORT_CONFLICT, "the picture's scores aren't those of the report")
-    return companion_dicom.capture(said, draw(said, picture.shown, maps))
+    return derived_dicom.capture(said, draw(said, picture.shown, maps))

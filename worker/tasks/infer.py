@@ -13,8 +13,8 @@ from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, Us
 from backlog.log import event, where
 from backlog.model import SCORE_DIGITS
 from backlog.outcomes import Reason
-from worker.tasks.attempt import Attempt, Records, blamed
-from worker.tasks.resources import Process
+from worker.tasks.attempt import Attempt, Records, item_fault
+from worker.tasks.resources import WorkerResources
 
 if TYPE_CHECKING:
     from worker.model.engine import Engine
@@ -25,11 +25,11 @@ GPU_BATCH: Final = 32
 
 
 def infer(
-    process: Process, job: Job, attempt: Attempt, items: list[InferItem]
+    process: WorkerResources, job: Job, attempt: Attempt, items: list[InferItem]
 ) -> tuple[Records, list[ReportItem]]:
     """Read and score each image; an image that can't be scored ends here with its reason."""
-    attempt.insist(lambda: process.check(job))
-    attempt.insist(lambda: process.check_weights(job))
+    attempt.retry_while_unavailable(lambda: process.check(job))
+    attempt.retry_while_unavailable(lambda: process.check_weights(job))
     records: Records = {}
     following: list[ReportItem] = []
     waiting: list[tuple[InferItem, Any]] = []
@@ -52,7 +52,7 @@ def infer(
         waiting.clear()
 
     # On a CPU a batch of one lets reading and scoring overlap best, and costs nothing (docs/decisions.md).
-    batch = 1 if attempt.claim.alone or process.engine.name != "torch" else GPU_BATCH
+    batch = 1 if attempt.claim.isolated or process.engine.name != "torch" else GPU_BATCH
     for item, answer in _read(process.readers(job), attempt, items):
         if hasattr(answer, "rejection"):
             records[item["i"]] = attempt.record(
@@ -81,11 +81,11 @@ def infer(
 
 
 def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Iterator[tuple[InferItem, Any]]:
-    """Read images ahead of the model; one by one with a breadcrumb where an earlier attempt died."""
+    """Read images ahead of the model; one by one with a current-item mark where an earlier attempt died."""
     at = 0
     read: InferItem | None = None
     while at < len(items):
-        ahead = items[at : at + 1] if attempt.claim.alone else items[at:]
+        ahead = items[at : at + 1] if attempt.claim.isolated else items[at:]
         attempt.before(ahead[0]["i"])
         answers = readers.read([item["instance"] for item in ahead])
         for item in ahead:
@@ -93,20 +93,20 @@ def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Ite
             try:
                 answer = next(answers)
             except (ServiceUnavailable, UsageError) as error:
-                if attempt.may_wait(error, time.monotonic() - asked, 1.0):
+                if attempt.wait_before_retry(error, time.monotonic() - asked, 1.0):
                     break
                 if isinstance(error, UsageError):
                     raise
-                attempt.suspect(item, error)
+                attempt.defer_item(item, error)
                 at += 1
                 break
             at += 1
             if not hasattr(answer, "rejection"):
                 read = item
-                attempt.trust()
+                attempt.record_success()
             yield item, answer
             attempt.go_on()
-    for item in attempt.tried_again():
+    for item in attempt.retry_deferred():
         assert read is not None  # noqa: S101  # else the PACS were in doubt still
         attempt.before(item["i"])
         yield item, _again(readers, attempt, item, read)
@@ -120,21 +120,21 @@ def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem
     ServiceUnavailable
         The PACS gives neither.
     """
-    from worker.reader.protocol import Unseen
+    from worker.reader.protocol import RejectedImage
 
     def ask(one: InferItem) -> Any:
         (answer,) = readers.read([one["instance"]])
         return answer
 
     try:
-        return attempt.insist(lambda: ask(item))
+        return attempt.retry_while_unavailable(lambda: ask(item))
     except StorageFull:
         raise
     except ServiceUnavailable as error:
-        attempt.forgive()
-        if hasattr(attempt.insist(lambda: ask(proof)), "rejection"):
+        attempt.reset_retry_budget()
+        if hasattr(attempt.retry_while_unavailable(lambda: ask(proof)), "rejection"):
             raise  # it gave this one before
-        return Unseen(blamed(error))
+        return RejectedImage(item_fault(error))
 
 
 def _scores(engine: Engine, images: Sequence[Any]) -> list[list[float] | InstanceRejected]:

@@ -11,19 +11,19 @@ from celery import Celery
 from backlog.broker.messages import TASKS, Job, Stage
 from backlog.settings import Settings
 from worker.tasks.attempt import Attempt, Records
-from worker.tasks.chunk import work
+from worker.tasks.chunk import run_stage
 from worker.tasks.infer import infer
 from worker.tasks.report import report
-from worker.tasks.resources import Process
+from worker.tasks.resources import WorkerResources
 from worker.tasks.upload import upload
 
-__all__ = ["Process", "infer", "register", "report", "upload"]
+__all__ = ["WorkerResources", "infer", "register", "report", "upload"]
 
 
-def register(app: Celery, settings: Settings) -> Process:
+def register(app: Celery, settings: Settings) -> WorkerResources:
     """Give an application its three tasks; returns what they hold on to."""
-    process = Process(settings)
-    stages: dict[Stage, Callable[[Process, Job, Attempt, list[Any]], tuple[Records, list[Any]]]] = {
+    process = WorkerResources(settings)
+    stages: dict[Stage, Callable[[WorkerResources, Job, Attempt, list[Any]], tuple[Records, list[Any]]]] = {
         Stage.UPLOAD: upload,
         Stage.INFER: infer,
         Stage.REPORT: report,
@@ -31,10 +31,10 @@ def register(app: Celery, settings: Settings) -> Process:
     for stage, body in stages.items():
 
         def task(job: Job, chunk: int, items: list[Any], stage: Stage = stage, body: Any = body) -> None:
-            work(
+            run_stage(
                 app,
                 process.claims,
-                settings.patience_seconds,
+                settings.pacs_retry_seconds,
                 stage,
                 job,
                 chunk,

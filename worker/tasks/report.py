@@ -19,7 +19,7 @@ from worker.sr import build as sr
 from worker.sr.inputs import SOP_CLASSES, Predecessor
 from worker.sr.uids import series_uid
 from worker.tasks.attempt import Attempt, Records
-from worker.tasks.resources import Process
+from worker.tasks.resources import WorkerResources
 
 #: What made the scores, as the reports name it.
 MODEL_NAME: Final = "densenet121-res224-all"
@@ -30,14 +30,14 @@ SAME_SCORE: Final = 5e-3
 
 
 def report(
-    process: Process, job: Job, attempt: Attempt, items: list[ReportItem]
+    process: WorkerResources, job: Job, attempt: Attempt, items: list[ReportItem]
 ) -> tuple[Records, list[Any]]:
     """Write one report for each scored image into its study."""
-    attempt.insist(lambda: process.check(job))
-    if job.get("companions"):
-        from worker.tasks import derived as companions  # a run without pays nothing for them
+    attempt.retry_while_unavailable(lambda: process.check(job))
+    if job.get("derived_objects"):
+        from worker.tasks import derived as derived_objects  # a run without pays nothing for them
 
-        attempt.insist(lambda: companions.need(process, job))
+        attempt.retry_while_unavailable(lambda: derived_objects.need(process, job))
     records, done = attempt.each(items, lambda item: _report(process, attempt, job, item))
     for item, record in done:
         record["attempts"] = attempt.claim.attempt
@@ -45,7 +45,7 @@ def report(
     return records, []
 
 
-def _report(process: Process, attempt: Attempt, job: Job, item: ReportItem) -> ItemRecord:
+def _report(process: WorkerResources, attempt: Attempt, job: Job, item: ReportItem) -> ItemRecord:
     model = sr.Model(
         name=MODEL_NAME, version=MODEL_VERSION, weights_sha256=job["weights"], meaningful=job["meaningful"]
     )
@@ -68,7 +68,7 @@ def _report(process: Process, attempt: Attempt, job: Job, item: ReportItem) -> I
         replace(of, series_instance_uid=built.series_instance_uid, sop_instance_uid=built.sop_instance_uid),
     )
     if not stored.already:
-        attempt.changed()
+        attempt.record_write()
     held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else built.dicom
     if held != built.dicom:
         if not stored.already:
@@ -93,10 +93,10 @@ def _report(process: Process, attempt: Attempt, job: Job, item: ReportItem) -> I
         "meaningful": job["meaningful"],
         "engine": job["engine"],
     }
-    if job.get("companions"):
-        from worker.tasks import derived as companions
+    if job.get("derived_objects"):
+        from worker.tasks import derived as derived_objects
 
-        record["companions"] = companions.write(process, job, item, header, model, options)
+        record["derived_objects"] = derived_objects.write(process, job, item, header, model, options)
     return record
 
 
@@ -116,7 +116,7 @@ def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | 
     report = replace(
         of, series_instance_uid=found.series_instance_uid, sop_instance_uid=found.sop_instance_uid
     )
-    return found if pacs.holds(report) and found.sop_instance_uid != own else None
+    return found if pacs.contains(report) and found.sop_instance_uid != own else None
 
 
 def _only_one(pacs: Pacs, uid: str, instance: str) -> None:
@@ -127,7 +127,7 @@ def _only_one(pacs: Pacs, uid: str, instance: str) -> None:
     InstanceRejected
         ``uid_conflict``: two patients or studies have an image of the same UID.
     """
-    if pacs.holders(uid, instance) > 1:
+    if pacs.count_instances(uid, instance) > 1:
         pacs.delete(instance)
         raise InstanceRejected(
             Reason.UID_CONFLICT, "another patient or study has an image of the same UID, with its report"
@@ -140,7 +140,7 @@ def _same_scores(held: list[float], ours: Sequence[float]) -> list[float]:
     Raises
     ------
     InstanceRejected
-        It does: a person has to decide which is right.
+        It does: a user has to decide which is right.
     """
     if len(held) != len(ours) or any(abs(a - b) > SAME_SCORE for a, b in zip(held, ours, strict=True)):
         raise InstanceRejected(

@@ -13,7 +13,7 @@ from backlog.broker.messages import Job
 from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import politely
+from backlog.pacs.concurrency_limit import limited
 from backlog.pacs.connect import connect
 from backlog.settings import Settings
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Process:
+class WorkerResources:
     """What one worker process holds on to, made when first needed."""
 
     settings: Settings
@@ -40,7 +40,7 @@ class Process:
         """The PACS of this worker's settings."""
         if not self.settings.pacs_url:
             raise UsageError("CXR_PACS_URL is not set: this worker knows no PACS")
-        return politely(connect(self.settings), self.settings)
+        return limited(connect(self.settings), self.settings)
 
     @cached_property
     def pacs_identity(self) -> str:

@@ -9,41 +9,41 @@ from typing import Final
 
 from backlog.broker.messages import InferItem, Job, SourceSpec, UploadItem
 from backlog.dicom.eligibility import Rules
-from backlog.dicom.header import dataset_of, judged, read_header
-from backlog.dicom.parser import survey
-from backlog.errors import InstanceRejected, SourceAway
-from backlog.files import is_away
-from backlog.inputs.zip_archive import Archive
+from backlog.dicom.header import dataset_of, read_header, screen
+from backlog.dicom.parser import parse_file
+from backlog.errors import InstanceRejected, SourceUnavailable
+from backlog.files import is_storage_unavailable
+from backlog.inputs.zip_archive import ZipArchive
 from backlog.outcomes import Reason
-from backlog.pacs.base import Pacs, Stored
+from backlog.pacs.base import Pacs, StoreResult
 from worker.tasks.attempt import Attempt, Records
-from worker.tasks.resources import Process
+from worker.tasks.resources import WorkerResources
 
 #: Most bytes of one input file: eight times the largest detector's image.
-MOST_BYTES: Final = 1 << 28
+MAX_BYTES: Final = 1 << 28
 
 
 def upload(
-    process: Process, job: Job, attempt: Attempt, items: list[UploadItem]
+    process: WorkerResources, job: Job, attempt: Attempt, items: list[UploadItem]
 ) -> tuple[Records, list[InferItem]]:
     """Store each entry of the source in the PACS; what is there already is as good."""
-    attempt.insist(lambda: process.check(job))
+    attempt.retry_while_unavailable(lambda: process.check(job))
     rules = Rules.from_spec(job["rules"])
     with _Opened(job["source"]) as read:
 
         def one(item: UploadItem) -> str:
             stored = _store(process.pacs, rules, read(item["entry"]))
             if not stored.already:
-                attempt.changed()
+                attempt.record_write()
             return stored.instance
 
         failed, done = attempt.each(items, one)
     return failed, [{"i": item["i"], "instance": instance} for item, instance in done]
 
 
-def _store(pacs: Pacs, rules: Rules, dicom: bytes) -> Stored:
+def _store(pacs: Pacs, rules: Rules, dicom: bytes) -> StoreResult:
     """Store one file after a look at its header, which keeps from the PACS what could stop it (deep nesting does)."""
-    found = judged(read_header(dicom), rules)
+    found = screen(read_header(dicom), rules)
     if found.identity is None and found.rejection is not None:
         raise found.rejection
     stored = pacs.store(dicom, found.identity)
@@ -61,7 +61,7 @@ def _same(ours: bytes, held: bytes) -> bool:
     """
     if ours == held:
         return True
-    here, there = survey(ours), survey(held)
+    here, there = parse_file(ours), parse_file(held)
     if here.transfer_syntax_uid == there.transfer_syntax_uid:
         return False
     return dataset_of(here) == dataset_of(there)
@@ -72,17 +72,17 @@ class _Opened:
 
     def __init__(self, source: SourceSpec) -> None:
         self._source = source
-        self._archive: Archive | None = None
+        self._archive: ZipArchive | None = None
 
     def __enter__(self) -> Callable[[int], bytes]:
         if self._source["kind"] == "zip":
-            self._archive = archive = Archive(Path(self._source["path"]))
+            self._archive = archive = ZipArchive(Path(self._source["path"]))
             try:
-                archive.insist_on(self._source.get("fingerprint", ""))
+                archive.check_fingerprint(self._source.get("fingerprint", ""))
             except BaseException:
                 archive.close()
                 raise
-            return lambda entry: archive.read(archive.member(entry), limit=MOST_BYTES)
+            return lambda entry: archive.read(archive.member(entry), limit=MAX_BYTES)
         return self._file
 
     def __exit__(self, *_: object) -> None:
@@ -95,7 +95,7 @@ class _Opened:
                 listing.seek(entry)
                 name = listing.read(1 << 16).split(b"\0", 1)[0]
         except OSError as error:
-            raise SourceAway(
+            raise SourceUnavailable(
                 f"the run's list of files can't be read on this worker ({error.strerror}): it needs the run's folder"
                 " under the same path as the producer"
             ) from error
@@ -103,12 +103,12 @@ class _Opened:
         path = root / os.fsdecode(name)
         try:
             with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size > MOST_BYTES:
-                    raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MOST_BYTES} bytes")
+                if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                    raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MAX_BYTES} bytes")
                 return file.read()
         except OSError as error:
-            if is_away(error, path, root):
-                raise SourceAway(
-                    f"the source's folder, or a part of it, is away ({error.strerror}): is everything mounted?"
+            if is_storage_unavailable(error, path, root):
+                raise SourceUnavailable(
+                    f"the source's folder, or a part of it, is unavailable ({error.strerror}): is everything mounted?"
                 ) from error
             raise InstanceRejected(Reason.UNREADABLE, f"the file can't be read: {error.strerror}") from error
