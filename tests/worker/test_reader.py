@@ -422,7 +422,7 @@ import os, signal, subprocess, sys, tempfile
 from backlog.dicom.eligibility import Rules
 from backlog.settings import Settings
 from worker.reader.client import Reader
-from worker.reader.server import may_fork, preload
+from worker.reader.spawn import may_fork, preload
 
 assert not may_fork(), "nothing is loaded yet"
 preload()
