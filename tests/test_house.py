@@ -24,7 +24,8 @@ DOORS = {
     "urllib3": {"backlog.pacs.orthanc"},
     "redis": {"backlog.broker.connection"},
     "isal": {"backlog.inputs.zip_archive"},
-    "zipfile": {"producer.demo.backlog"},  # writes the demonstration; reading is backlog.inputs.zip_archive's
+    # Writes the demonstration; reads PyTorch's container. Sources are read by backlog.inputs.zip_archive.
+    "zipfile": {"producer.demo.backlog", "worker.model.torch_file"},
     "sqlite3": {"producer.ledger.ledger"},
     "torch": {
         *("worker.model.engine", "worker.model.torch_engine", "worker.model.torch_model"),
@@ -38,7 +39,8 @@ DOORS = {
     "click": {f"producer.cli.{path.stem}" for path in (ROOT / "producer" / "cli").glob("*.py")},
     "pyarrow": {"producer.results.exports"},
     "PIL": {"worker.inspection", "worker.derived.capture"},
-    "pickle": {"worker.model.torch_model"},  # for the name of its error
+    "pickle": {"worker.model.torch_model", "worker.model.torch_pickle"},
+    "pickletools": {"worker.model.torch_pickle"},
     "pylibjpeg_libjpeg": set(),  # GPL
     "libjpeg": set(),  # the same, by its module
 }

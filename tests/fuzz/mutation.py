@@ -13,6 +13,7 @@ from random import Random
 from typing import Final
 
 from tests.fuzz.parts import Element, Parts, parts_of
+from tests.fuzz.torch_mutation import torch_changed
 
 _VRS: Final = b"AE AS AT CS DA DS DT FD FL IS LO LT OB OW PN SH SL SQ SS ST TM UI UL UN US UT".split()
 _CHARSET: Final = 0x00080005
@@ -220,4 +221,6 @@ def _places(file: bytes, what: bytes) -> list[int]:
 
 def changed(path: str, file: bytes, seed: int) -> bytes | None:
     """Return an input of a path with a change that knows its form; None where it has no form."""
+    if path == "weights":
+        return torch_changed(file, seed)
     return zip_changed(file, seed) if path == "zip" else dicom_changed(file, seed)

@@ -22,6 +22,8 @@ from backlog.dicom.header import Screening, identity, read_header, screen
 from backlog.errors import InstanceRejected, UsageError
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.outcomes import Reason
+from worker.model.torch_file import read_torch_file
+from worker.model.torch_pickle import NotATorchFile
 from worker.pixels.preprocess import model_input
 from worker.sr.build import Model, Options, build, check, scores_of
 
@@ -104,12 +106,27 @@ def report(file: bytes) -> None:
     _insist(len(scores_of(made.dicom)) == len(_SCORES), "a report gives its scores back")
 
 
+def weights(file: bytes) -> None:
+    """Read a file of weights."""
+    try:
+        found = read_torch_file(file)
+    except NotATorchFile:
+        return
+    except MemoryError as error:
+        raise Broken("a small file takes little memory") from error
+    for tensor in found.tensors.values():
+        _insist(isinstance(tensor, np.ndarray), "a state dict holds tensors")
+        _insist(tensor.nbytes <= len(file), "a tensor is no larger than its file")
+        tensor.sum()  # reads it all
+
+
 #: By the name on the command line.
 PATHS: Final[dict[str, Callable[[bytes], None]]] = {
     "header": header,
     "pixels": pixels,
     "zip": archive,
     "report": report,
+    "weights": weights,
 }
 
 

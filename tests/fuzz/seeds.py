@@ -8,11 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from producer.demo import backlog as synthetic
 from tests.support import dicom_images as made
 from tests.support.cases import listed
 from tests.support.dicom_images import chest, dicom
 from tests.support.sr_headers import CASES, NONCONFORMANT
+from tests.support.torch_files import (
+    bombs,
+    hostile_pickles,
+    legacy_container,
+    module_pickle,
+    tensor_pickle,
+    zip_container,
+)
 
 #: Larger inputs cost speed and reach nothing more.
 MOST: Final = 1 << 16
@@ -110,10 +120,24 @@ def _zip64(entries: list[tuple[bytes, bytes]]) -> bytes:
     return file + directory + b"PK\x06\x06" + end + locator + last
 
 
+def _weights() -> Iterator[bytes]:
+    numbers = np.arange(4, dtype="<f4").tobytes()
+    for view in ((0, (2, 2), (2, 1)), (1, (3,), (1,)), (0, (), ()), (0, (2, 2), (1, 2))):
+        pickled = tensor_pickle(*view)
+        yield zip_container(pickled, k0=numbers)
+        yield legacy_container(pickled, ["0"], numbers)
+        yield legacy_container(module_pickle(*view), ["0"], numbers)
+    for pickled in (*hostile_pickles(Path("sprung")).values(), *bombs().values()):
+        yield zip_container(pickled)
+        yield legacy_container(pickled)
+
+
 def seeds(path: str) -> list[bytes]:
     """Return the inputs that a path's fuzzing starts from; the first ones are sound."""
     if path == "zip":
         return list(_zips())
+    if path == "weights":
+        return list(_weights())
     found = [*_images(), *_data(MOST)] if path == "pixels" else list(_headers())
     return [file for file in found if len(file) <= MOST]
 
