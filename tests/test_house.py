@@ -18,6 +18,13 @@ from tests.support.servers import ROOT
 
 PACKAGES = ("backlog", "producer", "worker")
 
+
+def _in(folder: str) -> set[str]:
+    """All modules of a folder."""
+    path = ROOT / folder.replace(".", "/")
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in path.rglob("*.py")}
+
+
 #: A library, and the only modules that may import it.
 DOORS = {
     "requests": {"backlog.pacs.orthanc"},
@@ -31,6 +38,27 @@ DOORS = {
         *("worker.model.engine", "worker.model.torch_engine", "worker.model.torch_model"),
         *("worker.model.onnx_export", "worker.model.grad_cam_export"),
     },
+    "celery": {
+        *("backlog.broker.celery_app", "worker.main", "worker.__main__", "worker.health"),
+        *("worker.tasks.chunk", "worker.tasks.registry"),
+        *("producer.dispatch.dispatcher", "producer.run.execute"),
+        *("producer.monitoring.metrics", "producer.monitoring.poller"),
+    },
+    "kombu": {
+        "backlog.broker.celery_app",
+        "worker.main",
+        "worker.tasks.chunk",
+        "producer.dispatch.dispatcher",
+    },
+    "jinja2": {"producer.page.page"},
+    "matplotlib": {"producer.page.charts"},
+    "rich": _in("producer.cli"),
+    "prometheus_client": {"producer.monitoring.metrics"},
+    "numpy": {*_in("worker"), *_in("producer.demo")},
+    "scipy": _in("worker.pixels"),
+    "gdcm": {"worker.pixels.decode", "producer.demo.compress"},
+    "openjpeg": {"worker.pixels.decode", "producer.demo.compress"},
+    "jpeg_ls": {"worker.pixels.decode", "producer.demo.compress"},
     "torchvision": {"worker.model.torch_model"},
     "torchxrayvision": {"worker.model.torch_model", "worker.model.onnx_export", "worker.model.torch_engine"},
     "onnx": {"worker.model.onnx_export"},
@@ -160,6 +188,35 @@ def test_no_shell_no_pickle_no_eval() -> None:
                 assert not any(
                     word.arg == "shell" and ast.unparse(word.value) == "True" for word in node.keywords
                 ), f"{module}:{node.lineno}"
+
+
+#: Words that only this code's authors understood once, and what to write instead (docs/architecture.md, "The words").
+PRIVATE_WORDS = {
+    "aftercare": "verify, retract",
+    "breadcrumb": "current item",
+    "companions": "derived objects",
+    "etiquette": "concurrency limit",
+    "lookout": "poller",
+    "forgive": "reset the retry budget",
+    "is away": "is unavailable",
+    "are away": "are unavailable",
+    "the person": "the user, the operator",
+    "no word of": "without",
+    "somebody who": "a user who",
+}
+
+
+def test_no_private_word_comes_back() -> None:
+    written = [*modules().values(), *(ROOT / "docs").glob("*.md"), *ROOT.glob("README*.md")]
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {word!r}: write {instead!r}"
+        for path in written
+        if path.name != "decisions.md"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for word, instead in PRIVATE_WORDS.items()
+        if re.search(rf"\b{word}\b", line, re.IGNORECASE)
+    ]
+    assert not found
 
 
 def test_no_room_is_called_by_what_it_holds_together() -> None:

@@ -109,7 +109,7 @@ def only_producer(paths: Paths) -> Iterator[None]:
         raise UsageError(f"{paths.out}: can't be written ({error.strerror})") from error
     with file:
         if not _locked(file, fcntl.LOCK_EX):
-            time.sleep(_LOOK)  # that may have been somebody who only looks
+            time.sleep(_LOOK)  # that may have been a reading command
             if not _locked(file, fcntl.LOCK_EX):
                 raise UsageError(f"{paths.out}: another producer is at work on this run")
         yield
