@@ -15,7 +15,14 @@ Anything else is a bug and stays loud.
 
 from __future__ import annotations
 
+from typing import Final
+
 from backlog.outcomes import Reason
+
+#: How the worker's programs that the producer starts (``worker.prepare``, ``worker.inspection``) end: the last line of
+#: their standard error is then the error's text.
+USAGE: Final = 2  #: a UsageError
+KNOWN_FAILURE: Final = 3  #: any other BacklogError
 
 
 class BacklogError(Exception):

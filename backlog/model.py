@@ -35,3 +35,18 @@ PREPROCESSING: Final = "2"
 
 
 MODEL: Final = "densenet121-res224-all"
+
+
+#: In Manufacturer and similar places: by it the system knows its own reports and files.
+PRODUCT: Final = "cxr-backlog"
+
+
+def scores_notice(*, meaningful: bool) -> str:
+    """Return what has to stand wherever scores are shown; empty of a trained model's.
+
+    Parameters
+    ----------
+    meaningful
+        False of seeded weights, which are made for tests.
+    """
+    return "" if meaningful else "SEEDED WEIGHTS: THE SCORES MEAN NOTHING"

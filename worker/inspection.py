@@ -9,22 +9,26 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 from backlog.dicom.eligibility import Rules, flags
 from backlog.dicom.header import read_header, screen
-from backlog.errors import InstanceRejected, UsageError
-from backlog.model import LABELS, SCORE_DIGITS
+from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, InstanceRejected, UsageError
+from backlog.model import LABELS, PRODUCT, SCORE_DIGITS, scores_notice
+from backlog.output_file import OutputFile
 from backlog.settings import Settings, from_environment
 
+#: How a PNG's text says what made it (PNG specification, 11.3.4.3: a chunk's type, keyword, zero, text).
+_MARK: Final = b"tEXtSoftware\0" + PRODUCT.encode()
 
-def inspect(dicom: bytes, settings: Settings, picture: Path | None, *, score: bool) -> dict[str, Any]:
+
+def inspect(dicom: bytes, settings: Settings, picture: OutputFile | None, *, score: bool) -> dict[str, Any]:
     """Return what would be done with a file.
 
     Parameters
     ----------
     picture
-        Where the 224 × 224 picture that the model sees is written, as PNG.
+        Where the 224 × 224 picture that the model sees is written, as PNG. Never onto the file itself.
     score
         Whether to load the model and score the picture.
     """
@@ -52,31 +56,44 @@ def inspect(dicom: bytes, settings: Settings, picture: Path | None, *, score: bo
         found |= {"bits": seen.bits, "flags": sorted(flag.value for flag in seen.flags | flags(known, rules))}
         if picture is not None:
             _write(seen.image, picture)
-            found["picture"] = str(picture)
+            found["picture"] = str(picture.path)
         if score:
-            found["scores"] = _scores(seen.image, settings)
+            found |= _scores(seen.image, settings)
     except InstanceRejected as rejected:
         found["outcome"] = f"would be {rejected.reason.outcome.value}"
         found |= {"reason": rejected.reason.value, "detail": rejected.detail}
     return found
 
 
-def _write(image: Any, path: Path) -> None:
+def is_own_picture(file: IO[bytes]) -> bool:
+    """Whether a file is an earlier picture of this kind: its first text says so."""
+    return _MARK in file.read(256)
+
+
+def _write(image: Any, to: OutputFile) -> None:
     """Write a picture of range [-1024, 1024] as 8-bit grey."""
     import numpy as np
-    from PIL import Image  # not needed by a worker at work
+    from PIL import Image, PngImagePlugin  # not needed by a worker at work
 
-    Image.fromarray(np.clip((image + 1024.0) / 8.0, 0, 255).astype(np.uint8)).save(path, format="PNG")
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Software", PRODUCT)
+    grey = Image.fromarray(np.clip((image + 1024.0) / 8.0, 0, 255).astype(np.uint8))
+    with to.open(is_own_picture) as file:
+        grey.save(file, format="PNG", pnginfo=about)
 
 
-def _scores(image: Any, settings: Settings) -> dict[str, float]:
+def _scores(image: Any, settings: Settings) -> dict[str, Any]:
     from worker.model.engine import load
     from worker.model.weights import locate
 
     weights = locate(settings.weights, settings.weights_sha256, settings.cache_folder, download=True)
     engine = load(weights, engine=settings.engine, cache=settings.cache_folder, threads=settings.threads or 1)
     scores = engine.scores(image[None, None])[0]
-    return {label: round(float(score), SCORE_DIGITS) for label, score in zip(LABELS, scores, strict=True)}
+    rounded = {label: round(float(score), SCORE_DIGITS) for label, score in zip(LABELS, scores, strict=True)}
+    found: dict[str, Any] = {"weights_meaningful": weights.meaningful, "scores": rounded}
+    if notice := scores_notice(meaningful=weights.meaningful):
+        found = {"warning": notice} | found
+    return found
 
 
 def main() -> None:
@@ -84,16 +101,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker.inspection", description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--force", action="store_true")
     parser.add_argument("--no-scores", action="store_true")
     arguments = parser.parse_args()
+    picture = None
+    if arguments.picture:
+        picture = OutputFile(arguments.picture, inputs=(arguments.file,), force=arguments.force)
     try:
         settings = from_environment()
-        found = inspect(
-            arguments.file.read_bytes(), settings, arguments.picture, score=not arguments.no_scores
-        )
-    except (UsageError, OSError) as error:
+        if picture is not None:
+            picture.check(is_own_picture)
+        found = inspect(arguments.file.read_bytes(), settings, picture, score=not arguments.no_scores)
+    except UsageError as error:
         sys.stderr.write(f"{error}\n")
-        raise SystemExit(2) from None
+        raise SystemExit(USAGE) from None
+    except BacklogError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(KNOWN_FAILURE) from None
+    except OSError as error:
+        sys.stderr.write(f"{arguments.file}: {error.strerror}\n")
+        raise SystemExit(USAGE) from None
     print(json.dumps(found))  # noqa: T201  # its output
 
 

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 
-from backlog.errors import UsageError
+from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, UsageError
 from backlog.log import set_up
 from backlog.settings import from_environment
 
@@ -37,7 +37,10 @@ def main() -> None:
             exported(weights, settings.cache_folder, MAPPING)
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
-        raise SystemExit(2) from None
+        raise SystemExit(USAGE) from None
+    except BacklogError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(KNOWN_FAILURE) from None
     print(json.dumps({"weights": weights.sha256, "meaningful": weights.meaningful, "engine": engine.name}))  # noqa: T201
 
 

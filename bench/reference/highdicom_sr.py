@@ -21,8 +21,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as standard
 from pydicom.valuerep import DA, DSfloat, PersonName
 
+from backlog.model import PRODUCT
 from worker.sr.codes import Code, Vocabulary
-from worker.sr.content import MODEL_MANUFACTURER, PRODUCT, SCHEMES, Finding, ReportContent
+from worker.sr.content import MODEL_MANUFACTURER, SCHEMES, Finding, ReportContent
 from worker.sr.document import COPIED_ATTRIBUTES, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from worker.sr.inputs import SOP_CLASSES, Predecessor
 from worker.sr.uids import SCHEMA

@@ -41,6 +41,11 @@ PACS = click.option(
 )
 
 
+FORCE = click.option(
+    "--force", is_flag=True, help="Replace a file that is no earlier output of this command."
+)
+
+
 SINCE = click.option(
     "--since", metavar="DATE", default="", help="Orthanc: only what changed since, YYYY-MM-DD[THH:MM]."
 )

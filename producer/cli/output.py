@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from backlog.model import scores_notice
+from backlog.output_file import STDOUT
 from producer.cli.options import INTERRUPTED, OK, QUARANTINED
 
 if TYPE_CHECKING:
@@ -19,6 +22,11 @@ def read_settings() -> Settings:
     from backlog.settings import from_environment
 
     return from_environment()
+
+
+def say_beside(path: Path, text: str) -> None:
+    """Print a line, but to standard error where standard output carries the file itself."""
+    click.echo(text, err=path == STDOUT)
 
 
 def cores() -> int:
@@ -79,8 +87,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         f"Time      {summary['seconds']:.1f} s, {summary['images_per_second']:.2f} images/s",
         f"Model     {summary['model']} ({summary['engine'] or 'not run yet'})",
     ]
-    if not summary["weights_meaningful"]:
-        lines.append("          SEEDED WEIGHTS: THE SCORES MEAN NOTHING")
+    if notice := scores_notice(meaningful=summary["weights_meaningful"]):
+        lines.append(f"          {notice}")
     return lines
 
 

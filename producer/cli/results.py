@@ -6,7 +6,10 @@ from pathlib import Path
 
 import click
 
-from producer.cli.options import OUT
+from backlog.model import scores_notice
+from backlog.output_file import OutputFile
+from producer.cli.options import FORCE, OUT
+from producer.cli.output import say_beside
 
 
 @click.command()
@@ -14,18 +17,32 @@ from producer.cli.options import OUT
 @click.option(
     "--format", "form", type=click.Choice(["csv", "jsonl", "parquet"]), default="csv", show_default=True
 )
+@click.option("--excel", is_flag=True, help="CSV as Excel opens it where numbers have a decimal comma.")
 @click.option(
-    "--to", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: OUT/scores.FORMAT."
+    "--to",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="The file, or - for standard output. Default: OUT/scores.FORMAT.",
 )
-def export(out: Path, form: str, to: Path | None) -> None:
+@FORCE
+def export(out: Path, form: str, excel: bool, to: Path | None, force: bool) -> None:
     """Write the scores that a run has so far."""
-    from producer.results.exports import WRITERS
-    from producer.run.open import open_ledger
+    from producer.results.exports import OWN, WRITERS, write_scores
+    from producer.run.folder import Paths
+    from producer.run.open import inputs_of, open_ledger
 
+    if excel and form != "csv":
+        raise click.UsageError(f"--excel is a form of csv; it doesn't go together with --format {form}")
     ledger = open_ledger(out)
-    path = to or out / f"scores.{form}"
-    WRITERS[form](ledger, path)
-    click.echo(f"{path}: {ledger.tally().reported} rows")
+    path = to or out / ("scores-excel.csv" if excel else f"scores.{form}")
+    output = OutputFile(path, inputs=inputs_of(ledger, Paths(out)), force=force)
+    output.check(OWN[form])
+    if excel:
+        write_scores(ledger, output, excel=True)
+    else:
+        WRITERS[form](ledger, output)
+    say_beside(path, f"{path}: {ledger.tally().reported} rows")
+    if notice := scores_notice(meaningful=bool(ledger.get("job")["meaningful"])):
+        say_beside(path, notice)
     ledger.close()
 
 
@@ -48,24 +65,34 @@ def export(out: Path, form: str, to: Path | None) -> None:
     help="Where a browser finds the Orthanc. Default: where the run did.",
 )
 @click.option(
-    "--to", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: OUT/summary.html."
+    "--to",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="The file, or - for standard output. Default: OUT/summary.html.",
 )
-def summary(out: Path, baseline: Path | None, groups: Path | None, orthanc: str, to: Path | None) -> None:
+@FORCE
+def summary(
+    out: Path, baseline: Path | None, groups: Path | None, orthanc: str, to: Path | None, force: bool
+) -> None:
     """Write the summary page of a run, at any time; with --baseline, compare its scores with an earlier run's."""
-    from producer.page.page import drift_line, write_page
+    from producer.page.page import drift_line, is_own_page, write_page
     from producer.results.audit_log import verify as follow
     from producer.run.folder import Paths
-    from producer.run.open import open_ledger
+    from producer.run.open import inputs_of, open_ledger
 
     if groups and not baseline:
         raise click.UsageError("--groups compares with a run: it needs --baseline")
     ledger, earlier = open_ledger(out), open_ledger(baseline) if baseline else None
     audit, path = Paths(out).audit, to or Paths(out).page
+    inputs = [*inputs_of(ledger, Paths(out)), *([groups] if groups else [])]
+    if baseline and earlier:
+        inputs += inputs_of(earlier, Paths(baseline))
+    output = OutputFile(path, inputs=tuple(inputs), force=force)
+    output.check(is_own_page)
     followed = follow(ledger, audit) if audit.exists() else None
-    found = write_page(ledger, path, baseline=earlier, groups=groups, orthanc=orthanc, audit=followed)
+    found = write_page(ledger, output, baseline=earlier, groups=groups, orthanc=orthanc, audit=followed)
     if found.comparison:
-        click.echo(drift_line(found.comparison))
-    click.echo(f"Page      {path}")
+        say_beside(path, drift_line(found.comparison))
+    say_beside(path, f"Page      {path}")
     if followed and not followed.right:
         click.echo(
             f"Audit     the audit's line {followed.broken} is wrong: see cxr-backlog audit verify {out}",

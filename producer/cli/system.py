@@ -4,51 +4,72 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from backlog.errors import UsageError
-from producer.cli.options import FAILED, OK
-from producer.cli.output import cores, printable, read_settings, work
+from backlog.output_file import STDOUT
+from producer.cli.options import FAILED, FORCE, OK
+from producer.cli.output import cores, printable, read_settings, say_beside, work
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "--picture",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Where to write the 224 × 224 PNG that the model sees.",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Where to write the 224 × 224 PNG that the model sees; - for standard output.",
 )
+@FORCE
 @click.option("--no-scores", is_flag=True, help="Don't load the model.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def inspect(file: Path, picture: Path | None, no_scores: bool, as_json: bool) -> None:
+def inspect(file: Path, picture: Path | None, force: bool, no_scores: bool, as_json: bool) -> None:
     """Say what the system would do with one DICOM file, and why."""
     from producer.run.worker_command import ask_worker
 
-    arguments = [
-        str(file),
-        *(["--picture", str(picture)] if picture else []),
-        *(["--no-scores"] if no_scores else []),
-    ]
-    found = ask_worker("worker.inspection", *arguments)
+    with tempfile.TemporaryDirectory(prefix="cxr-") as folder:
+        shown = Path(folder) / "picture.png" if picture == STDOUT else picture  # the worker prints JSON there
+        arguments = [
+            str(file),
+            *(["--picture", str(shown)] if shown else []),
+            *(["--force"] if force else []),
+            *(["--no-scores"] if no_scores else []),
+        ]
+        found = ask_worker("worker.inspection", *arguments)
+        if picture is not None and "picture" in found:
+            found["picture"] = str(picture)
+            if picture == STDOUT and shown is not None:
+                sys.stdout.buffer.write(shown.read_bytes())
+                sys.stdout.buffer.flush()
+    beside = picture or Path(file)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        say_beside(beside, json.dumps(found, indent=2))
         return
+    for line in _inspection_lines(found):
+        say_beside(beside, line)
+
+
+def _inspection_lines(found: dict[str, Any]) -> Iterator[str]:
     reason = (
         f" ({found['reason']}{': ' if found['detail'] else ''}{found['detail']})" if found["reason"] else ""
     )
-    click.echo(f"This file {found['outcome']}{reason}")
+    yield f"This file {found['outcome']}{reason}"
     for key, value in found.get("facts", {}).items():
-        click.echo(f"  {key:<22} {printable(value)}")
+        yield f"  {key:<22} {printable(value)}"
     if "bits" in found:
-        click.echo(f"  {'bits used':<22} {found['bits']}")
-        click.echo(f"  {'flags':<22} {' '.join(found['flags']) or 'none'}")
+        yield f"  {'bits used':<22} {found['bits']}"
+        yield f"  {'flags':<22} {' '.join(found['flags']) or 'none'}"
     if "picture" in found:
-        click.echo(f"  {'picture':<22} {found['picture']}")
+        yield f"  {'picture':<22} {found['picture']}"
+    if "warning" in found:
+        yield f"  {found['warning']}"
     for label, score in found.get("scores", {}).items():
-        click.echo(f"  {label:<28} {score:.4f}{'  at or above the operating point' if score >= 0.5 else ''}")
+        yield f"  {label:<28} {score:.4f}{'  at or above the operating point' if score >= 0.5 else ''}"
 
 
 @click.command()
@@ -113,7 +134,7 @@ def demo(out: Path | None, count: int) -> None:
     Uses the released weights; where they can't be had, and only here, goes on with seeded weights and says so.
     """
     from producer.demo.backlog import write_backlog
-    from producer.run.create import create
+    from producer.run.create import create, refuse_another
     from producer.run.folder import Paths, new_folder
     from producer.run.worker_command import need_worker, prepare_model
     from producer.sources.open import Selection
@@ -125,7 +146,10 @@ def demo(out: Path | None, count: int) -> None:
         raise UsageError("the demo starts its own Redis and workers: unset CXR_REDIS_URL")
     out = out.absolute() if out else new_folder("cxr-demo")
     out.mkdir(parents=True, exist_ok=True)
-    backlog = out / "backlog.zip"
+    backlog, paths = out / "backlog.zip", Paths(out / "run")
+    refuse_another(paths)
+    if backlog.exists():
+        raise UsageError(f"{backlog}: the demo would replace this file: choose another folder with --out")
     click.echo(f"Making {count} synthetic radiographs …")
     made = write_backlog(backlog, count=count)
     click.echo(f"{backlog}: {made} files")
@@ -135,6 +159,5 @@ def demo(out: Path | None, count: int) -> None:
         except UsageError as error:
             click.echo(f"{error}\nThe demo goes on with SEEDED WEIGHTS: ITS SCORES MEAN NOTHING.")
             settings = replace(settings, weights="seeded")
-    paths = Paths(out / "run")
     create(str(backlog), settings, str(paths.pacs), paths, Selection(), workers=cores())
     work(settings, paths)

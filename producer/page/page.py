@@ -9,26 +9,35 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from backlog.broker.messages import TASKS
 from backlog.errors import UsageError
 from backlog.outcomes import Flag
+from backlog.output_file import OutputFile
 from backlog.pacs.address import without_password
 from producer.ledger.ledger import Ledger
 from producer.page import drift
 from producer.page.comparison import Comparison
 from producer.page.drift import Verdict
 from producer.page.statistics import Figures, gather
-from producer.results import exports
 from producer.results.audit_log import AuditResult
 
 _TEMPLATE: Final = "page.html.j2"
 
 
+#: In the head of every page of ours.
+_GENERATOR: Final = b'<meta name="generator" content="cxr-backlog">'
+
+
+def is_own_page(file: IO[bytes]) -> bool:
+    """Whether a file is an earlier page of this kind."""
+    return _GENERATOR in file.read(1024)
+
+
 def write_page(
     ledger: Ledger,
-    path: Path,
+    to: Path | OutputFile,
     *,
     baseline: Ledger | None = None,
     groups: Path | None = None,
@@ -78,7 +87,7 @@ def write_page(
         charts=charts.draw(found),
         **_hashes(found, audit),
     )
-    with exports.whole(path) as file:
+    with OutputFile.of(to).open_text(is_own_page) as file:
         file.write(page)
     return found
 

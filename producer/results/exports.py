@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-from backlog.errors import StorageFull, UsageError
+from backlog.errors import UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Outcome
+from backlog.output_file import OutputFile, begins_with
 from producer.ledger.ledger import Ledger
 
 _IDS: Final = ("item", "sop_instance_uid", "study_instance_uid", "sr_sop_instance_uid", "flags")
@@ -24,8 +23,36 @@ MEANINGLESS: Final = "SEEDED_WEIGHTS_SCORES_MEAN_NOTHING"
 #: A spreadsheet takes a cell that begins so for a formula (OWASP, "CSV Injection").
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
+#: What Excel needs to take a file for UTF-8.
+_BYTE_ORDER_MARK: Final = "\ufeff"
+
+#: How each form of the scores begins.
+_OWN_CSV: Final = begins_with(
+    f"{','.join(_IDS)},".encode(),
+    f"{_BYTE_ORDER_MARK}{';'.join(_IDS)};".encode(),
+    f"{';'.join(_IDS)};".encode(),
+)
+_OWN_SUMMARY: Final = begins_with(b'{\n  "run": ')
+
 #: Rows of one group of a Parquet file: bounds the memory.
 _GROUP: Final = 20_000
+
+
+def _is_own_jsonl(file: IO[bytes]) -> bool:
+    try:
+        row = json.loads(file.readline(1 << 16))
+    except ValueError:
+        return False
+    return isinstance(row, dict) and tuple(row) == COLUMNS
+
+
+def _is_own_parquet(file: IO[bytes]) -> bool:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return tuple(parquet.read_schema(file).names) == COLUMNS
+    except (ArrowException, OSError):
+        return False
 
 
 def rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
@@ -44,23 +71,33 @@ def rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def write_scores(ledger: Ledger, path: Path) -> None:
-    """Write scores.csv, whole or not at all."""
-    with whole(path, newline="") as file:
-        writer = csv.writer(file)
+def write_scores(ledger: Ledger, to: Path | OutputFile, *, excel: bool = False) -> None:
+    """Write the scores as CSV.
+
+    Parameters
+    ----------
+    excel
+        As Excel opens it right where numbers have a decimal comma (Brazil, most of Europe): semicolons between the
+        cells, and a byte order mark.
+    """
+    with OutputFile.of(to).open_text(_OWN_CSV) as file:
+        if excel:
+            file.write(_BYTE_ORDER_MARK)
+        writer = csv.writer(file, delimiter=";" if excel else ",")
         writer.writerow(COLUMNS)
         for row in rows(ledger):
-            writer.writerow([_cell(row[column]) for column in COLUMNS])
+            cells = [_cell(row[column]) for column in COLUMNS]
+            writer.writerow([_decimal_comma(cell) for cell in cells] if excel else cells)
 
 
-def write_jsonl(ledger: Ledger, path: Path) -> None:
+def write_jsonl(ledger: Ledger, to: Path | OutputFile) -> None:
     """Write one JSON object a line."""
-    with whole(path) as file:
+    with OutputFile.of(to).open_text(_is_own_jsonl) as file:
         for row in rows(ledger):
             file.write(json.dumps(row) + "\n")
 
 
-def write_parquet(ledger: Ledger, path: Path) -> None:
+def write_parquet(ledger: Ledger, to: Path | OutputFile) -> None:
     """Write a Parquet file, in row groups."""
     try:
         import pyarrow as pa  # optional, 100 ms
@@ -69,31 +106,26 @@ def write_parquet(ledger: Ledger, path: Path) -> None:
         raise UsageError("Parquet needs pyarrow: install cxr-backlog[parquet]") from error
     text = [pa.field(name, pa.int64() if name == "item" else pa.string()) for name in _IDS]
     schema = pa.schema([*text, *(pa.field(label, pa.float32()) for label in LABELS)])
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with parquet.ParquetWriter(temporary, schema) as writer:
-            group: list[dict[str, Any]] = []
-            for row in rows(ledger):
-                group.append(row)
-                if len(group) == _GROUP:
-                    writer.write_table(pa.Table.from_pylist(group, schema))
-                    group = []
-            writer.write_table(pa.Table.from_pylist(group, schema))
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageFull(
-            f"{path}: can't be written ({error.strerror or error.__class__.__name__})"
-        ) from error
+    with OutputFile.of(to).open(_is_own_parquet) as file, parquet.ParquetWriter(file, schema) as writer:
+        group: list[dict[str, Any]] = []
+        for row in rows(ledger):
+            group.append(row)
+            if len(group) == _GROUP:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                group = []
+        writer.write_table(pa.Table.from_pylist(group, schema))
 
 
 WRITERS: Final = {"csv": write_scores, "jsonl": write_jsonl, "parquet": write_parquet}
 
+#: How each form knows an earlier file of its own.
+OWN: Final = {"csv": _OWN_CSV, "jsonl": _is_own_jsonl, "parquet": _is_own_parquet}
 
-def write_summary(ledger: Ledger, path: Path) -> dict[str, Any]:
+
+def write_summary(ledger: Ledger, to: Path | OutputFile) -> dict[str, Any]:
     """Write summary.json and return what it says."""
     summary = summarise(ledger)
-    with whole(path) as file:
+    with OutputFile.of(to).open_text(_OWN_SUMMARY) as file:
         json.dump(summary, file, indent=2)
         file.write("\n")
     return summary
@@ -140,22 +172,5 @@ def _cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
-@contextmanager
-def whole(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
-    """Write a file beside its place and move it there at the end: whole, or not at all.
-
-    Raises
-    ------
-    StorageFull
-        It can't be written.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("w", encoding="utf-8", newline=newline) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageFull(f"{path}: can't be written ({error.strerror})") from error
+def _decimal_comma(cell: object) -> object:
+    return repr(cell).replace(".", ",") if isinstance(cell, float) else cell

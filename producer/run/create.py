@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +44,7 @@ def create(
         The PACS is unavailable. Nothing was made.
     """
     pacs = checked_address(pacs)
-    _refuse_another(paths)  # before anything is read; what counts is the look under the lock
+    refuse_another(paths)  # before anything is read; what counts is the look under the lock
     source = make_source(word, settings, pacs, paths, selection)
     identity = _identity(settings, pacs)  # a wrong address or password ends here, and leaves nothing behind
     now = datetime.now(UTC).replace(microsecond=0)
@@ -94,9 +95,29 @@ def _identity(settings: Settings, address: str) -> str:
         pacs.close()
 
 
-def _refuse_another(paths: Paths) -> None:
+def refuse_another(paths: Paths) -> None:
+    """Refuse a folder that holds a run, or files that a run there would replace.
+
+    Raises
+    ------
+    UsageError
+        See above.
+    """
     if paths.ledger.exists():
         raise UsageError(f"{paths.out}: holds a run already. Go on with it: cxr-backlog resume {paths.out}")
+    for path in (
+        paths.scores,
+        paths.summary,
+        paths.page,
+        paths.audit,
+        paths.listing,
+        paths.pause,
+        paths.cancel,
+    ):
+        if os.path.lexists(path):
+            raise UsageError(
+                f"{path}: this file exists, and the run would replace it: choose another folder for the run"
+            )
 
 
 def _make(paths: Paths, facts: dict[str, Any]) -> None:
@@ -106,7 +127,7 @@ def _make(paths: Paths, facts: dict[str, Any]) -> None:
     except OSError as error:
         raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
     with only_producer(paths):
-        _refuse_another(paths)
+        refuse_another(paths)
         Ledger.create(paths.ledger, facts).close()
 
 
@@ -118,7 +139,7 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     UsageError
         Nothing of that kind is quarantined, or the new folder holds a run already.
     """
-    _refuse_another(paths)
+    refuse_another(paths)
     ledger = open_ledger(of.out)
     items = [item for item in ledger.items(Outcome.QUARANTINED) if not reasons or item["reason"] in reasons]
     if not items:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backlog.broker.messages import Job
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.output_file import OutputFile
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
 from backlog.settings import Settings
@@ -96,8 +97,8 @@ def go_on(
             finally:
                 ledger.set("seconds", seconds + time.monotonic() - started)
         audit.catch_up(durable=True)
-        exports.write_scores(ledger, paths.scores)
-        summary = exports.write_summary(ledger, paths.summary)
+        exports.write_scores(ledger, OutputFile(paths.scores, force=True))
+        summary = exports.write_summary(ledger, OutputFile(paths.summary, force=True))
         if summary["complete"]:
             _write_page(ledger, paths, audit, say)
         return summary, not summary["complete"]
@@ -108,7 +109,7 @@ def _write_page(ledger: Ledger, paths: Paths, audit: Audit, say: Callable[[str],
     from producer.page.page import write_page
 
     try:
-        write_page(ledger, paths.page, audit=AuditResult(audit.head))
+        write_page(ledger, OutputFile(paths.page, force=True), audit=AuditResult(audit.head))
     except (UsageError, StorageFull) as error:
         say(f"No summary page: {error}")
 

@@ -45,6 +45,15 @@ def open_ledger(out: Path, *, write: bool = False) -> Ledger:
     return Ledger(Paths(out).ledger, write=write)
 
 
+def inputs_of(ledger: Ledger, paths: Paths) -> tuple[Path, ...]:
+    """Return what no output of a command about a run may replace: the run, its source, a folder PACS."""
+    word, pacs = str(ledger.get("word")), str(ledger.get("pacs"))
+    inputs = [paths.ledger, paths.listing, paths.audit, paths.lock, paths.logs, paths.pacs]
+    inputs += [Path(word)] if word != "orthanc" else []
+    inputs += [Path(pacs)] if not pacs.startswith(("http://", "https://")) else []
+    return tuple(inputs)
+
+
 def pacs_of(ledger: Ledger, settings: Settings, paths: Paths) -> Pacs:
     """Return the PACS of a run, once it is sure that it is the same that the run wrote to.
 

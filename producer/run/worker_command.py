@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from backlog.errors import BacklogError, UsageError
+from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, UsageError
 from backlog.settings import child_environment
 
 
@@ -80,8 +80,10 @@ def ask_worker(
         except BaseException:
             process.kill()
             raise
-    if process.returncode == 2:
+    if process.returncode == USAGE:
         raise UsageError(errors.strip().splitlines()[-1])
+    if process.returncode == KNOWN_FAILURE:
+        raise BacklogError(errors.strip().splitlines()[-1])
     if process.returncode != 0:
         raise BacklogError(f"{module} failed:\n{errors.strip()}")
     answer: dict[str, Any] = json.loads(output.strip().splitlines()[-1])

@@ -10,9 +10,10 @@ import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from backlog.model import PRODUCT
 from worker.sr import elements as sr
 from worker.sr.codes import Code
-from worker.sr.content import PRODUCT, ReportContent
+from worker.sr.content import ReportContent
 from worker.sr.document import copied_attributes, deidentification, file_of
 from worker.sr.uids import derived_object_uid, derived_series_uid
 

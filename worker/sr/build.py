@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backlog.errors import InstanceRejected
+from backlog.model import PRODUCT
 from backlog.outcomes import Flag, Reason
-from worker.sr.content import PRODUCT, report_content
+from worker.sr.content import report_content
 from worker.sr.document import encode
 from worker.sr.inputs import Model, Options, Predecessor
 from worker.sr.read import scores_of

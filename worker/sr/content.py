@@ -13,15 +13,13 @@ from datetime import datetime, timedelta, timezone
 from typing import Final
 
 from backlog.errors import InstanceRejected
-from backlog.model import LABELS, PREPROCESSING
+from backlog.model import LABELS, PREPROCESSING, PRODUCT
 from backlog.outcomes import Flag, Reason
 from worker.sr.codes import PRIVATE_SCHEME, Code, Vocabulary, vocabulary
 from worker.sr.inputs import SOP_CLASSES, Model, Options, Predecessor
 from worker.sr.source_header import SourceHeader
 from worker.sr.uids import SCHEMA, device_uid, report_uid, series_uid, tracking_uid
 
-#: In Manufacturer (0008,0070) and its Model Name (0008,1090): by it the system knows its own reports.
-PRODUCT: Final = "cxr-backlog"
 #: Who distributes the model, for the equipment that contributed.
 MODEL_MANUFACTURER: Final = "mlmed"
 #: Where a finding counts as present: torchxrayvision maps its operating point to this (models.py, op_norm).

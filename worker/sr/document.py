@@ -13,8 +13,9 @@ from typing import Final
 
 from pydicom.valuerep import format_number_as_ds
 
+from backlog.model import PRODUCT
 from worker.sr import elements as sr
-from worker.sr.content import MODEL_MANUFACTURER, PRODUCT, SCHEMES, Finding, ReportContent
+from worker.sr.content import MODEL_MANUFACTURER, SCHEMES, Finding, ReportContent
 from worker.sr.inputs import Predecessor
 from worker.sr.source_header import CodedMethod
 from worker.sr.uids import SCHEMA, derived_uid

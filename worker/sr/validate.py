@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from backlog.dicom.header import Identity
-from backlog.model import LABELS
+from backlog.model import LABELS, PRODUCT
 from worker.sr.codes import Code, vocabulary
-from worker.sr.content import OPERATING_POINT, PRODUCT, percent_text
+from worker.sr.content import OPERATING_POINT, percent_text
 from worker.sr.inputs import SOP_CLASSES, Model, Options
 from worker.sr.read import (
     CERTAINTY,

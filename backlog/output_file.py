@@ -1,0 +1,173 @@
+"""One writer for every file that a command makes for its user.
+
+It replaces only what it may: an earlier output of the same kind, an empty file, or, with ``force``, another regular
+file. It never replaces an input. Links are followed to the file that they name; a device or a pipe is written to, not
+replaced; ``-`` is standard output.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from backlog.errors import StorageFull, UsageError
+
+#: Standard output, where a file's name is expected.
+STDOUT: Final = Path("-")
+
+#: Whether an existing file is an earlier output of a kind.
+IsOwn = Callable[[IO[bytes]], bool]
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """Where a user wants a file.
+
+    Parameters
+    ----------
+    path
+        The file, a link to it, a device, a pipe, or ``-`` for standard output.
+    inputs
+        Files that are never replaced, and folders of which nothing is that is not an earlier output of this kind.
+    force
+        Replace another regular file too.
+    """
+
+    path: Path
+    inputs: tuple[Path, ...] = ()
+    force: bool = False
+
+    @classmethod
+    def of(cls, path: Path | OutputFile) -> OutputFile:
+        """Return a path as an output that protects no inputs; an output as it is."""
+        return path if isinstance(path, OutputFile) else cls(path)
+
+    def check(self, is_own: IsOwn) -> None:
+        """Refuse at once what :meth:`open` would refuse after the work is done.
+
+        Raises
+        ------
+        UsageError, StorageFull
+            As in :meth:`open`.
+        """
+        if self.path != STDOUT:
+            self._check(self._target(), is_own)
+
+    @contextmanager
+    def open(self, is_own: IsOwn) -> Iterator[IO[bytes]]:
+        """Open for writing: a regular file has its new content when the block ends without an error, else its old one.
+
+        Raises
+        ------
+        UsageError
+            It is a folder, an input, or another file than this command's.
+        StorageFull
+            It can't be written.
+        """
+        if self.path == STDOUT:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+            return
+        target = self._target()
+        existing = self._check(target, is_own)
+        with self._translated():
+            if existing is None or stat.S_ISREG(existing.st_mode):
+                with _replacing(target, existing) as file:
+                    yield file
+            else:
+                with target.open("wb") as device:
+                    yield device
+
+    @contextmanager
+    def open_text(self, is_own: IsOwn) -> Iterator[codecs.StreamWriter]:
+        """Open for text in UTF-8, of which no line end is changed; see :meth:`open`."""
+        with self.open(is_own) as file:
+            yield codecs.getwriter("utf-8")(file)
+
+    def _target(self) -> Path:
+        target = Path(os.path.realpath(self.path))
+        if os.path.islink(target):  # noqa: PTH114  # Path.is_symlink raises on a name that is too long
+            raise StorageFull(f"{self.path}: can't be written ({os.strerror(errno.ELOOP)})")
+        return target
+
+    def _check(self, target: Path, is_own: IsOwn) -> os.stat_result | None:
+        """Return what is there now, if anything."""
+        try:
+            existing = target.stat()
+        except OSError:
+            return None  # what is wrong with it, writing tells
+        if stat.S_ISDIR(existing.st_mode):
+            raise UsageError(f"{self.path}: this is a folder; name a file")
+        if not stat.S_ISREG(existing.st_mode):
+            return existing
+        with self._translated(), target.open("rb") as file:
+            own = existing.st_size == 0 or is_own(file)
+        if any(_is_input(target, one, own=own) for one in self.inputs):
+            raise UsageError(
+                f"{self.path}: this is an input, or lies in one, and is never replaced: name another"
+            )
+        if not own and not self.force:
+            raise UsageError(
+                f"{self.path}: this file exists, and this command did not write it: name another, or add --force"
+            )
+        return existing
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error.__class__.__name__
+            raise StorageFull(f"{self.path}: can't be written ({reason})") from error
+
+
+def begins_with(*starts: bytes) -> IsOwn:
+    """Return the question whether a file begins with one of these bytes."""
+    longest = max(map(len, starts))
+    return lambda file: file.read(longest).startswith(starts)
+
+
+def _is_input(target: Path, one: Path, *, own: bool) -> bool:
+    with suppress(OSError):
+        real = Path(os.path.realpath(one))
+        return target.samefile(real) or (not own and real.is_dir() and target.is_relative_to(real))
+    return False
+
+
+@contextmanager
+def _replacing(target: Path, existing: os.stat_result | None) -> Iterator[IO[bytes]]:
+    """Write beside the target, under a name that nothing has, and move it there at the end."""
+    handle, name = tempfile.mkstemp(prefix=".cxr-", suffix=".part", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fchmod(handle, stat.S_IMODE(existing.st_mode) if existing else _mode_of_new_files())
+            os.fsync(handle)
+        try:
+            temporary.replace(target)
+        except OSError:
+            if existing is None:
+                raise
+            # A file that is a mount of its own, as containers have them, can be written but not replaced.
+            with temporary.open("rb") as source, target.open("wb") as there:
+                shutil.copyfileobj(source, there)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _mode_of_new_files() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
