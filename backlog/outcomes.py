@@ -27,6 +27,10 @@ class Reason(Enum):
     OWN_REPORT = "own_report"  #: written by this system
     NOT_RADIOGRAPH = "not_radiograph"  #: an image of another modality (CT, MR, ...)
     NOT_CHEST = "not_chest"  #: BodyPartExamined names another part
+    BODY_PART_UNREADABLE = (
+        "body_part_unreadable"  #: BodyPartExamined says what no list knows: taken as another part
+    )
+    ANIMAL = "animal"  #: species or breed of an animal
     LATERAL = "lateral"  #: the model knows frontal views
     MULTIFRAME = "multiframe"  #: more than one frame
     FOR_PROCESSING = "for_processing"  #: raw detector data (Presentation Intent Type FOR PROCESSING)
@@ -74,6 +78,8 @@ _SKIPS: Final = frozenset(
         Reason.OWN_REPORT,
         Reason.NOT_RADIOGRAPH,
         Reason.NOT_CHEST,
+        Reason.BODY_PART_UNREADABLE,
+        Reason.ANIMAL,
         Reason.LATERAL,
         Reason.MULTIFRAME,
         Reason.FOR_PROCESSING,
@@ -105,6 +111,9 @@ class Flag(Enum):
     NON_SQUARE = "non_square"  #: the centre crop loses over a third of the image
     VIEW_UNKNOWN = "view_unknown"  #: no ViewPosition; taken as frontal
     BODY_PART_UNKNOWN = "body_part_unknown"  #: no BodyPartExamined; taken as chest
+    BODY_PART_CONTRADICTED = (
+        "body_part_contradicted"  #: BodyPartExamined names another part, all descriptions the chest
+    )
     LATERAL_ASKED_FOR = "lateral_asked_for"  #: a lateral view, scored because the settings ask for it
     NONCONFORMANT_UID = "nonconformant_uid"  #: a UID breaks the standard's rules; kept verbatim
     HEADER_REPAIRED = "header_repaired"  #: an invalid attribute was corrected or left out of the report

@@ -10,22 +10,23 @@ is it one picture, is it of the chest, is it seen from the front.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
+from backlog.dicom.eligibility_attributes import EligibilityAttributes
+from backlog.dicom.lettering import words
 from backlog.dicom.terms import (
     Body,
     View,
     body_described,
     body_examined,
     body_of_codes,
+    is_animal,
     lateral_described,
+    names_only_chest,
+    position_described,
     view_named,
     view_of_codes,
-    words,
 )
 from backlog.outcomes import Flag, Reason
 from backlog.settings import Settings
@@ -92,58 +93,6 @@ _NOT_IMAGE_MODALITIES: Final = frozenset(
 )
 #: What a capture may say instead of a modality of acquisition.
 UNSPECIFIC_MODALITIES: Final = frozenset({"", "OT", "SC", "HC", "FILM", "DF", "DR"})
-_NUMBERS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?")
-_MAX_TEXT: Final = 256  # an integer string has 12 characters
-_MAX_FRAMES: Final = 999_999_999
-
-
-@dataclass(frozen=True)
-class EligibilityAttributes:
-    """What a header says that matters here, as plain values; an absent attribute is empty.
-
-    Made from bytes by the worker, or from what the PACS lists by :meth:`from_tags`.
-    """
-
-    sop_class_uid: str = ""
-    modality: str = ""
-    body_part_examined: str = ""
-    anatomic_region_codes: tuple[str, ...] = ()  #: Code Values of Anatomic Region Sequence
-    view_position: str = ""
-    view_codes: tuple[str, ...] = ()  #: Code Values of View Code Sequence
-    patient_orientation: tuple[str, ...] = ()  #: of the rows, of the columns
-    presentation_intent_type: str = ""
-    number_of_frames: int = 1
-    manufacturer_model_name: str = ""
-    study_description: str = ""
-    series_description: str = ""
-    protocol_name: str = ""
-    has_pixel_data: bool | None = None  #: None: what was asked does not tell
-
-    @classmethod
-    def from_tags(cls, tags: Mapping[str, object]) -> EligibilityAttributes:
-        r"""Take the facts from tags by keyword.
-
-        Parameters
-        ----------
-        tags
-            Keyword to text, several values joined by a backslash; a sequence is a list of such mappings. This
-            is the form of Orthanc's ``simplified-tags``. Values of another form count as absent.
-        """
-        return cls(
-            sop_class_uid=_text(tags, "SOPClassUID"),
-            modality=_text(tags, "Modality"),
-            body_part_examined=_text(tags, "BodyPartExamined"),
-            anatomic_region_codes=_codes(tags, "AnatomicRegionSequence"),
-            view_position=_text(tags, "ViewPosition"),
-            view_codes=_codes(tags, "ViewCodeSequence"),
-            patient_orientation=tuple(_text(tags, "PatientOrientation").split("\\")),
-            presentation_intent_type=_text(tags, "PresentationIntentType"),
-            number_of_frames=frame_count(_text(tags, "NumberOfFrames")),
-            manufacturer_model_name=_text(tags, "ManufacturerModelName"),
-            study_description=_text(tags, "StudyDescription"),
-            series_description=_text(tags, "SeriesDescription"),
-            protocol_name=_text(tags, "ProtocolName"),
-        )
 
 
 class RulesSpec(TypedDict):
@@ -205,16 +154,6 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(word.strip().upper() for word in text.split(",") if word.strip())
 
 
-def frame_count(text: str) -> int:
-    """Return Number of Frames from its text: one when it is absent or no number, capped at nine digits.
-
-    It is an integer string (PS3.5 6.2: a sign, spaces), and a malformed one may not pass for a single frame:
-    of several numbers the largest counts, of a fraction the next whole one, and no sign makes it less.
-    """
-    found = (float(number) for number in _NUMBERS.findall(text[:_MAX_TEXT]))
-    return max((math.ceil(min(number, _MAX_FRAMES)) for number in found), default=1)
-
-
 def rejection_reason(facts: EligibilityAttributes, rules: Rules) -> Reason | None:
     """Return why the image is not to be scored, or None when it is."""
     reason = _not_radiograph(facts, rules)
@@ -229,8 +168,12 @@ def rejection_reason(facts: EligibilityAttributes, rules: Rules) -> Reason | Non
         or words(facts.presentation_intent_type) == ("FOR", "PROCESSING")
     ):
         return Reason.FOR_PROCESSING
-    if not rules.any_body_part and body(facts, rules) is Body.OTHER:
-        return Reason.NOT_CHEST
+    if is_animal(facts.species, facts.species_codes, facts.breed):
+        return Reason.ANIMAL
+    part = body(facts, rules)
+    elsewhere = part in (Body.OTHER, Body.UNREADABLE) and not _is_contradicted(facts, rules)
+    if elsewhere and not rules.any_body_part:
+        return Reason.NOT_CHEST if part is Body.OTHER else Reason.BODY_PART_UNREADABLE
     if not rules.laterals and view(facts) is View.LATERAL:
         return Reason.LATERAL
     return None
@@ -241,6 +184,8 @@ def flags(facts: EligibilityAttributes, rules: Rules) -> frozenset[Flag]:
     found = set()
     if Body.CHEST not in _coded_body(facts, rules):
         found.add(Flag.BODY_PART_UNKNOWN)
+    if _is_contradicted(facts, rules):
+        found.add(Flag.BODY_PART_CONTRADICTED)
     seen = view(facts)
     if seen is View.UNKNOWN:
         found.add(Flag.VIEW_UNKNOWN)
@@ -265,25 +210,47 @@ def body(facts: EligibilityAttributes, rules: Rules) -> Body:
     return Body.UNKNOWN
 
 
+def _is_contradicted(facts: EligibilityAttributes, rules: Rules) -> bool:
+    """Whether Body Part Examined names another part, and all else that speaks names the chest alone.
+
+    Devices send a constant there (SKULL, the first of a list), while study, series and protocol come from the order
+    and the programme that the technologist chose. Two of the three must speak, one of series and protocol among
+    them, and neither they nor the region's code may name anything else.
+    """
+    examined, region = _coded_body(facts, rules)
+    if examined not in (Body.OTHER, Body.UNREADABLE) or region in (Body.OTHER, Body.UNREADABLE):
+        return False
+    near = [names_only_chest(facts.series_description), names_only_chest(facts.protocol_name)]
+    said = [*near, names_only_chest(facts.study_description)]
+    silent = [
+        body_described(text) is Body.UNKNOWN
+        for text in (facts.series_description, facts.protocol_name, facts.study_description)
+    ]
+    return any(near) and sum(said) >= 2 and all(a or b for a, b in zip(said, silent, strict=True))
+
+
 def view(facts: EligibilityAttributes) -> View:
     """Return what the header says about the direction of the view.
 
-    View Position decides, then View Code Sequence. Where both are silent, a lateral can still be known by
-    rows that run to the front or back of the patient (PS3.3 C.7.6.1.1.1) or by the description of its series;
-    that a view is frontal is not believed from a description.
+    View Position decides, then View Code Sequence. They name the beam; a position that the description of the
+    series names (decubitus, oblique) is not frontal whatever the beam. Where both are silent, a lateral can still
+    be known by rows that run to the front or back of the patient (PS3.3 C.7.6.1.1.1) or by the description of its
+    series; that a view is frontal is not believed from a description.
     """
-    for said in (view_named(facts.view_position), view_of_codes(facts.view_codes)):
-        if said is not View.UNKNOWN:
-            return said
-    rows = facts.patient_orientation[0].strip().upper() if facts.patient_orientation else ""
-    if rows in ("A", "P") or lateral_described(f"{facts.series_description} {facts.protocol_name}"):
+    described = f"{facts.series_description} {facts.protocol_name}"
+    named = view_named(facts.view_position)
+    coded = view_of_codes(facts.view_codes, facts.view_meanings)
+    if named is View.LATERAL or position_described(described):
         return View.LATERAL
-    return View.UNKNOWN
+    if named is View.FRONTAL or coded is not View.UNKNOWN:
+        return named if named is not View.UNKNOWN else coded
+    rows = facts.patient_orientation[0].strip().upper() if facts.patient_orientation else ""
+    return View.LATERAL if rows in ("A", "P") or lateral_described(described) else View.UNKNOWN
 
 
 def _coded_body(facts: EligibilityAttributes, rules: Rules) -> tuple[Body, Body]:
     return body_examined(facts.body_part_examined, rules.body_parts), body_of_codes(
-        facts.anatomic_region_codes
+        facts.anatomic_region_codes, facts.anatomic_region_meanings
     )
 
 
@@ -306,15 +273,3 @@ def _not_radiograph(facts: EligibilityAttributes, rules: Rules) -> Reason | None
         named = rules.any_body_part or body(facts, rules) is Body.CHEST
         return None if modality in UNSPECIFIC_MODALITIES and named else Reason.NOT_RADIOGRAPH
     return Reason.NOT_RADIOGRAPH
-
-
-def _text(tags: Mapping[str, object], keyword: str) -> str:
-    value = tags.get(keyword)
-    return value.strip(" \0") if isinstance(value, str) else ""
-
-
-def _codes(tags: Mapping[str, object], keyword: str) -> tuple[str, ...]:
-    items = tags.get(keyword)
-    if not isinstance(items, Sequence) or isinstance(items, str):
-        return ()
-    return tuple(_text(item, "CodeValue") for item in items if isinstance(item, Mapping))

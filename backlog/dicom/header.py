@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
-from pydicom.charset import python_encoding
+from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -26,7 +26,8 @@ from pydicom.filereader import read_dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
-from backlog.dicom.eligibility import EligibilityAttributes, Rules, frame_count, rejection_reason
+from backlog.dicom.eligibility import Rules, rejection_reason
+from backlog.dicom.eligibility_attributes import EligibilityAttributes, frame_count
 from backlog.dicom.parser import ParsedFile, parse_file
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
@@ -109,20 +110,28 @@ def dataset_of(layout: ParsedFile) -> Dataset:
 
 def eligibility_attributes(header: Dataset) -> EligibilityAttributes:
     """Return what eligibility asks about a header that :func:`read_header` read."""
+    regions = _codes(header, "AnatomicRegionSequence")
+    views = _codes(header, "ViewCodeSequence", "ViewModifierCodeSequence")
+    breeds = [value for value, _ in _codes(header, "PatientBreedCodeSequence")]
     return EligibilityAttributes(
         sop_class_uid=text(header, "SOPClassUID"),
         modality=text(header, "Modality"),
-        body_part_examined=text(header, "BodyPartExamined"),
-        anatomic_region_codes=_codes(header, "AnatomicRegionSequence"),
-        view_position=text(header, "ViewPosition"),
-        view_codes=_codes(header, "ViewCodeSequence"),
+        body_part_examined=free_text(header, "BodyPartExamined"),
+        anatomic_region_codes=tuple(value for value, _ in regions),
+        anatomic_region_meanings=tuple(meaning for _, meaning in regions),
+        view_position=free_text(header, "ViewPosition"),
+        view_codes=tuple(value for value, _ in views),
+        view_meanings=tuple(meaning for _, meaning in views),
         patient_orientation=tuple(text(header, "PatientOrientation").split("\\")),
         presentation_intent_type=text(header, "PresentationIntentType"),
         number_of_frames=frame_count(text(header, "NumberOfFrames")),
         manufacturer_model_name=text(header, "ManufacturerModelName"),
-        study_description=text(header, "StudyDescription"),
-        series_description=text(header, "SeriesDescription"),
-        protocol_name=text(header, "ProtocolName"),
+        study_description=free_text(header, "StudyDescription"),
+        series_description=free_text(header, "SeriesDescription"),
+        protocol_name=free_text(header, "ProtocolName"),
+        species=free_text(header, "PatientSpeciesDescription"),
+        species_codes=tuple(value for value, _ in _codes(header, "PatientSpeciesCodeSequence")),
+        breed=" ".join([free_text(header, "PatientBreedDescription"), *breeds]).strip(),
         has_pixel_data=_PIXEL_DATA in header,
     )
 
@@ -202,8 +211,7 @@ def screen(header: Dataset, rules: Rules) -> Screening:
 def text(header: Dataset, keyword: str) -> str:
     """Return an attribute's text without padding, its values joined by a backslash; empty when absent.
 
-    Meant for codes, numbers and UIDs. Free text in another character set than UTF-8 is read as Latin-1, which
-    is good enough to look for words in it.
+    Meant for codes, numbers and UIDs.
     """
     value = raw_bytes(header, keyword).value
     try:
@@ -211,6 +219,26 @@ def text(header: Dataset, keyword: str) -> str:
     except UnicodeDecodeError:
         decoded = value.decode("latin-1")
     return decoded.strip(" \0")
+
+
+def free_text(header: Dataset, keyword: str) -> str:
+    """Return an attribute's text as :func:`text`, in the letters that its declared character set gives it.
+
+    Where none is declared, or what it gives can't be, it is read as UTF-8, else as Latin-1, which keeps every byte:
+    :mod:`backlog.dicom.lettering` then looks for other sets. Words are looked for in it; nothing is written from it.
+    """
+    value = raw_bytes(header, keyword).value
+    if not value.isascii() or b"\x1b" in value:
+        charset = raw_bytes(header, "SpecificCharacterSet").value.decode("latin-1")
+        terms = [term.strip(" \0") for term in charset.split("\\")]
+        with _quietly():
+            try:
+                declared = decode_bytes(value, convert_encodings(terms), {ord("\\")})
+            except (LookupError, ValueError):
+                declared = "\ufffd"
+        if any(term not in DEFAULT_REPERTOIRE for term in terms) and "\ufffd" not in declared:
+            return str(declared).strip(" \0")
+    return text(header, keyword)
 
 
 def number(header: Dataset, attribute: str | int) -> int | None:
@@ -278,5 +306,10 @@ def _quietly() -> Iterator[None]:
         logger.disabled = before
 
 
-def _codes(header: Dataset, keyword: str) -> tuple[str, ...]:
-    return tuple(text(item, "CodeValue") for item in sequence(header, keyword))
+def _codes(header: Dataset, keyword: str, below: str = "") -> tuple[tuple[str, str], ...]:
+    """Return value and meaning of a code sequence's items, and of those of a sequence inside each."""
+    found: list[tuple[str, str]] = []
+    for item in sequence(header, keyword):
+        found.append((text(item, "CodeValue") or text(item, "LongCodeValue"), text(item, "CodeMeaning")))
+        found += _codes(item, below) if below else ()
+    return tuple(found)

@@ -1,19 +1,25 @@
-"""The words and codes by which headers name the chest and a view.
+"""The words and codes by which headers name the chest, other parts of the body, and a view.
 
-BodyPartExamined and ViewPosition are typed by vendors and people, in English and in the language of the
-house; the lists hold the standard's terms (PS3.16 annex L, PS3.3 C.8.1.1 and C.8.11.5) and the spellings of
-Portuguese and Spanish archives.
+BodyPartExamined and ViewPosition are typed by vendors and people, in English and in the language of the house.
+The words stand in ``body_parts.tsv`` and ``views.tsv``, a column for each language, the codes in
+``region_codes.tsv`` (PS3.16 CID 4009, 4030 and 4031) and ``view_codes.tsv`` (CID 4010): tables that a
+radiographer can read and correct.
 """
-
-# a block of words reads better than a list of literals
 
 from __future__ import annotations
 
+import csv
 import re
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Final
+
+from backlog.dicom.lettering import damaged_words, fold, is_unspaced, readings, words
+
+_FOLDER: Final = Path(__file__).parent
 
 
 class Body(Enum):
@@ -21,131 +27,274 @@ class Body(Enum):
 
     CHEST = "chest"
     OTHER = "other"
-    UNKNOWN = "unknown"
+    UNREADABLE = "unreadable"  #: something that is not understood
+    UNKNOWN = "unknown"  #: nothing
 
 
 class View(Enum):
     """What a header says about the direction of the view."""
 
     FRONTAL = "frontal"
-    LATERAL = "lateral"  #: lateral, oblique or decubitus: not what the model was trained on
+    LATERAL = "lateral"  #: lateral, oblique, decubitus, lordotic, …: not what the model was trained on
     UNKNOWN = "unknown"
 
 
-_CHEST_WORDS: Final = frozenset(
-    """
-    CHEST CHESTABDOMEN CXR THORAX TORAX TORACE LUNG LUNGS LUNGE PULMAO PULMOES PULMON PULMONES PECHO
-    HEART CORACAO CORAZON MEDIASTINUM
-    """.split()
-)
-#: The bones of the chest: seen with another technique, so beside a word for the chest they leave the matter
-#: open.
-_BONE_WORDS: Final = frozenset(
-    """
-    SPINE TSPINE LSPINE CSPINE SSPINE COLUNA COLUMNA VERTEBRA RIB RIBS COSTELA COSTELAS COSTILLAS ARCOS
-    STERNUM ESTERNO CLAVICLE CLAVICULA SCAPULA ESCAPULA
-    """.split()
-)
-_OTHER_WORDS: Final = _BONE_WORDS | frozenset(
-    """
-    ABDOMEN ABDOMINAL KUB PELVIS PELVE BACIA HIP QUADRIL CADERA SKULL CRANIO CRANEO HEAD CABECA SINUS
-    SEIOS FACE JAW MANDIBLE MANDIBULA NECK PESCOCO CERVICAL LUMBAR LOMBAR SHOULDER OMBRO HOMBRO ARM
-    BRACO HUMERUS UMERO ELBOW COTOVELO CODO FOREARM ANTEBRACO WRIST PUNHO MUNECA HAND MAO MANO FINGER
-    DEDO LEG PERNA PIERNA FEMUR THIGH COXA KNEE JOELHO RODILLA TIBIA ANKLE TORNOZELO TOBILLO FOOT
-    CALCANEUS TOE EXTREMITY EXTREMIDADE BREAST MAMA TEETH COCCYX COCCIX
-    """.split()
-)
-#: What a header says for body part when it says nothing.
-_NO_PART: Final = frozenset(
-    """
-    UNKNOWN OTHER NONE NA N A UNSPECIFIED UNDEFINED DEFAULT ANY OUTRO OUTROS
-    """.split()
-)
-#: Code Values of the chest in PS3.16 CID 4 and CID 4009: SNOMED CT, and SNOMED RT as older files have it.
-_CHEST_CODES: Final = frozenset(
-    {"816094009", "51185008", "43799004", "39607008", "302551006", "T-D3000", "T-D3200", "T-28000", "T-D3300"}
-)
+@dataclass(frozen=True)
+class Terms:
+    """The terms of one table: what each means, by its words in capitals without accents."""
 
-_FRONTAL_WORDS: Final = frozenset({"AP", "PA", "FRONTAL", "FRENTE", "ANTEROPOSTERIOR", "POSTEROANTERIOR"})
-_LATERAL_WORDS: Final = frozenset(
-    """
-    LL RL LAT LATERAL LLAT RLAT PERFIL LATERALLEFT LATERALRIGHT LLD RLD DECUBITUS LLO RLO LAO RAO LPO
-    RPO OBL OBLIQUE OBLIQUA OBLIQUO LORDOTIC APICOLORDOTIC
-    """.split()
-)
-#: The same in free text, where the short forms mean other things ("LL": lower limb).
-_LATERAL_DESCRIBED: Final = frozenset({"LAT", "LATERAL", "LLAT", "RLAT", "PERFIL"})
-#: PS3.16 CID 4010: antero-posterior, postero-anterior, frontal.
-_FRONTAL_CODES: Final = frozenset(
-    {"399348003", "272479007", "399033003", "R-10206", "R-10214", "R-40888", "R-10202"}
-)
-#: PS3.16 CID 4010: lateral, left lateral, right lateral and the obliques.
-_LATERAL_CODES: Final = frozenset(
-    """
-    399067008 399173006 399198007 R-102CD R-10236 R-10232 399182000 399184004 399236003 399135007
-    399006002 399356000 399038007 399312000 399059000 399160007 R-102C1 R-10238 R-10234 R-10220 R-10212
-    R-40985 R-10210 R-10208 R-10216 R-10204
-    """.split()
-)
+    meanings: Mapping[tuple[str, ...], str]
+    beginnings: Mapping[str, str]  #: the same for words that only begin so
+    unspaced: Mapping[str, str]  #: of the terms, those of scripts without spaces
+    longest: int  #: words of the longest one
 
-_WORD: Final = re.compile(r"[A-Z]+")
+    def found(self, text: str) -> tuple[frozenset[str], bool]:
+        """Return what the terms in a text mean, and whether anything in it is no term."""
+        given = words(text)
+        meanings: set[str] = set()
+        at, more = 0, False
+        while at < len(given):
+            for count in range(min(self.longest, len(given) - at), 0, -1):
+                meaning = self.meanings.get(given[at : at + count])
+                if meaning is not None:
+                    meanings.add(meaning)
+                    at += count
+                    break
+            else:
+                inside = self._inside(given[at])
+                meanings |= inside
+                more = more or not inside
+                at += 1
+        return frozenset(meanings), more
 
+    def _inside(self, word: str) -> set[str]:
+        """Return what a word means that is no term: by its beginning, or by the terms inside one without spaces.
 
-def words(text: str) -> tuple[str, ...]:
-    """Return the words of a text in capitals, without accents, digits and signs."""
-    plain = unicodedata.normalize("NFKD", text[:256]).encode("ascii", "ignore").decode("ascii")
-    return tuple(_WORD.findall(plain.upper()))
+        Of these the longest counts at each place, and none of one character, which is too often a part of another.
+        """
+        meanings = {meaning for beginning, meaning in self.beginnings.items() if word.startswith(beginning)}
+        if not is_unspaced(word):
+            return meanings
+        at = 0
+        while at < len(word):
+            for end in range(len(word), at + 1, -1):
+                meaning = self.unspaced.get(word[at:end])
+                if meaning is not None:
+                    meanings.add(meaning)
+                    at = end
+                    break
+            else:
+                at += 1
+        return meanings
+
+    def undamaged(self, text: str) -> frozenset[str]:
+        """Return what a text means whose words have unreadable letters; nothing where a word may mean two things."""
+        for beyond_ascii in (False, True):
+            meanings: set[str] = set()
+            for pattern in damaged_words(text, beyond_ascii=beyond_ascii):
+                single = (term for term in self.meanings if len(term) == 1)
+                possible = {self.meanings[term] for term in single if pattern.fullmatch(term[0])}
+                if len(possible) > 1:
+                    return frozenset()
+                meanings |= possible
+            if meanings:
+                return frozenset(meanings)
+        return frozenset()
 
 
+def _rows(name: str) -> list[dict[str, str]]:
+    with (_FOLDER / name).open(encoding="utf-8", newline="") as table:
+        return list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+@cache
+def _terms(name: str, *, described: bool) -> Terms:
+    """Read a table of words: those with a star, which mean other things too in a free text, only for an attribute."""
+    meanings: dict[tuple[str, ...], str] = {}
+    beginnings: dict[str, str] = {}
+    for row in _rows(name):
+        for cell in (cell for column, cell in row.items() if column != "means"):
+            for term in filter(None, (term.strip() for term in cell.split(","))):
+                if term.endswith("…"):
+                    beginnings.setdefault(fold(term[:-1]), row["means"])
+                elif not (described and term.endswith("*")):
+                    meanings.setdefault(words(term), row["means"])
+    unspaced = {term[0]: meaning for term, meaning in meanings.items() if is_unspaced(term[0])}
+    return Terms(meanings, beginnings, unspaced, max(map(len, meanings)))
+
+
+@cache
+def _codes(name: str) -> Mapping[str, str]:
+    """Read a table of codes: what each Code Value means, of either SNOMED."""
+    return {
+        value: row["means"]
+        for row in _rows(name)
+        for column, value in row.items()
+        if column not in ("means", "meaning") and value
+    }
+
+
+# -- the part of the body ------------------------------------------------------------------------------------
+
+
+def _body(meanings: frozenset[str]) -> Body:
+    if "chest" in meanings:
+        # The bones of the chest are seen with another technique: beside the chest they leave the matter open.
+        return Body.UNKNOWN if "bone" in meanings else Body.CHEST
+    return Body.OTHER if meanings & {"bone", "other"} else Body.UNKNOWN
+
+
+@lru_cache(maxsize=4096)
 def body_examined(text: str, also: frozenset[str]) -> Body:
-    """Return what part Body Part Examined names; a term that is neither the chest nor empty names another.
+    """Return what part Body Part Examined names.
 
     Parameters
     ----------
     text
-        The attribute's value.
+        The attribute's value, as the declared character set reads it or as Latin-1.
     also
         More terms, in capitals, that mean the chest in this archive.
+
+    Notes
+    -----
+    The words are looked up as they are read; else in every other character set that fits, where all that yield a
+    known word must agree; else with its unreadable letters standing for any letter.
     """
-    if text.strip().upper() in also:
+    if text.strip().upper() in also or fold(text).strip() in also:
         return Body.CHEST
-    found = set(words(text))
-    if found & _CHEST_WORDS:
-        return Body.UNKNOWN if found & _BONE_WORDS else Body.CHEST
-    return Body.OTHER if found - _NO_PART else Body.UNKNOWN
+    terms = _terms("body_parts.tsv", described=False)
+    meanings, more = terms.found(text)
+    if meanings - {"silent"}:
+        return _body(meanings)
+    if not more and all(" " <= sign <= "~" and sign != "?" for sign in text if not sign.isalpha()):
+        return Body.UNKNOWN
+    read = [terms.found(reading) for reading in readings(text)]
+    # One that is understood to its last word is no accident.
+    whole = [one for one in read if not one[1]] or read
+    others = {_body(meanings) for meanings, _ in whole} - {Body.UNKNOWN}
+    if not others:
+        guessed = terms.undamaged(text)
+        others = {_body(guessed)} if guessed else set()
+    if not others and any(meanings == {"silent"} for meanings, more in read if not more):
+        return Body.UNKNOWN
+    return others.pop() if len(others) == 1 else Body.UNREADABLE
 
 
+@lru_cache(maxsize=4096)
 def body_described(text: str) -> Body:
     """Return what part a free text names: only known words count, and the chest wins."""
-    found = set(words(text))
-    if found & _CHEST_WORDS:
-        return Body.UNKNOWN if found & _BONE_WORDS else Body.CHEST
-    return Body.OTHER if found & _OTHER_WORDS else Body.UNKNOWN
+    terms = _terms("body_parts.tsv", described=True)
+    for reading in (text, *readings(text)):
+        meanings = terms.found(reading)[0] - {"silent"}
+        if meanings:
+            return _body(meanings)
+    return Body.UNKNOWN
 
 
-def body_of_codes(codes: Iterable[str]) -> Body:
-    """Return what part of the body the Code Values name. A code that is not the chest's counts as unknown."""
-    return Body.CHEST if _CHEST_CODES.intersection(codes) else Body.UNKNOWN
+def names_only_chest(text: str) -> bool:
+    """Whether a free text names the chest, and no bone or other part beside it."""
+    return _terms("body_parts.tsv", described=True).found(text)[0] - {"silent"} == {"chest"}
+
+
+def body_of_codes(codes: Iterable[str], meanings: Iterable[str] = ()) -> Body:
+    """Return what part of the body a region's codes name; the chest wins.
+
+    Parameters
+    ----------
+    codes
+        Code Values.
+    meanings
+        Their Code Meanings, which speak where a code is in no table (a private one, say).
+    """
+    table = _codes("region_codes.tsv")
+    given = [code for code in codes if code]
+    known = frozenset(table[code] for code in given if code in table)
+    if known:
+        return _body(known)
+    named = {body_described(meaning) for meaning in meanings} - {Body.UNKNOWN}
+    if named:
+        return Body.CHEST if Body.CHEST in named else Body.OTHER
+    return Body.UNREADABLE if given else Body.UNKNOWN
+
+
+#: Patient Species Code Sequence of a human: SNOMED CT and RT (PS3.16 CID 7454 has the animals).
+_HUMAN_CODES: Final = frozenset({"337915000", "L-85B00"})
+_HUMAN_WORDS: Final = frozenset(
+    """
+    HUMAN HUMANS HOMO SAPIENS MAN PERSON HUMANO HUMANA HUMAIN HUMAINE UMANO UMANA MENSCH CZŁOWIEK INSAN ЧЕЛОВЕК
+    ЛЮДИНА 人 人类 人類 ヒト 사람 인간 인체 إنسان بشر
+    """.split()
+)
+
+
+def is_animal(species: str, codes: Iterable[str], breed: str) -> bool:
+    """Whether species or breed say that the patient is no human.
+
+    Parameters
+    ----------
+    species
+        Patient Species Description (0010,2201).
+    codes
+        Code Values of Patient Species Code Sequence (0010,2202).
+    breed
+        Patient Breed Description (0010,2292) and the codes of (0010,2293): only animals have one.
+    """
+    human = {fold(word) for word in _HUMAN_WORDS}
+    given = {code for code in codes if code}
+    if given & _HUMAN_CODES or human & set(words(species)):
+        return False
+    silent = _terms("body_parts.tsv", described=False)
+    said = (text for text in (species, breed) if silent.found(text)[0] != {"silent"})
+    return bool(given) or any(words(text) for text in said)
+
+
+# -- the view ------------------------------------------------------------------------------------------------
+
+#: What joins the views that a series holds ("PA & LAT"), in a description of it.
+_LIST: Final = re.compile(r"[&+/,;]|\b(?:AND|WITH|E|Y|ET|UND|I|VE|И|ТА|VIEWS?|[0-9] ?V)\b")
 
 
 def view_named(text: str) -> View:
-    """Return what view a text names; one that names a frontal and another view names none."""
-    found = set(words(text.replace("-", "")))
-    frontal, lateral = bool(found & _FRONTAL_WORDS), bool(found & _LATERAL_WORDS)
-    if lateral and not frontal:
+    """Return what view View Position names.
+
+    AP and PA name the beam, any other word the patient's position: a view that names both is no frontal one.
+    """
+    meanings: set[str] = set()
+    for reading in (text, text.replace("-", ""), *readings(text)):
+        meanings |= _terms("views.tsv", described=False).found(reading.replace("/", " "))[0]
+    if meanings & {"lateral", "position"}:
         return View.LATERAL
-    return View.FRONTAL if frontal and not lateral else View.UNKNOWN
+    return View.FRONTAL if "frontal" in meanings else View.UNKNOWN
+
+
+def position_described(text: str) -> bool:
+    """Whether a free text speaks of a position (decubitus, oblique, …), and lists no other view beside it."""
+    meanings = _terms("views.tsv", described=True).found(text)[0]
+    return "position" in meanings and not _LIST.search(fold(text))
 
 
 def lateral_described(text: str) -> bool:
-    """Whether a free text speaks of a lateral view and of no other."""
-    found = set(words(text))
-    return bool(found & _LATERAL_DESCRIBED) and not found & _FRONTAL_WORDS
+    """Whether a free text speaks of another view than a frontal one, and of no frontal one beside it."""
+    meanings = _terms("views.tsv", described=True).found(text)[0]
+    return bool(meanings & {"lateral", "position"}) and "frontal" not in meanings
 
 
-def view_of_codes(codes: Iterable[str]) -> View:
-    """Return what view the Code Values name."""
-    given = frozenset(codes)
-    if given & _LATERAL_CODES:
+def view_of_codes(codes: Iterable[str], meanings: Iterable[str] = ()) -> View:
+    """Return what view codes name, those of modifiers included; a code of another view is not frontal.
+
+    Parameters
+    ----------
+    codes
+        Code Values.
+    meanings
+        Their Code Meanings, which speak where a code is in no table.
+    """
+    table = _codes("view_codes.tsv")
+    given = [code for code in codes if code]
+    known = {table[code] for code in given if code in table}
+    if not all(code in table for code in given):
+        named = {view_named(meaning) for meaning in meanings} - {View.UNKNOWN}
+        known |= {view.value for view in named}
+    if known & {"lateral", "position"}:
         return View.LATERAL
-    return View.FRONTAL if given & _FRONTAL_CODES else View.UNKNOWN
+    return View.FRONTAL if "frontal" in known else View.UNKNOWN

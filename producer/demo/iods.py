@@ -24,8 +24,8 @@ def describe_dx(header: Any, view: str) -> None:
     header.AcquisitionContextSequence = []
     header.AnatomicRegionSequence = [_code("51185008", "SCT", "Chest")]
     views = {
-        "PA": ("399348003", "postero-anterior"),
-        "AP": ("399273003", "antero-posterior"),
+        "PA": ("272479007", "postero-anterior"),
+        "AP": ("399348003", "antero-posterior"),
         "LL": ("399173006", "left lateral"),
     }
     view_code = _code(views[view][0], "SCT", views[view][1])

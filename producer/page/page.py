@@ -181,6 +181,7 @@ _MEANINGS: Final = {
     Flag.NON_SQUARE.value: "the centre crop loses over a third of the image",
     Flag.VIEW_UNKNOWN.value: "no view position; taken as frontal",
     Flag.BODY_PART_UNKNOWN.value: "no body part; taken as chest",
+    Flag.BODY_PART_CONTRADICTED.value: "the body part attribute names another part, all descriptions the chest",
     Flag.LATERAL_ASKED_FOR.value: "a lateral view, scored because the settings ask for it",
     Flag.NONCONFORMANT_UID.value: "a UID that breaks the standard's rules, kept as it is",
     Flag.HEADER_REPAIRED.value: "an invalid attribute was corrected or left out of the report",

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backlog.broker.messages import SourceSpec, Stage
-from backlog.dicom.eligibility import UNSPECIFIC_MODALITIES, EligibilityAttributes, Rules, rejection_reason
+from backlog.dicom.eligibility import UNSPECIFIC_MODALITIES, Rules, rejection_reason
+from backlog.dicom.eligibility_attributes import EligibilityAttributes
 from backlog.outcomes import Reason
 from backlog.pacs.orthanc import Orthanc
 from producer.sources.base import Entry, Page, never_silent

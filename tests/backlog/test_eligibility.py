@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from backlog.dicom.eligibility import EligibilityAttributes, Rules, flags, frame_count, rejection_reason
+from backlog.dicom.eligibility import Rules, flags, rejection_reason
+from backlog.dicom.eligibility_attributes import EligibilityAttributes, frame_count
 from backlog.dicom.header import eligibility_attributes, identity, read_header
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Outcome, Reason
 from tests.support.cases import Case, case, listed, needs_data
-from tests.support.dicom_images import chest, dicom
+from tests.support.dicom_images import chest, dicom, explicit_element, with_elements
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
@@ -134,6 +135,78 @@ def test_descriptions_speak_only_where_the_attribute_is_silent(
 
 
 @pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        *[
+            ("T-D8700", Reason.NOT_CHEST),
+            ("818983003", Reason.NOT_CHEST),
+            ("818981001", Reason.NOT_CHEST),
+        ],
+        *[("T-D1100", Reason.NOT_CHEST), ("72696002", Reason.NOT_CHEST), ("113197003", Reason.NOT_CHEST)],
+        *[("R-FAB55", None), ("417437006", None), ("T-D3300", None), ("80891009", None), ("86598002", None)],
+        *[("816094009", None), ("51185008", None), ("", None), ("99X", Reason.BODY_PART_UNREADABLE)],
+    ],
+)
+def test_a_region_code_of_another_part_is_another_part(code: str, reason: Reason | None) -> None:
+    assert screen(body_part_examined="", anatomic_region_codes=(code,)) is reason
+    assert screen(body_part_examined="CHEST", anatomic_region_codes=(code,)) is None
+
+
+def test_a_private_region_code_speaks_by_its_meaning() -> None:
+    private = {"body_part_examined": "", "anatomic_region_codes": ("99X",)}
+    assert screen(anatomic_region_meanings=("Chest PA",), **private) is None
+    assert screen(anatomic_region_meanings=("Left knee",), **private) is Reason.NOT_CHEST
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"species": "CANINE"}, Reason.ANIMAL),
+        ({"species": "Felis catus"}, Reason.ANIMAL),
+        ({"species_codes": ("L-80700",)}, Reason.ANIMAL),
+        ({"breed": "Labrador Retriever"}, Reason.ANIMAL),
+        ({"species": "犬"}, Reason.ANIMAL),
+        ({"species": "Homo sapiens"}, None),
+        ({"species": "HUMAN", "breed": "NA"}, None),
+        ({"species": "Humano"}, None),
+        ({"species_codes": ("337915000",)}, None),
+        ({"species": "UNKNOWN"}, None),
+        ({"species": "-", "breed": "N/A"}, None),
+    ],
+)
+def test_an_animal_is_skipped(said: dict[str, Any], reason: Reason | None) -> None:
+    assert screen(**said) is reason
+
+
+@pytest.mark.parametrize(
+    ("said", "scored"),
+    [
+        (("CHEST", "CHEST PA", "CHEST"), True),
+        (("XR TORAX", "TORAX PA", ""), True),
+        (("", "CHEST PA", "CHEST"), True),
+        (("CHEST", "", ""), False),  # a study holds other parts too
+        (("", "CHEST PA", ""), False),
+        (("CHEST", "PA", ""), False),
+        (("CHEST", "CHEST PA", "SKULL"), False),
+        (("CHEST AND ABDOMEN", "CHEST PA", "CHEST"), False),
+    ],
+)
+def test_a_body_part_that_all_else_contradicts_is_flagged(said: tuple[str, str, str], scored: bool) -> None:
+    study, series, protocol = said
+    skull = replace(
+        FRONTAL,
+        body_part_examined="SKULL",
+        study_description=study,
+        series_description=series,
+        protocol_name=protocol,
+    )
+    assert rejection_reason(skull, RULES) is (None if scored else Reason.NOT_CHEST)
+    assert (Flag.BODY_PART_CONTRADICTED in flags(skull, RULES)) is scored
+    other_region = replace(skull, anatomic_region_codes=("T-D1100",))
+    assert rejection_reason(other_region, RULES) is Reason.NOT_CHEST
+
+
+@pytest.mark.parametrize(
     "view_position", ["LL", "RL", "LAT", "LATERAL", "LLD", "RLD", "LLO", "RAO", "perfil"]
 )
 def test_a_lateral_is_skipped_unless_asked_for(view_position: str) -> None:
@@ -151,7 +224,13 @@ def test_a_lateral_is_skipped_unless_asked_for(view_position: str) -> None:
         ({"view_position": "antero-posterior"}, None, False),
         ({"view_position": ""}, None, True),
         ({"view_position": "XX"}, None, True),
-        ({"view_position": "PA LAT"}, None, True),
+        ({"view_position": "PA LAT"}, Reason.LATERAL, False),
+        ({"view_position": "AP LLD"}, Reason.LATERAL, False),
+        ({"view_position": "AP", "series_description": "Chest AP DECUB"}, Reason.LATERAL, False),
+        ({"view_position": "PA", "series_description": "Chest PA & obliques"}, None, False),
+        ({"view_position": "", "series_description": "Chest DECUB"}, Reason.LATERAL, False),
+        ({"view_position": "", "view_codes": ("399061009",)}, Reason.LATERAL, False),
+        ({"view_position": "", "view_codes": ("399348003", "111069")}, Reason.LATERAL, False),
         ({"view_position": "", "view_codes": ("R-10206",)}, None, False),
         ({"view_position": "", "view_codes": ("399348003",)}, None, False),
         ({"view_position": "", "view_codes": ("399067008",)}, Reason.LATERAL, False),
@@ -169,6 +248,33 @@ def test_view(said: dict[str, Any], reason: Reason | None, unknown: bool) -> Non
     assert screen(**said) is reason
     if reason is None:
         assert (Flag.VIEW_UNKNOWN in flags(replace(FRONTAL, **said), RULES)) is unknown
+
+
+@pytest.mark.parametrize(
+    ("charset", "letters", "reason"),
+    [
+        *[("", b"T?RAX", None), ("", b"T\xa2RAX", None), ("ISO_IR 100", b"T\xa2RAX", None)],
+        *[("", "КИСТЬ".encode(), Reason.NOT_CHEST), ("", "腹部".encode(), Reason.NOT_CHEST)],
+        *[
+            ("", "КИСТЬ".encode("cp1251"), Reason.NOT_CHEST),
+            ("ISO_IR 100", "КИСТЬ".encode("koi8-r"), Reason.NOT_CHEST),
+        ],
+        *[("ISO_IR 144", "КИСТЬ".encode("iso8859-5"), Reason.NOT_CHEST)],
+        *[("ISO_IR 144", "КИСТЬ".encode(), Reason.NOT_CHEST), ("GB18030", "胸部".encode("gb18030"), None)],
+        *[("\\ISO 2022 IR 87", "胸部".encode("iso2022_jp"), None), ("", "가슴".encode("euc_kr"), None)],
+        *[("", "ЪЪЪЪ".encode(), Reason.BODY_PART_UNREADABLE), ("", b"????", Reason.BODY_PART_UNREADABLE)],
+        *[("", b"QWERTZ", Reason.BODY_PART_UNREADABLE), ("", b"\xff\xfe\xfd", Reason.BODY_PART_UNREADABLE)],
+    ],
+)
+def test_a_body_part_in_any_letters_is_read(charset: str, letters: bytes, reason: Reason | None) -> None:
+    silent = dicom(chest(), BodyPartExamined=None, SpecificCharacterSet=charset)
+    padded = letters + b" " * (len(letters) % 2)
+    said = eligibility_attributes(
+        read_header(with_elements(silent, explicit_element(0x00180015, b"CS", padded), b"\x18\0\x01\x51"))
+    )
+    assert rejection_reason(said, RULES) is reason
+    named = Rules(body_parts=frozenset({said.body_part_examined.upper()}))
+    assert rejection_reason(said, named) is None
 
 
 def test_more_than_one_frame_is_skipped() -> None:
@@ -231,9 +337,11 @@ def test_tags_by_keyword_give_the_same_facts_as_the_bytes() -> None:
         "StudyDescription": "Tórax",
         "SeriesDescription": "PA",
         "ProtocolName": "Chest",
+        "PatientSpeciesDescription": "Human",
+        "PatientBreedDescription": "None",
     }
     of_tags = EligibilityAttributes.from_tags(
-        {**said, "ViewCodeSequence": [{"CodeValue": "R-10206"}], "PatientName": "A^B"}
+        {**said, "ViewCodeSequence": [{"CodeValue": "R-10206", "CodeMeaning": "AP"}], "PatientName": "A^B"}
     )
     item = _code("R-10206")
     of_bytes = eligibility_attributes(
@@ -245,14 +353,14 @@ def test_tags_by_keyword_give_the_same_facts_as_the_bytes() -> None:
     )
 
 
-_ABSENT = ("has_pixel_data", "anatomic_region_codes")
+_ABSENT = ("has_pixel_data", "anatomic_region_codes", "anatomic_region_meanings", "species_codes")
 
 
 def _code(value: str) -> Any:
     from pydicom.dataset import Dataset
 
     item = Dataset()
-    item.CodeValue = value
+    item.CodeValue, item.CodeMeaning = value, "AP"
     return item
 
 
