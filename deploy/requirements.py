@@ -22,7 +22,13 @@ def requirements(extras: list[str], project: dict[str, object]) -> list[str]:
     base, optional = project["dependencies"], project["optional-dependencies"]
     assert isinstance(base, list)  # noqa: S101  # what the standard says of pyproject.toml
     assert isinstance(optional, dict)  # noqa: S101
-    return [*base, *(line for extra in extras for line in optional[extra])]
+    own = {f"{project['name']}[{extra}]": extra for extra in optional}  # one extra may include another
+    lines: list[str] = [*base]
+    waiting = [*extras]
+    for extra in waiting:
+        lines += [line for line in optional[extra] if line not in own]
+        waiting += [own[line] for line in optional[extra] if line in own]
+    return lines
 
 
 if __name__ == "__main__":

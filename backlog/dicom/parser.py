@@ -41,8 +41,8 @@ _PIXEL_DATA: Final = 0x7FE00010
 _PIXELS: Final = frozenset({_PIXEL_DATA, 0x7FE00008, 0x7FE00009})  # integer, float, double
 _CHARSET: Final = 0x00080005
 #: PS3.5 7.1.2: explicit value representations with a length of 32 bits, and those with one of 16.
-_LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_SHORT_VRS: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+SHORT_VRS: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def parse_file(dicom: bytes | memoryview) -> ParsedFile:
     if uid in (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG) and len(body) >= 6:
         # Some writers declare one and write the other; the first element's VR tells (pydicom looks there
         # too).
-        implicit = bytes(body[4:6]) not in _LONG_VRS | _SHORT_VRS
+        implicit = bytes(body[4:6]) not in LONG_VRS | SHORT_VRS
         little = little or implicit
     return _walk(body, uid, implicit=implicit, little=little)
 
@@ -108,7 +108,7 @@ def _file_meta(data: memoryview) -> tuple[str, int]:
         if group != 2:
             break
         vr = bytes(data[at + 4 : at + 6])
-        if vr in _LONG_VRS:
+        if vr in LONG_VRS:
             if at + 12 > len(data):
                 break
             length, value = struct.unpack_from("<I", data, at + 8)[0], at + 12
@@ -170,11 +170,11 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Parsed
             length, value = long_of(body, at + 4)[0], at + 8
         else:
             vr = bytes(body[at + 4 : at + 6])
-            if vr in _LONG_VRS:
+            if vr in LONG_VRS:
                 if at + 12 > end:
                     raise InstanceRejected(Reason.NOT_DICOM, "the header ends within an element")
                 length, value = long_of(body, at + 8)[0], at + 12
-            elif vr in _SHORT_VRS:
+            elif vr in SHORT_VRS:
                 length, value = short_of(body, at + 6)[0], at + 8
             else:
                 raise InstanceRejected(Reason.NOT_DICOM, "an element has no value representation")
@@ -233,9 +233,9 @@ def _nesting(body: memoryview, at: int, end: int, implicit: bool, little: bool, 
             length, start = long_of(body, at + 4)[0], at + 8
         else:
             vr = bytes(body[at + 4 : at + 6])
-            if vr in _LONG_VRS and at + 12 <= end:
+            if vr in LONG_VRS and at + 12 <= end:
                 length, start = long_of(body, at + 8)[0], at + 12
-            elif vr in _SHORT_VRS:
+            elif vr in SHORT_VRS:
                 length, start = short_of(body, at + 6)[0], at + 8
             else:
                 break

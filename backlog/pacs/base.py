@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class StoreResult:
 
     instance: str  #: the PACS's own id of the instance
     already: bool  #: it was there before; nothing was changed
+    study: str = field(default="", compare=False)  #: the PACS's own id of the patient's study that it lies in
 
 
 class Pacs(Protocol):
@@ -41,8 +42,22 @@ class Pacs(Protocol):
         """
         ...
 
+    def expected_id(self, of: Identity) -> str:
+        """Return the id that the PACS gives an instance, where it reads its header as we do. Asks nobody."""
+        ...
+
+    def study_of(self, instance: str, of: Identity) -> str:
+        """Return the PACS's own id of the patient's study that an instance lies in.
+
+        Parameters
+        ----------
+        of
+            Which object it is by our reading; where the PACS reads its header in the same way it isn't asked.
+        """
+        ...
+
     def fetch(self, instance: str) -> bytes:
-        """Return one instance's file, as it was stored. Rejected as ``not_in_pacs`` when it is gone."""
+        """Return one instance's file, as the PACS keeps it. Rejected as ``not_in_pacs`` when it is gone."""
         ...
 
     def header(self, instance: str) -> bytes:

@@ -206,6 +206,14 @@ class LimitedPacs:
         """Store one DICOM file."""
         return self._ask("store", lambda: self.pacs.store(dicom, of))
 
+    def expected_id(self, of: Identity) -> str:
+        """Return the id that the PACS gives an instance."""
+        return self.pacs.expected_id(of)
+
+    def study_of(self, instance: str, of: Identity) -> str:
+        """Return the id of the study that an instance lies in."""
+        return self._ask("study_of", lambda: self.pacs.study_of(instance, of))
+
     def fetch(self, instance: str) -> bytes:
         """Return one instance's file."""
         return self._ask("fetch", lambda: self.pacs.fetch(instance))

@@ -44,7 +44,7 @@ class FolderPacs:
         temporary = path.with_name(f".{uuid.uuid4().hex}.part")
         with _translated(self.root):
             if path.exists():
-                return StoreResult(instance, already=True)
+                return StoreResult(instance, already=True, study=_study(instance))
             if not path.parent.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _sync(self.root)  # or the study's folder may be gone after a power cut, with its first image
@@ -55,11 +55,19 @@ class FolderPacs:
                     os.fsync(file.fileno())
                 rename_exclusively(temporary, path)
             except FileExistsError:
-                return StoreResult(instance, already=True)
+                return StoreResult(instance, already=True, study=_study(instance))
             finally:
                 temporary.unlink(missing_ok=True)
             _sync(path.parent)
-        return StoreResult(instance, already=False)
+        return StoreResult(instance, already=False, study=_study(instance))
+
+    def expected_id(self, of: Identity) -> str:
+        """Return the id of an instance."""
+        return instance_id(of)
+
+    def study_of(self, instance: str, of: Identity) -> str:  # noqa: ARG002  # the name says it
+        """Return the id of the study that an instance lies in."""
+        return _study(instance)
 
     def fetch(self, instance: str) -> bytes:
         """Return one instance's file."""
@@ -109,6 +117,10 @@ def instance_id(of: Identity) -> str:
     return "/".join(
         hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in (patient_study, whole)
     )
+
+
+def _study(instance: str) -> str:
+    return instance.partition("/")[0]
 
 
 def _sync(folder: Path) -> None:

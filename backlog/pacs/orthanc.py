@@ -119,7 +119,7 @@ class Orthanc:
     def store(self, dicom: bytes, of: Identity | None = None) -> StoreResult:
         """Store one file. Orthanc answers ``AlreadyStored`` for a known SOP Instance UID and changes nothing."""
         if self._check_before_store and (held := self._held(of or _identity(dicom))):
-            return StoreResult(held, already=True)
+            return StoreResult(held, already=True, study=self.study_of(held, of or _identity(dicom)))
         answer = self._parsed(self._call("POST", "/instances", data=dicom))
         if (
             not isinstance(answer, dict)
@@ -127,7 +127,21 @@ class Orthanc:
             or not _ID.fullmatch(str(answer.get("ID")))
         ):
             raise InstanceRejected(Reason.REFUSED, "Orthanc gave no status of one stored instance")
-        return StoreResult(str(answer["ID"]), already=answer["Status"] == "AlreadyStored")
+        return StoreResult(
+            str(answer["ID"]),
+            already=answer["Status"] == "AlreadyStored",
+            study=str(answer.get("ParentStudy", "")),
+        )
+
+    def expected_id(self, of: Identity) -> str:
+        """Return the id of an instance whose header Orthanc reads as we do (Orthanc Book, "Orthanc identifiers")."""
+        return _hashed(of.patient_id, of.study_instance_uid, of.series_instance_uid, of.sop_instance_uid)
+
+    def study_of(self, instance: str, of: Identity) -> str:
+        """Return Orthanc's id of the study that an instance lies in; it derives from the Patient ID too."""
+        if instance == self.expected_id(of):
+            return _hashed(of.patient_id, of.study_instance_uid)
+        return str(self._json(f"/instances/{_checked(instance)}/study").get("ID", ""))
 
     def fetch(self, instance: str) -> bytes:
         """Return one instance's file, from the storage folder where it is readable, else over REST."""
@@ -202,9 +216,7 @@ class Orthanc:
 
     def _held(self, of: Identity) -> str:
         """Return the id under which Orthanc holds an instance; empty when it doesn't."""
-        whole = f"{of.patient_id}|{of.study_instance_uid}|{of.series_instance_uid}|{of.sop_instance_uid}"
-        name = hashlib.sha1(whole.encode(), usedforsecurity=False).hexdigest()
-        instance = "-".join(name[at : at + 8] for at in range(0, 40, 8))
+        instance = self.expected_id(of)
         try:
             names = self._parsed(self._call("GET", f"/instances/{instance}/metadata"))
         except InstanceRejected as rejected:
@@ -270,6 +282,11 @@ class Orthanc:
                 self._json("/system")
                 raise InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
         raise _error(self.url, method, response.status_code, status)
+
+
+def _hashed(*identifiers: str) -> str:
+    name = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
+    return "-".join(name[at : at + 8] for at in range(0, 40, 8))
 
 
 def _identity(dicom: bytes) -> Identity:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from backlog.pacs.base import StoreResult
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from tests.support.dicom_images import chest, dicom
+from tests.support.newer_orthanc import VERSIONS, an_orthanc, lacking
 from tests.support.servers import OrthancServer, free_port
+from worker.reader.same_pixels import PixelComparison
 from worker.tasks.report import _only_one
 from worker.tasks.upload import _store
 
@@ -167,6 +170,15 @@ def own_orthanc(folder: Path, **options: object) -> Iterator[OrthancServer]:
         server.stop()
 
 
+@contextmanager
+def newer(version: str, folder: Path, **options: object) -> Iterator[OrthancServer]:
+    """An Orthanc of a version, configured in another way than ours."""
+    if why := lacking(version):
+        pytest.skip(why)
+    with an_orthanc(version, folder, **options) as server:
+        yield server
+
+
 def test_files_that_orthanc_compresses_in_its_storage_folder_come_over_rest(tmp_path: Path) -> None:
     with own_orthanc(tmp_path, StorageCompression=True) as server:
         beside = opened(server, storage=server.storage)
@@ -220,15 +232,45 @@ def test_a_report_under_a_uid_that_is_taken_is_withdrawn(pacs: Orthanc) -> None:
     assert pacs.count_instances("1.2.77", first) == 1
 
 
-def test_an_image_that_orthanc_keeps_in_another_transfer_syntax_is_the_same_image(tmp_path: Path) -> None:
-    jpeg_ls = "1.2.840.10008.1.2.4.80"
-    with own_orthanc(tmp_path, IngestTranscoding=jpeg_ls) as server, closing(opened(server)) as client:
-        instance = _store(client, Rules(), IMAGE).instance
-        assert parse_file(client.fetch(instance)).transfer_syntax_uid == jpeg_ls
-        assert _store(client, Rules(), IMAGE) == StoreResult(instance, already=True)
-        assert (
-            reason_of(lambda: _store(client, Rules(), dicom(chest(64, 64), KVP="99"))) is Reason.UID_CONFLICT
-        )
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "syntax", ["1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.2"]
+)
+def test_an_image_that_orthanc_keeps_in_another_transfer_syntax_is_the_same_image(
+    version: str, syntax: str, tmp_path: Path
+) -> None:
+    with (
+        newer(version, tmp_path, IngestTranscoding=syntax) as server,
+        closing(opened(server)) as client,
+        closing(PixelComparison(Settings())) as pixels,
+    ):
+        instance = _store(client, Rules(), IMAGE, pixels.same).instance
+        assert parse_file(client.fetch(instance)).transfer_syntax_uid == syntax
+        assert _store(client, Rules(), IMAGE, pixels.same) == StoreResult(instance, already=True)
+        for other in (dicom(chest(64, 64), KVP="99"), dicom(chest(64, 64)[::-1])):
+            found = reason_of(lambda other=other: _store(client, Rules(), other, pixels.same))  # type: ignore[misc]
+            assert found is Reason.UID_CONFLICT
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_image_that_a_pacs_gives_another_uid_is_withdrawn(version: str, tmp_path: Path) -> None:
+    """Lossy compression on receipt makes another image of it, at each delivery a new one."""
+    image = dicom((chest(64, 64) >> 4).astype("uint8"), BitsStored=8)
+    with (
+        newer(version, tmp_path, IngestTranscoding="1.2.840.10008.1.2.4.50") as server,
+        closing(opened(server)) as client,
+    ):
+        for _ in range(2):
+            assert reason_of(lambda: _store(client, Rules(), image, lambda *_: True)) is Reason.REFUSED
+        assert server.get("/statistics").json()["CountInstances"] == 0
+
+
+def test_the_study_of_an_instance_is_told_by_its_store(pacs: Orthanc) -> None:
+    of = identity(read_header(IMAGE))
+    stored = pacs.store(IMAGE)
+    assert pacs.study_of(stored.instance, of) == stored.study
+    assert pacs.study_of(stored.instance, replace(of, patient_id="another")) == stored.study
+    assert pacs.store(IMAGE, of).study == stored.study
 
 
 def test_a_wrong_password_is_the_persons_to_mend(orthanc: OrthancServer) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from worker.model.grad_cam import Mapper
     from worker.model.weights import Weights
     from worker.reader.pool import Readers
+    from worker.reader.same_pixels import PixelComparison
 
 
 @dataclass
@@ -75,6 +76,16 @@ class WorkerResources:
         from worker.reader.pool import Readers, how_many
 
         return Readers(self.settings, Rules(), how_many(self.settings))
+
+    def same_pixels(self, ours: bytes, held: bytes) -> bool:
+        """Whether two files have the same pixels, decoded. Raises as `PixelComparison.same`."""
+        return self._pixel_comparison.same(ours, held)
+
+    @cached_property
+    def _pixel_comparison(self) -> PixelComparison:
+        from worker.reader.same_pixels import PixelComparison  # only where a PACS transcodes
+
+        return PixelComparison(self.settings)
 
     def warm_up(self) -> None:
         """Load the model and start the readers before the first chunk comes; a failure is the first task's to tell."""

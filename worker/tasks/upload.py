@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from backlog.broker.messages import InferItem, Job, SourceSpec, UploadItem
+from backlog.dicom.comparison import Comparison, compare
 from backlog.dicom.eligibility import Rules
-from backlog.dicom.header import dataset_of, read_header, screen
+from backlog.dicom.header import Identity, identity, read_header, screen
 from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected, SourceUnavailable
 from backlog.files import is_storage_unavailable
@@ -18,6 +19,9 @@ from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs, StoreResult
 from worker.tasks.attempt import Attempt, Records
 from worker.tasks.resources import WorkerResources
+
+#: Whether two files have the same pixels, decoded.
+SamePixels = Callable[[bytes, bytes], bool]
 
 #: Most bytes of one input file: eight times the largest detector's image.
 MAX_BYTES: Final = 1 << 28
@@ -32,7 +36,7 @@ def upload(
     with _Opened(job["source"]) as read:
 
         def one(item: UploadItem) -> str:
-            stored = _store(process.pacs, rules, read(item["entry"]))
+            stored = _store(process.pacs, rules, read(item["entry"]), process.same_pixels)
             if not stored.already:
                 attempt.record_write()
             return stored.instance
@@ -41,30 +45,56 @@ def upload(
     return failed, [{"i": item["i"], "instance": instance} for item, instance in done]
 
 
-def _store(pacs: Pacs, rules: Rules, dicom: bytes) -> StoreResult:
+def _store(pacs: Pacs, rules: Rules, dicom: bytes, same_pixels: SamePixels) -> StoreResult:
     """Store one file after a look at its header, which keeps from the PACS what could stop it (deep nesting does)."""
     found = screen(read_header(dicom), rules)
-    if found.identity is None and found.rejection is not None:
+    if found.identity is None:
+        assert found.rejection is not None, "without an identity there is a reason"  # noqa: S101
         raise found.rejection
     stored = pacs.store(dicom, found.identity)
-    if stored.already and not _same(dicom, pacs.fetch(stored.instance)):
+    if not stored.already:
+        _check_kept_its_uid(pacs, stored.instance, found.identity)
+    # Only what is to be scored is worth decoding twice; the inference stage skips the rest.
+    elif not _same_image(
+        dicom, pacs.fetch(stored.instance), same_pixels if not found.rejection else _ignored
+    ):
         raise InstanceRejected(
-            Reason.UID_CONFLICT, "the PACS holds another file under the same SOP Instance UID"
+            Reason.UID_CONFLICT, "the PACS holds another image under the same SOP Instance UID"
         )
     return stored
 
 
-def _same(ours: bytes, held: bytes) -> bool:
-    """Whether the PACS holds our image: the same bytes, or the same header where it keeps another transfer syntax.
+def _check_kept_its_uid(pacs: Pacs, instance: str, of: Identity) -> None:
+    """Withdraw an image that the PACS has given another SOP Instance UID, as lossy compression on receipt does.
 
-    An Orthanc with ``IngestTranscoding`` compresses what it gets. Lossy compression gives an image another UID.
+    Each delivery would add another copy, and the report would be of an image that nobody but this PACS knows.
+
+    Raises
+    ------
+    InstanceRejected
+        ``refused``: it has.
     """
+    if instance == pacs.expected_id(of):
+        return
+    if identity(read_header(pacs.header(instance))).sop_instance_uid == of.sop_instance_uid:
+        return  # it reads Patient ID in another character set
+    pacs.delete(instance)
+    raise InstanceRejected(
+        Reason.REFUSED,
+        "the PACS stored it under another SOP Instance UID (a lossy IngestTranscoding does); that copy was deleted",
+    )
+
+
+def _same_image(ours: bytes, held: bytes, same_pixels: SamePixels) -> bool:
+    """Whether the PACS holds our image, however it encodes it."""
     if ours == held:
         return True
-    here, there = parse_file(ours), parse_file(held)
-    if here.transfer_syntax_uid == there.transfer_syntax_uid:
-        return False
-    return dataset_of(here) == dataset_of(there)
+    found = compare(parse_file(ours), parse_file(held))
+    return found is Comparison.SAME or (found is Comparison.PIXELS_UNDECIDED and same_pixels(ours, held))
+
+
+def _ignored(ours: bytes, held: bytes) -> bool:  # noqa: ARG001
+    return True
 
 
 class _Opened:

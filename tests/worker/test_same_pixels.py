@@ -1,0 +1,97 @@
+"""Pixels compared in a process of its own: it may die, take too long or lack a decoder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from numpy.typing import NDArray
+
+from backlog.errors import InstanceRejected, UsageError
+from backlog.outcomes import Reason
+from backlog.settings import Settings
+from tests.support.dicom_images import JPEG_LS, chest, dicom
+from worker.reader import same_pixels
+from worker.reader.same_pixels import PixelComparison
+
+WORDS = chest(64, 64)
+NATIVE = dicom(WORDS)
+
+
+def jpeg_ls(words: NDArray[Any]) -> bytes:
+    from jpeg_ls import encode_array  # type: ignore[import-untyped]  # it ships no types
+
+    stream = bytes(encode_array(words))
+    return dicom(words, JPEG_LS, stream=stream + b"\0" * (len(stream) % 2))
+
+
+@pytest.fixture
+def comparison() -> Iterator[PixelComparison]:
+    made = PixelComparison(Settings(decode_timeout_seconds=1))
+    yield made
+    made.close()
+
+
+def reason_of(comparison: PixelComparison, ours: bytes, held: bytes) -> Reason:
+    with pytest.raises(InstanceRejected) as error:
+        comparison.same(ours, held)
+    return error.value.reason
+
+
+def test_decoded_pixels_are_compared(comparison: PixelComparison) -> None:
+    assert comparison.same(NATIVE, jpeg_ls(WORDS))
+    assert not comparison.same(NATIVE, jpeg_ls(WORDS[::-1].copy()))
+    assert not comparison.same(NATIVE, jpeg_ls(WORDS ^ 1))
+
+
+def test_bits_above_those_stored_do_not_count(comparison: PixelComparison) -> None:
+    assert comparison.same(dicom(WORDS | 0x8000), jpeg_ls(WORDS))
+
+
+def test_what_the_inference_stage_will_reject_is_left_to_it(comparison: PixelComparison) -> None:
+    assert comparison.same(NATIVE, dicom(WORDS, JPEG_LS, stream=b"no image" * 100))
+    broken = dicom(WORDS, JPEG_LS, stream=b"no image" * 100)
+    assert reason_of(comparison, broken, NATIVE) is Reason.UNDECODABLE
+
+
+def test_a_dead_process_costs_one_image(comparison: PixelComparison) -> None:
+    assert comparison.same(NATIVE, jpeg_ls(WORDS))
+    assert comparison._process is not None
+    os.kill(comparison._process.pid, signal.SIGSTOP)
+    os.kill(comparison._process.pid, signal.SIGKILL)
+    assert reason_of(comparison, NATIVE, NATIVE) is Reason.DECODER_CRASHED
+    assert comparison.same(NATIVE, jpeg_ls(WORDS))
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import signal, time; signal.alarm(1); time.sleep(60)", Reason.DECODER_TIMEOUT),
+        ("import os; os._exit(3)", Reason.DECODER_CRASHED),
+        ("print('half a line', end='')", Reason.DECODER_CRASHED),
+    ],
+)
+def test_how_the_process_ends_is_told(comparison: PixelComparison, code: str, reason: Reason) -> None:
+    comparison._command = (sys.executable, "-c", code)
+    assert reason_of(comparison, NATIVE, NATIVE) is reason
+
+
+def test_a_machine_without_decoders_is_the_users_to_fix(comparison: PixelComparison, tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError('no numpy', name='numpy')")
+    run = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['x', '1', '2048'];"
+    comparison._command = (sys.executable, "-c", f"{run} from worker.reader.same_pixels import main; main()")
+    with pytest.raises(UsageError, match=r"numpy.*cxr-backlog\[codecs\]"):
+        comparison.same(NATIVE, NATIVE)
+
+
+def test_an_image_beyond_the_memory_limit_is_rejected() -> None:
+    large = dicom(chest(3000, 3000))
+    assert same_pixels.answer(large, large) == {"same": True}
+    comparison = PixelComparison(Settings(decode_memory_mb=32))
+    assert reason_of(comparison, large, large) in (Reason.DECODER_CRASHED, Reason.OUT_OF_MEMORY)
+    comparison.close()

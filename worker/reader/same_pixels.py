@@ -1,0 +1,163 @@
+"""Do two files hold the same pixels, decoded? Decoded in a process of its own, so that a codec may crash or hang.
+
+The upload stage asks this where a PACS keeps an image that it received in another transfer syntax. One process serves
+many questions. Its memory is limited by the kernel, its time by an alarm that the kernel answers with SIGALRM.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import warnings
+from contextlib import suppress
+from typing import IO, Any, Final
+
+from backlog.dicom.header import read_header
+from backlog.dicom.parser import parse_file
+from backlog.errors import InstanceRejected, UsageError
+from backlog.outcomes import Reason
+from backlog.settings import Settings
+
+_LENGTHS: Final = struct.Struct(">2Q")
+
+#: What decoding needs, by the name it is imported by.
+_CODECS: Final = ("numpy", "gdcm", "jpeg_ls", "openjpeg", "rle")
+
+
+class PixelComparison:
+    """A process that compares pixels; started when first asked, started again when it dies."""
+
+    def __init__(self, settings: Settings) -> None:
+        limits = (str(math.ceil(settings.decode_timeout_seconds)), str(settings.decode_memory_mb))
+        self._command: tuple[str, ...] = (sys.executable, "-m", "worker.reader.same_pixels", *limits)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def same(self, ours: bytes, held: bytes) -> bool:
+        """Whether two files' first frames have the same stored values.
+
+        Raises
+        ------
+        InstanceRejected
+            ``decoder_crashed``, ``decoder_timeout``, ``out_of_memory``; or why ``ours`` can't be decoded.
+        UsageError
+            This machine has no decoders.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        line = b""
+        with suppress(BrokenPipeError):
+            line = _ask(self._process, ours, held)
+        if not line.endswith(b"\n"):
+            code = self.close()
+            if code == -signal.SIGALRM:
+                raise InstanceRejected(Reason.DECODER_TIMEOUT, "decoding it for comparison took too long")
+            raise InstanceRejected(Reason.DECODER_CRASHED, f"the decoder's process ended with {code}")
+        answer: dict[str, Any] = json.loads(line)
+        if "missing" in answer:
+            raise UsageError(
+                "the PACS keeps images in another transfer syntax, and this upload worker has no decoders to compare"
+                f" them ({answer['missing']} is missing): install cxr-backlog[codecs]"
+            )
+        if "reason" in answer:
+            raise InstanceRejected(Reason(answer["reason"]), answer["detail"])
+        return bool(answer["same"])
+
+    def close(self) -> int:
+        """End the process, if there is one, and return how it ended."""
+        if self._process is None:
+            return 0
+        process, self._process = self._process, None
+        process.kill()
+        code = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+        return code
+
+
+def _ask(process: subprocess.Popen[bytes], ours: bytes, held: bytes) -> bytes:
+    assert process.stdin is not None  # noqa: S101  # it was opened with a pipe
+    assert process.stdout is not None  # noqa: S101
+    for part in (_LENGTHS.pack(len(ours), len(held)), ours, held):
+        process.stdin.write(part)
+    process.stdin.flush()
+    return process.stdout.readline()
+
+
+def answer(ours: bytes, held: bytes) -> dict[str, object]:
+    """Compare two files; return what is written to the one who asked."""
+    from worker.pixels.attributes import declared
+    from worker.pixels.decode import decode
+
+    frames = []
+    for name, dicom in (("held", held), ("ours", ours)):
+        try:
+            frames.append(decode(parse_file(dicom), declared(read_header(dicom))).words)
+        except InstanceRejected as rejected:
+            # What the PACS holds can't be scored: the inference stage says so, with this reason.
+            if name == "held":
+                return {"same": True}
+            return {"reason": rejected.reason.value, "detail": f"to compare it: {rejected.detail}"}
+        except MemoryError:
+            return {
+                "reason": Reason.OUT_OF_MEMORY.value,
+                "detail": "decoding needs more memory than the limit",
+            }
+    there, here = frames
+    return {"same": _equal(there, here, declared(read_header(ours)))}
+
+
+def _equal(held: Any, ours: Any, attributes: Any) -> bool:
+    import numpy as np
+
+    if np.array_equal(held, ours):
+        return True
+    # An encoder keeps the bits that Bits Stored declares: above them are copies of the sign, or a retired overlay.
+    mask = ((1 << attributes.bits_stored) - 1) << (attributes.high_bit + 1 - attributes.bits_stored)
+    return held.shape == ours.shape and np.array_equal(held & mask, ours & mask)
+
+
+def main() -> None:
+    """Answer questions on standard input until it ends."""
+    seconds, megabytes = int(sys.argv[1]), int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)  # what a codec prints may quote a header
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    while len(lengths := questions.read(_LENGTHS.size)) == _LENGTHS.size:
+        first, second = _LENGTHS.unpack(lengths)
+        ours, held = questions.read(first), questions.read(second)
+        signal.alarm(2 * seconds)
+        _write(answers, _guarded(ours, held))
+        signal.alarm(0)
+
+
+def _guarded(ours: bytes, held: bytes) -> dict[str, object]:
+    try:
+        return answer(ours, held)
+    except ImportError as error:
+        return {"missing": error.name or "a library"}
+    except Exception as error:  # noqa: BLE001  # the edge of one item: a bug of ours costs it, not the run
+        return {"reason": Reason.INTERNAL_ERROR.value, "detail": f"comparing pixels: {type(error).__name__}"}
+
+
+def _write(answers: IO[bytes], told: dict[str, object]) -> None:
+    answers.write(json.dumps(told).encode() + b"\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()
