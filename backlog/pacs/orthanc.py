@@ -212,6 +212,15 @@ class Orthanc:
         """Return one instance's header as keywords and text."""
         return self._json(f"/instances/{_checked(instance)}/simplified-tags")
 
+    def tags_of_instances(self, series: str) -> dict[str, dict[str, Any]]:
+        """Return the headers of a series' instances, as keywords and text, by their ids."""
+        answer = self._json(f"/series/{_checked(series)}/instances-tags?simplify")
+        return {str(instance): tags for instance, tags in answer.items() if isinstance(tags, dict)}
+
+    def shared_tags(self, series: str) -> dict[str, Any]:
+        """Return what the headers of all instances of a series have in common, as keywords and text."""
+        return self._json(f"/series/{_checked(series)}/shared-tags?simplify")
+
     # -- how -----------------------------------------------------------------------------------------------------
 
     def _held(self, of: Identity) -> str:

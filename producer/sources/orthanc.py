@@ -7,14 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backlog.broker.messages import SourceSpec, Stage
-from backlog.dicom.eligibility import UNSPECIFIC_MODALITIES, Rules, rejection_reason
+from backlog.dicom.eligibility import Rules, rejection_reason
 from backlog.dicom.eligibility_attributes import EligibilityAttributes
-from backlog.outcomes import Reason
+from backlog.errors import InstanceRejected
+from backlog.outcomes import Outcome, Reason
 from backlog.pacs.orthanc import Orthanc
 from producer.sources.base import Entry, Page, never_silent
 
 #: Series of one page of Orthanc's answers.
 _SERIES_PAGE: Final = 500
+
+#: Most instances of a series whose headers are asked for one by one.
+_MAX_HEADERS: Final = 32
+
+#: What all instances of a large series may be by what they have in common: their kind alone.
+_KINDS: Final = (Reason.NOT_IMAGE, Reason.NOT_RADIOGRAPH)
 
 #: Series Manufacturer of what this system writes, and its modalities: reports, pictures, PDFs.
 _OWN_MANUFACTURER: Final = "cxr-backlog"
@@ -25,7 +32,7 @@ _OWN_MODALITIES: Final = ("SR", "OT", "DOC")
 class OrthancSource:
     """The instances of an Orthanc, or of a selection of its series.
 
-    Series by series, since a series' tags tell without a download that its instances are no radiographs. The reports
+    Series by series, since headers tell without a download that a series' instances are no radiographs. The reports
     that this system wrote are results, not inputs: their series are left out.
     """
 
@@ -85,9 +92,30 @@ class OrthancSource:
             return
         if self.since and str(series.get("LastUpdate", self.since)) < self.since:
             return
-        reason = _judge_series(tags, self.rules)
-        for instance in series.get("Instances", []):
-            yield Entry(str(instance), 0, reason)
+        instances = [str(instance) for instance in series.get("Instances", [])]
+        reasons = self._reasons(str(series["ID"]), tags, instances)
+        for instance in instances:
+            yield Entry(instance, 0, reasons.get(instance))
+
+    def _reasons(self, series: str, tags: dict[str, str], instances: list[str]) -> dict[str, Reason]:
+        """Return which instances of a series are skipped without a download, and why.
+
+        A series' tags are those of the instance that Orthanc got first: they only say where to ask. Vendors put a
+        report or another part of the body into the series of a chest, so each instance counts by its own header. Of
+        a large series (a CT) it is asked what all have in common, which tells their kind in one small answer.
+        """
+        if not _worth_asking(tags, self.rules):
+            return {}
+        try:
+            if len(instances) > _MAX_HEADERS:
+                shared = self.orthanc.shared_tags(series)
+                kind = _skip(shared, self.rules) if {"SOPClassUID", "Modality"} <= shared.keys() else None
+                return dict.fromkeys(instances, kind) if kind in _KINDS else {}
+            headers = self.orthanc.tags_of_instances(series)
+        except InstanceRejected:
+            return {}  # gone meanwhile, or unreadable to Orthanc: each instance tells by itself
+        found = {instance: _skip(header, self.rules) for instance, header in headers.items()}
+        return {instance: reason for instance, reason in found.items() if reason is not None}
 
     def read(self, ref: int | str) -> bytes:
         """Return one instance's header."""
@@ -98,9 +126,14 @@ class OrthancSource:
         return str(ref)
 
 
-def _judge_series(tags: dict[str, str], rules: Rules) -> Reason | None:
-    """Judge by a series' tags alone: only where no tag of its instances could say otherwise."""
-    reason = rejection_reason(EligibilityAttributes.from_tags(tags), rules)
-    if reason is Reason.NOT_RADIOGRAPH and tags.get("Modality", "").strip().upper() in UNSPECIFIC_MODALITIES:
+def _worth_asking(tags: dict[str, str], rules: Rules) -> bool:
+    """Whether a series' tags make it likely that none of its instances is scored."""
+    return rejection_reason(EligibilityAttributes.from_tags(tags), rules) is not None
+
+
+def _skip(header: dict[str, Any], rules: Rules) -> Reason | None:
+    """Return why an instance is skipped, by its own header; what may be quarantined is the workers' to say."""
+    if not header.get("SOPClassUID"):
         return None
-    return reason if reason in (Reason.NOT_IMAGE, Reason.NOT_RADIOGRAPH, Reason.NOT_CHEST) else None
+    reason = rejection_reason(EligibilityAttributes.from_tags(header), rules)
+    return reason if reason is not None and reason.outcome is Outcome.SKIPPED else None

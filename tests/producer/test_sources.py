@@ -447,9 +447,9 @@ def test_our_own_reports_are_no_items_and_others_are_skipped(pacs: Orthanc) -> N
     }
 
 
-def test_a_series_is_judged_by_its_tags_where_they_suffice(pacs: Orthanc) -> None:
+def test_instances_of_a_series_are_judged_without_a_download(pacs: Orthanc) -> None:
     wanted = {
-        "CT": Reason.NOT_RADIOGRAPH,
+        "CT": Reason.NOT_RADIOGRAPH,  # a DX object that says so
         "MR": Reason.NOT_RADIOGRAPH,
         "DX": None,
         "CR": None,
@@ -462,6 +462,45 @@ def test_a_series_is_judged_by_its_tags_where_they_suffice(pacs: Orthanc) -> Non
     assert found.pop(knee) in (Reason.NOT_CHEST, None)
     by_modality = {pacs.simplified_tags(ref)["Modality"]: reason for ref, reason in found.items()}
     assert by_modality == wanted
+
+
+SR = "1.2.840.10008.5.1.4.1.1.88.22"
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        ({"SOPClassUID": SR, "Modality": "SR", "BodyPartExamined": None}, Reason.NOT_IMAGE),
+        ({"SOPClassUID": CT, "Modality": "CT"}, Reason.NOT_RADIOGRAPH),
+        ({"BodyPartExamined": "ABDOMEN"}, Reason.NOT_CHEST),
+        ({"SeriesDescription": "KNEE", "BodyPartExamined": None}, Reason.NOT_CHEST),
+        ({"ViewPosition": "LL", "BodyPartExamined": "HAND"}, Reason.NOT_CHEST),
+    ],
+)
+@pytest.mark.parametrize("few", [True, False])
+def test_a_chest_behind_another_object_of_its_series_is_found(
+    pacs: Orthanc, monkeypatch: pytest.MonkeyPatch, first: dict[str, Any], reason: Reason, few: bool
+) -> None:
+    """Orthanc's tags of a series are those of the instance that it got first."""
+    other = pacs.store(image(1, 1, **first)).instance
+    behind = pacs.store(image(2, 1)).instance
+    if not few:
+        monkeypatch.setattr(source_orthanc, "_MAX_HEADERS", 1)
+    found = {str(entry.ref): entry.reason for entry in listed(OrthancSource(pacs, Rules()))}
+    assert found == {other: reason if few else None, behind: None}
+    pacs.delete(other)  # the tags of the series stay those of the deleted one
+    assert {entry.ref: entry.reason for entry in listed(OrthancSource(pacs, Rules()))} == {behind: None}
+
+
+def test_a_large_series_of_one_kind_is_skipped_by_what_its_headers_share(
+    pacs: Orthanc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_orthanc, "_MAX_HEADERS", 1)
+    for number in range(3):
+        pacs.store(image(number + 1, 1, SOPClassUID=CT, Modality="CT", InstanceNumber=number))
+    entries = listed(OrthancSource(pacs, Rules()))
+    assert [entry.reason for entry in entries] == [Reason.NOT_RADIOGRAPH] * 3
 
 
 def test_a_selection_is_taken(pacs: Orthanc, caplog: pytest.LogCaptureFixture) -> None:
