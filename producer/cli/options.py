@@ -46,6 +46,9 @@ FORCE = click.option(
 )
 
 
+COPY = click.option("--copy", is_flag=True, help="Work on this folder though it is a copy of a run.")
+
+
 SINCE = click.option(
     "--since", metavar="DATE", default="", help="Orthanc: only what changed since, YYYY-MM-DD[THH:MM]."
 )

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from backlog.errors import UsageError
 from backlog.model import scores_notice
 from backlog.output_file import STDOUT
 from producer.cli.options import INTERRUPTED, OK, QUARANTINED
 
 if TYPE_CHECKING:
     from backlog.settings import Settings
+    from producer.ledger.ledger import Ledger
     from producer.run.folder import Paths
 
 
@@ -36,19 +38,38 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def work(settings: Settings, paths: Paths) -> NoReturn:
+def agree_on_copy(ledger: Ledger, paths: Paths, copy: bool) -> None:
+    """Have the user agree, by ``--copy`` or on the terminal, to write for a copy of a run.
+
+    Raises
+    ------
+    UsageError
+        It is a copy, and the user didn't.
+    """
+    from producer.run.place import check_not_copy
+
+    try:
+        check_not_copy(ledger, paths, agreed=copy)
+    except UsageError as error:
+        if copy or not sys.stdin.isatty() or not click.confirm(f"{error}.\nWork on the copy?"):
+            raise
+        check_not_copy(ledger, paths, agreed=True)
+
+
+def work(settings: Settings, paths: Paths, *, copy: bool = False) -> NoReturn:
     """Run until complete or interrupted, print the account, and exit."""
     from producer.cli.progress import display
     from producer.run.execute import go_on
     from producer.run.open import open_ledger
+    from producer.run.place import pacs_address
 
     ledger = open_ledger(paths.out)
-    orthanc, pacs = ledger.get("word") == "orthanc", ledger.get("pacs")
+    orthanc, pacs = ledger.get("word") == "orthanc", pacs_address(ledger, paths)
     ledger.close()
     from backlog.broker.messages import Stage
 
     with display(Stage.INFER if orthanc else Stage.UPLOAD) as shown:
-        summary, interrupted = go_on(settings, paths, show=shown.show, say=shown.say)
+        summary, interrupted = go_on(settings, paths, show=shown.show, say=shown.say, copy=copy)
     for line in summary_lines(summary):
         click.echo(line)
     click.echo(f"Reports   in the PACS at {pacs}")

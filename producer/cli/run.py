@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from producer.cli.options import MODALITY, OUT, PACS, SINCE, SOURCE, STUDY_DATE, selection_of
-from producer.cli.output import cores, read_settings, state_of, summary_lines, work
+from producer.cli.options import COPY, MODALITY, OUT, PACS, SINCE, SOURCE, STUDY_DATE, selection_of
+from producer.cli.output import agree_on_copy, cores, read_settings, state_of, summary_lines, work
 
 
 @click.command()
@@ -87,44 +87,49 @@ def run(
 
 @click.command()
 @OUT
-def resume(out: Path) -> None:
+@COPY
+def resume(out: Path, copy: bool) -> None:
     """Go on with an interrupted, paused or cancelled run."""
     from producer.run.folder import Paths, is_running
     from producer.run.open import open_ledger
 
     paths = Paths(out.absolute())
-    open_ledger(paths.out).close()
+    with closing(open_ledger(paths.out)) as ledger:
+        agree_on_copy(ledger, paths, copy)
     paused = paths.pause.exists()
     paths.pause.unlink(missing_ok=True)
     paths.cancel.unlink(missing_ok=True)
     if paused and is_running(paths):
         click.echo("The run goes on.")
         return
-    work(read_settings(), paths)
+    work(read_settings(), paths, copy=True)
 
 
 @click.command()
 @OUT
-def pause(out: Path) -> None:
+@COPY
+def pause(out: Path, copy: bool) -> None:
     """Send nothing new; what is in flight ends. Go on with 'resume'."""
     from producer.run.folder import Paths
     from producer.run.open import open_ledger
 
-    open_ledger(out).close()
+    with closing(open_ledger(out)) as ledger:
+        agree_on_copy(ledger, Paths(out), copy)
     Paths(out).pause.touch()
     click.echo(f"Paused. Go on with: cxr-backlog resume {out}")
 
 
 @click.command()
 @OUT
-def cancel(out: Path) -> None:
+@COPY
+def cancel(out: Path, copy: bool) -> None:
     """Stop the run, here and on every worker. What was reported stays; 'resume' takes it up again."""
     from producer.run.folder import Paths
     from producer.run.open import open_ledger
 
-    ledger = open_ledger(out)
-    run_id = ledger.get("job")["run"]
-    ledger.close()
+    with closing(open_ledger(out)) as ledger:
+        agree_on_copy(ledger, Paths(out), copy)
+        run_id = ledger.get("job")["run"]
     Paths(out).cancel.touch()
     settings = read_settings()
     if settings.redis_url:

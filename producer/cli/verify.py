@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 
 from backlog.errors import UsageError
-from producer.cli.options import FAILED, OK, OUT
-from producer.cli.output import read_settings
+from producer.cli.options import COPY, FAILED, OK, OUT
+from producer.cli.output import agree_on_copy, read_settings
 
 
 @click.command()
@@ -38,7 +39,8 @@ def verify(out: Path) -> None:
 @click.command()
 @OUT
 @click.option("--yes", is_flag=True, help="Delete; without, only list.")
-def retract(out: Path, yes: bool) -> None:
+@COPY
+def retract(out: Path, yes: bool, copy: bool) -> None:
     """Delete the reports that a run wrote, what it stored beside them, and nothing else."""
     from producer.results.audit_log import Audit
     from producer.results.retract import beside, written
@@ -59,8 +61,9 @@ def retract(out: Path, yes: bool) -> None:
             f"{count} reports were written by this run{also}. Delete them with: cxr-backlog retract {out} --yes"
         )
         return
-    open_ledger(out).close()  # the lock is not laid where no run is
     paths = Paths(out)
+    with closing(open_ledger(out)) as ledger:  # and the lock is not laid where no run is
+        agree_on_copy(ledger, paths, copy)
     if is_running(paths):
         raise UsageError(
             f"{out}: the run is at work. Let it end, or pause it and interrupt it when nothing moves any more"

@@ -20,6 +20,7 @@ from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger
+from producer.run.place import pacs_address, place_facts
 from producer.sources.open import Selection, make_source
 
 
@@ -128,7 +129,7 @@ def _make(paths: Paths, facts: dict[str, Any]) -> None:
         raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
     with only_producer(paths):
         refuse_another(paths)
-        Ledger.create(paths.ledger, facts).close()
+        Ledger.create(paths.ledger, facts | place_facts(paths, str(facts["pacs"]))).close()
 
 
 def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Settings) -> int:
@@ -145,7 +146,8 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     if not items:
         of_kind = f" for {', '.join(sorted(reasons))}" if reasons else ""
         raise UsageError(f"{of.out}: nothing is quarantined{of_kind}")
-    facts = {key: ledger.get(key) for key in ("word", "pacs", "selection", "model", "workers", "chunk_size")}
+    facts = {key: ledger.get(key) for key in ("word", "selection", "model", "workers", "chunk_size")}
+    facts["pacs"] = pacs_address(ledger, of)
     job: Job = ledger.get("job")
     ledger.close()
     now = datetime.now(UTC).replace(microsecond=0)

@@ -24,6 +24,7 @@ from producer.results.audit_log import Audit, AuditResult
 from producer.run.folder import Paths, only_producer
 from producer.run.local_servers import LocalServers
 from producer.run.open import open_ledger, pacs_of, source_of
+from producer.run.place import PACS_INSIDE, check_not_copy, pacs_address, settle_here
 from producer.run.signals import StopRequest, stopping_on_signals
 from producer.run.worker_command import Stopped, prepare_model
 from producer.sources.base import Source
@@ -41,7 +42,12 @@ _WINDOW_LEAST: Final = 16
 
 
 def go_on(
-    settings: Settings, paths: Paths, *, show: Callable[[RunProgress], None], say: Callable[[str], None]
+    settings: Settings,
+    paths: Paths,
+    *,
+    show: Callable[[RunProgress], None],
+    say: Callable[[str], None],
+    copy: bool = False,
 ) -> tuple[dict[str, Any], bool]:
     """Work on a run until it is complete or interrupted.
 
@@ -51,6 +57,8 @@ def go_on(
         Called with the progress, ten times a second.
     say
         Called with a line for the user, now and then.
+    copy
+        Work on the folder though it is a copy of a run.
 
     Returns
     -------
@@ -74,11 +82,14 @@ def go_on(
             )
         audit.catch_up()
         job: Job = ledger.get("job")
-        pacs_url = str(ledger.get("pacs"))
+        check_not_copy(ledger, paths, agreed=copy)
+        settle_here(ledger, paths)
+        pacs_url = pacs_address(ledger, paths)
         source = source_of(ledger, settings, paths)
+        job["source"] = source.spec  # the listing lies in the run's folder, which may have been moved
         with closing(pacs_of(ledger, settings, paths)) as pacs:
             identity = pacs.identity()  # a wrong password ends here, before anything is started
-        if job["pacs"] and identity != job["pacs"]:
+        if job["pacs"] and identity != job["pacs"] and ledger.get(PACS_INSIDE) is None:
             raise UsageError(
                 f"the PACS at {pacs_url} is not the one that this run began with: put it, or the run's folder, back"
                 " where it was, or begin a new run"
@@ -135,10 +146,11 @@ def _dispatch(
         raise ServiceUnavailable(
             f"{error}: see CXR_REDIS_URL; then go on: cxr-backlog resume {paths.out}"
         ) from error
-    pacs = connect(settings, str(ledger.get("pacs")))
+    pacs_url = pacs_address(ledger, paths)
+    pacs = connect(settings, pacs_url)
     workers = int(ledger.get("workers"))
     app = make_app(settings)
-    metrics = _metrics(settings, ledger, claims, app, job)
+    metrics = _metrics(settings, ledger, claims, app, job, pacs_url)
     dispatcher = Dispatcher(
         ledger,
         claims,
@@ -175,13 +187,15 @@ def _holds(pacs: Pacs, instance: str) -> bool:
     return True
 
 
-def _metrics(settings: Settings, ledger: Ledger, claims: Claims, app: Celery, job: Job) -> Metrics | None:
+def _metrics(
+    settings: Settings, ledger: Ledger, claims: Claims, app: Celery, job: Job, pacs_url: str
+) -> Metrics | None:
     """Return what serves the run's numbers, where the settings ask for it."""
     if not settings.metrics_port:
         return None
     from producer.monitoring.metrics import Metrics  # an extra's library
 
-    pacs = connect(replace(settings, pacs_seconds=min(5.0, settings.pacs_seconds)), str(ledger.get("pacs")))
+    pacs = connect(replace(settings, pacs_seconds=min(5.0, settings.pacs_seconds)), pacs_url)
     return Metrics(ledger, claims, app, pacs, job, settings)
 
 

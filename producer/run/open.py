@@ -12,6 +12,7 @@ from backlog.pacs.connect import connect
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
 from producer.run.folder import Paths
+from producer.run.place import pacs_address
 from producer.sources.base import ReplaySource, Source
 from producer.sources.open import Selection, make_source
 from producer.sources.zip import check_same_source
@@ -20,15 +21,17 @@ from producer.sources.zip import check_same_source
 def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
     """Return the source of a run, as its ledger knows it."""
     job: Job = ledger.get("job")
-    if job["source"]["listing"]:
+    replayed = ledger.get("replayed")
+    if replayed is not None and job["source"]["listing"]:
         paths = Paths(
             Path(job["source"]["listing"]).parent
         )  # a replay reads the listing of the run that it repeats
     selection = Selection(**ledger.get("selection"))
     rules = Rules.from_spec(job["rules"])  # the settings may have changed since
-    source = make_source(str(ledger.get("word")), settings, str(ledger.get("pacs")), paths, selection, rules)
+    source = make_source(
+        str(ledger.get("word")), settings, pacs_address(ledger, paths), paths, selection, rules
+    )
     check_same_source(source, job["source"])
-    replayed = ledger.get("replayed")
     return source if replayed is None else ReplaySource(source, replayed)
 
 
@@ -47,10 +50,10 @@ def open_ledger(out: Path, *, write: bool = False) -> Ledger:
 
 def inputs_of(ledger: Ledger, paths: Paths) -> tuple[Path, ...]:
     """Return what no output of a command about a run may replace: the run, its source, a folder PACS."""
-    word, pacs = str(ledger.get("word")), str(ledger.get("pacs"))
+    word, pacs = str(ledger.get("word")), pacs_address(ledger, paths)
     inputs = [paths.ledger, paths.listing, paths.audit, paths.lock, paths.logs, paths.pacs]
     inputs += [Path(word)] if word != "orthanc" else []
-    inputs += [Path(pacs)] if not pacs.startswith(("http://", "https://")) else []
+    inputs += [Path(pacs)] if "://" not in pacs else []
     return tuple(inputs)
 
 
@@ -64,7 +67,7 @@ def pacs_of(ledger: Ledger, settings: Settings, paths: Paths) -> Pacs:
     ServiceUnavailable, UsageError
         It is unavailable, refuses us, is another one, or its folder is not there.
     """
-    url = str(ledger.get("pacs"))
+    url = pacs_address(ledger, paths)
     if url.startswith(("http://", "https://")):
         pacs = connect(settings, url)
         identity = str(ledger.get("job")["pacs"])  # empty of an Orthanc that has none
@@ -72,8 +75,6 @@ def pacs_of(ledger: Ledger, settings: Settings, paths: Paths) -> Pacs:
             raise UsageError(f"the PACS at {url} is not the one that this run began with")
         return pacs
     folder = Path(url)
-    if not folder.exists() and folder.name == paths.pacs.name and paths.pacs.is_dir():
-        folder = paths.pacs.absolute()  # the run's folder was moved, with the PACS in it
     if ledger.tally().reported and not (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(
             f"{folder}: this run's PACS, a folder, is not there or empty. Was it moved, or is its disk not mounted?"

@@ -239,7 +239,7 @@ def test_a_port_that_is_taken_and_a_missing_library_are_said(
 def test_nothing_is_served_where_nobody_asked(ledger: Ledger) -> None:
     from producer.run.execute import _metrics
 
-    assert _metrics(Settings(), ledger, None, None, ledger.get("job")) is None  # type: ignore[arg-type]
+    assert _metrics(Settings(), ledger, None, None, ledger.get("job"), "") is None  # type: ignore[arg-type]
 
 
 # -- the alerts and the dashboard ----------------------------------------------------------------------------

@@ -1,0 +1,117 @@
+"""Where a run's folder lies: moved since, or a copy of one that still exists elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from backlog.errors import UsageError
+from producer.ledger.ledger import Ledger
+from producer.run.folder import Paths, is_running
+
+#: The ledger's fact with the path of a run's folder.
+PLACE: Final = "place"
+
+#: The ledger's fact with the PACS's path below the run's folder, where it lies in it.
+PACS_INSIDE: Final = "pacs_inside"
+
+
+def place_facts(paths: Paths, pacs: str) -> dict[str, Any]:
+    """Return what a new run's ledger keeps of its place.
+
+    Parameters
+    ----------
+    pacs
+        The address of the run's PACS, or its folder.
+    """
+    facts: dict[str, Any] = {PLACE: os.path.realpath(paths.out)}
+    if not _is_address(pacs):
+        folder, out = Path(os.path.realpath(pacs)), Path(os.path.realpath(paths.out))
+        if folder.is_relative_to(out):
+            facts[PACS_INSIDE] = str(folder.relative_to(out))
+    return facts
+
+
+def pacs_address(ledger: Ledger, paths: Paths) -> str:
+    """Return the address of a run's PACS. A folder inside the run's folder goes where that goes: moved, or copied."""
+    inside = ledger.get(PACS_INSIDE)
+    if inside is not None:
+        return str(paths.out.absolute() / inside)
+    address = str(ledger.get("pacs"))
+    known = ledger.get(PLACE) is not None
+    if (
+        not known
+        and not _is_address(address)
+        and Path(address).name == paths.pacs.name
+        and paths.pacs.is_dir()
+    ):
+        return str(paths.pacs.absolute())  # a ledger from before places were kept
+    return address
+
+
+def original_of(ledger: Ledger, paths: Paths) -> Path | None:
+    """Return the folder of the run that this one is a copy of; None for the run itself, moved or not.
+
+    It is a copy where the place that the ledger names still holds the same run. A folder from another disk whose first
+    place is gone counts as moved.
+    """
+    place = ledger.get(PLACE)
+    if place is None:
+        return None
+    first = Path(place)
+    if first == Path(os.path.realpath(paths.out)) or not Paths(first).ledger.is_file():
+        return None
+    if first.samefile(paths.out):
+        return None  # the same folder by another name, as in a container
+    try:
+        other = Ledger(Paths(first).ledger, write=False)
+    except UsageError:
+        return None
+    try:
+        return first if other.get("job")["run"] == ledger.get("job")["run"] else None
+    finally:
+        other.close()
+
+
+def is_moved(ledger: Ledger, paths: Paths) -> bool:
+    """Whether the folder lies elsewhere than the ledger says."""
+    place = ledger.get(PLACE)
+    return place is not None and place != os.path.realpath(paths.out)
+
+
+def check_not_copy(ledger: Ledger, paths: Paths, *, agreed: bool) -> None:
+    """Refuse to write for a copy of a run, unless the user agreed.
+
+    Parameters
+    ----------
+    agreed
+        The user knows that it is a copy, and means it.
+
+    Raises
+    ------
+    UsageError
+        It is a copy; or the run that it was copied from is at work.
+    """
+    original = original_of(ledger, paths)
+    if original is None:
+        return
+    if not agreed:
+        raise UsageError(
+            f"{paths.out}: this is a copy of the run in {original}. What this command changes lies in the PACS at"
+            f" {pacs_address(ledger, paths)}. Use {original}, or add --copy to work on the copy"
+        )
+    if is_running(Paths(original)):
+        raise UsageError(
+            f"{paths.out}: the run that this is a copy of is at work, in {original}: let it end first"
+        )
+
+
+def settle_here(ledger: Ledger, paths: Paths) -> None:
+    """Keep that a run belongs here from now on."""
+    if is_moved(ledger, paths):
+        ledger.set(PLACE, os.path.realpath(paths.out))
+
+
+def _is_address(pacs: str) -> bool:
+    return "://" in pacs
