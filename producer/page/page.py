@@ -16,6 +16,7 @@ from backlog.errors import UsageError
 from backlog.outcomes import Flag
 from backlog.output_file import OutputFile
 from backlog.pacs.address import without_password
+from backlog.settings import from_environment, keep_font_cache_in
 from producer.ledger.ledger import Ledger
 from producer.page import drift
 from producer.page.comparison import Comparison
@@ -64,6 +65,7 @@ def write_page(
     StorageFull
         There is no room for the page.
     """
+    keep_font_cache_in(from_environment().cache_folder)
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined  # optional
 

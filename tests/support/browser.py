@@ -12,10 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-#: Chromium asks its makers for nothing, and takes no part of the user's own browser.
+#: Chromium takes no part of the user's own browser, and asks its makers for nothing: as it resolves no name, it can't
+#: (without that it asks for accounts.google.com within seconds, whatever else is switched off).
 _FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"
+    *"--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe".split(),
+    "--host-resolver-rules=MAP * ~NOTFOUND",
 )
 
 
@@ -37,7 +39,7 @@ class Browser:
                 ends,
                 "bash",
                 "chromium",
-                *_FLAGS.split(),
+                *_FLAGS,
                 f"--user-data-dir={folder}",
                 "about:blank",
             ],
