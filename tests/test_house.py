@@ -27,8 +27,8 @@ def _in(folder: str) -> set[str]:
 
 #: A library, and the only modules that may import it.
 DOORS = {
-    "requests": {"backlog.pacs.orthanc"},
-    "urllib3": {"backlog.pacs.orthanc"},
+    "requests": {"backlog.pacs.orthanc", "backlog.pacs.http_errors"},
+    "urllib3": {"backlog.pacs.orthanc", "backlog.pacs.http_errors"},
     "redis": {"backlog.broker.connection"},
     "isal": {"backlog.inputs.zip_archive"},
     # Writes the demonstration; reads PyTorch's container. Sources are read by backlog.inputs.zip_archive.

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import requests
-import urllib3
 from requests.adapters import HTTPAdapter
 
 from backlog.dicom.parser import read_until_pixel_data
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.base import StoreResult
+from backlog.pacs.http_errors import credentials, translated
 from backlog.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ _INEXISTENT_TAG: Final = 21
 _FULL_STORAGE: Final = 11
 
 _UNKNOWN: Final = "the PACS doesn't know it (any more)"
-
-_NO_ADDRESS: Final = (
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.MissingSchema,
-)
 
 #: Files up to this size are read whole for their header: a kept connection is worth more than the bytes.
 _SMALL: Final = 1 << 20
@@ -74,7 +68,7 @@ class Orthanc:
         self._session.mount(self.url, HTTPAdapter(pool_connections=1, pool_maxsize=32))
         # Orthanc compresses for whoever offers it, as requests does by default: 450 ms instead of 9 for 10 MB.
         self._session.headers["Accept-Encoding"] = "identity"
-        self._session.auth = (username, password) if username else None
+        self._session.auth = credentials(username, password)
         self._session.trust_env = False  # no proxy and no netrc between a hospital's worker and its PACS
         if ca:
             if not Path(ca).is_file():
@@ -165,7 +159,7 @@ class Orthanc:
         with self._call("GET", f"/instances/{_checked(instance)}/file", stream=True) as response:
             if int(response.headers.get("Content-Length", _SMALL + 1)) <= _SMALL:
                 return self._body(response)
-            with _translated(self.url):
+            with translated(self.url):
                 return read_until_pixel_data(response.iter_content(_STEP))
 
     def delete(self, instance: str) -> bool:
@@ -244,7 +238,7 @@ class Orthanc:
 
     def _body(self, response: requests.Response) -> bytes:
         """Read a body in one go; `requests` would read it in steps of 10 kB."""
-        with _translated(self.url):
+        with translated(self.url):
             body: bytes = response.raw.read()
         announced = response.headers.get("Content-Length")
         if announced is not None and len(body) != int(announced):
@@ -267,7 +261,7 @@ class Orthanc:
         return UsageError(f"what answers at {self.url} is no Orthanc: see CXR_PACS_URL")
 
     def _call(self, method: str, path: str, **more: Any) -> requests.Response:
-        with _translated(self.url):
+        with translated(self.url):
             # A redirected POST would arrive as a GET, and look like a refusal of every image.
             response = self._session.request(
                 method, self.url + path, timeout=self._timeout, allow_redirects=False, **more
@@ -336,15 +330,3 @@ def _checked(instance: str) -> str:
     if not _ID.fullmatch(instance):
         raise InstanceRejected(Reason.NOT_IN_PACS, "this is no identifier of Orthanc's")
     return instance
-
-
-@contextmanager
-def _translated(url: str) -> Iterator[None]:
-    try:
-        yield
-    except requests.exceptions.SSLError as error:
-        raise UsageError(f"the certificate of the PACS at {url} is not trusted: see CXR_PACS_CA") from error
-    except _NO_ADDRESS as error:
-        raise UsageError(f"{url!r} is no address of a PACS") from error
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise ServiceUnavailable(f"the PACS at {url} is unavailable: {error.__class__.__name__}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,10 @@ SINCE = click.option(
 
 
 MODALITY = click.option(
-    "--modality", metavar="CS", default="", help="Orthanc: only this modality, as CR or DX."
+    "--modality",
+    metavar="CS",
+    multiple=True,
+    help="Orthanc: only this modality, as CR; may be given more than once, or as CR,DX.",
 )
 
 
@@ -64,7 +68,7 @@ STUDY_DATE = click.option(
 )
 
 
-def selection_of(since: str, modality: str, study_date: str) -> Any:
+def selection_of(since: str, modality: Sequence[str], study_date: str) -> Any:
     """Return the selection that the options name; one that only an Orthanc can make is refused elsewhere later."""
     from producer.sources.open import Selection
 
@@ -76,7 +80,11 @@ def selection_of(since: str, modality: str, study_date: str) -> Any:
                 f"{since!r} is no date; write it as 2024-12-31 or 2024-12-31T08:00", param_hint="--since"
             ) from None
     # A query that no series can match scores nothing, and looks like a run that found nothing to do.
-    modalities = [one.strip().upper() for one in re.split(r"[,\\]", modality) if one.strip()]
+    modalities = [
+        one.strip().upper() for given in modality for one in re.split(r"[,\\]", given) if one.strip()
+    ]
+    if modality and not modalities:
+        raise click.BadParameter("it names no modality; write it as CR, or CR,DX", param_hint="--modality")
     for one in modalities:
         if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", one):
             raise click.BadParameter(
@@ -87,7 +95,7 @@ def selection_of(since: str, modality: str, study_date: str) -> Any:
             f"{study_date!r} is no date; write it as 20240101, 20240101-20241231, 20240101- or -20241231",
             param_hint="--study-date",
         )
-    return Selection(since, "\\".join(modalities), study_date)
+    return Selection(since, "\\".join(dict.fromkeys(modalities)), study_date)
 
 
 def _is_range(study_date: str) -> bool:

@@ -102,7 +102,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     lines = [
         f"Run       {summary['run']}" + (f" ({summary['state']})" if "state" in summary else ""),
         f"Total     {summary['total']}",
-        f"Reported  {summary['reported']}",
+        f"Reported  {summary['reported']}" + _before(summary["reported_before"]),
         f"Skipped   {count_reasons(summary['skipped'])}",
         f"Quarantined {count_reasons(summary['quarantined'])}",
         f"Time      {summary['seconds']:.1f} s, {summary['images_per_second']:.2f} images/s",
@@ -111,6 +111,10 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     if notice := scores_notice(meaningful=summary["weights_meaningful"]):
         lines.append(f"          {notice}")
     return lines
+
+
+def _before(count: int) -> str:
+    return f" ({count} of them were in the PACS already, from an earlier run)" if count else ""
 
 
 def count_reasons(counts: dict[str, int]) -> str:

@@ -17,7 +17,9 @@ from producer.cli.output import cores, read_settings
 @MODALITY
 @STUDY_DATE
 @click.option("--sample", default=1000, show_default=True, help="Most headers to read; 0 reads every one.")
-def plan(source: str, pacs: str | None, since: str, modality: str, study_date: str, sample: int) -> None:
+def plan(
+    source: str, pacs: str | None, since: str, modality: tuple[str, ...], study_date: str, sample: int
+) -> None:
     """Say what a run would do. Writes nothing."""
     from producer.plan import make_plan
 

@@ -46,7 +46,7 @@ def run(
     out: Path | None,
     workers: int | None,
     since: str,
-    modality: str,
+    modality: tuple[str, ...],
     study_date: str,
     read_back: bool,
     derived_objects: str | None,

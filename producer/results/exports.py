@@ -13,6 +13,7 @@ from backlog.model import LABELS
 from backlog.outcomes import Outcome
 from backlog.output_file import OutputFile, begins_with
 from producer.ledger.ledger import Ledger
+from producer.ledger.schema import FOUND
 
 _IDS: Final = ("item", "sop_instance_uid", "study_instance_uid", "sr_sop_instance_uid", "flags")
 COLUMNS: Final = (*_IDS, *LABELS)
@@ -141,6 +142,7 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
         "complete": bool(ledger.get("all_listed", False)) and tally.ended == total,
         "total": total,
         "reported": tally.reported,
+        "reported_before": _found(ledger),
         "skipped": tally.skipped,
         "quarantined": tally.quarantined,
         "seconds": round(seconds, 3),
@@ -153,6 +155,12 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
     if job.get("derived_objects"):
         summary["derived_objects"] = _derived_objects(ledger)
     return summary
+
+
+def _found(ledger: Ledger) -> int:
+    """Count the reports that an earlier run had stored already."""
+    (row,) = ledger.select("SELECT count(*) AS count FROM effect WHERE kind = ?", FOUND)
+    return int(row["count"])
 
 
 def _derived_objects(ledger: Ledger) -> dict[str, dict[str, int]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import redis
 import requests
+from requests.auth import HTTPBasicAuth
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,6 +92,10 @@ class OrthancServer:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def auth(self) -> HTTPBasicAuth:
+        return HTTPBasicAuth(self.username.encode(), self.password.encode())
+
+    @property
     def storage(self) -> Path:
         return self.folder / "storage"
 
@@ -148,24 +153,28 @@ class OrthancServer:
             self.process = None
 
     def get(self, path: str) -> requests.Response:
-        return requests.get(self.url + path, auth=(self.username, self.password), timeout=30)
+        return requests.get(self.url + path, auth=self.auth, timeout=30)
 
     def post(self, path: str, data: bytes) -> requests.Response:
-        return requests.post(self.url + path, data=data, auth=(self.username, self.password), timeout=30)
+        return requests.post(self.url + path, data=data, auth=self.auth, timeout=30)
 
     def reports(self) -> list[str]:
         """Return the ids of all instances of modality SR."""
         found = requests.post(
             f"{self.url}/tools/find",
             json={"Level": "Instance", "Query": {"Modality": "SR"}},
-            auth=(self.username, self.password),
+            auth=self.auth,
             timeout=60,
         ).json()
         return [str(one) for one in found]
 
     def clear(self) -> None:
         for patient in self.get("/patients").json():
-            requests.delete(f"{self.url}/patients/{patient}", auth=(self.username, self.password), timeout=30)
+            requests.delete(
+                f"{self.url}/patients/{patient}",
+                auth=self.auth,
+                timeout=30,
+            )
 
 
 def missing(program: str) -> bool:

@@ -121,13 +121,20 @@ def test_options_that_do_not_go_together_are_named(tmp_path: Path) -> None:
 
 
 def testselection_ofs_are_written_as_people_and_as_dicom_write_them() -> None:
-    for written, meant in [("", ""), ("CR", "CR"), ("cr, dx", "CR\\DX"), ("CR\\DX", "CR\\DX"), ("CR,", "CR")]:
+    for written, meant in [
+        ((), ""),
+        (("CR",), "CR"),
+        (("CR", "DX"), "CR\\DX"),
+        (("cr, dx",), "CR\\DX"),
+        (("CR\\DX", "DX", "xr"), "CR\\DX\\XR"),
+        (("CR,",), "CR"),
+    ]:
         assert selection_of("", written, "").modality == meant
     for dates in ("", "20240131", "20240101-", "-20241231", "20240101-20240101"):
-        assert selection_of("", "", dates).study_date == dates
+        assert selection_of("", (), dates).study_date == dates
     for dates in ("20241301", "20240231", "2024", "-", "--", "20240101-20230101", "1-2-3", "today"):
         with pytest.raises(BadParameter):
-            selection_of("", "", dates)
+            selection_of("", (), dates)
 
 
 @pytest.mark.parametrize(

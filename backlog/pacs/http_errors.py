@@ -1,0 +1,98 @@
+"""Why a request to a PACS failed, in words that lead to what is wrong: its address, its scheme, its host, or itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import BadStatusLine, RemoteDisconnected
+from typing import Final
+
+import requests
+import urllib3
+from requests.auth import HTTPBasicAuth
+
+from backlog.errors import BacklogError, ServiceUnavailable, UsageError
+
+_NO_ADDRESS: Final = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+)
+
+#: What OpenSSL says of a server that answers without TLS.
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
+
+
+def credentials(username: str, password: str) -> HTTPBasicAuth | None:
+    """Return what a session sends with each request: in UTF-8 (RFC 7617), where requests alone takes Latin-1."""
+    return HTTPBasicAuth(username.encode(), password.encode()) if username else None
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn what requests and urllib3 raise into our errors.
+
+    Parameters
+    ----------
+    url
+        The address of the PACS, as the user gave it.
+
+    Raises
+    ------
+    UsageError
+        The address is none, the certificate is not trusted, or what answers speaks no TLS or no HTTP.
+    ServiceUnavailable
+        Its host is not found, nothing listens there, or it doesn't answer.
+    """
+    try:
+        yield
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise _error(url, error) from error
+
+
+def _error(url: str, error: Exception) -> BacklogError:
+    causes = list(_causes(error))
+    names = " ".join(str(cause) for cause in causes)
+    if any(isinstance(cause, _NO_ADDRESS) for cause in causes):
+        return UsageError(f"{url!r} is no address of a PACS")
+    if isinstance(error, requests.exceptions.SSLError) or any(
+        isinstance(cause, urllib3.exceptions.SSLError) for cause in causes
+    ):
+        if any(word in names for word in _NO_TLS):
+            return UsageError(
+                f"the PACS at {url} speaks no TLS: its address begins with http://, see CXR_PACS_URL"
+            )
+        return UsageError(f"the certificate of the PACS at {url} is not trusted: see CXR_PACS_CA")
+    if any(
+        isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected) for cause in causes
+    ):
+        return UsageError(f"what answers at {url} does not speak HTTP: check its port, see CXR_PACS_URL")
+    return ServiceUnavailable(f"the PACS at {url} is unavailable: {_reason(causes, error)}")
+
+
+def _reason(causes: list[BaseException], error: Exception) -> str:
+    if any(isinstance(cause, urllib3.exceptions.NameResolutionError) for cause in causes):
+        return "no host of this name is known here"
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return "nothing listens at this port"
+    if any(
+        isinstance(cause, (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError))
+        for cause in causes
+    ):
+        return "it does not answer in time"
+    if any(isinstance(cause, (RemoteDisconnected, ConnectionError)) for cause in causes):
+        return "it closed the connection without an answer"
+    return error.__class__.__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all that it was made of: requests and urllib3 wrap each other's in arguments."""
+    waiting: list[object] = [error]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop(0)
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
