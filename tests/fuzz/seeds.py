@@ -137,7 +137,7 @@ def seeds(path: str) -> list[bytes]:
     if path == "zip":
         return list(_zips())
     if path == "weights":
-        return list(_weights())
+        return [file for file in _weights() if len(file) <= MOST]
     found = [*_images(), *_data(MOST)] if path == "pixels" else list(_headers())
     return [file for file in found if len(file) <= MOST]
 
