@@ -1,7 +1,7 @@
-"""How fast is the bare forward pass: ONNX Runtime against eager PyTorch, and against itself.
+"""How fast is the bare forward pass: the graph from arrays against PyTorch's export and against eager PyTorch.
 
 Run as ``python -m bench.bench_engine CACHE [ROUNDS]``. Every variant runs once in every round, so that what
-else the machine does falls on all of them; the medians over the rounds are compared. Ratios carry over to
+else the machine does falls on all of them; the medians of the ratios within a round are given. Ratios carry over to
 another machine, images per second don't.
 """
 
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from bench.reference.torch_export import exported_by_torch
+from worker.model.network import build_graph
 from worker.model.onnx_engine import OnnxForward
-from worker.model.torch_model import reference
-from worker.model.weights import exported, locate
+from worker.model.torch_model import Scorer, network
+from worker.model.weights import locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,16 +51,20 @@ def eager(model: torch.nn.Module, threads: int) -> Forward:
 
 def main(cache: Path, rounds: int) -> None:
     weights = locate("seeded", "", cache, download=False)
-    graph = exported(weights, cache).read_bytes()
-    model = reference(weights)
+    graph, exported = build_graph(weights), exported_by_torch(weights)
+    model = Scorer(network(weights), weights.model.points).eval()
     images = np.random.default_rng(0).uniform(-1024, 1024, (IMAGES, 1, 224, 224)).astype(np.float32)
 
     variants: dict[str, tuple[Forward, int]] = {}
     for threads in (1, 2):
+        variants[f"PyTorch's export, {threads} thread(s), batch 1"] = (
+            OnnxForward(exported, threads=threads),
+            1,
+        )
         variants[f"PyTorch eager, {threads} thread(s), batch 1"] = (eager(model, threads), 1)
         session = OnnxForward(graph, threads=threads)
         for batch in BATCHES:
-            variants[f"ONNX Runtime, {threads} thread(s), batch {batch}"] = (session, batch)
+            variants[f"graph from arrays, {threads} thread(s), batch {batch}"] = (session, batch)
 
     for forward, batch in variants.values():  # the first call allocates and chooses kernels
         forward(images[:batch])
@@ -68,11 +74,13 @@ def main(cache: Path, rounds: int) -> None:
             times[name].append(seconds(forward, batch, images))
 
     for threads in (1, 2):
-        base = statistics.median(times[f"PyTorch eager, {threads} thread(s), batch 1"])
+        base = times[f"PyTorch's export, {threads} thread(s), batch 1"]
         for name, taken in times.items():
             if f" {threads} thread(s)" in name:
-                median = statistics.median(taken)
-                print(f"{name:42} {IMAGES / median:6.1f} images/s  {base / median:5.2f} x eager")
+                ratio = statistics.median(before / now for before, now in zip(base, taken, strict=True))
+                print(
+                    f"{name:42} {IMAGES / statistics.median(taken):6.1f} images/s  {ratio:5.2f} x PyTorch's export"
+                )
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def _means(clock: Clock, count: int) -> dict[tuple[str, str], float]:
 def measure_stages(count: int) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], float]]:
     """Return the serial loop's and our seconds of CPU an image, by (stage, whose)."""
     kept = Path.home() / ".cache" / "cxr-backlog"
-    engine = load(locate("seeded", "", kept, download=False), engine="onnxruntime", cache=kept, threads=1)
+    engine = load(locate("seeded", "", kept, download=False), engine="onnxruntime", threads=1)
     with TemporaryDirectory(prefix="cxr-bench-") as name:
         folder = Path(name)
         write_zip(folder / "ours.zip", count + _WARM_UP, 1)

@@ -24,7 +24,7 @@ from pathlib import Path
 from worker.model.engine import load
 from worker.model.weights import locate
 kept = Path.home() / ".cache" / "cxr-backlog"
-engine = load(locate("seeded", "", kept, download=False), engine="onnxruntime", cache=kept, threads=1)
+engine = load(locate("seeded", "", kept, download=False), engine="onnxruntime", threads=1)
 image = np.zeros((1, 1, 224, 224), np.float32)
 engine.scores(image)
 print("ready", flush=True)

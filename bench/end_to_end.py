@@ -103,9 +103,7 @@ def bare_forward(count: int) -> float:
     """Return images per second of the exported model alone, one process and all cores."""
     kept = Path.home() / ".cache" / "cxr-backlog"
     threads = os.cpu_count() or 1
-    engine = load(
-        locate("seeded", "", kept, download=False), engine="onnxruntime", cache=kept, threads=threads
-    )
+    engine = load(locate("seeded", "", kept, download=False), engine="onnxruntime", threads=threads)
     image = np.zeros((1, 1, 224, 224), np.float32)
     engine.scores(image)
     started = time.perf_counter()

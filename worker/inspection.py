@@ -87,7 +87,7 @@ def _scores(image: Any, settings: Settings) -> dict[str, Any]:
     from worker.model.weights import locate
 
     weights = locate(settings.weights, settings.weights_sha256, settings.cache_folder, download=True)
-    engine = load(weights, engine=settings.engine, cache=settings.cache_folder, threads=settings.threads or 1)
+    engine = load(weights, engine=settings.engine, threads=settings.threads or 1)
     scores = engine.scores(image[None, None])[0]
     rounded = {label: round(float(score), SCORE_DIGITS) for label, score in zip(LABELS, scores, strict=True)}
     found: dict[str, Any] = {"weights_meaningful": weights.meaningful, "scores": rounded}

@@ -1,4 +1,4 @@
-"""Find, verify and export the model before any work begins: ``python -m worker.prepare``.
+"""Find, verify and check the model before any work begins: ``python -m worker.prepare``.
 
 Prints one line of JSON for the caller; what goes wrong is one line on standard error and exit code 2. Run by the
 producer before it starts workers on this machine, by the containers' start, and by hand to fill a cache that machines
@@ -17,7 +17,7 @@ from backlog.settings import from_environment
 
 
 def main() -> None:
-    """Prepare the weights and their export."""
+    """Prepare the weights, and check what they compute."""
     parser = argparse.ArgumentParser(prog="python -m worker.prepare", description=__doc__)
     parser.add_argument("--offline", action="store_true", help="don't download; fail where a file is missing")
     arguments = parser.parse_args()
@@ -25,16 +25,17 @@ def main() -> None:
         settings = from_environment()
         set_up(settings.log)
         from worker.model.engine import load  # after a bad setting has been said
-        from worker.model.weights import MAPPING, exported, locate
+        from worker.model.network import check_scores
+        from worker.model.weights import locate
 
         weights = locate(
             settings.weights, settings.weights_sha256, settings.cache_folder, download=not arguments.offline
         )
-        engine = load(
-            weights, engine=settings.engine, cache=settings.cache_folder, threads=settings.threads or 1
-        )
-        if "capture" in settings.derived_object_kinds:
-            exported(weights, settings.cache_folder, MAPPING)
+        engine = load(weights, engine=settings.engine, threads=settings.threads or 1)
+        if (
+            engine.name == "onnxruntime"
+        ):  # PyTorch on a GPU is compared with itself on the CPU whenever it is loaded
+            check_scores(weights, engine.scores, settings.cache_folder)
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(USAGE) from None

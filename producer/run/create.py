@@ -12,7 +12,7 @@ from typing import Any
 from backlog.broker.messages import Job, PredecessorSpec
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
-from backlog.model import MODEL
+from backlog.model import DEFAULT_MODEL
 from backlog.outcomes import Outcome
 from backlog.pacs.address import checked_address
 from backlog.pacs.connect import connect
@@ -72,7 +72,7 @@ def create(
         "word": word if word == "orthanc" else str(Path(word).absolute()),
         "pacs": pacs if pacs.startswith(("http://", "https://")) else str(Path(pacs).absolute()),
         "selection": vars(selection),
-        "model": MODEL,
+        "model": DEFAULT_MODEL,
         "workers": workers,
         "chunk_size": _chunk_size(settings, source.total, workers),
     }

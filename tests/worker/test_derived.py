@@ -37,9 +37,9 @@ from worker.derived import capture as derived_capture
 from worker.derived import dicom as derived_dicom
 from worker.derived.capture import draw
 from worker.derived.pdf import _MARGIN, _WIDTH, _lines, _wide, cells, write_pdf
+from worker.model.class_activation import ClassActivation, ClassActivationMaps
 from worker.model.engine import load
-from worker.model.grad_cam import Mapper, Maps
-from worker.model.weights import Weights, cached_export, locate
+from worker.model.weights import Weights, locate
 from worker.pixels.preprocess import model_input
 from worker.sr.content import ReportContent, report_content
 from worker.sr.inputs import Model, Options
@@ -61,10 +61,10 @@ def said(
     return report_content(read_source(header), scores, flags, model=model, options=options, when=when)
 
 
-def some_maps(raising: bool = True) -> Maps:
+def some_maps(raising: bool = True) -> ClassActivationMaps:
     cells = np.full((18, 7, 7), 1.0 if raising else -1.0, np.float32)
     cells[:, 3, 3] *= 5
-    return Maps(np.asarray(SCORES, np.float32), cells)
+    return ClassActivationMaps(np.asarray(SCORES, np.float32), cells)
 
 
 def grey() -> Any:
@@ -311,22 +311,22 @@ def weights(model_cache: Path) -> Weights:
 
 
 @pytest.fixture(scope="module")
-def mapper(weights: Weights, model_cache: Path) -> Mapper:
-    return Mapper(weights, model_cache)
+def class_activation(weights: Weights) -> ClassActivation:
+    return ClassActivation(weights)
 
 
-def test_the_map_is_that_of_the_gradient(weights: Weights, mapper: Mapper) -> None:
+def test_the_map_is_that_of_the_gradient(weights: Weights, class_activation: ClassActivation) -> None:
     """Grad-CAM as its paper has it: gradients, pooled, weigh the last feature maps."""
     import torch
 
-    from worker.model.torch_model import Scorer, reference
+    from worker.model.torch_model import Scorer, network
 
-    model = Scorer(reference(weights))
+    model = Scorer(network(weights), weights.model.points)
     image = model_input(dicom(chest(300, 300))).image
     activations = model.activations(torch.from_numpy(image.copy())[None, None])
     activations.retain_grad()
     logits = model.classifier(activations.mean((2, 3)))
-    found = mapper(image)
+    found = class_activation(image)
     for finding in (0, 7, 17):
         activations.grad = None
         logits[0, finding].backward(retain_graph=True)
@@ -338,23 +338,11 @@ def test_the_map_is_that_of_the_gradient(weights: Weights, mapper: Mapper) -> No
 
 
 def test_the_model_with_maps_gives_the_models_scores(
-    weights: Weights, mapper: Mapper, model_cache: Path
+    weights: Weights, class_activation: ClassActivation
 ) -> None:
     image = model_input(dicom(chest(300, 300))).image
-    engine = load(weights, engine="onnxruntime", cache=model_cache, threads=1)
-    assert np.abs(mapper(image).scores - engine.scores(image[None, None])[0]).max() < 1e-5
-
-
-def test_an_export_of_another_model_is_refused(weights: Weights, model_cache: Path, tmp_path: Path) -> None:
-    import hashlib
-
-    from worker.model.weights import MAPPING, export_name
-
-    graph = cast("Path", cached_export(weights, model_cache, MAPPING)).read_bytes()
-    other = Weights(weights.path, "a" * 64, meaningful=True)
-    (tmp_path / export_name(other, hashlib.sha256(graph).hexdigest(), MAPPING)).write_bytes(graph)
-    with pytest.raises(UsageError, match="other weights"):
-        Mapper(other, tmp_path)
+    engine = load(weights, engine="onnxruntime", threads=1)
+    assert np.abs(class_activation(image).scores - engine.scores(image[None, None])[0]).max() < 1e-5
 
 
 # -- the report stage ----------------------------------------------------------------------------------------
@@ -534,7 +522,7 @@ def test_a_run_without_loads_nothing_and_asks_for_nothing_more(
 ) -> None:
     job, number, items = until_report(shop, [], 2)
     del job["derived_objects"]
-    for name in ("worker.tasks.derived", "worker.model.grad_cam", "PIL"):
+    for name in ("worker.tasks.derived", "worker.model.class_activation", "PIL"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it fails
     asked: list[str] = []
 
@@ -554,7 +542,7 @@ def test_a_run_without_loads_nothing_and_asks_for_nothing_more(
 
 
 def test_the_worker_loads_nothing_for_them() -> None:
-    theirs = ("worker.derived", "worker.tasks.derived", "worker.model.grad_cam", "matplotlib")
+    theirs = ("worker.derived", "worker.tasks.derived", "worker.model.class_activation", "matplotlib")
     look = f"import sys, worker.main; print([name for name in sys.modules if name.startswith({theirs})])"
     done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -17,8 +17,7 @@ from backlog.model import LABELS
 from tests.support.weights_fixture import densenet, seeded, weights_cache  # noqa: F401 - fixtures
 from worker.model import engine as module
 from worker.model.engine import CheckedEngine, Engine, load
-from worker.model.onnx_engine import OnnxForward
-from worker.model.weights import Weights, cached_export, export_name
+from worker.model.weights import Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,13 +48,13 @@ def expected(seeded: Weights) -> NDArray[np.float32]:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def onnx(seeded: Weights, weights_cache: Path) -> Engine:  # noqa: F811
-    return load(seeded, engine="onnxruntime", cache=weights_cache, threads=2)
+def onnx(seeded: Weights) -> Engine:  # noqa: F811
+    return load(seeded, engine="onnxruntime", threads=2)
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "torch"])
-def engine(request: pytest.FixtureRequest, seeded: Weights, weights_cache: Path) -> Engine:  # noqa: F811
-    return load(seeded, engine=request.param, cache=weights_cache, threads=1)
+def engine(request: pytest.FixtureRequest, seeded: Weights) -> Engine:  # noqa: F811
+    return load(seeded, engine=request.param, threads=1)
 
 
 # --- the same scores as torchxrayvision -----------------------------------------------------------------
@@ -134,9 +133,9 @@ def test_another_shape_type_or_range_is_an_error(onnx: Engine, wrong: NDArray[An
 
 def test_an_unknown_engine_and_no_threads_are_refused(seeded: Weights, tmp_path: Path) -> None:  # noqa: F811
     with pytest.raises(UsageError, match="CXR_ENGINE has to be one of auto, onnxruntime, torch"):
-        load(seeded, engine="tensorflow", cache=tmp_path, threads=1)
+        load(seeded, engine="tensorflow", threads=1)
     with pytest.raises(UsageError, match="at least one thread"):
-        load(seeded, engine="auto", cache=tmp_path, threads=0)
+        load(seeded, engine="auto", threads=0)
 
 
 def test_the_engine_tells_its_name(engine: Engine, onnx: Engine) -> None:
@@ -146,7 +145,6 @@ def test_the_engine_tells_its_name(engine: Engine, onnx: Engine) -> None:
 
 def test_a_gpu_that_torch_cannot_use_is_reported_and_left(
     seeded: Weights,  # noqa: F811
-    weights_cache: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -156,35 +154,33 @@ def test_a_gpu_that_torch_cannot_use_is_reported_and_left(
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU that torch can use")
     monkeypatch.setattr(module, "_GPU_DEVICES", (tmp_path,))  # a device file without a working driver
-    assert load(seeded, engine="auto", cache=weights_cache, threads=1).name == "onnxruntime"
+    assert load(seeded, engine="auto", threads=1).name == "onnxruntime"
     assert "engine.gpu_unusable" in caplog.text
 
 
 def test_a_gpu_without_torch_is_left(
     seeded: Weights,  # noqa: F811
-    weights_cache: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_GPU_DEVICES", (tmp_path,))
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert load(seeded, engine="auto", cache=weights_cache, threads=1).name == "onnxruntime"
+    assert load(seeded, engine="auto", threads=1).name == "onnxruntime"
 
 
 def test_an_engine_that_is_not_installed_says_so(
     seeded: Weights,  # noqa: F811
-    weights_cache: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchxrayvision", None)
-    with pytest.raises(UsageError, match=r"install cxr-backlog\[model\]"):
-        load(seeded, engine="torch", cache=weights_cache, threads=1)
+    with pytest.raises(UsageError, match=r"install cxr-backlog\[gpu\]"):
+        load(seeded, engine="torch", threads=1)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UsageError, match=r"install cxr-backlog\[inference\]"):
-        load(seeded, engine="onnxruntime", cache=weights_cache, threads=1)
+    with pytest.raises(UsageError, match=r"install cxr-backlog\[worker\]"):
+        load(seeded, engine="onnxruntime", threads=1)
 
 
-def test_a_worker_with_an_export_is_ready_soon_small_and_without_torch(
+def test_a_worker_is_ready_soon_small_and_without_torch(
     seeded: Weights,  # noqa: F811
     weights_cache: Path,  # noqa: F811
 ) -> None:
@@ -198,7 +194,7 @@ import numpy as np
 from worker.model.engine import load
 from worker.model.weights import locate
 cache = Path(sys.argv[1])
-engine = load(locate("seeded", "", cache, download=False), engine="auto", cache=cache, threads=2)
+engine = load(locate("seeded", "", cache, download=False), engine="auto", threads=2)
 engine.scores(np.zeros((1, 1, 224, 224), np.float32))
 ready = time.monotonic() - start
 engine.scores(np.zeros((16, 1, 224, 224), np.float32))
@@ -218,61 +214,6 @@ print(json.dumps({"name": engine.name, "ready": ready, "torch": "torch" in sys.m
     assert result["megabytes"] <= 600
 
 
-# --- the export -----------------------------------------------------------------------------------------
-
-
-def graph_of(seeded: Weights, weights_cache: Path) -> bytes:  # noqa: F811
-    path = cached_export(seeded, weights_cache)
-    assert path is not None
-    return path.read_bytes()
-
-
-def test_an_export_of_other_weights_is_refused(seeded: Weights, weights_cache: Path, tmp_path: Path) -> None:  # noqa: F811
-    import hashlib
-
-    graph = graph_of(seeded, weights_cache)
-    other = Weights(tmp_path / "other.pt", "a" * 64, meaningful=True)
-    (tmp_path / export_name(other, hashlib.sha256(graph).hexdigest())).write_bytes(graph)
-    with pytest.raises(UsageError, match="exported from other weights"):
-        load(other, engine="onnxruntime", cache=tmp_path, threads=1)
-
-
-def test_the_export_says_what_it_is(seeded: Weights, weights_cache: Path) -> None:  # noqa: F811
-    metadata = OnnxForward(graph_of(seeded, weights_cache), threads=1).metadata
-    assert metadata["weights_sha256"] == seeded.sha256
-    assert tuple(metadata["labels"].split("|")) == LABELS
-
-
-@pytest.mark.parametrize("shift", [1e-3, float("nan")])
-def test_an_export_with_other_scores_is_refused(
-    seeded: Weights,  # noqa: F811
-    weights_cache: Path,  # noqa: F811
-    shift: float,
-) -> None:
-    import torch
-
-    from worker.model.onnx_export import compare
-    from worker.model.torch_model import reference
-
-    model: Any = reference(seeded)
-    graph = graph_of(seeded, weights_cache)
-    compare(model, graph)  # passes as it is
-    with torch.no_grad():
-        model.classifier.bias[5] += shift
-    with pytest.raises(UsageError, match="differ from PyTorch's.*CXR_ENGINE=torch"):  # noqa: RUF043
-        compare(model, graph)
-
-
-def test_other_labels_in_torchxrayvision_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    xrv = pytest.importorskip("torchxrayvision")
-    from worker.model.torch_model import operating_points
-
-    config = xrv.models.model_urls["densenet121-res224-all"]
-    monkeypatch.setitem(config, "labels", config["labels"][::-1])
-    with pytest.raises(UsageError, match="other labels"):
-        operating_points()
-
-
 # --- half precision, as on a GPU ------------------------------------------------------------------------
 
 
@@ -281,14 +222,14 @@ def test_half_precision_stays_near_single(seeded: Weights, expected: NDArray[np.
 
     from worker.model.torch_engine import PARITY as HALF_PARITY
     from worker.model.torch_engine import TorchForward, half_precision
-    from worker.model.torch_model import reference
+    from worker.model.torch_model import network
 
-    scorer: Any = half_precision(reference(seeded))
+    scorer: Any = half_precision(network(seeded), seeded.model.points)
     convolutions = [part for part in scorer.modules() if isinstance(part, torch.nn.Conv2d)]
     assert {part.weight.dtype for part in convolutions} == {torch.half}
     assert convolutions[0].bias is not None  # its batch norm is folded into it
     assert scorer.classifier.weight.dtype == torch.float32
-    forward = CheckedEngine("torch", TorchForward(scorer, torch.device("cpu")), 32)
+    forward = CheckedEngine("torch", TorchForward(scorer, torch.device("cpu"), 224), 32)
     difference = np.abs(forward.scores(images(11)) - expected).max()
     assert 0 < difference <= HALF_PARITY
 
@@ -297,15 +238,15 @@ def test_a_form_outside_parity_is_passed_over(seeded: Weights) -> None:  # noqa:
     import torch
 
     from worker.model.torch_engine import TorchForward, first_in_parity
-    from worker.model.torch_model import Scorer, reference
+    from worker.model.torch_model import Scorer, network
 
     cpu = torch.device("cpu")
-    good: Any = Scorer(reference(seeded)).eval()
+    good: Any = Scorer(network(seeded), seeded.model.points).eval()
     off, overflowing = copy.deepcopy(good), copy.deepcopy(good)
     with torch.no_grad():
         off.classifier.bias += 0.1
         overflowing.classifier.bias += float("nan")
-    exact = TorchForward(good, cpu)
+    exact = TorchForward(good, cpu, 224)
     batch = images(3)
     assert np.array_equal(first_in_parity([overflowing, off, good], cpu, exact)(batch), exact(batch))
     with pytest.raises(RuntimeError, match="doesn't reproduce"):

@@ -19,20 +19,10 @@ import numpy as np
 import pytest
 
 from backlog.errors import UsageError
-from tests.support.weights_fixture import released_format, seeded, weights_cache  # noqa: F401 - fixtures
+from backlog.model import DEFAULT_MODEL, MODELS
+from tests.support.weights_fixture import legacy_release, seeded, weights_cache  # noqa: F401 - fixtures
 from worker.model import weights as module
-from worker.model.cache import run_with_torch
-from worker.model.weights import (
-    RELEASED,
-    RELEASED_SHA256,
-    SEEDED_SHA256,
-    Release,
-    Weights,
-    cached_export,
-    export_name,
-    locate,
-    read_verified,
-)
+from worker.model.weights import RELEASES, SEEDED_SHA256, Release, Weights, locate, read_verified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def release(url: str) -> Release:
-    return Release("small", f"{url}/small.pt", len(CONTENT), DIGEST)
+    return Release(f"{url}/small.pt", DIGEST, len(CONTENT))
 
 
 @contextmanager
@@ -76,7 +66,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the released file ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", "small"])
+@pytest.mark.parametrize("name", ["", DEFAULT_MODEL])
 def test_the_released_file_is_taken_from_the_cache(tmp_path: Path, name: str) -> None:
     (tmp_path / "small.pt").write_bytes(CONTENT)
     found = locate(name, "", tmp_path, download=False, release=release("http://127.0.0.1:9"))
@@ -86,13 +76,13 @@ def test_the_released_file_is_taken_from_the_cache(tmp_path: Path, name: str) ->
 def test_a_damaged_file_in_the_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / "small.pt").write_bytes(CONTENT[:-1])
     with pytest.raises(UsageError, match=r"damaged or another file.*Remove it"):
-        locate("small", "", tmp_path, download=True, release=release("http://127.0.0.1:9"))
+        locate("", "", tmp_path, download=True, release=release("http://127.0.0.1:9"))
 
 
 def test_without_the_file_and_without_download_the_error_names_url_and_place(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         locate("", "", tmp_path, download=False)
-    assert RELEASED.url in str(caught.value)
+    assert RELEASES[DEFAULT_MODEL].url in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert "CXR_WEIGHTS" in str(caught.value)
 
@@ -101,9 +91,9 @@ def test_the_released_file_is_downloaded_once(tmp_path: Path) -> None:
     cache = tmp_path / "not" / "yet"
     with server(CONTENT) as url:
         wanted = release(url)
-        found = locate("small", "", cache, download=True, release=wanted)
+        found = locate("", "", cache, download=True, release=wanted)
     assert found.path.read_bytes() == CONTENT
-    assert locate("small", "", cache, download=True, release=wanted) == found  # the server is gone
+    assert locate("", "", cache, download=True, release=wanted) == found  # the server is gone
 
 
 @pytest.mark.parametrize(
@@ -123,9 +113,9 @@ def test_a_wrong_download_is_refused_and_leaves_nothing(
 ) -> None:
     with (
         server(content, **options) as url,
-        pytest.raises(UsageError, match=r"(is not the weights small|can't download).*by hand"),
+        pytest.raises(UsageError, match=r"(is not the weights densenet121|can't download).*by hand"),
     ):
-        locate("small", "", tmp_path, download=True, release=release(url))
+        locate("", "", tmp_path, download=True, release=release(url))
     assert [path.name for path in tmp_path.iterdir()] == [".download.lock"]
 
 
@@ -134,7 +124,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UsageError, match=r"can't download.*by hand, or set CXR_WEIGHTS"):
-            locate("small", "", tmp_path, download=True, release=release(url))
+            locate("", "", tmp_path, download=True, release=release(url))
 
 
 def test_a_silent_server_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +132,7 @@ def test_a_silent_server_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(UsageError, match=r"can't download.*timed out"):
-            locate("small", "", tmp_path, download=True, release=release(url))
+            locate("", "", tmp_path, download=True, release=release(url))
 
 
 def test_nonsense_instead_of_http_is_refused(tmp_path: Path) -> None:
@@ -158,25 +148,61 @@ def test_nonsense_instead_of_http_is_refused(tmp_path: Path) -> None:
         thread.start()
         url = f"http://127.0.0.1:{nonsense.getsockname()[1]}"
         with pytest.raises(UsageError, match="can't download"):
-            locate("small", "", tmp_path, download=True, release=release(url))
+            locate("", "", tmp_path, download=True, release=release(url))
         thread.join()
 
 
 def test_only_http_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "small.pt").write_bytes(CONTENT)
     with pytest.raises(ValueError, match="HTTP only"):
-        locate("small", "", tmp_path / "cache", download=True, release=release(tmp_path.as_uri()))
+        locate("", "", tmp_path / "cache", download=True, release=release(tmp_path.as_uri()))
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="can't write to the cache"):
-        locate("small", "", tmp_path / "file", download=True, release=release("http://127.0.0.1:9"))
+        locate("", "", tmp_path / "file", download=True, release=release("http://127.0.0.1:9"))
 
 
-def test_the_release_is_the_one_that_torchxrayvision_loads() -> None:
-    xrv = pytest.importorskip("torchxrayvision")
-    assert xrv.models.model_urls[RELEASED.name]["weights_url"] == RELEASED.url
+# --- the other models -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [name for name, one in RELEASES.items() if not one.sha256])
+def test_weights_without_a_confirmed_hash_ask_for_it(tmp_path: Path, model: str) -> None:
+    with pytest.raises(UsageError, match=r"has to be given: .*sha256sum.*set CXR_WEIGHTS_SHA256") as caught:
+        locate("", "", tmp_path, download=True, model=model)
+    assert RELEASES[model].url in str(caught.value)
+    assert not list(tmp_path.iterdir())  # nothing was fetched
+
+
+def test_weights_without_a_confirmed_hash_are_fetched_by_the_given_one(tmp_path: Path) -> None:
+    model = "densenet121-res224-nih"
+    with server(CONTENT) as url:
+        unconfirmed = Release(f"{url}/small.pt")
+        with pytest.raises(UsageError, match="is not the weights densenet121-res224-nih"):
+            locate("", "0" * 64, tmp_path, download=True, model=model, release=unconfirmed)
+        found = locate(model, DIGEST, tmp_path, download=True, model=model, release=unconfirmed)
+    assert found == Weights(tmp_path / "small.pt", DIGEST, meaningful=True, model=MODELS[model])
+
+
+def test_a_local_file_of_a_model_without_a_confirmed_hash_needs_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pt"
+    path.write_bytes(CONTENT)
+    model = "resnet50-res512-all"
+    with pytest.raises(UsageError, match=f"{DIGEST}, and none is known for {model}.*CXR_WEIGHTS_SHA256"):
+        locate(str(path), "", tmp_path, download=False, model=model)
+    assert locate(str(path), DIGEST, tmp_path, download=False, model=model).model is MODELS[model]
+
+
+def test_an_unknown_model_and_two_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="CXR_MODEL='densenet' is none of densenet121-res224-all,"):
+        locate("", "", tmp_path, download=False, model="densenet")
+    with pytest.raises(UsageError, match="set CXR_MODEL alone"):
+        locate("densenet121-res224-nih", "", tmp_path, download=False)
+
+
+def test_only_what_many_sources_state_is_pinned() -> None:
+    assert [name for name, one in RELEASES.items() if one.sha256] == [DEFAULT_MODEL]
 
 
 # --- a local file --------------------------------------------------------------------------------------
@@ -206,7 +232,7 @@ def test_a_malformed_hash_is_refused(tmp_path: Path, digest: str) -> None:
         locate("", digest, tmp_path, download=False)
 
 
-@pytest.mark.parametrize("name", ["", RELEASED.name, "seeded"])
+@pytest.mark.parametrize("name", ["", DEFAULT_MODEL, "seeded"])
 def test_a_name_with_another_hash_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="leave it empty"):
         locate(name, DIGEST, tmp_path, download=False)
@@ -231,6 +257,83 @@ def test_a_file_exchanged_after_its_check_is_not_read(tmp_path: Path) -> None:
         read_verified(found.path, found.sha256)
 
 
+# --- seeded weights ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_seeded_weights_are_the_same_everywhere_and_mean_nothing(
+    weights_cache: Path,  # noqa: F811
+    tmp_path: Path,
+    model: str,
+) -> None:
+    found = locate("seeded", "", weights_cache, download=False, model=model)
+    assert found.sha256 == SEEDED_SHA256[model]
+    assert not found.meaningful
+    copy = tmp_path / "innocent_name.pt"
+    shutil.copy(found.path, copy)
+    assert not locate(str(copy), found.sha256, tmp_path, download=False, model=model).meaningful
+
+
+def test_pytorch_reads_the_seeded_weights(seeded: Weights) -> None:  # noqa: F811
+    import torch
+
+    from worker.model.network import read_state
+
+    theirs = torch.load(seeded.path, weights_only=True)
+    ours = read_state(seeded)
+    assert list(theirs) == list(ours)
+    assert all(np.array_equal(theirs[name].numpy(), array) for name, array in ours.items())
+
+
+def test_damaged_seeded_weights_are_refused(tmp_path: Path) -> None:
+    (tmp_path / f"seeded-{DEFAULT_MODEL}.pt").write_bytes(CONTENT)
+    with pytest.raises(UsageError, match="remove it"):
+        locate("seeded", "", tmp_path, download=False)
+
+
+# --- loading the released format ------------------------------------------------------------------------
+
+
+def test_the_released_format_scores_as_torchxrayvision_scores_it(
+    seeded: Weights,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Its own loader unpickles the file, ours doesn't."""
+    import torch
+
+    from tests.support.spread_weights import reference
+    from worker.model.network import build_graph, sample_images
+    from worker.model.onnx_engine import OnnxForward
+    from worker.model.torch_model import Scorer, network
+
+    path = tmp_path / RELEASES[DEFAULT_MODEL].file_name
+    digest = legacy_release(path, seeded)
+    theirs = reference().models.DenseNet(weights=DEFAULT_MODEL, cache_dir=str(tmp_path))
+    weights = locate(str(path), digest, tmp_path, download=False)
+    images = sample_images(224)
+    with torch.inference_mode():
+        expected = theirs(torch.from_numpy(images)).numpy()
+        by_torch = Scorer(network(weights), weights.model.points)(torch.from_numpy(images)).numpy()
+    assert np.abs(by_torch - expected).max() <= 1e-5
+    assert np.abs(OnnxForward(build_graph(weights), threads=1)(images) - expected).max() <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code:UserWarning")
+def test_a_model_pickled_by_an_old_pytorch_is_read(seeded: Weights, tmp_path: Path) -> None:  # noqa: F811
+    import torch
+
+    from tests.support.weights_fixture import densenet
+    from worker.model.network import build_graph
+
+    model = densenet(seeded)
+    for part in model.modules():
+        del part._non_persistent_buffers_set
+    path = tmp_path / "old.pt"
+    torch.save(model, path, _use_new_zipfile_serialization=False)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert build_graph(Weights(path, digest, meaningful=True)) == build_graph(seeded)
+
+
 class Bomb:
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -239,111 +342,31 @@ class Bomb:
         return Path.touch, (self.target,)
 
 
-def test_a_pickle_runs_nothing_unless_its_hash_was_given(tmp_path: Path) -> None:
-    from worker.model.torch_model import reference
-
-    path, sprung = tmp_path / "bomb.pt", tmp_path / "sprung"
-    path.write_bytes(pickle.dumps(Bomb(sprung)))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(UsageError):
-        reference(locate(str(path), "", tmp_path, download=False))
-    with pytest.raises(UsageError):
-        reference(Weights(path, RELEASED_SHA256, meaningful=True))
-    assert not sprung.exists()
-    with pytest.raises(UsageError, match="no readable PyTorch file"):  # not torch's format at all
-        reference(locate(str(path), digest, tmp_path, download=False))
-
-
-# --- seeded weights ------------------------------------------------------------------------------------
-
-
-def test_seeded_weights_are_the_same_everywhere_and_mean_nothing(seeded: Weights, tmp_path: Path) -> None:  # noqa: F811
-    assert seeded.sha256 == SEEDED_SHA256
-    assert not seeded.meaningful
-    copy = tmp_path / "innocent_name.pt"
-    shutil.copy(seeded.path, copy)
-    assert not locate(str(copy), SEEDED_SHA256, tmp_path, download=False).meaningful
-
-
-def test_damaged_seeded_weights_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "seeded.pt").write_bytes(CONTENT)
-    with pytest.raises(UsageError, match="remove it"):
-        locate("seeded", "", tmp_path, download=False)
-
-
-# --- loading into PyTorch ------------------------------------------------------------------------------
-
-
-def save(content: object, path: Path) -> Weights:
-    import torch
-
-    torch.save(content, path)
-    return Weights(path, hashlib.sha256(path.read_bytes()).hexdigest(), meaningful=True)
-
-
-def state(seeded: Weights) -> dict[str, Any]:  # noqa: F811
-    import torch
-
-    return dict(torch.load(seeded.path, weights_only=True))
-
-
-def test_the_released_format_loads_as_torchxrayvision_loads_it(
-    seeded: Weights,  # noqa: F811
-    tmp_path: Path,
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("container", ["legacy", "zip", "bare"])
+def test_a_hostile_file_runs_nothing_though_its_hash_was_given(
+    tmp_path: Path, engine: str, container: str
 ) -> None:
     import torch
-    import torchxrayvision as xrv
 
-    from worker.model.torch_model import reference, sample_images
+    from worker.model.engine import load
 
-    path = tmp_path / RELEASED.file_name
-    digest = released_format(path, seeded)
-    theirs = xrv.models.DenseNet(weights=RELEASED.name, cache_dir=str(tmp_path))
-    ours = reference(locate(str(path), digest, tmp_path, download=False))
-    with torch.inference_mode():
-        images = torch.from_numpy(sample_images()[:2])
-        assert torch.equal(ours(images), theirs(images))
-
-
-def test_a_model_pickled_by_an_old_pytorch_loads(seeded: Weights, tmp_path: Path) -> None:  # noqa: F811
-    from tests.support.weights_fixture import densenet
-    from worker.model.torch_model import reference
-
-    model = densenet(seeded)
-    for part in model.modules():
-        del part._non_persistent_buffers_set
-    reference(save(model, tmp_path / "old.pt"))
-
-
-def test_a_state_dict_may_carry_the_same_operating_points(seeded: Weights, tmp_path: Path) -> None:  # noqa: F811
-    from worker.model.torch_model import operating_points, reference
-
-    points = operating_points()
-    reference(save(state(seeded) | {"op_threshs": points}, tmp_path / "same.pt"))
-    with pytest.raises(UsageError, match="other operating points"):
-        reference(save(state(seeded) | {"op_threshs": points + 0.1}, tmp_path / "other.pt"))
-
-
-@pytest.mark.parametrize("content", [{"weight": 1}, [1, 2], "text"])
-def test_what_is_no_model_is_refused(tmp_path: Path, content: object) -> None:
-    from worker.model.torch_model import reference
-
-    with pytest.raises(UsageError, match="neither a state dict nor a model"):
-        reference(save(content, tmp_path / "odd.pt"))
-
-
-def test_another_model_is_refused(seeded: Weights, tmp_path: Path) -> None:  # noqa: F811
-    from worker.model.torch_model import reference
-
-    narrow = state(seeded)
-    narrow["classifier.bias"] = narrow["classifier.bias"][:14]
-    narrow["classifier.weight"] = narrow["classifier.weight"][:14]
-    with pytest.raises(UsageError, match="doesn't fit a DenseNet-121 of 18 labels"):
-        reference(save(narrow, tmp_path / "narrow.pt"))
-    partial = state(seeded)
-    del partial["features.norm5.running_var"]
-    with pytest.raises(UsageError, match="doesn't fit"):
-        reference(save(partial, tmp_path / "partial.pt"))
+    path, sprung = tmp_path / "bomb.pt", tmp_path / "sprung"
+    buffer = io.BytesIO()
+    if container == "bare":
+        pickle.dump(Bomb(sprung), buffer)
+    else:
+        torch.save({"w": Bomb(sprung)}, buffer, _use_new_zipfile_serialization=container == "zip")
+    path.write_bytes(buffer.getvalue())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(UsageError):
+        locate(str(path), "", tmp_path, download=False)
+    vouched = locate(str(path), digest, tmp_path, download=False)
+    with pytest.raises(UsageError, match="not a readable PyTorch file"):
+        load(vouched, engine=engine, threads=1)
+    assert not sprung.exists()
+    pickle.loads(pickle.dumps(Bomb(sprung)))  # noqa: S301  # what it does is what is looked at
+    assert sprung.exists()  # so it would have
 
 
 @pytest.mark.parametrize("whole", ["state dict", "pickle"])
@@ -352,108 +375,41 @@ def test_a_truncated_file_is_refused_though_its_hash_was_given(
     tmp_path: Path,
     whole: str,
 ) -> None:
-    from worker.model.torch_model import reference
+    from worker.model.network import build_graph
 
     path = tmp_path / "whole.pt"
     if whole == "pickle":
-        released_format(path, seeded)
+        legacy_release(path, seeded)
     else:
         shutil.copy(seeded.path, path)
     for length in (0, 10, 1_000_000, path.stat().st_size - 10):
         cut = tmp_path / "cut.pt"
         cut.write_bytes(path.read_bytes()[:length])
         digest = hashlib.sha256(cut.read_bytes()).hexdigest()
-        with pytest.raises(UsageError, match="no readable PyTorch file"):
-            reference(locate(str(cut), digest, tmp_path, download=False))
+        with pytest.raises(UsageError, match="not a readable PyTorch file"):
+            build_graph(locate(str(cut), digest, tmp_path, download=False))
 
 
-def test_a_model_of_a_class_that_is_not_installed_is_refused(tmp_path: Path) -> None:
-    import torch
-
-    from worker.model.torch_model import reference
-
-    buffer = io.BytesIO()
-    torch.save(Bomb(tmp_path / "sprung"), buffer)
-    path = tmp_path / "foreign.pt"
-    path.write_bytes(buffer.getvalue().replace(b"pathlib", b"pathlob"))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(UsageError, match="no readable PyTorch file"):
-        reference(Weights(path, digest, meaningful=True))
+# --- making things once ---------------------------------------------------------------------------------
 
 
-# --- the export ----------------------------------------------------------------------------------------
-
-
-def test_the_cached_export_is_found_by_its_weights(seeded: Weights, weights_cache: Path) -> None:  # noqa: F811
-    found = cached_export(seeded, weights_cache)
-    assert found is not None
-    assert hashlib.sha256(found.read_bytes()).hexdigest() in found.name
-    assert cached_export(Weights(seeded.path, DIGEST, meaningful=True), weights_cache) is None
-
-
-def test_a_damaged_export_is_passed_over(
-    seeded: Weights,  # noqa: F811
-    weights_cache: Path,  # noqa: F811
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    whole = cached_export(seeded, weights_cache)
-    assert whole is not None
-    content = bytearray(whole.read_bytes())
-    content[len(content) // 2] ^= 1
-    (tmp_path / whole.name).write_bytes(content)
-    assert cached_export(seeded, tmp_path) is None
-    assert "export.damaged" in caplog.text
-
-
-def test_workers_that_start_together_export_once(seeded: Weights, tmp_path: Path) -> None:  # noqa: F811
-    path = tmp_path / "released.pt"
-    digest = released_format(path, seeded)
-    cache = tmp_path / "cache"
+def test_workers_that_start_together_make_seeded_weights_once(tmp_path: Path) -> None:
     program = (
-        "import logging, sys; from pathlib import Path; from worker.model.weights import exported, locate\n"
-        "logging.basicConfig(level='INFO')\n"
-        "path, digest, cache = sys.argv[1], sys.argv[2], Path(sys.argv[3])\n"
-        "print(exported(locate(path, digest, cache, download=False), cache))\n"
+        "import sys; from pathlib import Path; from worker.model.weights import locate\n"
+        "print(locate('seeded', '', Path(sys.argv[1]), download=False).sha256)\n"
         "assert 'torch' not in sys.modules"
     )
-    command = [sys.executable, "-c", program, str(path), digest, str(cache)]
+    command = [sys.executable, "-c", program, str(tmp_path)]
     workers = [
         subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(2)
     ]
     outputs = [worker.communicate() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0]
-    assert sum("export.started" in log for _, log in outputs) == 1
-    assert [name.suffix for name in cache.iterdir() if not name.name.startswith(".")] == [".onnx"]
-
-
-def test_an_export_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("torchxrayvision")
-    path = tmp_path / "mine.pt"
-    path.write_bytes(CONTENT)
-    with pytest.raises(UsageError, match="no readable PyTorch file"):
-        module.exported(locate(str(path), DIGEST, tmp_path, download=False), tmp_path / "cache")
-    assert list((tmp_path / "cache").glob("*.onnx")) == []
-
-
-def test_a_crash_of_the_exporting_process_is_loud() -> None:
-    with pytest.raises(RuntimeError, match="ended with 1"):
-        run_with_torch("worker.no_such_module")
-
-
-def test_an_export_without_pytorch_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torchxrayvision", None)
-    with pytest.raises(UsageError, match=r"torchxrayvision isn't installed here.*cxr-backlog\[model\]"):
-        module.exported(Weights(tmp_path / "w.pt", DIGEST, meaningful=True), tmp_path)
-
-
-def test_an_export_is_named_after_weights_version_and_content() -> None:
-    name = export_name(Weights(Path("w"), "a" * 64, meaningful=True), "b" * 64)
-    assert name == f"{'a' * 64}.v{module.EXPORT_VERSION}.{'b' * 64}.onnx"
+    assert {output for output, _ in outputs} == {SEEDED_SHA256[DEFAULT_MODEL] + "\n"}
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".pt"] == [
+        f"seeded-{DEFAULT_MODEL}.pt"
+    ]
 
 
 def test_importing_the_weights_is_light() -> None:

@@ -20,7 +20,7 @@ from worker.derived.pdf import cells
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from worker.model.grad_cam import Maps
+    from worker.model.class_activation import ClassActivationMaps
     from worker.sr.content import ReportContent
 
 #: Pixels on a side of each of the two pictures.
@@ -40,7 +40,9 @@ _ALARM: Final = (255, 90, 80)
 _OPACITY: Final = 0.55
 
 
-def draw(report_content: ReportContent, shown: NDArray[np.uint8], maps: Maps) -> NDArray[np.uint8]:
+def draw(
+    report_content: ReportContent, shown: NDArray[np.uint8], maps: ClassActivationMaps
+) -> NDArray[np.uint8]:
     """Draw one picture.
 
     Parameters

@@ -2,10 +2,10 @@
 
 ::
 
-    Weights ──exported──▶ OnnxForward (CPU) ─┐
-            └─reference──▶ TorchForward (GPU) ┴─▶ Engine.scores: checks, batches, NaN for a broken image
+    Weights ──build_graph──▶ OnnxForward (CPU) ─┐
+            └───network────▶ TorchForward (GPU) ┴─▶ Engine.scores: checks, batches, NaN for a broken image
 
-A CPU worker imports ONNX Runtime alone. Whether there is a GPU is asked of the device files first, so that a
+A CPU worker needs NumPy and ONNX Runtime alone. Whether there is a GPU is asked of the device files first, so that a
 machine without one never pays for importing PyTorch.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from backlog.errors import UsageError
 from backlog.model import LABELS
-from worker.model.weights import Weights, exported, read_verified
+from worker.model.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,6 @@ ENGINES: Final = ("auto", "onnxruntime", "torch")
 #: Inputs lie within ±1024 (torchxrayvision 1.5.7, ``utils.normalize``); one more for rounding, as its own
 #: check allows (``utils.warn_normalization``).
 _LIMIT: Final = 1025.0
-_SHAPE: Final = (1, 224, 224)
 #: Present where NVIDIA's driver is, on Linux and under WSL.
 _GPU_DEVICES: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
@@ -53,14 +52,14 @@ class Engine(Protocol):
         Parameters
         ----------
         images
-            (N, 1, 224, 224) float32 in [-1024, 1024].
+            (N, 1, side, side) float32 in [-1024, 1024]; the side is the model's.
 
         Returns
         -------
         NDArray[np.float32]
             (N, 18), in the order of `backlog.model.LABELS`: probabilities normalised so that 0.5 is the
-            operating point. The row of an image that holds NaN or infinity is NaN throughout; the other
-            rows are what they would be without it.
+            operating point. The column of a label that the model was not trained on is NaN. The row of an
+            image that holds NaN or infinity is NaN throughout; the other rows are what they would be without it.
 
         Raises
         ------
@@ -79,11 +78,14 @@ class CheckedEngine:
     name: str
     forward: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     batch: int  #: the most images that `forward` takes
+    side: int = 224  #: pixels on a side of an image
 
     def scores(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score a batch of any size, as `Engine.scores` describes."""
-        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != _SHAPE:
-            raise ValueError(f"images have to be (N, 1, 224, 224) float32, not {images.shape} {images.dtype}")
+        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != (1, self.side, self.side):
+            raise ValueError(
+                f"images have to be (N, 1, {self.side}, {self.side}) float32, not {images.shape} {images.dtype}"
+            )
         finite = np.isfinite(images).all(axis=(1, 2, 3))
         scores = np.full((len(images), len(LABELS)), np.nan, dtype=np.float32)
         # A maximum over pixels may drop a NaN, so a broken image never reaches the model.
@@ -96,7 +98,7 @@ class CheckedEngine:
         return scores
 
 
-def load(weights: Weights, *, engine: str, cache: Path, threads: int) -> Engine:
+def load(weights: Weights, *, engine: str, threads: int) -> Engine:
     """Load the model.
 
     Parameters
@@ -106,8 +108,6 @@ def load(weights: Weights, *, engine: str, cache: Path, threads: int) -> Engine:
     engine
         ``onnxruntime``, ``torch``, or ``auto``: PyTorch where it is installed and has a GPU,
         else ONNX Runtime.
-    cache
-        The directory of the exported model; it is exported into it when missing.
     threads
         Threads for one forward pass on the CPU.
 
@@ -122,29 +122,25 @@ def load(weights: Weights, *, engine: str, cache: Path, threads: int) -> Engine:
         raise UsageError(f"the engine needs at least one thread, not {threads}")
     if engine == "torch" or (engine == "auto" and _gpu_is_usable()):
         return _torch(weights, threads)
-    return _onnx(weights, cache, threads)
+    return _onnx(weights, threads)
 
 
-def _onnx(weights: Weights, cache: Path, threads: int) -> Engine:
+def _onnx(weights: Weights, threads: int) -> Engine:
+    from worker.model.network import build_graph
     from worker.model.onnx_engine import BATCH, OnnxForward
 
-    path = exported(weights, cache)
-    forward = OnnxForward(read_verified(path, path.name.split(".")[-2]), threads=threads)
-    if forward.metadata.get("weights_sha256") != weights.sha256 or forward.metadata.get("labels", "").split(
-        "|"
-    ) != list(LABELS):
-        raise UsageError(f"{path} was exported from other weights: remove it")
-    return CheckedEngine("onnxruntime", forward, BATCH)
+    forward = OnnxForward(build_graph(weights), threads=threads)
+    return CheckedEngine("onnxruntime", forward, BATCH, weights.model.side)
 
 
 def _torch(weights: Weights, threads: int) -> Engine:
     if not _installed("torch") or not _installed("torchxrayvision"):
         raise UsageError(
-            "CXR_ENGINE=torch needs PyTorch: install cxr-backlog[model], or set CXR_ENGINE=onnxruntime"
+            "CXR_ENGINE=torch needs PyTorch: install cxr-backlog[gpu], or set CXR_ENGINE=onnxruntime"
         )
     from worker.model.torch_engine import BATCH, torch_forward
 
-    return CheckedEngine("torch", torch_forward(weights, threads=threads), BATCH)
+    return CheckedEngine("torch", torch_forward(weights, threads=threads), BATCH, weights.model.side)
 
 
 def may_use_gpu(engine: str) -> bool:

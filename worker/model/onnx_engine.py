@@ -1,4 +1,4 @@
-"""The exported model on ONNX Runtime and a CPU."""
+"""The model's graph on ONNX Runtime and a CPU."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BATCH: Final = 4
 
 
 class OnnxForward:
-    """A session over an exported graph: up to `BATCH` images in, their scores out.
+    """A session over a graph: up to `BATCH` images in, their scores out.
 
     Parameters
     ----------
     graph
-        The exported model's bytes.
+        From `worker.model.network.build_graph`.
     threads
         How many threads one run may use.
 
@@ -36,7 +36,7 @@ class OnnxForward:
             import onnxruntime as ort
         except ModuleNotFoundError as error:
             raise UsageError(
-                "onnxruntime isn't installed: install cxr-backlog[inference], or set CXR_ENGINE=torch"
+                "onnxruntime isn't installed: install cxr-backlog[worker], or set CXR_ENGINE=torch"
             ) from error
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -46,10 +46,9 @@ class OnnxForward:
         # Warnings about the graph would go to stderr past our logging.
         options.log_severity_level = 3
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score (n, 1, 224, 224) float32 images: (n, 18) float32."""
+        """Score (n, 1, side, side) float32 images: (n, 18) float32."""
         return self.outputs(images, "scores")[0]
 
     def outputs(self, images: NDArray[np.float32], *names: str) -> list[NDArray[np.float32]]:

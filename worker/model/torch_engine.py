@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from backlog.model import LABELS
-from worker.model.torch_model import SIDE, Scorer, reference, sample_images
+from worker.model.network import sample_images
+from worker.model.torch_model import Scorer, network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +30,12 @@ _LOG: Final = logging.getLogger(__name__)
 
 #: Images in one forward pass.
 BATCH: Final = 32
+#: A convolution and the batch norm that follows it: DenseNet's first and its layers', ResNet's bottlenecks', and those
+#: that are numbered (ResNet's first, its shortcuts).
+_PAIRS: Final = (
+    *(("conv0", "norm0"), ("conv1", "norm2")),
+    *(("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")),
+)
 #: How far the scores of a faster form may lie from float32 on the CPU.
 PARITY: Final = 5e-3
 
@@ -57,11 +64,13 @@ def torch_forward(
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.set_num_threads(threads)
-    model = reference(weights)
+    model = network(weights)
+    points, side = weights.model.points, weights.model.side
+    single = Scorer(model, points).eval()
     if place.type == "cpu":
-        return TorchForward(Scorer(model).eval(), place)
-    exact = TorchForward(Scorer(model).eval(), torch.device("cpu"))
-    return first_in_parity([half_precision(model), Scorer(model).eval()], place, exact)
+        return TorchForward(single, place, side)
+    exact = TorchForward(single, torch.device("cpu"), side)
+    return first_in_parity([half_precision(model, points), single], place, exact)
 
 
 def first_in_parity(scorers: Sequence[nn.Module], device: torch.device, exact: TorchForward) -> TorchForward:
@@ -72,11 +81,12 @@ def first_in_parity(scorers: Sequence[nn.Module], device: torch.device, exact: T
     RuntimeError
         None does.
     """
-    images = sample_images()
+    images = sample_images(exact.side)
     expected = exact(images)
+    trained = ~np.isnan(expected)
     for choice, scorer in enumerate(scorers):
-        forward = TorchForward(scorer, device)
-        difference = float(np.abs(forward(images) - expected).max())
+        forward = TorchForward(scorer, device, exact.side)
+        difference = float(np.abs(forward(images) - expected)[trained].max())
         _LOG.info("engine.parity choice=%d difference=%.1e", choice, difference)
         if difference <= PARITY:  # false for NaN, as from an overflow of half precision
             return forward
@@ -92,19 +102,22 @@ class TorchForward:
         Float32 images to float32 scores; moved to the device.
     device
         Where to run.
+    side
+        Pixels on a side of an image.
     """
 
-    def __init__(self, scorer: nn.Module, device: torch.device) -> None:
+    def __init__(self, scorer: nn.Module, device: torch.device, side: int) -> None:
+        self.side = side
         on_gpu = device.type == "cuda"
         self._scorer = copy.deepcopy(scorer).to(device)
         self._device = device
         # Pinned memory is what a GPU copies from without a detour, and without waiting.
-        self._images = torch.zeros((BATCH, 1, SIDE, SIDE), pin_memory=on_gpu)
+        self._images = torch.zeros((BATCH, 1, side, side), pin_memory=on_gpu)
         self._scores = torch.zeros((BATCH, len(LABELS)), pin_memory=on_gpu)
         self._graph = self._capture() if on_gpu else None
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score (n, 1, 224, 224) float32 images, n ≤ `BATCH`: (n, 18) float32."""
+        """Score (n, 1, side, side) float32 images, n ≤ `BATCH`: (n, 18) float32."""
         count = len(images)
         with torch.inference_mode():
             self._images[:count] = torch.from_numpy(images)
@@ -145,25 +158,28 @@ class _HalfFeatures(nn.Module):
         self.features = features.half().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute features: float32 (N, 1, 224, 224) to half (N, 1024, 7, 7)."""
+        """Compute features: float32 (N, 1, side, side) to half (N, channels, side / 32, side / 32)."""
         return cast("torch.Tensor", self.features(images.to(torch.half, memory_format=torch.channels_last)))
 
 
-def half_precision(model: nn.Module) -> nn.Module:
+def half_precision(model: nn.Module, points: tuple[float, ...]) -> nn.Module:
     """Build a scorer whose convolutions run in half precision; the pooling and the classifier stay float32.
 
     Each batch norm that follows a convolution is folded into it first. That saves its pass over memory, and
     keeps the first convolution's outputs, sums of pixels up to ±1024, clear of half precision's 65504.
     """
     features: Any = copy.deepcopy(model.features)
-    _fold(features, "conv0", "norm0")
-    for name, block in features.named_children():
-        if name.startswith("denseblock"):
-            for layer in block.children():
-                _fold(layer, "conv1", "norm2")
-    return Scorer(model, _HalfFeatures(features)).eval()
+    _fold_all(features)
+    return Scorer(model, points, _HalfFeatures(features)).eval()
 
 
-def _fold(parent: Any, convolution: str, norm: str) -> None:
-    setattr(parent, convolution, fuse_conv_bn_eval(getattr(parent, convolution), getattr(parent, norm)))
-    setattr(parent, norm, nn.Identity())
+def _fold_all(module: nn.Module) -> None:
+    """Fold each batch norm that stands right behind a convolution, as the names of both networks tell."""
+    names = dict(module.named_children())
+    for convolution, norm in _PAIRS:
+        first, second = names.get(convolution), names.get(norm)
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+            setattr(module, convolution, fuse_conv_bn_eval(first, second))
+            setattr(module, norm, nn.Identity())
+    for child in module.children():
+        _fold_all(child)

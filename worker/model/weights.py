@@ -1,7 +1,6 @@
 """The model's weights: a name or a path becomes a file whose hash was verified.
 
-This module imports neither PyTorch nor ONNX Runtime: a CPU worker goes through here every time it starts. The
-steps that need PyTorch (making the seeded weights, exporting to ONNX) run in a Python process of their own.
+This module imports neither PyTorch nor ONNX Runtime: a report worker goes through here too.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from backlog.errors import UsageError
-from worker.model.cache import exclusive, run_with_torch, write_atomically
+from backlog.model import DEFAULT_MODEL, MODELS, Model
+from worker.model.cache import exclusive, write_atomically
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -25,10 +25,9 @@ _LOG: Final = logging.getLogger(__name__)
 class Release:
     """A published weights file."""
 
-    name: str  #: what torchxrayvision calls the weights
     url: str
-    size: int  #: bytes
-    sha256: str
+    sha256: str = ""  #: empty where fewer than two independent sources state it
+    size: int = 0  #: bytes; 0 where it is not known
 
     @property
     def file_name(self) -> str:
@@ -36,42 +35,42 @@ class Release:
         return self.url.rpartition("/")[2]
 
 
-#: torchxrayvision 1.5.7, ``models.model_urls["densenet121-res224-all"]``; an asset of its release v1.
-RELEASED: Final = Release(
-    name="densenet121-res224-all",
-    url="https://github.com/mlmed/torchxrayvision/releases/download/v1/"
-    "nih-pc-chex-mimic_ch-google-openi-kaggle-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt",
-    size=28_382_008,
-    sha256="56524913dd16a906422e8d8b66a7a5c46be1d82eb7ac012d8103776f1aa68899",
-)
-RELEASED_NAME: Final = RELEASED.name
-RELEASED_URL: Final = RELEASED.url
-RELEASED_SHA256: Final = RELEASED.sha256
+_V1: Final = "https://github.com/mlmed/torchxrayvision/releases/download/v1/"
+_DENSENET: Final = "-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
+#: torchxrayvision 1.5.7, ``models.model_urls``: assets of its release v1. Many public repositories state the hash of
+#: the first; of the others one does at most, which proves nothing.
+RELEASES: Final = {
+    "densenet121-res224-all": Release(
+        f"{_V1}nih-pc-chex-mimic_ch-google-openi-kaggle{_DENSENET}",
+        "56524913dd16a906422e8d8b66a7a5c46be1d82eb7ac012d8103776f1aa68899",
+        28_382_008,
+    ),
+    "densenet121-res224-nih": Release(f"{_V1}nih{_DENSENET}"),
+    "densenet121-res224-pc": Release(f"{_V1}pc{_DENSENET}"),
+    "densenet121-res224-chex": Release(f"{_V1}chex{_DENSENET}"),
+    "densenet121-res224-rsna": Release(f"{_V1}kaggle{_DENSENET}"),
+    "densenet121-res224-mimic_nb": Release(f"{_V1}mimic_nb{_DENSENET}"),
+    "densenet121-res224-mimic_ch": Release(f"{_V1}mimic_ch{_DENSENET}"),
+    "resnet50-res512-all": Release(f"{_V1}pc-nih-rsna-siim-vin-resnet50-test512-e400-state.pt"),
+}
 
 #: The weights made from a fixed seed: right in shape, without any meaning.
 SEEDED_NAME: Final = "seeded"
-#: Of the file that ``worker.model.torch_model`` writes. It names the seeded weights wherever their file lies.
-SEEDED_SHA256: Final = "73a0bc5306ff8274df7a64a75f1a33457e1661d383cdba8e5fefe4177f49e711"
+#: Of the files that `worker.model.seeded_weights` writes, by model. They name seeded weights wherever their file lies.
+SEEDED_SHA256: Final = {
+    "densenet121-res224-all": "29a0a76993824d4651f272c8137c2a4c5083dccb4ebd8275e5bdeba20a8421e0",
+    "densenet121-res224-nih": "c817b79c07753af7af5c58c1d8583f03544467dcf0614a3185479fdfc07fe161",
+    "densenet121-res224-pc": "a84fb28d6d99dce5c95873ffc1d0747b791aa3b3e85c8fc83a94d64f6955b914",
+    "densenet121-res224-chex": "0cc8c197cc8ca69159bf4352332548cdf6f5029a1c819b091648f5d1bff4ee26",
+    "densenet121-res224-rsna": "8fe505c04bcacf01a767f744b123fd8d8d1432b624ed0706fc9a28bfafd5c108",
+    "densenet121-res224-mimic_nb": "bafeae39a6da9ac62da297adea26faee1c9fb459a437b677b1156d95e43c3493",
+    "densenet121-res224-mimic_ch": "4d3ea037f9fb56f6b60e50c2d1c2594396073c35e80733972dc47e7a6dd17ff5",
+    "resnet50-res512-all": "e56e198ce84c7acc734eabeafd720504562952c947cc13f4c1df19079dfb2ad9",
+}
 
-#: Changes whenever the exported graph does, so that an older export is left alone and a new one made.
-EXPORT_VERSION: Final = 1
-
+#: More than any of the released files has; a server that sends without end is given up.
+_MAX_DOWNLOAD: Final = 200_000_000
 _SECONDS_WITHOUT_AN_ANSWER: Final = 30
-
-
-@dataclass(frozen=True)
-class Form:
-    """A form of the model in ONNX."""
-
-    mark: str  #: in the file's name
-    module: str  #: what writes it, in a Python process of its own
-
-
-#: What scores images.
-SCORING: Final = Form(f"v{EXPORT_VERSION}", "worker.model.onnx_export")
-#: What tells too where in the image each score comes from; made only where pictures are asked for.
-#: The number changes whenever its graph does.
-MAPPING: Final = Form("maps1", "worker.model.grad_cam_export")
 
 
 @dataclass(frozen=True)
@@ -81,25 +80,36 @@ class Weights:
     path: Path
     sha256: str  #: of the whole file, lower-case hexadecimal
     meaningful: bool  #: False for seeded weights: their scores mean nothing, and whatever is written says so
+    model: Model = MODELS[DEFAULT_MODEL]
 
 
-def locate(weights: str, sha256: str, cache: Path, *, download: bool, release: Release = RELEASED) -> Weights:
+def locate(
+    weights: str,
+    sha256: str,
+    cache: Path,
+    *,
+    download: bool,
+    model: str = DEFAULT_MODEL,
+    release: Release | None = None,
+) -> Weights:
     """Find the weights, fetch or make them where that is asked for, and verify their hash.
 
     Parameters
     ----------
     weights
-        Empty or the release's name: the released file, from the cache or downloaded into it. ``"seeded"``:
-        weights from a fixed seed, made in the cache when missing (needs PyTorch). Anything else: a path to a
-        local file, a state dict or the released pickle.
+        Empty or the model's name: the released file, from the cache or downloaded into it. ``"seeded"``: weights from
+        a fixed seed, made in the cache when missing. Anything else: a path to a local file, a state dict or the
+        released pickle.
     sha256
-        The expected hash of a local file, hexadecimal. Empty means that it has to be the released file.
+        The expected hash, hexadecimal. Empty means that of the released file, where that is known.
     cache
         The directory for downloaded and seeded weights; created when missing.
     download
         Whether the released file may be downloaded when the cache lacks it.
+    model
+        Whose weights they are, a name of `backlog.model.MODELS`.
     release
-        Which file the name stands for.
+        Instead of the model's own.
 
     Raises
     ------
@@ -111,28 +121,64 @@ def locate(weights: str, sha256: str, cache: Path, *, download: bool, release: R
         raise UsageError(
             "CXR_WEIGHTS_SHA256 is no SHA-256: give its 64 hexadecimal digits, or leave it empty"
         )
-    if weights in ("", release.name):
-        _agree(expected, release.sha256, release.name)
-        return Weights(_released(cache, release, download=download), release.sha256, meaningful=True)
+    if model not in MODELS:
+        raise UsageError(f"CXR_MODEL={model!r} is none of {', '.join(MODELS)}")
+    release = release or RELEASES[model]
+    if weights in ("", model):
+        wanted = _expected_of(release, expected, model)
+        path = _released(cache, release, model, wanted, download=download)
+        return Weights(path, wanted, meaningful=True, model=MODELS[model])
+    if weights in MODELS:
+        raise UsageError(f"CXR_WEIGHTS names {weights} and CXR_MODEL {model}: set CXR_MODEL alone")
     if weights == SEEDED_NAME:
-        _agree(expected, SEEDED_SHA256, SEEDED_NAME)
-        return Weights(_seeded(cache), SEEDED_SHA256, meaningful=False)
+        digest = SEEDED_SHA256[model]
+        _agree(expected, digest, SEEDED_NAME)
+        return Weights(_seeded(cache, model, digest), digest, meaningful=False, model=MODELS[model])
     path = Path(weights).expanduser().absolute()
     found = _file_digest(path)
     if found != (expected or release.sha256):
         raise UsageError(
-            f"{path} has the SHA-256 {found}, not "
-            + (f"{expected}, which CXR_WEIGHTS_SHA256 asks for" if expected else f"that of {release.name}")
+            f"{path} has the SHA-256 {found}, "
+            + (
+                f"not {expected}, which CXR_WEIGHTS_SHA256 asks for"
+                if expected
+                else _not_the_release(release, model)
+            )
             + ". Set CXR_WEIGHTS_SHA256 to its hash only if you know where the file comes from:"
-            " loading it may run code that it holds"
+            " whoever made it decides what every score says"
         )
-    return Weights(path, found, meaningful=found != SEEDED_SHA256)
+    return Weights(path, found, meaningful=found not in SEEDED_SHA256.values(), model=MODELS[model])
+
+
+def _not_the_release(release: Release, model: str) -> str:
+    return f"not that of {model}" if release.sha256 else f"and none is known for {model}"
+
+
+def _expected_of(release: Release, expected: str, model: str) -> str:
+    """Return the hash that the released file has to have.
+
+    Raises
+    ------
+    UsageError
+        None is known, or another was given than the known one.
+    """
+    if release.sha256:
+        _agree(expected, release.sha256, model)
+        return release.sha256
+    if not expected:
+        raise UsageError(
+            f"the SHA-256 of {model} is not confirmed by independent sources, so it has to be given: fetch"
+            f" {release.url} on a machine and network that you trust, run sha256sum on the file, compare the result"
+            " with another copy (torchxrayvision keeps its own in ~/.torchxrayvision/models_data), and set"
+            " CXR_WEIGHTS_SHA256 to it"
+        )
+    return expected
 
 
 def read_verified(path: Path, sha256: str) -> bytes:
     """Read a file whole and compare the hash of exactly these bytes.
 
-    What is unpickled or run afterwards is what was verified, also if the file changes meanwhile.
+    What is read afterwards is what was verified, also if the file changes meanwhile.
 
     Raises
     ------
@@ -146,47 +192,6 @@ def read_verified(path: Path, sha256: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UsageError(f"{path} is not the file with the SHA-256 {sha256}: replace or remove it")
     return content
-
-
-def cached_export(weights: Weights, cache: Path, form: Form = SCORING) -> Path | None:
-    """Find the ONNX export of these weights in the cache.
-
-    The file's name carries the hash of the weights, the export's version and the hash of its own content. One
-    whose content doesn't match is passed over, so that it is exported again.
-    """
-    for path in sorted(cache.glob(f"{weights.sha256}.{form.mark}.*.onnx")):
-        if path.name == export_name(weights, _file_digest(path), form):
-            return path
-        _LOG.warning("export.damaged path=%s", path)
-    return None
-
-
-def export_name(weights: Weights, sha256: str, form: Form = SCORING) -> str:
-    """Name an export after its weights, its version and the hash of its content."""
-    return f"{weights.sha256}.{form.mark}.{sha256}.onnx"
-
-
-def exported(weights: Weights, cache: Path, form: Form = SCORING) -> Path:
-    """Find the ONNX export of these weights, making it first when there is none.
-
-    Of several workers that start together one exports and the others wait for it.
-
-    Raises
-    ------
-    UsageError
-        There is no export and PyTorch isn't installed here, the weights don't fit the model, or the export
-        doesn't give PyTorch's scores.
-    """
-    if path := cached_export(weights, cache, form):
-        return path
-    with exclusive(cache, "export"):
-        if path := cached_export(weights, cache, form):
-            return path
-        _LOG.info("export.started weights=%s", weights.sha256)
-        run_with_torch(form.module, str(weights.path), weights.sha256, str(cache.absolute()))
-    if path := cached_export(weights, cache, form):
-        return path
-    raise UsageError(f"the export left no valid file in {cache}: is the disk full?")
 
 
 def _agree(expected: str, sha256: str, name: str) -> None:
@@ -207,48 +212,46 @@ def _file_digest(path: Path) -> str:
         raise UsageError(f"can't read the weights {path}: {error.strerror}") from error
 
 
-def _released(cache: Path, release: Release, *, download: bool) -> Path:
+def _released(cache: Path, release: Release, model: str, sha256: str, *, download: bool) -> Path:
     path = cache / release.file_name
     if not path.exists():
         by_hand = f"Fetch {release.url} into {cache} by hand, or set CXR_WEIGHTS to a copy of it"
         if not download:
-            raise UsageError(f"{cache} doesn't hold the weights {release.name}. {by_hand}")
+            raise UsageError(f"{cache} doesn't hold the weights {model}. {by_hand}")
         with exclusive(cache, "download"):
             if not path.exists():
-                _download(release, path, by_hand)
-    if _file_digest(path) != release.sha256:
+                _download(release, model, sha256, path, by_hand)
+    if _file_digest(path) != sha256:
         raise UsageError(
-            f"{path} is damaged or another file: its SHA-256 isn't {release.sha256}. Remove it, and it is"
-            " fetched again"
+            f"{path} is damaged or another file: its SHA-256 isn't {sha256}. Remove it, and it is fetched again"
         )
     return path
 
 
-def _download(release: Release, path: Path, by_hand: str) -> None:
+def _download(release: Release, model: str, sha256: str, path: Path, by_hand: str) -> None:
     if not release.url.startswith(("https://", "http://")):
         raise ValueError("weights are downloaded over HTTP only")
     _LOG.info("weights.download url=%s", release.url)
     try:
         with urllib.request.urlopen(release.url, timeout=_SECONDS_WITHOUT_AN_ANSWER) as answer:  # noqa: S310
-            content = answer.read(release.size + 1)
+            content = answer.read((release.size or _MAX_DOWNLOAD) + 1)
     except (OSError, http.client.HTTPException) as error:
-        raise UsageError(f"can't download the weights {release.name}: {error}. {by_hand}") from error
-    if hashlib.sha256(content).hexdigest() != release.sha256:
+        raise UsageError(f"can't download the weights {model}: {error}. {by_hand}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise UsageError(
-            f"what {release.url} sent is not the weights {release.name}: its SHA-256 isn't {release.sha256}."
-            f" {by_hand}"
+            f"what {release.url} sent is not the weights {model}: its SHA-256 isn't {sha256}. {by_hand}"
         )
     write_atomically(path, content)
 
 
-def _seeded(cache: Path) -> Path:
-    path = cache / "seeded.pt"
+def _seeded(cache: Path, model: str, sha256: str) -> Path:
+    path = cache / f"seeded-{model}.pt"
     if not path.exists():
         with exclusive(cache, "seeded"):
             if not path.exists():
-                run_with_torch("worker.model.torch_model", str(path.absolute()))
-    if _file_digest(path) != SEEDED_SHA256:
-        raise UsageError(
-            f"{path} isn't what the seed gives with the pinned PyTorch: remove it and start again"
-        )
+                from worker.model.seeded_weights import seeded_file  # numpy
+
+                write_atomically(path, seeded_file(MODELS[model].architecture, MODELS[model].points))
+    if _file_digest(path) != sha256:
+        raise UsageError(f"{path} isn't what the seed gives: remove it and start again")
     return path

@@ -50,7 +50,7 @@ def need(process: WorkerResources, job: Job) -> None:
                 "this report worker can't draw: install cxr-backlog[inference,capture], or run without 'capture'"
             )
         process.check_weights(job)
-        _ = process.mapper  # loads it
+        _ = process.class_activation  # loads it
 
 
 def write(
@@ -122,7 +122,7 @@ def _capture(process: WorkerResources, job: Job, item: ReportItem, said: ReportC
         raise picture.rejection
     if picture.shown is None:
         raise ServiceUnavailable("the reader is of an older version")
-    maps = process.mapper(picture.image)
+    maps = process.class_activation(picture.image)
     if any(
         not abs(float(seen) - score) <= _SAME_SCORE
         for seen, score in zip(maps.scores, item["scores"], strict=True)

@@ -18,8 +18,8 @@ from backlog.pacs.connect import connect
 from backlog.settings import Settings
 
 if TYPE_CHECKING:
+    from worker.model.class_activation import ClassActivation
     from worker.model.engine import Engine
-    from worker.model.grad_cam import Mapper
     from worker.model.weights import Weights
     from worker.reader.pool import Readers
     from worker.reader.same_pixels import PixelComparison
@@ -62,9 +62,7 @@ class WorkerResources:
         from worker.model.engine import load  # takes a second
 
         threads = self.settings.threads or os.cpu_count() or 1
-        return load(
-            self.weights, engine=self.settings.engine, cache=self.settings.cache_folder, threads=threads
-        )
+        return load(self.weights, engine=self.settings.engine, threads=threads)
 
     def readers(self, job: Job) -> Readers:
         """Return the readers, told a run's rules; the same processes for every run."""
@@ -97,11 +95,11 @@ class WorkerResources:
             self._readers.start()
 
     @cached_property
-    def mapper(self) -> Mapper:
+    def class_activation(self) -> ClassActivation:
         """The model with its maps, loaded: for pictures beside the reports."""
-        from worker.model.grad_cam import Mapper  # ONNX Runtime
+        from worker.model.class_activation import ClassActivation  # ONNX Runtime
 
-        return Mapper(self.weights, self.settings.cache_folder)
+        return ClassActivation(self.weights)
 
     def check(self, job: Job) -> None:
         """Refuse a run that this worker would do wrongly.
