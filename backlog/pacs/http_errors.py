@@ -40,9 +40,9 @@ def translated(url: str) -> Iterator[None]:
     Raises
     ------
     UsageError
-        The address is none, the certificate is not trusted, or what answers speaks no TLS or no HTTP.
+        The address is none, the certificate is not trusted, or what answers speaks no TLS.
     ServiceUnavailable
-        Its host is not found, nothing listens there, or it doesn't answer.
+        Its host is not found, nothing listens there, or it doesn't answer, or not in HTTP.
     """
     try:
         yield
@@ -63,10 +63,6 @@ def _error(url: str, error: Exception) -> BacklogError:
                 f"the PACS at {url} speaks no TLS: its address begins with http://, see CXR_PACS_URL"
             )
         return UsageError(f"the certificate of the PACS at {url} is not trusted: see CXR_PACS_CA")
-    if any(
-        isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected) for cause in causes
-    ):
-        return UsageError(f"what answers at {url} does not speak HTTP: check its port, see CXR_PACS_URL")
     return ServiceUnavailable(f"the PACS at {url} is unavailable: {_reason(causes, error)}")
 
 
@@ -80,6 +76,10 @@ def _reason(causes: list[BaseException], error: Exception) -> str:
         for cause in causes
     ):
         return "it does not answer in time"
+    if any(
+        isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected) for cause in causes
+    ):
+        return "what answers there does not speak HTTP"  # a proxy in trouble, else another service's port
     if any(isinstance(cause, (RemoteDisconnected, ConnectionError)) for cause in causes):
         return "it closed the connection without an answer"
     return error.__class__.__name__

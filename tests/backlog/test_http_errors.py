@@ -64,8 +64,8 @@ def test_a_host_that_is_not_known_is_named() -> None:
 def test_what_speaks_no_http_is_named() -> None:
     with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as port:
         error = asked(f"http://127.0.0.1:{port}")
-    assert isinstance(error, UsageError)
-    assert "does not speak HTTP" in str(error)
+    assert isinstance(error, ServiceUnavailable)
+    assert str(error).endswith("what answers there does not speak HTTP")
 
 
 def test_what_speaks_no_tls_is_named(orthanc: OrthancServer) -> None:
