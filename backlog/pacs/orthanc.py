@@ -202,6 +202,24 @@ class Orthanc:
             answer = self._parsed(self._call("POST", "/tools/find", json=body))
         return list(answer)
 
+    def count_series(self, query: Mapping[str, str]) -> int | None:
+        """Return how many series match a query; None before Orthanc 1.12.5, which counts no matches."""
+        try:
+            body = {"Level": "Series", "Query": dict(query)}
+            answer = self._parsed(self._call("POST", "/tools/count-resources", json=body))
+        except InstanceRejected:
+            return None  # it knows no such address
+        return int(answer["Count"])
+
+    def statistics(self) -> dict[str, int]:
+        """Return how much it holds: ``CountPatients``, ``CountStudies``, ``CountSeries``, ``CountInstances``."""
+        found = self._json("/statistics")
+        return {name: int(value) for name, value in found.items() if name.startswith("Count")}
+
+    def study(self, study: str) -> dict[str, Any]:
+        """Return one study with its main tags. Rejected as ``not_in_pacs`` when it is gone."""
+        return self._json(f"/studies/{_checked(study)}")
+
     def simplified_tags(self, instance: str) -> dict[str, Any]:
         """Return one instance's header as keywords and text."""
         return self._json(f"/instances/{_checked(instance)}/simplified-tags")

@@ -13,9 +13,7 @@ from backlog.errors import InstanceRejected
 from backlog.outcomes import Outcome, Reason
 from backlog.pacs.orthanc import Orthanc
 from producer.sources.base import Entry, Page, never_silent
-
-#: Series of one page of Orthanc's answers.
-_SERIES_PAGE: Final = 500
+from producer.sources.series_listing import Listing, ListingPosition, QueryListing, WholeListing, tags_of
 
 #: Most instances of a series whose headers are asked for one by one.
 _MAX_HEADERS: Final = 32
@@ -34,6 +32,9 @@ class OrthancSource:
 
     Series by series, since headers tell without a download that a series' instances are no radiographs. The reports
     that this system wrote are results, not inputs: their series are left out.
+
+    No page is taken for the last because it is short: Orthanc may limit every answer (LimitFindResults). The listing
+    ends where nothing follows, and where it has come as far as Orthanc's own count.
     """
 
     orthanc: Orthanc
@@ -49,7 +50,13 @@ class OrthancSource:
         self.spec = {"kind": "orthanc", "path": "", "listing": ""}
 
     def pages(self, cursor: str) -> Iterator[Page]:
-        """Stream Orthanc's series; the cursor is ``offset:last series``, so that a deletion meanwhile is noticed."""
+        """Stream Orthanc's series; the cursor is ``offset:last series``, so that a deletion meanwhile is noticed.
+
+        Raises
+        ------
+        UsageError
+            Orthanc shows fewer series than it counts.
+        """
         pages = self._pages(cursor)
         selected = self.since or self.modality or self.study_date
         what = "nothing that was selected" if selected else "nothing to score"
@@ -58,34 +65,18 @@ class OrthancSource:
     def _pages(self, cursor: str) -> Iterator[Page]:
         query = {"Modality": self.modality, "StudyDate": self.study_date}
         query = {keyword: wanted for keyword, wanted in query.items() if wanted}
+        listing: Listing = WholeListing(self.orthanc, self.modality, self.study_date)
+        if query and self.orthanc.count_series(query) is not None:
+            listing = QueryListing(self.orthanc, query)
         offset, _, last = cursor.partition(":")
-        at = int(offset or 0)
-        while True:
-            at = self._found_again(at, last, query)
-            series = self.orthanc.series(at, _SERIES_PAGE, query)
-            entries = [entry for one in series for entry in self._entries(one)]
-            at += len(series)
-            last = str(series[-1]["ID"]) if series else last
-            yield Page(entries, f"{at}:{last}", last=len(series) < _SERIES_PAGE)
-            if len(series) < _SERIES_PAGE:
-                return
-
-    def _found_again(self, at: int, last: str, query: dict[str, str]) -> int:
-        """Return the offset behind the last series read. Deletions since then have moved it towards the beginning.
-
-        When it is gone itself, the enumeration begins anew: what was read already then counts as ``duplicate``.
-        """
-        probe = at
-        while last and probe > 0:
-            low = max(0, probe - _SERIES_PAGE)
-            ids = [str(one["ID"]) for one in self.orthanc.series(low, probe - low, query)]
-            if last in ids:
-                return low + ids.index(last) + 1
-            probe = low
-        return 0
+        position = ListingPosition(listing, int(offset or 0), last)
+        while not position.ended:
+            series = position.next_series()
+            entries = [entry for one in series if listing.matches(one) for entry in self._entries(one)]
+            yield Page(entries, position.cursor, last=position.ended)
 
     def _entries(self, series: dict[str, Any]) -> Iterator[Entry]:
-        tags = {str(k): str(v) for k, v in dict(series.get("MainDicomTags", {})).items()}
+        tags = tags_of(series)
         if tags.get("Modality") in _OWN_MODALITIES and tags.get("Manufacturer", "").startswith(
             _OWN_MANUFACTURER
         ):

@@ -24,6 +24,7 @@ from producer.plan import make_plan
 from producer.run.folder import Paths
 from producer.sources import base as sources
 from producer.sources import orthanc as source_orthanc
+from producer.sources import series_listing
 from producer.sources.base import Entry, ReplaySource, Source
 from producer.sources.folder import FolderSource
 from producer.sources.open import Selection, make_source
@@ -61,7 +62,7 @@ def every_cursor_goes_on(source: Source) -> None:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PAGE", 3)
-    monkeypatch.setattr(source_orthanc, "_SERIES_PAGE", 3)
+    monkeypatch.setattr(series_listing, "_SERIES_PAGE", 3)
 
 
 def test_members_of_a_zip_are_its_items(tmp_path: Path, small_pages: None) -> None:

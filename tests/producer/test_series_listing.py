@@ -1,0 +1,140 @@
+"""The series of an Orthanc that limits its answers, and in which series come and go meanwhile."""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backlog.dicom.eligibility import Rules
+from backlog.errors import UsageError
+from backlog.pacs.orthanc import Orthanc
+from producer.sources import series_listing
+from producer.sources.orthanc import OrthancSource
+from producer.sources.series_listing import ListingPosition
+from tests.support.dicom_images import chest, dicom
+from tests.support.newer_orthanc import VERSIONS, an_orthanc, lacking
+
+COUNT = 35
+
+
+@pytest.fixture(autouse=True)
+def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series_listing, "_SERIES_PAGE", 4)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("limit", [0, 1, 7])
+def test_no_answer_that_orthanc_limits_ends_a_listing(version: str, limit: int, tmp_path: Path) -> None:
+    if why := lacking(version):
+        pytest.skip(why)
+    with an_orthanc(version, tmp_path, LimitFindResults=limit, LimitFindInstances=limit) as server:
+        pacs = Orthanc(server.url, username=server.username, password=server.password)
+        with closing(pacs):
+            for number in range(COUNT):
+                more: dict[str, Any] = {
+                    "Modality": "DX" if number % 5 else "CR",
+                    "StudyDate": f"2024{1 + number % 12:02}01",
+                }
+                pacs.store(
+                    dicom(
+                        chest(32, 32),
+                        SOPInstanceUID=f"1.2.{number}",
+                        SeriesInstanceUID=f"1.9.{number}",
+                        StudyInstanceUID=f"1.8.{number}",
+                        **more,
+                    )
+                )
+            selections: list[tuple[dict[str, Any], int]] = [
+                ({}, COUNT),
+                ({"modality": "DX"}, 28),
+                ({"modality": "dx\\CR"}, COUNT),
+                ({"modality": "CR"}, 7),
+                ({"study_date": "20240101-"}, COUNT),
+                ({"study_date": "20240301"}, 3),
+                (
+                    {"study_date": "-20240301", "modality": "DX"},
+                    sum(n % 12 < 3 and n % 5 > 0 for n in range(COUNT)),
+                ),
+            ]
+            for selection, expected in selections:
+                source = OrthancSource(pacs, Rules(), **selection)
+                found = [entry.ref for page in source.pages("") for entry in page.entries]
+                assert len(found) == len(set(found)) == expected, (
+                    selection,
+                    server.get("/system").json()["Version"],
+                )
+
+
+class Changing:
+    """Series in memory, in an order of their own or in that of their ids."""
+
+    def __init__(self, *, in_order_of_ids: bool) -> None:
+        self.ids: list[str] = []
+        self.in_order_of_ids = in_order_of_ids
+        self.most = 10**6
+        self.hidden = 0  #: from the end
+
+    def add(self, name: str) -> None:
+        self.ids.append(name)
+        if self.in_order_of_ids:
+            self.ids.sort()
+
+    def page(self, since: int, limit: int) -> list[dict[str, Any]]:
+        shown = self.ids[: len(self.ids) - self.hidden]
+        return [{"ID": name} for name in shown[since : since + min(limit, self.most)]]
+
+    def count(self) -> int:
+        return len(self.ids)
+
+    def matches(self, series: dict[str, Any]) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("in_order_of_ids", [False, True])
+@pytest.mark.parametrize("seed", range(40))
+def test_what_stays_is_seen_whatever_comes_and_goes(seed: int, in_order_of_ids: bool) -> None:
+    chance = random.Random(seed)
+    listing = Changing(in_order_of_ids=in_order_of_ids)
+    listing.most = chance.choice([1, 3, 10**6])
+    stays = {f"{chance.getrandbits(40):x}" for _ in range(40)}
+    goes = {f"{chance.getrandbits(40):x}" for _ in range(20)}
+    for name in sorted(stays | goes, key=lambda _: chance.random()):
+        listing.add(name)
+    cursor, seen = "0:", []
+    for _ in range(10_000):
+        offset, _, last = cursor.partition(":")  # another producer each time
+        position = ListingPosition(listing, int(offset), last)
+        series = position.next_series()
+        seen += [one["ID"] for one in series]
+        cursor = position.cursor
+        if position.ended:
+            break
+        if goes and chance.random() < 0.5:
+            listing.ids.remove(goes.pop())
+        if chance.random() < 0.5 and len(listing.ids) < 90:
+            listing.add(
+                f"new{chance.getrandbits(40):x}" if chance.random() < 0.5 else f"{chance.getrandbits(40):x}"
+            )
+    else:
+        pytest.fail("the listing has no end")
+    assert stays <= set(seen)
+
+
+def test_fewer_series_than_are_counted_is_an_error() -> None:
+    listing = Changing(in_order_of_ids=False)
+    for number in range(10):
+        listing.add(str(number))
+    listing.hidden = 3
+    position = ListingPosition(listing, 0, "")
+    shown = 0
+    with pytest.raises(UsageError, match="shows 7 series and counts 10") as error:
+        while not position.ended:
+            shown += len(position.next_series())
+    assert shown == 7
+    assert "LimitFindResults" in str(error.value)
+    listing.hidden = 0
+    assert len(position.next_series()) == 3  # it goes on when that is corrected
