@@ -10,8 +10,8 @@ PY := .venv/bin/python
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-environment: ## make .venv with everything that running needs
-	@scripts/environment all
+environment: ## make .venv with all that runs on this machine need, without a GPU
+	@scripts/environment local
 
 demo: environment ## run the main job on synthetic radiographs
 	@.venv/bin/cxr-backlog demo

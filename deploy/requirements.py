@@ -22,13 +22,16 @@ def requirements(extras: list[str], project: dict[str, object]) -> list[str]:
     base, optional = project["dependencies"], project["optional-dependencies"]
     assert isinstance(base, list)  # noqa: S101  # what the standard says of pyproject.toml
     assert isinstance(optional, dict)  # noqa: S101
-    own = {f"{project['name']}[{extra}]": extra for extra in optional}  # one extra may include another
+    own = f"{project['name']}["  # one extra may include others
     lines: list[str] = [*base]
     waiting = [*extras]
     for extra in waiting:
-        lines += [line for line in optional[extra] if line not in own]
-        waiting += [own[line] for line in optional[extra] if line in own]
-    return lines
+        for line in optional[extra]:
+            if line.startswith(own):
+                waiting += line.removeprefix(own).removesuffix("]").split(",")
+            else:
+                lines.append(line)
+    return list(dict.fromkeys(lines))
 
 
 if __name__ == "__main__":

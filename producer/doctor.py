@@ -228,7 +228,7 @@ def _model(settings: Settings) -> Check:
     if done.returncode == 2:  # its own word for what a user can fix
         return Check(state, "model", last, "where workers run: python -m worker.prepare, or CXR_WEIGHTS")
     if done.returncode != 0:
-        return Check(state, "model", last, "where workers run: install cxr-backlog[inference,model]")
+        return Check(state, "model", last, "where workers run: install cxr-backlog[inference]")
     answer = json.loads(done.stdout.strip().splitlines()[-1])
     text = f"weights {answer['weights'][:12]}… are right, {answer['engine']} loads them"
     if not answer["meaningful"]:

@@ -50,7 +50,7 @@ def inspect(dicom: bytes, settings: Settings, picture: OutputFile | None, *, sco
         }
         if judgement.rejection is not None:
             raise judgement.rejection
-        from worker.pixels.preprocess import model_input  # numpy, scipy
+        from worker.pixels.preprocess import model_input  # numpy
 
         seen = model_input(dicom)
         found |= {"bits": seen.bits, "flags": sorted(flag.value for flag in seen.flags | flags(known, rules))}

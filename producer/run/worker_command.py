@@ -50,7 +50,7 @@ def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> 
 def need_worker() -> None:
     """Raise UsageError where only the producer is installed, as in its container."""
     if importlib.util.find_spec("numpy") is None:
-        raise UsageError("no worker is installed here, only the producer: install cxr-backlog[all]")
+        raise UsageError("no worker is installed here, only the producer: install cxr-backlog[local]")
 
 
 def ask_worker(

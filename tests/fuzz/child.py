@@ -17,7 +17,6 @@ from typing import Final
 import atheris
 import numpy as np  # noqa: F401  # loaded before imports are looked at: it takes half as long
 import pydicom  # noqa: F401
-import scipy.ndimage  # noqa: F401
 
 with atheris.instrument_imports(include=["backlog", "worker"]):
     from tests.fuzz.mutation import changed

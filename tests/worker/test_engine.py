@@ -176,7 +176,7 @@ def test_an_engine_that_is_not_installed_says_so(
     with pytest.raises(UsageError, match=r"install cxr-backlog\[gpu\]"):
         load(seeded, engine="torch", threads=1)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UsageError, match=r"install cxr-backlog\[worker\]"):
+    with pytest.raises(UsageError, match=r"install cxr-backlog\[inference\]"):
         load(seeded, engine="onnxruntime", threads=1)
 
 

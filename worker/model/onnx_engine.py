@@ -36,7 +36,7 @@ class OnnxForward:
             import onnxruntime as ort
         except ModuleNotFoundError as error:
             raise UsageError(
-                "onnxruntime isn't installed: install cxr-backlog[worker], or set CXR_ENGINE=torch"
+                "onnxruntime isn't installed: install cxr-backlog[inference], or set CXR_ENGINE=torch"
             ) from error
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads

@@ -18,6 +18,7 @@ from pydicom.tag import Tag
 from backlog.dicom.header import number
 from backlog.outcomes import Flag
 from worker.pixels.attributes import Declared
+from worker.pixels.border import reaching_border
 from worker.pixels.codestream import BASELINE, Codestream
 
 #: One pixel in so many, or fewer, is a defect of the detector or the file and no part of the picture.
@@ -175,7 +176,7 @@ def _without_padding(
         padding = _between(words, ends)
     if not padding.any() or padding.all():
         return words, None, None
-    padding = _reaching_border(padding)
+    padding = reaching_border(padding)
     if not padding.any():
         return words, None, None
     words = words.copy()
@@ -201,19 +202,6 @@ def _twos_complement(word: int, bits: int) -> int:
     """Read a number of 16 bits, or of as few as pixels have where it has no more."""
     bits = 16 if word >> bits else bits
     return word - (1 << bits) if word >> bits - 1 else word
-
-
-def _reaching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the connected parts of a mask that touch a side of the image."""
-    from scipy import ndimage  # a third of a second, which few images need
-
-    labels, count = ndimage.label(mask)
-    touching = np.zeros(count + 1, np.bool_)
-    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        touching[side] = True
-    touching[0] = False
-    reaching: NDArray[np.bool_] = touching[labels]
-    return reaching
 
 
 def _aligned(words: NDArray[Any], declared: Declared, flags: set[Flag]) -> NDArray[Any]:
