@@ -18,7 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from backlog.broker.messages import QUEUES
 from backlog.errors import BacklogError, UsageError
@@ -26,6 +26,9 @@ from backlog.pacs.address import checked_address, without_password
 from backlog.pacs.connect import connect
 from backlog.settings import Settings, child_environment
 from producer.run.local_servers import redis_program
+
+if TYPE_CHECKING:
+    from backlog.broker.connection import Broker
 
 #: Below this much room, in bytes, a run may end in the middle; below the other it is worth a word.
 _MIN_ROOM: Final = 1 << 30
@@ -135,11 +138,10 @@ def _redis(settings: Settings) -> Iterator[Check]:
     address = without_password(settings.redis_url)
     try:
         claims = Claims(settings.broker)
+        claims.broker.check()
         info = claims.broker.server()
     except UsageError as error:
-        yield Check(
-            "BAD", "redis", str(error), "set CXR_REDIS_URL and CXR_REDIS_PASSWORD as the server has them"
-        )
+        yield Check("BAD", "redis", str(error), "correct what it names")
         return
     except BacklogError as error:
         yield Check("BAD", "redis", f"{address}: {error}", "start it, or correct CXR_REDIS_URL")
@@ -166,13 +168,17 @@ def _redis(settings: Settings) -> Iterator[Check]:
         yield Check(
             "look", "clock", f"Redis's clock and this one differ by {drift:.0f} s", "let NTP set both"
         )
-    yield _workers(settings)
+    yield _workers(settings, claims.broker)
 
 
-def _workers(settings: Settings) -> Check:
+def _workers(settings: Settings, broker: Broker) -> Check:
     from backlog.broker.celery_app import make_app  # celery takes 300 ms to import
 
-    answers = make_app(settings).control.inspect(timeout=_PATIENCE / 2).active_queues() or {}
+    try:
+        with broker.reached():
+            answers = make_app(settings).control.inspect(timeout=_PATIENCE / 2).active_queues() or {}
+    except BacklogError as error:
+        return Check("BAD", "workers", f"they can't be asked: {error}", "correct what Redis refuses")
     heard = {queue["name"] for queues in answers.values() for queue in queues}
     deaf = [queue for queue in QUEUES.values() if queue not in heard]
     if deaf:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import warnings
+from contextlib import closing
 from typing import Any
 
 from billiard.process import active_children
 from celery.platforms import SecurityWarning
-from celery.signals import celeryd_after_setup, worker_process_init, worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_init, worker_process_init, worker_shutting_down
 
 from backlog.broker.celery_app import make_app
+from backlog.broker.connection import Broker
 from backlog.broker.messages import QUEUES, Stage
-from backlog.log import set_up
+from backlog.errors import ServiceUnavailable, UsageError
+from backlog.log import event, set_up
 from backlog.settings import from_environment
 from worker.reader.spawn import preload
 from worker.tasks import registry as tasks
@@ -29,6 +33,19 @@ process = tasks.register(app, settings)
 
 def _infers() -> bool:
     return QUEUES[Stage.INFER] in app.amqp.queues.consume_from
+
+
+@worker_init.connect
+def _check_redis(**_: Any) -> None:
+    """End with one line where Redis can never carry our messages: Celery would try again for ever, in silence."""
+    with closing(Broker(settings.broker)) as broker:
+        try:
+            broker.check()
+        except UsageError as error:
+            event("broker.refused", logging.ERROR, error=str(error))
+            raise SystemExit(2) from None
+        except ServiceUnavailable:
+            pass  # Celery waits for it
 
 
 @celeryd_after_setup.connect

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import redis
 
@@ -50,20 +51,8 @@ class Broker:
         """Give the connection to a few commands, and their errors in our words."""
         try:
             yield self.client
-        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-            raise UsageError(
-                "Redis refuses the user or the password: see CXR_REDIS_URL and CXR_REDIS_PASSWORD"
-            ) from error
-        except (redis.OutOfMemoryError, redis.ReadOnlyError) as error:
-            raise StorageFull(f"Redis takes no writes: {error}") from error
-        except redis.ResponseError as error:
-            if str(error).startswith(("OOM", "MISCONF")):
-                raise StorageFull(f"Redis takes no writes: {error}") from error
-            if str(error).startswith(("LOADING", "MASTERDOWN", "BUSY ")):
-                raise ServiceUnavailable(f"Redis is starting: {error}") from error
-            raise
         except (redis.RedisError, OSError) as error:
-            raise ServiceUnavailable(f"Redis is unavailable: {error.__class__.__name__}") from error
+            raise _in_our_words(error) from error
 
     def script(self, text: str) -> Callable[[list[str], list[Any]], Any]:
         """Return a Lua script as a function of its keys and arguments."""
@@ -83,6 +72,31 @@ class Broker:
         """Return when Redis answers."""
         with self.reached() as client:
             client.ping()
+
+    def check(self) -> None:
+        """Return when this Redis can carry a run's messages.
+
+        Raises
+        ------
+        UsageError
+            It is a cluster, or its user may not use channels, through which Celery's workers are controlled and
+            watched: a worker without them connects again and again and says nothing.
+        """
+        with self.reached() as client:
+            client.ping()
+            with suppress(
+                redis.exceptions.NoPermissionError
+            ):  # this user may not ask; then the first message tells
+                if client.info("cluster").get("cluster_enabled"):
+                    raise UsageError(_CLUSTER)
+            database = client.get_connection_kwargs().get("db", 0)
+            with closing(client.pubsub()) as channels:  # type: ignore[no-untyped-call]  # redis-py has no type for it
+                try:
+                    # As kombu subscribes: for a pattern Redis asks for the same text among the user's channels.
+                    channels.psubscribe(f"/{database}.celery.pidbox")
+                    channels.get_message(timeout=5.0)
+                except redis.exceptions.NoPermissionError as error:
+                    raise UsageError(_CHANNELS) from error
 
     def server(self) -> dict[str, Any]:
         """Return what Redis says of itself (``INFO``)."""
@@ -121,6 +135,54 @@ class Broker:
         heads = {queue: json.loads(text)["headers"] for queue, text in held if text}
         found = {queue: parse_task_id(head.get("id", "")) for queue, head in heads.items()}
         return {queue: task for queue, task in found.items() if task}
+
+
+_CLUSTER: Final = (
+    "this Redis is a cluster, which Celery can't use: set CXR_REDIS_URL to a single Redis,"
+    " or to the primary of replicas"
+)
+_CHANNELS: Final = (
+    "Redis gives this user no channels, which Celery's workers need (Redis 7 gives none by default): add them with"
+    " ACL SETUSER NAME '&*'"
+)
+
+#: Error codes of Redis, which stand first in an answer, and behind other words in that of a pipeline or a script.
+_NO_WRITES: Final = re.compile(r"\b(OOM|MISCONF|NOREPLICAS|READONLY)\b")
+_NOT_YET: Final = re.compile(r"\b(LOADING|MASTERDOWN|BUSY)\b")
+_OF_A_CLUSTER: Final = re.compile(r"\b(MOVED|ASK|CROSSSLOT|CLUSTERDOWN|TRYAGAIN)\b")
+
+
+def _in_our_words(error: redis.RedisError | OSError) -> Exception:
+    """Return one of our errors for one of Redis's; a bug's stays as it is."""
+    text = str(error)
+    if isinstance(error, redis.AuthenticationError):
+        return UsageError("Redis refuses the user or the password: see CXR_REDIS_URL and CXR_REDIS_PASSWORD")
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        if "channel" in text:
+            return UsageError(_CHANNELS)
+        return UsageError(
+            f"Redis refuses the user or the password, or a command to this user: see CXR_REDIS_URL ({text})"
+        )
+    if isinstance(error, redis.exceptions.MasterDownError):
+        return ServiceUnavailable(f"Redis is starting or busy: {text}")
+    if isinstance(error, redis.ResponseError):
+        if _OF_A_CLUSTER.search(text) or isinstance(error, _CLUSTER_ERRORS):
+            return UsageError(_CLUSTER)
+        if _NO_WRITES.search(text) or isinstance(error, (redis.OutOfMemoryError, redis.ReadOnlyError)):
+            return StorageFull(f"Redis takes no writes: {text}")
+        if _NOT_YET.search(text):
+            return ServiceUnavailable(f"Redis is starting or busy: {text}")
+        return error
+    return ServiceUnavailable(f"Redis is unavailable: {error.__class__.__name__}")
+
+
+#: redis-py's errors for these codes leave the code out of their text.
+_CLUSTER_ERRORS: Final = (
+    redis.exceptions.AskError,
+    redis.exceptions.ClusterCrossSlotError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+)
 
 
 def _chunks(run: str, messages: Iterable[dict[str, Any]]) -> frozenset[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +65,45 @@ class Member:
         return self.name.endswith("/") and self.size == 0
 
 
+class _Disk:
+    """A file whose disk may not answer: EIO of a soft NFS mount, say, at any read. Then the work waits."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path = path
+        self._held = file
+
+    def read(self, size: int = -1) -> bytes:
+        with self._waited_for():
+            return self._held.read(size)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        with self._waited_for():
+            return self._held.seek(place, whence)
+
+    def tell(self) -> int:
+        return self._held.tell()
+
+    def stat(self) -> os.stat_result:
+        with self._waited_for():
+            return os.fstat(self._held.fileno())
+
+    def close(self) -> None:
+        self._held.close()
+
+    @contextmanager
+    def _waited_for(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in UNAVAILABLE_ERRNOS:
+                raise _unavailable(self._path, error) from error
+            raise
+
+
+def _unavailable(path: Path, error: OSError) -> SourceUnavailable:
+    return SourceUnavailable(f"{path}: the zip can't be read ({error.strerror}): is its disk there?")
+
+
 class ZipArchive:
     """A zip archive, zip64 included, opened for reading. A context; closes its file.
 
@@ -76,10 +116,12 @@ class ZipArchive:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file: BinaryIO = path.open("rb")
+            self._file = _Disk(path, path.open("rb"))
         except FileNotFoundError as error:
             raise UsageError(f"{path}: no such file") from error
         except OSError as error:
+            if error.errno in UNAVAILABLE_ERRNOS:
+                raise _unavailable(path, error) from error
             raise UsageError(f"{path}: can't be read ({error.strerror})") from error
         try:
             self._file.seek(0, 2)
@@ -120,7 +162,7 @@ class ZipArchive:
         """
         self._file.seek(max(0, self._length - _TAIL))
         checksum = isal_zlib.crc32(self._file.read(_TAIL))
-        return f"{self._length}-{int(os.fstat(self._file.fileno()).st_mtime)}-{checksum:08x}"
+        return f"{self._length}-{int(self._file.stat().st_mtime)}-{checksum:08x}"
 
     def check_fingerprint(self, fingerprint: str) -> None:
         """Refuse a file that is not the one with a fingerprint; an empty one is every file's.
@@ -306,10 +348,6 @@ class ZipArchive:
             self._file.seek(name_length + extra_length, 1)
             packed = self._file.read(min(member.packed, self._length))
         except (OSError, ValueError, OverflowError) as error:
-            if isinstance(error, OSError) and error.errno in UNAVAILABLE_ERRNOS:
-                raise SourceUnavailable(
-                    f"the zip can't be read ({error.strerror}): is its disk there?"
-                ) from error
             raise InstanceRejected(
                 Reason.UNREADABLE, f"the zip can't be read: {error.__class__.__name__}"
             ) from error

@@ -12,11 +12,12 @@ import click
 
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
 from producer.cli import plan, quarantine, results, run, system, verify
-from producer.cli.options import FAILED, USAGE
+from producer.cli.options import FAILED, UNAVAILABLE, USAGE
 
 _EPILOG = (
     "Exit status: 0 all reported or skipped, 2 usage, 3 finished with quarantined items, 4 interrupted and "
-    "resumable, 1 anything else. For research only: the reports are not for diagnosis."
+    "resumable, 5 something is unavailable (try again), 1 anything else. For research only: the reports are not for"
+    " diagnosis."
 )
 
 
@@ -28,7 +29,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except UsageError as error:
             _fail(error, USAGE)
-        except (ServiceUnavailable, InstanceRejected, BacklogError) as error:
+        except ServiceUnavailable as error:
+            _fail(error, UNAVAILABLE)
+        except (InstanceRejected, BacklogError) as error:
             _fail(error, FAILED)
         except OSError as error:
             if error.filename is None:

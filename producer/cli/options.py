@@ -29,6 +29,10 @@ QUARANTINED = 3
 INTERRUPTED = 4
 
 
+#: Redis, the PACS, the source or a disk can't be reached now: the same command may work later.
+UNAVAILABLE = 5
+
+
 SOURCE = click.argument("source")
 
 

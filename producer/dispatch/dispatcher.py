@@ -226,11 +226,12 @@ class Dispatcher:
             if self._pages is None:
                 self._pages = self.source.pages(self.ledger.get("cursor", ""))
             try:
-                page = next(self._pages)
+                self.ledger.add(next(self._pages), self.chunk_size)
             except BaseException:
-                self._pages = None  # a broken generator never continues: begin again at the kept cursor
+                # Begin again at the cursor that the ledger has: a broken generator never continues, and one whose page
+                # the ledger couldn't keep would go on behind it, and its items be lost.
+                self._pages = None
                 raise
-            self.ledger.add(page, self.chunk_size)
 
     def _dispatch(self) -> None:
         self.progress.paused = self.pause_file.exists()
@@ -264,15 +265,16 @@ class Dispatcher:
         stage = self.source.first
         key = "entry" if stage is Stage.UPLOAD else "instance"
         items: list[dict[str, Any]] = [{"i": i, key: ref} for i, (_, ref) in enumerate(chunk.items)]
-        self.app.send_task(
-            TASKS[stage],
-            args=[self.job, chunk.no, items],
-            task_id=task_id(self.job["run"], chunk.no, stage),
-            queue=QUEUES[stage],
-            argsrepr=f"(run={self.job['run']}, chunk={chunk.no}, n={len(items)})",
-            kwargsrepr="{}",
-            retry=False,  # one retry layer: ours, at the next tick
-        )
+        with self.claims.broker.reached():  # what kombu doesn't know of Redis's errors it passes on as it is
+            self.app.send_task(
+                TASKS[stage],
+                args=[self.job, chunk.no, items],
+                task_id=task_id(self.job["run"], chunk.no, stage),
+                queue=QUEUES[stage],
+                argsrepr=f"(run={self.job['run']}, chunk={chunk.no}, n={len(items)})",
+                kwargsrepr="{}",
+                retry=False,  # one retry layer: ours, at the next tick
+            )
 
     def _reconcile(self, states: dict[int, ChunkProgress]) -> None:
         """Find lost chunks and send them again."""

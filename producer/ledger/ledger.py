@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from backlog.broker.messages import ItemRecord, Stage, StageTime
-from backlog.errors import BacklogError, StorageFull, UsageError
+from backlog.errors import BacklogError, ServiceUnavailable, StorageFull, UsageError
 from backlog.files import rename_exclusively
 from backlog.outcomes import Outcome
 from producer.ledger.rows import UNACCOUNTED, duplicate, item_row
@@ -30,6 +30,10 @@ from producer.ledger.schema import (
     VERSION,
 )
 from producer.sources.base import Page
+
+#: How long one access waits for a lock of another program's, in seconds; whoever works on the run then says so and
+#: waits on. Nothing can interrupt SQLite while it waits.
+_LOCK_SECONDS: Final = 5.0
 
 
 class LedgerFenced(BacklogError):
@@ -80,6 +84,9 @@ class Ledger:
                 self._db = _open(path, "immutable=1")
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
+            with _translated(path):
+                if "locked" in str(error):
+                    raise
             raise UsageError(f"{path}: the run's ledger can't be opened ({error})") from error
         if version != VERSION:
             self._db.close()
@@ -144,14 +151,14 @@ class Ledger:
             self._set(key, value)
 
     def _get(self, key: str, default: object = None) -> Any:
-        row = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
+        row = self._execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row else default
 
     def _set(self, key: str, value: object) -> None:
-        self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
+        self._execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
 
     def _drop(self, key: str) -> None:
-        self._db.execute("DELETE FROM run WHERE key = ?", (key,))
+        self._execute("DELETE FROM run WHERE key = ?", (key,))
 
     # -- entries -------------------------------------------------------------------------------------------------
 
@@ -165,7 +172,7 @@ class Ledger:
                 if entry.reason is None:
                     waiting.append((item, entry.ref))
                 else:
-                    self._db.execute(
+                    self._execute(
                         "INSERT OR REPLACE INTO item (no, outcome, reason, ref) VALUES (?, ?, ?, ?)",
                         (item, entry.reason.outcome.value, entry.reason.value, json.dumps(entry.ref)),
                     )
@@ -195,7 +202,7 @@ class Ledger:
     # Both queries repeat the condition of the index chunk_open: SQLite doesn't see that it follows, and scans.
 
     def _chunks(self, query: str, limit: int) -> list[ChunkRow]:
-        rows = self._db.execute(query, (limit,)).fetchall()
+        rows = self._execute(query, (limit,)).fetchall()
         return [ChunkRow(row["no"], [(item, ref) for item, ref in json.loads(row["items"])]) for row in rows]
 
     def dispatched(self, chunks: Iterable[int]) -> None:
@@ -234,30 +241,30 @@ class Ledger:
                     ended = stage_time["at"] / 1000 if stage_time else time.time()
                     self._replace(item_row(item, ref, record, chunk.no, ended))
                     self._keep_effects(item, record, ended)
-                self._db.execute("UPDATE chunk SET state = 2, items = '' WHERE no = ?", (chunk.no,))
+                self._execute("UPDATE chunk SET state = 2, items = '' WHERE no = ?", (chunk.no,))
                 self._db.executemany(
                     "INSERT OR REPLACE INTO timing VALUES (?, ?, ?, ?, ?)",
                     [(chunk.no, stage.value, t["ms"], t["items"], t["attempt"]) for stage, t in took.items()],
                 )
 
     def _harvested(self, chunk: int) -> bool:
-        row = self._db.execute("SELECT state FROM chunk WHERE no = ?", (chunk,)).fetchone()
+        row = self._execute("SELECT state FROM chunk WHERE no = ?", (chunk,)).fetchone()
         return bool(row and row["state"] == 2)
 
     def _once(self, item: int, record: ItemRecord) -> ItemRecord:
         """Return an item's record; a duplicate's where an earlier item is the same instance."""
         if record["outcome"] != Outcome.REPORTED.value:
             return record
-        earlier = self._db.execute(
+        earlier = self._execute(
             "SELECT no FROM item WHERE instance = ? AND outcome = 'reported' AND no <> ?",
             (record.get("instance"), item),
         ).fetchone()
         return duplicate(record, earlier["no"]) if earlier else record
 
     def _replace(self, row: Mapping[str, object]) -> None:
-        self._db.execute("DELETE FROM item WHERE no = :no", row)  # a trigger takes it out of the tally
+        self._execute("DELETE FROM item WHERE no = :no", row)  # a trigger takes it out of the tally
         columns = ", ".join(row)
-        self._db.execute(f"INSERT INTO item ({columns}) VALUES (:{columns.replace(', ', ', :')})", row)
+        self._execute(f"INSERT INTO item ({columns}) VALUES (:{columns.replace(', ', ', :')})", row)
 
     def _keep_effects(self, item: int, record: ItemRecord, at: float) -> None:
         if record["outcome"] == Outcome.REPORTED.value:
@@ -266,11 +273,11 @@ class Ledger:
                 self._effect(DERIVED_STORED, item, at)
 
     def _effect(self, kind: str, item: int, at: float) -> None:
-        self._db.execute("INSERT OR IGNORE INTO effect (kind, item, at) VALUES (?, ?, ?)", (kind, item, at))
+        self._execute("INSERT OR IGNORE INTO effect (kind, item, at) VALUES (?, ?, ?)", (kind, item, at))
 
     def tally(self) -> Tally:
         """Return how many items ended how."""
-        rows = self._db.execute(
+        rows = self._execute(
             "SELECT outcome, reason, sum(count) AS count FROM tally WHERE count > 0"
             " GROUP BY outcome, reason ORDER BY reason"
         ).fetchall()
@@ -286,13 +293,11 @@ class Ledger:
     def items(self, outcome: Outcome | None = None) -> Iterator[dict[str, Any]]:
         """Stream items in the source's order, or only those that ended in one way."""
         where, values = ("WHERE outcome = ?", [outcome.value]) if outcome else ("", [])
-        cursor = self._db.cursor()
-        for row in cursor.execute(f"SELECT * FROM item {where} ORDER BY no", values):
-            yield dict(row)
+        yield from self.select(f"SELECT * FROM item {where} ORDER BY no", *values)
 
     def item(self, number: int) -> dict[str, Any] | None:
         """Return one item."""
-        row = self._db.execute("SELECT * FROM item WHERE no = ?", (number,)).fetchone()
+        row = self._execute("SELECT * FROM item WHERE no = ?", (number,)).fetchone()
         return dict(row) if row else None
 
     def retract(self, item: int, uid: str, *, found: bool) -> None:
@@ -302,7 +307,7 @@ class Ledger:
         """
         with self._transaction():
             now = time.time()
-            self._db.execute(
+            self._execute(
                 "INSERT INTO retracted VALUES (?, ?, ?, ?) ON CONFLICT (item) DO UPDATE"
                 " SET found = excluded.found, at = excluded.at WHERE NOT found",
                 (item, uid, found, now),
@@ -323,10 +328,8 @@ class Ledger:
 
         Kept in a temporary table, which SQLite puts on the disk: a million studies cost no memory.
         """
-        self._db.execute("DROP TABLE IF EXISTS temp.grouping")
-        self._db.execute(
-            "CREATE TEMP TABLE grouping (uid TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID"
-        )
+        self._execute("DROP TABLE IF EXISTS temp.grouping")
+        self._execute("CREATE TEMP TABLE grouping (uid TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID")
         self._db.execute("BEGIN")
         try:
             self._db.executemany("INSERT OR REPLACE INTO temp.grouping VALUES (?, ?)", studies)
@@ -335,8 +338,13 @@ class Ledger:
 
     def select(self, query: str, *values: object) -> Iterator[dict[str, Any]]:
         """Stream the rows of a query that only reads: the report's and the audit's."""
-        for row in self._db.cursor().execute(query, values):
-            yield dict(row)
+        with _translated(self.path):
+            for row in self._db.cursor().execute(query, values):
+                yield dict(row)
+
+    def _execute(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> sqlite3.Cursor:
+        with _translated(self.path):
+            return self._db.execute(query, values)
 
     def _check_epoch(self) -> None:
         if self._epoch is not None and int(self._get("epoch", 0)) != self._epoch:
@@ -358,7 +366,9 @@ class Ledger:
 
 def _open(path: Path, how: str) -> sqlite3.Connection:
     # By URI, whose special characters a folder's name may hold.
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, timeout=30)
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, timeout=_LOCK_SECONDS
+    )
 
 
 @contextmanager
@@ -367,6 +377,10 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         text = str(error)
+        if "locked" in text:
+            raise ServiceUnavailable(
+                f"{path}: another program holds the run's ledger locked; is it a backup, or a database browser?"
+            ) from error
         if "full" in text or "disk I/O" in text or "readonly" in text or "unable to open" in text:
             raise StorageFull(f"{path}: the run's ledger can't be written ({text})") from error
         raise

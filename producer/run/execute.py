@@ -141,7 +141,7 @@ def _dispatch(
 
     claims = Claims(settings.broker, lease_seconds=settings.lease_seconds)
     try:
-        claims.broker.ping()  # later it is waited for; now it is rather a wrong address
+        claims.broker.check()  # later it is waited for; now it is rather a wrong address
     except ServiceUnavailable as error:
         raise ServiceUnavailable(
             f"{error}: see CXR_REDIS_URL; then go on: cxr-backlog resume {paths.out}"

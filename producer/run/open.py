@@ -13,13 +13,21 @@ from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
 from producer.run.folder import Paths
 from producer.run.place import pacs_address
-from producer.sources.base import ReplaySource, Source
+from producer.sources.base import ReplaySource, Source, reading
 from producer.sources.open import Selection, make_source
 from producer.sources.zip import check_same_source
 
 
 def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
-    """Return the source of a run, as its ledger knows it."""
+    """Return the source of a run, as its ledger knows it.
+
+    Raises
+    ------
+    SourceUnavailable
+        It isn't there: its disk isn't mounted, say.
+    UsageError
+        It is another one than the run began with.
+    """
     job: Job = ledger.get("job")
     replayed = ledger.get("replayed")
     if replayed is not None and job["source"]["listing"]:
@@ -28,9 +36,11 @@ def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
         )  # a replay reads the listing of the run that it repeats
     selection = Selection(**ledger.get("selection"))
     rules = Rules.from_spec(job["rules"])  # the settings may have changed since
-    source = make_source(
-        str(ledger.get("word")), settings, pacs_address(ledger, paths), paths, selection, rules
-    )
+    word = str(ledger.get("word"))
+    if word != "orthanc":
+        with reading(Path(word)):  # it was there when the run began: its disk may come back
+            Path(word).stat()
+    source = make_source(word, settings, pacs_address(ledger, paths), paths, selection, rules)
     check_same_source(source, job["source"])
     return source if replayed is None else ReplaySource(source, replayed)
 

@@ -1,6 +1,6 @@
 """Where the work comes from, as a stream of entries with a cursor.
 
-`source_zip`, `source_folder` and `source_orthanc` are such.
+`sources.zip`, `sources.folder` and `sources.orthanc` are such.
 
 A source never holds all its entries. It yields pages; the ledger keeps each page together with the cursor after it,
 so that an interrupted enumeration goes on where it stopped.
@@ -8,13 +8,17 @@ so that an interrupted enumeration goes on where it stopped.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
 from backlog.broker.messages import SourceSpec, Stage
+from backlog.errors import SourceUnavailable, UsageError
+from backlog.files import is_storage_unavailable
 from backlog.outcomes import Reason
 
 #: Its warnings reach the user as lines on the terminal.
@@ -66,6 +70,32 @@ class Source(Protocol):
     def name(self, ref: int | str) -> str:
         """Return what the user calls this entry. May hold a patient's name: shown only when asked for."""
         ...
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Give errors of a source's disk in our words.
+
+    Parameters
+    ----------
+    path
+        The source: a zip or a folder.
+
+    Raises
+    ------
+    SourceUnavailable
+        The disk or its server doesn't answer, or isn't mounted. It is waited for.
+    UsageError
+        The user has to change something: a permission, a name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOENT or is_storage_unavailable(error, path, path):
+            raise SourceUnavailable(
+                f"{path}: can't be read ({error.strerror}): is its disk there?"
+            ) from error
+        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
 
 
 def never_silent(pages: Iterator[Page], warning: str) -> Iterator[Page]:

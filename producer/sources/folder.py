@@ -12,7 +12,8 @@ from typing import BinaryIO, Final
 
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.dicom.parser import read_until_pixel_data
-from backlog.errors import InstanceRejected, UsageError
+from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
+from backlog.files import is_storage_unavailable
 from backlog.outcomes import Reason
 from producer.sources import base as sources
 from producer.sources.base import MAX_BYTES, Entry, Page, never_silent, system_file
@@ -144,6 +145,10 @@ def _walk(root: bytes, own: bytes, passed: Passed) -> Iterator[bytes]:
                     elif _is_item(entry):
                         yield relative
         except OSError as error:
+            if is_storage_unavailable(error, Path(os.fsdecode(root)) / "any", Path(os.fsdecode(root))):
+                raise SourceUnavailable(
+                    f"{os.fsdecode(root)}: can't be listed ({error.strerror}): is its disk there?"
+                ) from error
             raise UsageError(
                 f"{os.fsdecode(root)}: one of its folders can't be read ({error.strerror})"
             ) from error

@@ -10,7 +10,7 @@ from backlog.broker.messages import SourceSpec, Stage
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.outcomes import Reason
 from producer.sources import base as sources
-from producer.sources.base import MAX_BYTES, Entry, Page, Source, never_silent, system_file
+from producer.sources.base import MAX_BYTES, Entry, Page, Source, never_silent, reading, system_file
 
 
 @dataclass
@@ -24,7 +24,7 @@ class ZipSource:
 
     def __post_init__(self) -> None:
         self.path = self.path.absolute()
-        with ZipArchive(self.path) as archive:
+        with _opened(self.path) as archive:
             self.total = archive.count  # folders' entries included: an upper bound until all pages are read
             found = archive.fingerprint
         self.spec = {"kind": "zip", "path": str(self.path), "listing": "", "fingerprint": found}
@@ -35,7 +35,7 @@ class ZipSource:
         return pages if cursor else never_silent(pages, f"{self.path}: this zip holds no files")
 
     def _pages(self, cursor: str) -> Iterator[Page]:
-        with ZipArchive(self.path) as archive:
+        with _opened(self.path) as archive:
             archive.check_fingerprint(self.spec["fingerprint"])
             at, _, before = (cursor or f"{archive.first_place}:0").partition(":")
             place, seen = int(at), int(before or 0)
@@ -56,13 +56,26 @@ class ZipSource:
 
     def read(self, ref: int | str) -> bytes:
         """Return one member's content."""
-        with ZipArchive(self.path) as archive:
+        with _opened(self.path) as archive:
             return archive.read(archive.member(int(ref)), limit=MAX_BYTES)
 
     def name(self, ref: int | str) -> str:
         """Return the member's name."""
-        with ZipArchive(self.path) as archive:
+        with _opened(self.path) as archive:
             return archive.member(int(ref)).name
+
+
+def _opened(path: Path) -> ZipArchive:
+    """Open the zip of a run; `make_source` has refused a path where there never was one.
+
+    Raises
+    ------
+    SourceUnavailable
+        It isn't there: its disk, or the file server.
+    """
+    with reading(path):
+        path.stat()
+    return ZipArchive(path)
 
 
 def check_same_source(source: Source, spec: SourceSpec) -> None:
@@ -74,5 +87,5 @@ def check_same_source(source: Source, spec: SourceSpec) -> None:
         It is another: places in it would lead to other images.
     """
     if spec["kind"] == "zip":
-        with ZipArchive(Path(source.spec["path"])) as archive:
+        with _opened(Path(source.spec["path"])) as archive:
             archive.check_fingerprint(spec.get("fingerprint", ""))

@@ -272,8 +272,32 @@ def test_a_disk_that_is_gone_is_no_members_fault(tmp_path: Path, monkeypatch: py
     with ZipArchive(saved(tmp_path, zipped({"a": b"content"}))) as archive:
         (member,) = archive.members()
         with monkeypatch.context() as patched, pytest.raises(SourceUnavailable, match="Stale file handle"):
-            patched.setattr(archive, "_file", Gone())
+            patched.setattr(archive._file, "_held", Gone())
             archive.read(member, limit=LIMIT)
+
+
+@pytest.mark.parametrize("reads", range(6))
+def test_a_disk_that_fails_at_any_read_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: int
+) -> None:
+    """EIO, as soft NFS mounts and SMB give it: while the zip is opened, its directory listed, or a member read."""
+
+    class Failing(io.BytesIO):
+        left = reads
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            Failing.left -= 1
+            if Failing.left < 0:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    path = saved(tmp_path, zipped({"a": b"content", "b": b"content"}))
+    content = path.read_bytes()
+    monkeypatch.setattr(Path, "open", lambda *_: Failing(content))
+    with pytest.raises(SourceUnavailable, match="is its disk there"), ZipArchive(path) as archive:
+        for _ in range(9):
+            for member in archive.members():
+                archive.read(member, limit=LIMIT)
 
 
 def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:

@@ -124,6 +124,16 @@ def test_a_redis_is_looked_at_closely(redis: RedisServer, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("no_model")
+def test_a_redis_that_gives_no_channels_is_bad(redis: RedisServer, tmp_path: Path) -> None:
+    """Found: a trace, out of Celery's question to the workers."""
+    redis.client.acl_setuser("cxr", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all"])
+    finding = one(Settings(redis_url=f"redis://cxr:secret@127.0.0.1:{redis.port}/0"), tmp_path, "redis")
+    assert finding.state == "BAD"
+    assert "no channels" in finding.text
+    assert "secret" not in str(finding)
+
+
+@pytest.mark.usefixtures("no_model")
 def test_a_redis_that_is_away_old_or_locked(
     redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

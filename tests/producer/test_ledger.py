@@ -11,14 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from backlog.broker.messages import ItemRecord, Stage, StageTime
-from backlog.errors import StorageFull, UsageError
+from backlog.errors import ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Outcome, Reason
+from producer.ledger import ledger as ledger_module
 from producer.ledger.ledger import ChunkRow, Ledger, LedgerFenced
 from producer.sources.base import Entry, Page
 from tests.support.servers import ROOT
@@ -396,3 +398,39 @@ def test_very_many_items_take_little_memory_and_time(path: Path, ledger: Ledger)
 
 def test_chunk_rows_are_values() -> None:
     assert ChunkRow(1, [(0, 5)]) == ChunkRow(1, [(0, 5)])
+
+
+# -- another program's lock ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the ledger as a backup, a database browser or a virus scanner does."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def test_a_locked_ledger_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "_LOCK_SECONDS", 0.05)
+    with closing(Ledger.create(path, {})) as ledger:
+        with locked(path), pytest.raises(ServiceUnavailable, match="another program holds the run's ledger"):
+            ledger.add(page(0, 3, last=True), 2)
+        ledger.add(page(0, 3, last=True), 2)
+        assert [chunk.items for chunk in ledger.waiting(9)] == [[(0, 1000), (1, 1001)], [(2, 1002)]]
+
+
+def test_a_ledger_that_is_locked_against_readers_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "_LOCK_SECONDS", 0.05)
+    Ledger.create(path, {"job": 1}).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ServiceUnavailable, match="another program holds the run's ledger"):
+            Ledger(path, write=True)
+        other.execute("ROLLBACK")
+    with closing(Ledger(path, write=True)) as ledger:
+        assert ledger.get("job") == 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +18,11 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claim, Claims, Refusal
 from backlog.broker.messages import ItemRecord, Stage
 from backlog.dicom.eligibility import Rules
-from backlog.errors import UsageError
+from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.settings import Settings
 from producer.dispatch.dispatcher import Dispatcher
+from producer.ledger import ledger as ledger_module
 from producer.ledger.ledger import Ledger, LedgerFenced
 from producer.run import create as begin
 from producer.run import folder as run_folder
@@ -29,6 +32,7 @@ from producer.run.open import open_ledger, source_of
 from producer.sources import open as sources_open
 from producer.sources.open import Selection
 from producer.sources.orthanc import OrthancSource
+from tests.chaos import simulated
 from tests.chaos.simulated import Simulated, instance_of
 from tests.support.ended_runs import rejected, reported, some_scores
 from tests.support.jobs import a_job
@@ -123,6 +127,27 @@ def test_a_chunk_without_scores_settles_nothing(claims: Claims, ledger: Ledger, 
     claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, {})
     producer._tick()
     assert [chunk.no for chunk in ledger.in_flight()] == [2]
+
+
+def test_a_page_that_the_ledger_could_not_keep_is_listed_again(
+    claims: Claims, tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: the source went on behind it, and its items were in no chunk of a run that ended as complete."""
+    monkeypatch.setattr(ledger_module, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(simulated, "PAGE", 10)
+    with closing(Ledger.create(tmp_path / "again.sqlite", {"job": a_job(RUN)})) as ledger:
+        producer = make(ledger)
+        producer.window = 3  # one page
+        producer._list()
+        producer.window = 30
+        with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(ServiceUnavailable):
+                producer._list()
+            other.execute("ROLLBACK")
+        producer._list()
+        listed = [item for chunk in ledger.waiting(99) for item in chunk.items]
+        assert listed == [(n, instance_of(n)) for n in range(40)]
 
 
 def test_a_chunk_of_other_weights_is_scored_again(claims: Claims, ledger: Ledger, make: Make) -> None:

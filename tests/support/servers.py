@@ -41,6 +41,7 @@ class RedisServer:
     port: int = field(default_factory=free_port)
     persistent: bool = False
     process: subprocess.Popen[bytes] | None = None
+    options: list[str] = field(default_factory=list)  #: more arguments of redis-server
 
     @property
     def url(self) -> str:
@@ -60,6 +61,7 @@ class RedisServer:
             "yes" if self.persistent else "no",
             "--maxmemory-policy",
             "noeviction",
+            *self.options,
         ]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

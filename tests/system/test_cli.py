@@ -22,10 +22,13 @@ from click.testing import CliRunner
 
 from backlog.broker.messages import Stage
 from backlog.errors import UsageError
+from backlog.settings import Settings
 from producer.cli.main import main
 from producer.cli.options import selection_of
 from producer.ledger.ledger import Ledger
+from producer.run.create import create
 from producer.run.folder import Paths
+from producer.sources.open import Selection
 from tests.conftest import Cli
 from tests.support.dicom_images import chest, dicom
 from tests.support.ended_runs import ended_run, harvest, list_items, new_ledger, reported, some_scores
@@ -191,7 +194,7 @@ def test_an_out_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
 def test_a_pacs_that_is_away_or_refuses_ends_the_command(tmp_path: Path, orthanc: OrthancServer) -> None:
     zipped(tmp_path / "z.zip")
     away = f"http://127.0.0.1:{free_port()}"
-    fails(call("run", "z.zip", "--out", "a", "--pacs", away, cwd=tmp_path), 1, "is unavailable")
+    fails(call("run", "z.zip", "--out", "a", "--pacs", away, cwd=tmp_path), 5, "is unavailable")
     wrong = {"CXR_PACS_USERNAME": "tester", "CXR_PACS_PASSWORD": "wrong"}
     done = call("run", "z.zip", "--out", "b", "--pacs", orthanc.url, cwd=tmp_path, **wrong)
     fails(done, 2, "CXR_PACS_PASSWORD")
@@ -207,6 +210,20 @@ def test_a_pacs_that_is_away_or_refuses_ends_the_command(tmp_path: Path, orthanc
     assert [one.name for one in tmp_path.iterdir()] == ["z.zip"]
 
 
+def test_a_source_that_is_not_there_now_has_a_status_of_its_own(tmp_path: Path) -> None:
+    """Its disk may be mounted again: a job that runs the command tries again, and doesn't fail for good."""
+    (tmp_path / "disk" / "folder").mkdir(parents=True)
+    zipped(tmp_path / "disk" / "z.zip")
+    (tmp_path / "disk" / "folder" / "a").touch()
+    for number, source in enumerate(("z.zip", "folder")):
+        out = Paths(tmp_path / f"out{number}")
+        create(str(tmp_path / "disk" / source), Settings(), str(out.pacs), out, Selection(), workers=1)
+    (tmp_path / "disk").rename(tmp_path / "elsewhere")
+    for number in range(2):
+        fails(call("resume", tmp_path / f"out{number}"), 5, "can't be read.*is its disk there")
+    fails(call("run", tmp_path / "disk" / "z.zip", cwd=tmp_path), 2, "no such file or folder")
+
+
 def test_a_redis_that_is_away_or_refuses_ends_the_command(tmp_path: Path, redis_server: RedisServer) -> None:
     """It is waited for in the middle of a run; at its beginning the address is rather wrong."""
     zipped(tmp_path / "z.zip")
@@ -214,7 +231,7 @@ def test_a_redis_that_is_away_or_refuses_ends_the_command(tmp_path: Path, redis_
     away = f"redis://127.0.0.1:{free_port()}/0"
     fails(
         call("run", "z.zip", "--out", "a", cwd=tmp_path, CXR_REDIS_URL=away),
-        1,
+        5,
         "Redis is unavailable.*CXR_REDIS_URL",
     )
     assert time.monotonic() - started < 60

@@ -33,6 +33,32 @@ def worker(command: list[str], redis: RedisServer, folder: Path) -> Iterator[psu
         assert process.wait(30) == 0, (folder / "worker.log").read_text()
 
 
+def test_a_worker_whose_redis_gives_no_channels_says_so_and_ends(tmp_path: Path) -> None:
+    """Found: it connected 438 times in 149 s, and said nothing. Redis 7 makes every new user so."""
+    users = tmp_path / "users.acl"
+    users.write_text("user default on nopass ~* &* +@all\nuser cxr on >secret ~* resetchannels +@all\n")
+    redis = RedisServer(tmp_path / "redis", options=["--aclfile", str(users)])
+    redis.start()
+    try:
+        done = subprocess.run(
+            [*(sys.executable, "-m", "worker"), "--queues", "upload", "--processes", "1", "--name", "upload"],
+            env=os.environ
+            | {
+                "CXR_REDIS_URL": f"redis://cxr:secret@127.0.0.1:{redis.port}/0",
+                "CXR_PACS_URL": str(tmp_path),
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        redis.stop()
+    assert done.returncode == 2, done.stderr
+    assert "broker.refused" in done.stderr
+    assert "no channels" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def consuming(redis: RedisServer) -> bool:
     """Whether somebody waits for messages."""
     return any(client["cmd"] == "brpop" for client in redis.client.client_list())
