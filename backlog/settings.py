@@ -61,6 +61,10 @@ class Settings:
         8, "Most requests at a time that all workers together send to the PACS.", allowed=(1, 1000)
     )
     pacs_seconds: float = _setting(60.0, "How long one PACS request may take, in seconds.", allowed=(1, 3600))
+    allow_recycling: bool = _setting(
+        False,
+        "Store in a PACS that deletes its oldest patients to make room (`MaximumPatientCount`, `MaximumStorageSize`).",
+    )
     weights: str = _setting(
         "",
         "A local weights file (state dict or the released pickle), or `seeded` for meaningless test weights. "

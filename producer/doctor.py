@@ -24,6 +24,7 @@ from backlog.broker.messages import QUEUES
 from backlog.errors import BacklogError, UsageError
 from backlog.pacs.address import checked_address, without_password
 from backlog.pacs.connect import connect
+from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings, child_environment
 from producer.run.local_servers import redis_program
 
@@ -211,11 +212,20 @@ def _pacs(settings: Settings, given: str) -> Check:
     try:
         with closing(connect(patient, url)) as pacs:
             pacs.identity()
+            took = time.monotonic() - started
+            found = pacs.configuration() if isinstance(pacs, Orthanc) else None
     except UsageError as error:
         return Check("BAD", "pacs", str(error).replace(url, address), "correct what it names")
     except BacklogError as error:
         return Check("BAD", "pacs", str(error).replace(url, address), "start it, or correct CXR_PACS_URL")
-    return Check("ok", "pacs", f"{address} answers in {1000 * (time.monotonic() - started):.0f} ms")
+    problems = found.problems(stores_images=True, allow_recycling=settings.allow_recycling) if found else []
+    if problems:
+        return Check("BAD", "pacs", f"{address}: {'; '.join(problems)}", "correct its configuration")
+    text = f"{address} answers in {1000 * took:.0f} ms"
+    if found is not None and found.recycles is None and not settings.allow_recycling:
+        text += "; it doesn't tell whether it deletes its oldest patients to make room"
+        return Check("look", "pacs", text, "MaximumPatientCount and MaximumStorageSize have to be 0")
+    return Check("ok", "pacs", text)
 
 
 def _model(settings: Settings) -> Check:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from backlog.broker.messages import Stage
 from backlog.dicom.eligibility import Rules
 from backlog.dicom.header import read_header, screen
-from backlog.errors import InstanceRejected
+from backlog.errors import BacklogError, InstanceRejected
 from backlog.outcomes import Outcome, Reason
 from backlog.settings import Settings
+from producer.run.check_pacs import pacs_problems
 from producer.run.folder import Paths
 from producer.sources.base import Entry, Source
 from producer.sources.folder import FolderSource
@@ -33,6 +35,7 @@ class Plan:
     by_listing: Counter[Reason] = field(default_factory=Counter)  #: decided by the listing alone
     by_header: Counter[Reason] = field(default_factory=Counter)  #: decided by the headers that were read
     eligible: int = 0  #: of those read
+    pacs_problems: list[str] = field(default_factory=list)  #: why the PACS is not fit for the run
 
     def estimate(self, reasons: Counter[Reason], reason: Reason) -> int:
         """Return how many of all items a count among the read ones stands for."""
@@ -77,6 +80,10 @@ def make_plan(word: str, settings: Settings, pacs: str, selection: Selection, sa
     with tempfile.TemporaryDirectory(prefix="cxr-plan-") as folder:
         source = make_source(word, settings, pacs, Paths(Path(folder)), selection)
         plan = Plan()
+        try:
+            plan.pacs_problems = pacs_problems(settings, pacs, stores_images=source.first is Stage.UPLOAD)
+        except BacklogError as error:
+            plan.pacs_problems = [str(error)]
         for page in source.pages(""):
             for entry in page.entries:
                 plan.total += 1

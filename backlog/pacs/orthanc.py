@@ -20,6 +20,7 @@ from backlog.dicom.parser import read_until_pixel_data
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.base import StoreResult
+from backlog.pacs.configuration import OrthancConfiguration
 from backlog.pacs.http_errors import credentials, translated
 from backlog.settings import Settings
 
@@ -202,6 +203,35 @@ class Orthanc:
             answer = self._parsed(self._call("POST", "/tools/find", json=body))
         return list(answer)
 
+    def configuration(self) -> OrthancConfiguration:
+        """Return what its configuration does to what is stored, as far as it tells. Stores nothing."""
+        system = self._json("/system")
+        try:
+            # A body that is no DICOM file: an Orthanc that stores finds it malformed, one that doesn't refuses earlier.
+            self._call("POST", "/instances", data=b"")
+            writable = True
+        except InstanceRejected as rejected:
+            writable = rejected.reason is Reason.NOT_DICOM
+        except UsageError:
+            writable = False  # it has let us read /system
+        except ServiceUnavailable:
+            writable = True  # an error without an Orthanc error body, or an outage: a run waits for its end
+        return OrthancConfiguration.from_system(system, writable=writable)
+
+    def last_change(self) -> int:
+        """Return the number of the last change."""
+        return int(self._json("/changes?last")["Last"])
+
+    def new_patients(self, since: int) -> tuple[int, int]:
+        """Return the number of the last change, and how many patients are new since one; deleted ones don't count."""
+        new = 0
+        while True:
+            answer = self._json(f"/changes?since={since}&limit=1000")
+            new += sum(one.get("ChangeType") == "NewPatient" for one in answer["Changes"])
+            since = max(since, int(answer["Last"]))
+            if answer["Done"]:
+                return since, new
+
     def count_series(self, query: Mapping[str, str]) -> int | None:
         """Return how many series match a query; None before Orthanc 1.12.5, which counts no matches."""
         try:
@@ -330,6 +360,8 @@ def _error(url: str, method: str, http: int, status: int) -> Exception:
         return StorageFull(f"the PACS at {url} has no room left")
     if http == 413:
         return InstanceRejected(Reason.TOO_LARGE, "the PACS finds it too large")
+    if http == 405 and method == "POST":
+        return UsageError(f"the PACS at {url} stores nothing: is it read-only?")
     if http < 500 and not status:
         # A proxy whose Orthanc is just starting; with HttpDescribeErrors off Orthanc's own errors look the same.
         return ServiceUnavailable(f"what answers at {url} says {http}, and no mention of Orthanc's")

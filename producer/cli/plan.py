@@ -43,6 +43,7 @@ def _plan_lines(made: Any) -> list[str]:
             f"          {reason.value} {count}"
             for reason, count in sorted(counts.items(), key=lambda one: one[0].value)
         ]
+    lines += [f"PACS      NOT FIT: {problem}" for problem in made.pacs_problems]
     count = cores()
     lines.append(f"Time      about {_duration(made.seconds(count))} with the {count} cores of this machine")
     return lines

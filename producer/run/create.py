@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backlog.broker.messages import Job, PredecessorSpec
+from backlog.broker.messages import Job, PredecessorSpec, Stage
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.model import DEFAULT_MODEL
@@ -18,6 +18,7 @@ from backlog.pacs.address import checked_address
 from backlog.pacs.connect import connect
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
+from producer.run.check_pacs import check_pacs
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address, place_facts
@@ -47,6 +48,7 @@ def create(
     pacs = checked_address(pacs)
     refuse_another(paths)  # before anything is read; what counts is the look under the lock
     source = make_source(word, settings, pacs, paths, selection)
+    check_pacs(settings, pacs, stores_images=source.first is Stage.UPLOAD)
     identity = _identity(settings, pacs)  # a wrong address or password ends here, and leaves nothing behind
     now = datetime.now(UTC).replace(microsecond=0)
     job: Job = {

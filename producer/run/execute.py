@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from backlog.broker.messages import Job
+from backlog.broker.messages import Job, Stage
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.output_file import OutputFile
 from backlog.pacs.base import Pacs
@@ -21,6 +21,7 @@ from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
 from producer.results import exports
 from producer.results.audit_log import Audit, AuditResult
+from producer.run.check_pacs import check_pacs, deletion_watch
 from producer.run.folder import Paths, only_producer
 from producer.run.local_servers import LocalServers
 from producer.run.open import open_ledger, pacs_of, source_of
@@ -86,6 +87,7 @@ def go_on(
         settle_here(ledger, paths)
         pacs_url = pacs_address(ledger, paths)
         source = source_of(ledger, settings, paths)
+        check_pacs(settings, pacs_url, stores_images=source.first is Stage.UPLOAD)
         job["source"] = source.spec  # the listing lies in the run's folder, which may have been moved
         with closing(pacs_of(ledger, settings, paths)) as pacs:
             identity = pacs.identity()  # a wrong password ends here, before anything is started
@@ -151,6 +153,13 @@ def _dispatch(
     workers = int(ledger.get("workers"))
     app = make_app(settings)
     metrics = _metrics(settings, ledger, claims, app, job, pacs_url)
+    watch = deletion_watch(settings, pacs, ledger, stores_images=source.first is Stage.UPLOAD)
+
+    def kept() -> None:
+        audit.catch_up()
+        if watch is not None:
+            watch.check()
+
     dispatcher = Dispatcher(
         ledger,
         claims,
@@ -163,7 +172,7 @@ def _dispatch(
         pause_file=paths.pause,
         stop=lambda: stop() or paths.cancel.exists(),
         show=show,
-        kept=audit.catch_up,
+        kept=kept,
         say=say,
         held=None if job["pacs"] else partial(_holds, pacs),
     )
