@@ -33,13 +33,18 @@ DOORS = {
     "isal": {"backlog.inputs.zip_archive"},
     # Writes the demonstration; reads and writes PyTorch's container. Sources are backlog.inputs.zip_archive's.
     "zipfile": {"producer.demo.backlog", "worker.model.torch_file", "worker.model.seeded_weights"},
+    "polib": {"producer.translation"},
     "sqlite3": {"producer.ledger.ledger"},
     "torch": {"worker.model.engine", "worker.model.torch_engine", "worker.model.torch_model"},
     "celery": {
         *("backlog.broker.celery_app", "worker.main", "worker.__main__", "worker.health"),
         *("worker.tasks.chunk", "worker.tasks.registry"),
         *("producer.dispatch.dispatcher", "producer.run.execute"),
-        *("producer.monitoring.metrics", "producer.monitoring.poller"),
+        *(
+            "producer.monitoring.metrics",
+            "producer.monitoring.poller",
+            "producer.monitoring.missing_consumers",
+        ),
     },
     "kombu": {
         "backlog.broker.celery_app",

@@ -12,11 +12,16 @@ from backlog.errors import UsageError
 from backlog.model import scores_notice
 from backlog.output_file import STDOUT
 from producer.cli.options import INTERRUPTED, OK, QUARANTINED
+from producer.translation import t, translated
 
 if TYPE_CHECKING:
     from backlog.settings import Settings
     from producer.ledger.ledger import Ledger
     from producer.run.folder import Paths
+
+
+#: Width of the names in an account.
+_NAME_WIDTH = 11
 
 
 def read_settings() -> Settings:
@@ -72,49 +77,66 @@ def work(settings: Settings, paths: Paths, *, copy: bool = False) -> NoReturn:
         summary, interrupted = go_on(settings, paths, show=shown.show, say=shown.say, copy=copy)
     for line in summary_lines(summary):
         click.echo(line)
-    click.echo(f"Reports   in the PACS at {pacs}")
-    click.echo(f"Scores    {paths.scores}")
-    click.echo(f"Summary   {paths.summary}")
+    click.echo(row("Reports", t("in the PACS at {pacs}").format(pacs=pacs)))
+    click.echo(row("Scores", paths.scores))
+    click.echo(row("Summary", paths.summary))
     if paths.page.exists():
-        click.echo(f"Page      {paths.page}")
+        click.echo(row("Page", paths.page))
     if interrupted:
-        click.echo(f"Interrupted. Go on with: cxr-backlog resume {paths.out}")
+        click.echo(t("Interrupted. Go on with: cxr-backlog resume {out}").format(out=paths.out))
         sys.exit(INTERRUPTED)
     if summary["quarantined"]:
-        click.echo(f"Some items need a look: cxr-backlog quarantine {paths.out}")
+        click.echo(t("Some items need a look: cxr-backlog quarantine {out}").format(out=paths.out))
         sys.exit(QUARANTINED)
     sys.exit(OK)
 
 
-def state_of(paths: Paths, *, complete: bool, running: bool) -> str:
-    """Return what a run is doing, in a word."""
-    if complete:
-        return "complete"
-    if paths.cancel.exists():
-        return "cancelled"
-    if paths.pause.exists():
-        return "paused"
-    return "running" if running else "interrupted"
-
-
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Return the account of a run for a user."""
+    state = f" ({t(summary['state'])})" if "state" in summary else ""
+    known = summary.get("all_listed", True)
+    total = (
+        str(summary["total"])
+        if known
+        else t("unknown yet, {count} listed so far").format(count=summary["total"])
+    )
+    engine = summary["engine"] or t("not run yet")
     lines = [
-        f"Run       {summary['run']}" + (f" ({summary['state']})" if "state" in summary else ""),
-        f"Total     {summary['total']}",
-        f"Reported  {summary['reported']}" + _before(summary["reported_before"]),
-        f"Skipped   {count_reasons(summary['skipped'])}",
-        f"Quarantined {count_reasons(summary['quarantined'])}",
-        f"Time      {summary['seconds']:.1f} s, {summary['images_per_second']:.2f} images/s",
-        f"Model     {summary['model']} ({summary['engine'] or 'not run yet'})",
+        row("Run", summary["run"] + state),
+        row("Total", total),
+        row("Reported", f"{summary['reported']}" + _before(summary["reported_before"])),
+        row("Skipped", count_reasons(summary["skipped"])),
+        row("Quarantined", count_reasons(summary["quarantined"])),
+        row("Time", f"{summary['seconds']:.1f} s, {summary['images_per_second']:.2f} {t('images/s')}"),
     ]
+    if left := summary.get("seconds_left"):
+        lines.append(row("Time left", t("about {duration}").format(duration=duration(left))))
+    if reason := summary.get("waiting_reason"):
+        lines.append(row("Waiting", translated(reason)))
+    lines.append(row("Model", f"{summary['model']} ({engine})"))
     if notice := scores_notice(meaningful=summary["weights_meaningful"]):
-        lines.append(f"          {notice}")
+        lines.append(row("", t(notice)))
     return lines
 
 
+def row(name: str, value: object) -> str:
+    """Return one line of an account: a name, in the user's language, and its value."""
+    return f"{t(name):<{_NAME_WIDTH}} {value}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def _before(count: int) -> str:
-    return f" ({count} of them were in the PACS already, from an earlier run)" if count else ""
+    if not count:
+        return ""
+    return " " + t("({count} of them were in the PACS already, from an earlier run)").format(count=count)
 
 
 def count_reasons(counts: dict[str, int]) -> str:

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from backlog.broker.messages import Stage
-from producer.dispatch.progress import RunProgress as Seen
+from producer.dispatch.progress import RunProgress
+from producer.translation import t, translated
 
-#: Seconds between plain lines.
-_LINE_EVERY = 10.0
+#: Seconds between plain lines, while nothing but the counts changes.
+_LINE_EVERY: Final = 60.0
+
+#: Least seconds between plain lines, however much changes.
+_LINE_LEAST: Final = 5.0
+
+#: Below so many columns the bar is left out; below so many the time left too. Counts always stay.
+_BAR_FROM: Final = 72
+_TIME_FROM: Final = 54
 
 
 class Bars(AbstractContextManager["Bars"]):
-    """A live bar for each stage, with rate, time left and the count of quarantined items."""
+    """A live bar for each stage, with rate, time left and, below them, what is unusual."""
 
     def __init__(self, first: Stage) -> None:
-        self.console = Console()
-        self._progress = Progress(
-            TextColumn("{task.description:<9}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:>9}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-        )
+        self.console = Console(highlight=False)
+        self._progress = _StageBars(self.console)
         names = ["upload", "infer", "report"][first:]
         self._tasks: dict[str, TaskID] = {name: self._add(name) for name in names}
         self._rate = _Rate()
 
     def _add(self, name: str) -> TaskID:
-        return self._progress.add_task(name, total=None, rate="", note="")
+        return self._progress.add_task(t(name), total=None, rate="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -46,47 +48,98 @@ class Bars(AbstractContextManager["Bars"]):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, seen: Seen) -> None:
+    def show(self, seen: RunProgress) -> None:
         """Update the bars."""
         done = {"upload": seen.uploaded, "infer": seen.inferred, "report": seen.tally.ended}
         for name, task in self._tasks.items():
             fields: dict[str, Any] = {"rate": self._rate.text(name, done[name])}
-            if name == "report":
-                fields["note"] = _note(seen)
             self._progress.update(task, completed=done[name], total=seen.total, **fields)
+        listing = "" if seen.all_listed else t("listing: {count} so far").format(count=seen.listed)
+        self._progress.note = ", ".join(filter(None, (listing, note(seen))))
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self._progress.console.print(escape(text), highlight=False)
+        self.console.print(escape(translated(text)), highlight=False)
+
+
+class _StageBars(Progress):
+    """Bars that leave the counts their room on a narrow terminal, with a line of text below."""
+
+    def __init__(self, console: Console) -> None:
+        self.note = ""
+        super().__init__(
+            TextColumn("{task.description:<9}"),
+            _Bar(console),
+            _Count(),
+            TextColumn("{task.fields[rate]:>8}"),
+            _TimeLeft(console),
+            console=console,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the bars, and the note."""
+        yield self.make_tasks_table(self.tasks)
+        if self.note:
+            yield Text(self.note, overflow="fold")
+
+
+class _Bar(BarColumn):
+    """A bar where there is room for one, and empty while the total is not known: a full one would look done."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def render(self, task: Task) -> Any:
+        if self._console.width < _BAR_FROM or task.total is None:
+            return Text("")
+        return super().render(task)
+
+
+class _Count(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        total = "?" if task.total is None else f"{int(task.total)}"
+        return Text(f"{int(task.completed):>{len(total)}}/{total}")
+
+
+class _TimeLeft(TimeRemainingColumn):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def render(self, task: Task) -> Text:
+        return Text("") if self._console.width < _TIME_FROM else super().render(task)
 
 
 class Lines(AbstractContextManager["Lines"]):
-    """A line every few seconds, for logs and pipes."""
+    """A line when something changes but the counts, else every minute: for logs and pipes."""
 
     def __init__(self) -> None:
-        self._last = 0.0
-        self._trouble = ""
+        self._last = -_LINE_EVERY
+        self._state: tuple[object, ...] = ()
         self._rate = _Rate()
 
     def __exit__(self, *_: object) -> None:
         """Nothing to put right."""
 
-    def show(self, seen: Seen) -> None:
-        """Print a line when it is time, when there is trouble, and at the end."""
-        now = time.monotonic()
-        if now - self._last < _LINE_EVERY and not seen.done and seen.waiting_reason == self._trouble:
+    def show(self, seen: RunProgress) -> None:
+        """Print a line when it is time, when something changes, and at the end."""
+        state = (seen.waiting_reason, seen.paused, seen.done, seen.all_listed)
+        since = time.monotonic() - self._last
+        if not seen.done and since < (_LINE_LEAST if state != self._state else _LINE_EVERY):
             return
-        self._last, self._trouble = now, seen.waiting_reason
-        of = f"/{seen.total}" if seen.total is not None else ""
-        rate = self._rate.text("report", seen.tally.ended)
-        self.say(
-            f"uploaded {seen.uploaded}{of}, inferred {seen.inferred}{of}, ended {seen.tally.ended}{of}"
-            f" {rate} {_note(seen)}".rstrip()
+        if seen.done and state == self._state:
+            return  # said already
+        self._last, self._state = time.monotonic(), state
+        of = f"/{seen.total}" if seen.total is not None else "/?"
+        text = t("uploaded {uploaded}, inferred {inferred}, ended {ended}").format(
+            uploaded=f"{seen.uploaded}{of}", inferred=f"{seen.inferred}{of}", ended=f"{seen.tally.ended}{of}"
         )
+        self.say(" ".join(filter(None, (text, self._rate.text("report", seen.tally.ended), note(seen)))))
 
     def say(self, text: str) -> None:
         """Print a line."""
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(translated(text) + "\n")
         sys.stdout.flush()
 
 
@@ -107,17 +160,18 @@ class _Rate:
         return f"{(count - seen[0][1]) / span:.1f}/s" if span > 1 else ""
 
 
-def _note(seen: Seen) -> str:
+def note(seen: RunProgress) -> str:
+    """Return what is unusual about a run at this moment, in a line."""
     parts = []
     quarantined = sum(seen.tally.quarantined.values())
     if quarantined:
-        parts.append(f"quarantined {quarantined}")
+        parts.append(t("quarantined {count}").format(count=quarantined))
     if seen.resent:
-        parts.append(f"sent again {seen.resent}")
+        parts.append(t("sent again {count}").format(count=seen.resent))
     if seen.paused:
-        parts.append("PAUSED")
+        parts.append(t("PAUSED"))
     if seen.waiting_reason:
-        parts.append(f"waiting: {seen.waiting_reason}")
+        parts.append(t("waiting: {reason}").format(reason=translated(seen.waiting_reason)))
     return ", ".join(parts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import time
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,9 @@ from pathlib import Path
 import click
 
 from producer.cli.options import COPY, MODALITY, OUT, PACS, SINCE, SOURCE, STUDY_DATE, selection_of
-from producer.cli.output import agree_on_copy, cores, read_settings, state_of, summary_lines, work
+from producer.cli.output import agree_on_copy, cores, read_settings, summary_lines, work
+from producer.cli.status import look, progress_of
+from producer.run.folder import Paths
 
 
 @click.command()
@@ -141,24 +143,37 @@ def cancel(out: Path, copy: bool) -> None:
 
 @click.command()
 @OUT
-@click.option("--watch", is_flag=True, help="Show it again every two seconds until the run is complete.")
+@click.option("--watch", is_flag=True, help="Follow it until the run is complete.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(out: Path, watch: bool, as_json: bool) -> None:
     """Say how far a run is."""
-    import time
-
-    from producer.results.exports import summarise
-    from producer.run.folder import Paths, is_running
-    from producer.run.open import open_ledger
-
+    if watch and not as_json:
+        _follow(Paths(out))
     while True:
-        ledger = open_ledger(out)
-        summary = summarise(ledger)
-        ledger.close()
-        summary["state"] = state_of(Paths(out), complete=summary["complete"], running=is_running(Paths(out)))
-        if watch and sys.stdout.isatty() and not as_json:
-            click.clear()
-        click.echo(json.dumps(summary) if as_json else "\n".join(summary_lines(summary)))
+        summary = look(Paths(out))
+        if as_json:
+            click.echo(json.dumps(summary))
+        else:
+            for line in summary_lines(summary):
+                click.echo(line)
         if not watch or summary["complete"]:
             return
         time.sleep(2)
+
+
+def _follow(paths: Paths) -> None:
+    """Show a run as its own producer does, until it is complete."""
+    from producer.cli.progress import display
+    from producer.run.open import open_ledger
+
+    with closing(open_ledger(paths.out)) as ledger:
+        orthanc = ledger.get("word") == "orthanc"
+    from backlog.broker.messages import Stage
+
+    with display(Stage.INFER if orthanc else Stage.UPLOAD) as shown:
+        while True:
+            progress = progress_of(paths)
+            shown.show(progress)
+            if progress.done:
+                return
+            time.sleep(1)

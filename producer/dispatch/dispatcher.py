@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -135,7 +136,8 @@ class Dispatcher:
         if not self._in_flight or quiet < _STANDSTILL:
             return ""
         waiting = ", ".join(f"{name} {count}" for name, count in self.claims.broker.depths().items() if count)
-        return f"nothing has moved for {quiet:.0f} s; messages waiting: {waiting or 'none'}. Are workers running?"
+        since = datetime.now() - timedelta(seconds=quiet)  # noqa: DTZ005  # the user's clock
+        return f"nothing has moved since {since:%H:%M:%S}; messages waiting: {waiting or 'none'}. Are workers running?"
 
     # -- the four steps ------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from backlog.settings import Settings
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
+from producer.monitoring.missing_consumers import MissingConsumers
 from producer.results import exports
 from producer.results.audit_log import Audit, AuditResult
 from producer.run.check_pacs import check_pacs, deletion_watch
@@ -26,6 +27,7 @@ from producer.run.folder import Paths, only_producer
 from producer.run.local_servers import LocalServers
 from producer.run.open import open_ledger, pacs_of, source_of
 from producer.run.place import PACS_INSIDE, check_not_copy, pacs_address, settle_here
+from producer.run.published import Publisher
 from producer.run.signals import StopRequest, stopping_on_signals
 from producer.run.worker_command import Stopped, prepare_model
 from producer.sources.base import Source
@@ -104,10 +106,17 @@ def go_on(
         ):
             seconds = float(ledger.get("seconds", 0.0))
             started = time.monotonic()
+            publisher = Publisher(paths.progress, seconds)
             try:
                 chosen = replace(settings, redis_url=redis_url)
-                _dispatch(chosen, paths, ledger, source, job, stopping.is_set, show, say, audit)
+
+                def shown(progress: RunProgress) -> None:
+                    publisher.publish(progress)
+                    show(progress)
+
+                _dispatch(chosen, paths, ledger, source, job, stopping.is_set, shown, say, audit)
             finally:
+                publisher.withdraw()
                 ledger.set("seconds", seconds + time.monotonic() - started)
         audit.catch_up(durable=True)
         exports.write_scores(ledger, OutputFile(paths.scores, force=True))
@@ -160,6 +169,12 @@ def _dispatch(
         if watch is not None:
             watch.check()
 
+    consumers = MissingConsumers(app, source.first)
+
+    def shown(progress: RunProgress) -> None:
+        consumers.follow(progress)
+        show(progress)
+
     dispatcher = Dispatcher(
         ledger,
         claims,
@@ -171,12 +186,14 @@ def _dispatch(
         reconcile_seconds=settings.reconcile_seconds,
         pause_file=paths.pause,
         stop=lambda: stop() or paths.cancel.exists(),
-        show=show,
+        show=shown,
         kept=kept,
         say=say,
         held=None if job["pacs"] else partial(_holds, pacs),
     )
-    with closing(pacs), metrics or nullcontext():
+    # Workers of our own are started again by who started them, and take some seconds to come up.
+    watched = nullcontext() if settings.redis_url.startswith("redis+socket") else consumers
+    with closing(pacs), watched, metrics or nullcontext():
         if metrics is not None:
             metrics.follow(dispatcher)
         dispatcher.run()

@@ -59,6 +59,11 @@ class Paths:
         return self.out / "summary.json"
 
     @property
+    def progress(self) -> Path:
+        """How far the run is, while a producer is at work."""
+        return self.out / "progress.json"
+
+    @property
     def page(self) -> Path:
         """The summary page."""
         return self.out / "summary.html"

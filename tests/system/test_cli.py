@@ -391,7 +391,7 @@ def test_a_run_that_is_complete_is_not_done_again(cli: Cli, tmp_path: Path) -> N
     assert "holds no files" in begun.stdout + begun.stderr
     resumed = cli("resume", "out")
     assert resumed.returncode == 0, resumed.stderr
-    assert "Total     0" in resumed.stdout
+    assert "Total       0" in resumed.stdout
 
 
 # -- interruption --------------------------------------------------------------------------------------------

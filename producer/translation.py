@@ -1,0 +1,123 @@
+"""What a user reads, in the user's language: English, or that of a catalogue in ``producer/locale``.
+
+Most messages are finished texts when they come here: an error's from deep inside or from another process, a detail
+that a worker in another country wrote into the ledger. They are English there, as data, and are translated where they
+are shown. So the catalogue's templates, as ``{path}: no such file``, are matched against finished texts, the most
+specific first, and what stood in the braces is carried over, translated itself where it is a message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+#: Where the catalogues are, one for each language.
+FOLDER: Final = Path(__file__).parent / "locale"
+
+#: What stands for a value in a message, as in an f-string.
+PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
+
+#: How deep messages are looked for inside messages.
+_MOST_NESTED: Final = 4
+
+
+@dataclass(frozen=True)
+class Template:
+    """One message with values in it, and its translation."""
+
+    source: str
+    target: str
+    pattern: re.Pattern[str]
+    literals: tuple[str, ...]  #: what stands between the values
+
+    @classmethod
+    def of(cls, source: str, target: str) -> Template:
+        """Build the pattern of a message."""
+        parts = PLACEHOLDER.split(source)
+        literals = parts[0::2]
+        pattern = "".join(
+            re.escape(part) if at % 2 == 0 else f"(?P<{part}>.*?)" for at, part in enumerate(parts)
+        )
+        return cls(source, target, re.compile(pattern, re.DOTALL), tuple(filter(None, literals)))
+
+    @property
+    def specificity(self) -> int:
+        """How much of the message is not a value."""
+        return sum(map(len, self.literals))
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The messages of one language."""
+
+    plain: dict[str, str] = field(default_factory=dict)
+    templates: tuple[Template, ...] = ()
+
+    @classmethod
+    def of(cls, messages: Iterable[tuple[str, str]]) -> Catalogue:
+        """Build from (English, translation) pairs; what is not translated yet stays English."""
+        known = {source: target for source, target in messages if target}
+        templates = [Template.of(*one) for one in known.items() if PLACEHOLDER.search(one[0])]
+        return cls(known, tuple(sorted(templates, key=lambda one: -one.specificity)))
+
+    def message(self, text: str, depth: int = _MOST_NESTED) -> str:
+        """Translate a finished message; returned as it is where the catalogue has none like it."""
+        if text in self.plain:
+            return self.plain[text]
+        if not depth or not text.strip():
+            return text
+        for template in self.templates:
+            if any(literal not in text for literal in template.literals):
+                continue
+            found = template.pattern.fullmatch(text)
+            if found is not None:
+                return self._filled(template, found.groupdict(), depth - 1)
+        return text
+
+    def _filled(self, template: Template, values: dict[str, str], depth: int) -> str:
+        return PLACEHOLDER.sub(lambda one: self.message(values[one[1]], depth), template.target)
+
+
+_ENGLISH: Final = Catalogue()
+_current: list[Catalogue] = [_ENGLISH]
+
+
+@cache
+def catalogue(language: str) -> Catalogue:
+    """Return the catalogue of a language, as ``pt-BR``; that of English is empty."""
+    path = FOLDER / f"{language.replace('-', '_')}.po"
+    if language == "en" or not path.exists():
+        return _ENGLISH
+    import polib  # takes 20 ms
+
+    return Catalogue.of(
+        (entry.msgid, entry.msgstr) for entry in polib.pofile(str(path)) if not entry.obsolete
+    )
+
+
+def use(language: str) -> None:
+    """Speak this language from now on, in this process."""
+    _current[0] = catalogue(language)
+
+
+def t(text: str) -> str:
+    """Translate a message, or a template before its values are put in: ``t("{count} rows").format(count=3)``."""
+    return _current[0].plain.get(text, text)
+
+
+def translated(text: str) -> str:
+    """Translate a finished message, line by line where it is none as a whole."""
+    whole = _current[0].message(text)
+    if whole != text or "\n" not in text:
+        return whole
+    return "\n".join(_current[0].message(line) for line in text.split("\n"))
+
+
+def missing(messages: Iterable[str], language: str) -> Iterator[str]:
+    """Yield the messages that a language's catalogue lacks."""
+    known = catalogue(language).plain
+    return (message for message in messages if message not in known)

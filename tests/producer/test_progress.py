@@ -1,0 +1,178 @@
+"""How far a run is, as its own terminal, another one, and a log show it."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from backlog.broker.celery_app import make_app
+from backlog.broker.messages import Stage
+from backlog.settings import Settings
+from producer.cli import progress as shown_progress
+from producer.cli.progress import Bars, Lines
+from producer.cli.status import look, progress_of
+from producer.dispatch.progress import RunProgress
+from producer.ledger.ledger import Tally
+from producer.monitoring.missing_consumers import MissingConsumers
+from producer.run.folder import Paths, only_producer
+from producer.run.published import FRESH, Publisher, read_published
+from tests.support.ended_runs import ended_run, harvest, list_items, new_ledger, reported, some_scores
+from tests.support.servers import wait_until
+
+
+def at(ended: int, total: int | None = 100, **more: object) -> RunProgress:
+    seen = RunProgress(
+        total or 0, total is not None, total, ended + 2, ended + 1, Tally(ended, {}, {"blank": 3})
+    )
+    for name, value in more.items():
+        setattr(seen, name, value)
+    return seen
+
+
+# -- from another terminal, or another machine ---------------------------------------------------------------
+
+
+def test_what_is_published_is_read_back(tmp_path: Path) -> None:
+    publisher = Publisher(tmp_path / "progress.json", 100.0)
+    publisher.publish(at(7, sent={1: 2.0}, waiting_reason="the PACS is full"))
+    publisher.publish(at(8))  # within the same second: not written
+    found = read_published(tmp_path / "progress.json")
+    assert found is not None
+    assert found.fresh
+    assert found.seconds >= 100
+    assert (found.progress.tally, found.progress.waiting_reason) == (
+        Tally(7, {}, {"blank": 3}),
+        "the PACS is full",
+    )
+    publisher.withdraw()
+    assert read_published(tmp_path / "progress.json") is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"progress": {}, "at": 1}', '{"progress": {"tally": 1}}', "\0"]
+)
+def test_what_nobody_can_read_is_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / "progress.json").write_text(content)
+    assert read_published(tmp_path / "progress.json") is None
+
+
+def begun(out: Path) -> Paths:
+    ledger = new_ledger(out, seconds=10.0)
+    list_items(ledger, 40)
+    harvest(ledger, lambda item: reported(item, some_scores(item)), 1)
+    ledger.close()
+    return Paths(out)
+
+
+def test_a_live_run_has_its_time_and_pace(tmp_path: Path) -> None:
+    paths = begun(tmp_path)
+    news = {"at": time.time(), "seconds": 60.0, "rate": 0.5}
+    progress = {"listed": 40, "all_listed": True, "total": 40, "uploaded": 30, "inferred": 20}
+    tally = {"reported": 16, "skipped": {}, "quarantined": {}}
+    paths.progress.write_text(json.dumps(news | {"progress": progress | {"tally": tally}}))
+    found = look(paths)  # nobody holds the lock here: the producer is on another machine
+    assert (found["state"], found["seconds"], found["images_per_second"]) == ("running", 60.0, 0.5)
+    assert found["seconds_left"] == 48
+    assert progress_of(paths).uploaded == 30
+    paths.progress.write_text(
+        json.dumps(news | {"at": news["at"] - FRESH - 60, "progress": progress | {"tally": tally}})
+    )
+    assert look(paths)["state"] == "interrupted"
+    assert "no producer is at work" in progress_of(paths).waiting_reason
+    with only_producer(paths):
+        assert look(paths)["state"] == "running"
+
+
+def test_an_ended_run_is_followed_to_its_end(tmp_path: Path) -> None:
+    ended_run(tmp_path).close()
+    assert progress_of(Paths(tmp_path)).done
+
+
+# -- lines ---------------------------------------------------------------------------------------------------
+
+
+def test_lines_come_when_something_changes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Eleven minutes of standstill were 570 lines."""
+    now = [1000.0]
+    monkeypatch.setattr("producer.cli.progress.time.monotonic", lambda: now[0])
+    lines = Lines()
+    for tick in range(11 * 60 * 2):
+        now[0] += 0.5
+        lines.show(at(50, waiting_reason="Redis is unavailable" if tick > 100 else ""))
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) <= 13, printed
+    first = next(number for number, line in enumerate(printed) if "Redis is unavailable" in line)
+    assert first <= 2
+
+
+def test_lines_say_the_end_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines()
+    lines.show(at(50))
+    lines.show(at(97))
+    lines.show(at(97))
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2
+    assert "ended 100/100" in printed[1]
+
+
+# -- bars ----------------------------------------------------------------------------------------------------
+
+
+def drawn(width: int, seen: RunProgress) -> str:
+    bars = Bars(Stage.UPLOAD)
+    bars.console = Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True)
+    stages = shown_progress._StageBars(bars.console)
+    bars._progress = stages
+    bars._tasks = {name: bars._add(name) for name in ("upload", "infer", "report")}
+    bars.show(seen)
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    for one in stages.get_renderables():
+        console.print(one)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [46, 60, 110])
+def test_counts_stay_on_every_terminal(width: int) -> None:
+    text = drawn(width, at(123456, 1234567))
+    for count in ("123458/1234567", "123457/1234567", "123459/1234567"):
+        assert count in text, text
+    assert "quarantined 3" in text
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_a_total_that_is_not_known_looks_unknown() -> None:
+    text = drawn(110, at(12, None))
+    assert "14/?" in text
+    assert "━" not in text
+    assert "listing: 0 so far" in text
+
+
+# -- queues without a worker ---------------------------------------------------------------------------------
+
+
+def test_a_queue_without_a_worker_is_named_with_its_remedy(redis_url: str) -> None:
+    app = make_app(Settings(redis_url=redis_url))
+    with MissingConsumers(app, Stage.INFER) as consumers:
+        seen = at(5, in_flight=2)
+
+        def named() -> bool:
+            consumers.follow(seen)
+            return bool(seen.waiting_reason)
+
+        wait_until(named, 30, "the missing workers are named")
+        assert "inference, report" in seen.waiting_reason
+        assert "docker compose up -d worker-inference worker-report" in seen.waiting_reason
+        assert "upload" not in seen.waiting_reason
+        moved = at(6, in_flight=2)
+        consumers.follow(moved)
+        assert moved.waiting_reason == ""
+    app.close()
