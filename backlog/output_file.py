@@ -41,11 +41,14 @@ class OutputFile:
         Files that are never replaced, and folders of which nothing is that is not an earlier output of this kind.
     force
         Replace another regular file too.
+    private
+        For its owner alone, mode 0600, whatever it was before: it identifies patients.
     """
 
     path: Path
     inputs: tuple[Path, ...] = ()
     force: bool = False
+    private: bool = False
 
     @classmethod
     def of(cls, path: Path | OutputFile) -> OutputFile:
@@ -82,7 +85,7 @@ class OutputFile:
         existing = self._check(target, is_own)
         with self._translated():
             if existing is None or stat.S_ISREG(existing.st_mode):
-                with _replacing(target, existing) as file:
+                with _replacing(target, existing, private=self.private) as file:
                     yield file
             else:
                 with target.open("wb") as device:
@@ -145,7 +148,7 @@ def _is_input(target: Path, one: Path, *, own: bool) -> bool:
 
 
 @contextmanager
-def _replacing(target: Path, existing: os.stat_result | None) -> Iterator[IO[bytes]]:
+def _replacing(target: Path, existing: os.stat_result | None, *, private: bool) -> Iterator[IO[bytes]]:
     """Write beside the target, under a name that nothing has, and move it there at the end."""
     handle, name = tempfile.mkstemp(prefix=".cxr-", suffix=".part", dir=target.parent)
     temporary = Path(name)
@@ -153,7 +156,8 @@ def _replacing(target: Path, existing: os.stat_result | None) -> Iterator[IO[byt
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fchmod(handle, stat.S_IMODE(existing.st_mode) if existing else _mode_of_new_files())
+            if not private:  # mkstemp makes it so
+                os.fchmod(handle, stat.S_IMODE(existing.st_mode) if existing else _mode_of_new_files())
             os.fsync(handle)
         try:
             temporary.replace(target)
@@ -161,6 +165,8 @@ def _replacing(target: Path, existing: os.stat_result | None) -> Iterator[IO[byt
             if existing is None:
                 raise
             # A file that is a mount of its own, as containers have them, can be written but not replaced.
+            if private:
+                target.chmod(0o600)
             with temporary.open("rb") as source, target.open("wb") as there:
                 shutil.copyfileobj(source, there)
     finally:

@@ -52,12 +52,13 @@ DOORS = {
         "worker.tasks.chunk",
         "producer.dispatch.dispatcher",
     },
-    "jinja2": {"producer.page.page"},
+    "jinja2": {"producer.page.page", "producer.validation.page"},
     "matplotlib": {"producer.page.charts"},
     "rich": _in("producer.cli"),
     "prometheus_client": {"producer.monitoring.metrics"},
-    "numpy": {*_in("worker"), *_in("producer.demo")},
-    "scipy": set(),  # an oracle of the tests
+    "numpy": {*_in("worker"), *_in("producer.demo"), *_in("producer.validation")},
+    "scipy": {"producer.validation.metrics"},  # an oracle of the tests besides
+    "sklearn": {"producer.validation.metrics"},
     "gdcm": {"worker.pixels.decode", "producer.demo.compress"},
     "openjpeg": {"worker.pixels.decode", "producer.demo.compress"},
     "jpeg_ls": {"worker.pixels.decode", "producer.demo.compress"},

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
-from producer.cli import plan, quarantine, results, run, system, verify
+from producer.cli import plan, quarantine, results, run, system, validate, verify
 from producer.cli.options import FAILED, UNAVAILABLE, USAGE
 
 _EPILOG = (
@@ -65,6 +65,8 @@ for command in (
     verify.retract,
     results.export,
     results.summary,
+    validate.validate,
+    validate.compare,
     verify.audit,
     system.inspect,
     system.doctor,

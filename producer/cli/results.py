@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ import click
 from backlog.model import scores_notice
 from backlog.output_file import OutputFile
 from producer.cli.options import FORCE, OUT
-from producer.cli.output import say_beside
+from producer.cli.output import read_settings, say_beside
 
 
 @click.command()
@@ -17,6 +18,12 @@ from producer.cli.output import say_beside
 @click.option(
     "--format", "form", type=click.Choice(["csv", "jsonl", "parquet"]), default="csv", show_default=True
 )
+@click.option(
+    "--names",
+    is_flag=True,
+    help="Add file name, accession number, patient ID and series: the file identifies patients (mode 0600).",
+)
+@click.option("--meta", is_flag=True, help="With --names: also sex, age, view, device, date and institution.")
 @click.option("--excel", is_flag=True, help="CSV as Excel opens it where numbers have a decimal comma.")
 @click.option(
     "--to",
@@ -24,12 +31,19 @@ from producer.cli.output import say_beside
     help="The file, or - for standard output. Default: OUT/scores.FORMAT.",
 )
 @FORCE
-def export(out: Path, form: str, excel: bool, to: Path | None, force: bool) -> None:
+def export(out: Path, form: str, names: bool, meta: bool, excel: bool, to: Path | None, force: bool) -> None:
     """Write the scores that a run has so far."""
     from producer.results.exports import OWN, WRITERS, write_scores
     from producer.run.folder import Paths
     from producer.run.open import inputs_of, open_ledger
 
+    if meta and not names:
+        raise click.UsageError("--meta adds to what --names writes: give both")
+    if names:
+        if excel or form != "csv":
+            raise click.UsageError("--names writes CSV; it doesn't go together with --format or --excel")
+        _export_names(out, to or out / "scores-names.csv", meta=meta, force=force)
+        return
     if excel and form != "csv":
         raise click.UsageError(f"--excel is a form of csv; it doesn't go together with --format {form}")
     ledger = open_ledger(out)
@@ -44,6 +58,33 @@ def export(out: Path, form: str, excel: bool, to: Path | None, force: bool) -> N
     if notice := scores_notice(meaningful=bool(ledger.get("job")["meaningful"])):
         say_beside(path, notice)
     ledger.close()
+
+
+def _export_names(out: Path, path: Path, *, meta: bool, force: bool) -> None:
+    from contextlib import closing
+
+    from producer.results.names import is_own_names, write_names
+    from producer.run.folder import Paths
+    from producer.run.open import inputs_of, open_ledger, pacs_of, source_of
+
+    settings, paths = read_settings(), Paths(out.absolute())
+    with closing(open_ledger(out)) as ledger:
+        output = OutputFile(path, inputs=inputs_of(ledger, paths), force=force, private=True)
+        output.check(is_own_names)
+        count = ledger.tally().reported
+        source = source_of(ledger, settings, paths)
+        with (
+            closing(pacs_of(ledger, settings, paths)) as pacs,
+            click.progressbar(length=count, label="Headers", file=sys.stderr) as bar,
+        ):
+            missing = write_names(
+                ledger, source, pacs, output, meta=meta, progress=lambda done: bar.update(done - bar.pos)
+            )
+        say_beside(path, f"{path}: {count} rows. It identifies patients: only you may read it (mode 0600)")
+        if missing:
+            say_beside(path, f"{missing} images are no longer in the PACS: their columns are empty")
+        if notice := scores_notice(meaningful=bool(ledger.get("job")["meaningful"])):
+            say_beside(path, notice)
 
 
 @click.command()

@@ -87,8 +87,8 @@ def write_scores(ledger: Ledger, to: Path | OutputFile, *, excel: bool = False) 
         writer = csv.writer(file, delimiter=";" if excel else ",")
         writer.writerow(COLUMNS)
         for row in rows(ledger):
-            cells = [_cell(row[column]) for column in COLUMNS]
-            writer.writerow([_decimal_comma(cell) for cell in cells] if excel else cells)
+            cells = [cell(row[column]) for column in COLUMNS]
+            writer.writerow([_decimal_comma(one) for one in cells] if excel else cells)
 
 
 def write_jsonl(ledger: Ledger, to: Path | OutputFile) -> None:
@@ -176,7 +176,8 @@ def _derived_objects(ledger: Ledger) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """Return what stands for a value in a cell, so that no spreadsheet takes a text for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 

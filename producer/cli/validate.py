@@ -1,0 +1,340 @@
+"""The commands that judge scores: against labels, and against another run's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backlog.model import PREPROCESSING, scores_notice
+from backlog.output_file import OutputFile, begins_with
+from producer.cli.options import OUT, QUARANTINED
+from producer.cli.output import read_settings
+
+if TYPE_CHECKING:
+    from producer.ledger.ledger import Ledger
+    from producer.validation.join import Joined
+    from producer.validation.labels import Labels
+    from producer.validation.validate import FindingFigures
+
+_LABELS = click.option(
+    "--labels",
+    "table",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="CSV of labels: a column a finding (1, 0, -1, blank), NIH's 'Finding Labels', one row a reader, or verdicts.",
+)
+_KEY = click.option(
+    "--key", default="", metavar="COLUMN=KIND", help="Which column says which image a row is about."
+)
+_READERS = click.option(
+    "--readers",
+    type=click.Choice(["majority", "any"]),
+    default=None,
+    help="How several readers of one image count.",
+)
+_NAMES = click.option(
+    "--names",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A file of 'export --names': needed to join by accession number, patient or series.",
+)
+_CHOICES = click.Choice(["ignore", "positive", "negative"])
+_TO = click.option(
+    "--to", type=click.Path(path_type=Path, file_okay=False), help="Folder of the results. Default: in OUT."
+)
+
+_OWN_JSON = begins_with(b'{\n  "format": "cxr-backlog')
+_OWN_LIST = begins_with(b"key,reason\r\n")
+
+
+@click.command()
+@OUT
+@_LABELS
+@_KEY
+@_READERS
+@click.option("--uncertain", type=_CHOICES, help="What a label of -1 counts as; needed where there are any.")
+@click.option("--blank", type=_CHOICES, help="What an empty label counts as; needed where there are any.")
+@click.option(
+    "--by", multiple=True, metavar="COLUMN", help="Compare groups too; may be given more than once."
+)
+@_NAMES
+@click.option(
+    "--propose",
+    "rule",
+    default="",
+    metavar="RULE",
+    help="Propose operating points: youden, sensitivity=0.9, specificity=0.95 or ppv=0.8.",
+)
+@_TO
+def validate(
+    out: Path,
+    table: Path | None,
+    key: str,
+    readers: str | None,
+    uncertain: str | None,
+    blank: str | None,
+    by: tuple[str, ...],
+    names: Path | None,
+    rule: str,
+    to: Path | None,
+) -> None:
+    """Compare a run's scores with labels: AUC, sensitivity, specificity, calibration, with intervals.
+
+    Writes validation.json, validation.html and, with --propose, operating-points.json. Exit status 3 where too little
+    could be joined, or no finding has 20 positives and 20 negatives.
+    """
+    if table is None:
+        raise click.UsageError("--labels FILE is needed: the table to compare with")
+    _check_rule(rule)
+    from producer.run.open import open_ledger
+
+    with closing(open_ledger(out)) as ledger:
+        job = ledger.get("job")
+        labels, joined = _join(ledger, out, table, key, readers, names, by)
+        from producer.validation.labels import BLANK, UNCERTAIN
+        from producer.validation.page import About
+        from producer.validation.validate import enough, figures
+
+        uncertain = _chosen("--uncertain", uncertain, labels.count(UNCERTAIN), "uncertain (-1)")
+        blank = _chosen("--blank", blank, labels.count(BLANK), "blank")
+        found = figures(joined, uncertain=uncertain, blank=blank, rule=rule)
+        about = About(
+            job["run"],
+            str(ledger.get("model")),
+            job["weights"],
+            bool(job["meaningful"]),
+            table.name,
+            labels.form,
+            uncertain,
+            blank,
+            rule,
+            tuple(labels.notes),
+        )
+        files = _Files(to or out / "validation", (table, *([names] if names else [])))
+        _write_validation(files, about, joined, found)
+        if rule:
+            _write_points(files, about, found)
+    _print(about.meaningful, joined, found)
+    click.echo(f"Page      {files.folder / 'validation.html'}")
+    if not enough(joined, found):
+        click.echo(
+            "Too little to judge by: less than half of the run and of the table joined, or no finding has 20 positives"
+            " and 20 negatives.",
+            err=True,
+        )
+        sys.exit(QUARANTINED)
+
+
+@click.command()
+@click.argument("first", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("second", type=click.Path(path_type=Path, file_okay=False))
+@_LABELS
+@_KEY
+@_READERS
+@_NAMES
+@_TO
+def compare(
+    first: Path,
+    second: Path,
+    table: Path | None,
+    key: str,
+    readers: str | None,
+    names: Path | None,
+    to: Path | None,
+) -> None:
+    """Compare two runs on the same images: differences, changed decisions, and with --labels the AUC of each."""
+    from producer.run.open import open_ledger
+    from producer.validation.compare import auc_differences, with_auc_differences
+    from producer.validation.compare import compare as compare_runs
+    from producer.validation.metrics import as_json
+    from producer.validation.page import is_own_page, write_comparison
+
+    with closing(open_ledger(first)) as one, closing(open_ledger(second)) as other:
+        found = compare_runs(one, other)
+        if table is not None:
+            joined = [
+                _join(ledger, out, table, key, readers, names, ())[1]
+                for ledger, out in ((one, first), (other, second))
+            ]
+            found = with_auc_differences(found, auc_differences(*joined))
+    files = _Files(to or second / "comparison", (table,) if table else ())
+    content = {"format": "cxr-backlog comparison 1"} | as_json(found)
+    files.write("comparison.json", json.dumps(content, indent=2) + "\n")
+    write_comparison(files.file("comparison.html", is_own_page), found, read_settings().language)
+    click.echo(f"Images    {found.common} in both, {found.only_first} and {found.only_second} in one only")
+    for finding in found.findings:
+        click.echo(
+            f"{finding.label:<28} mean {finding.mean_difference.value:+.4f}  largest {finding.largest:.4f}"
+            f"  changed {finding.to_present + finding.to_absent}"
+        )
+    if notice := scores_notice(meaningful=found.meaningful):
+        click.echo(notice)
+    click.echo(f"Page      {files.folder / 'comparison.html'}")
+
+
+class _Files:
+    """The folder that a command's results go to."""
+
+    def __init__(self, folder: Path, inputs: tuple[Path, ...]) -> None:
+        from backlog.errors import StorageFull
+
+        self.folder, self._inputs = folder, inputs
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageFull(f"{folder}: can't be made ({error.strerror})") from error
+
+    def file(self, name: str, is_own: Any, *, private: bool = False) -> OutputFile:
+        output = OutputFile(self.folder / name, inputs=self._inputs, private=private)
+        output.check(is_own)
+        return output
+
+    def write(self, name: str, text: str, is_own: Any = _OWN_JSON, *, private: bool = False) -> None:
+        with self.file(name, is_own, private=private).open_text(is_own) as file:
+            file.write(text)
+
+
+def _chosen(option: str, choice: str | None, count: int, what: str) -> str:
+    """Return what such labels count as: never decided in silence where there are any."""
+    if choice is None and count:
+        raise click.UsageError(
+            f"{count} labels are {what}: choose with {option} whether they are ignored,"
+            " or count as positive or negative"
+        )
+    return choice or "ignore"
+
+
+def _check_rule(rule: str) -> None:
+    from producer.validation.rules import parse_rule
+
+    try:
+        if rule:
+            parse_rule(rule)
+    except ValueError:
+        raise click.BadParameter(
+            f"{rule!r} is no rule; write youden, sensitivity=0.9, specificity=0.95 or ppv=0.8",
+            param_hint="--propose",
+        ) from None
+
+
+def _join(
+    ledger: Ledger,
+    out: Path,
+    table: Path,
+    key: str,
+    readers: str | None,
+    names: Path | None,
+    by: tuple[str, ...],
+) -> tuple[Labels, Joined]:
+    try:
+        from producer.validation.join import join
+        from producer.validation.labels import columns_of, read_labels
+    except ImportError as error:
+        from backlog.errors import UsageError
+
+        raise UsageError(f"this needs {error.name}: install cxr-backlog[validate]") from error
+    from producer.run.folder import Paths
+    from producer.run.open import source_of
+
+    there = columns_of(table)
+    labels = read_labels(table, key=key, readers=readers or "", by=[name for name in by if name in there])
+    joined = join(
+        ledger,
+        labels,
+        source=lambda: source_of(ledger, read_settings(), Paths(out.absolute())),
+        names=names,
+        by=by,
+    )
+    if not joined.keys:
+        from backlog.errors import UsageError
+
+        raise UsageError(
+            f"{table}: none of its {joined.rows} rows is about an image of this run (joined by {labels.key.value});"
+            " another column may tell more: --key COLUMN=KIND"
+        )
+    return labels, joined
+
+
+def _write_validation(files: _Files, about: Any, joined: Joined, found: list[FindingFigures]) -> None:
+    import csv
+    import io
+
+    from producer.validation.metrics import as_json
+    from producer.validation.page import is_own_page, write_validation
+
+    content = {"format": "cxr-backlog validation 1"} | as_json(about)
+    content |= {
+        "preprocessing": PREPROCESSING,
+        "created": datetime.now(UTC).replace(microsecond=0).isoformat(),
+    }
+    content["joined"] = {
+        "unit": joined.unit,
+        "units": len(joined.keys),
+        "images": joined.images,
+        "reported": joined.reported,
+        "rows": joined.rows,
+        "without_label": joined.without_label,
+        "clustered_by": joined.clustered_by,
+        "unjoined": joined.reasons,
+    }
+    content["findings"] = as_json(found)
+    files.write("validation.json", json.dumps(content, indent=2) + "\n")
+    lines = io.StringIO()
+    csv.writer(lines).writerows([("key", "reason"), *joined.unjoined])
+    files.write(
+        "unjoined.csv", lines.getvalue(), _OWN_LIST, private=True
+    )  # a table's keys may be patients' numbers
+    write_validation(
+        files.file("validation.html", is_own_page), about, joined, found, read_settings().language
+    )
+
+
+def _write_points(files: _Files, about: Any, found: list[FindingFigures]) -> None:
+    from producer.validation.operating_points import document
+
+    points = {
+        one.label: {
+            "threshold": one.proposed.threshold,
+            "positives": one.positives,
+            "negatives": one.negatives,
+            "sensitivity": one.proposed.sensitivity.value,
+            "specificity": one.proposed.specificity.value,
+        }
+        for one in found
+        if one.proposed is not None and 0 < one.proposed.threshold < 1
+    }
+    if not points:
+        click.echo(
+            "No operating point can be proposed: no finding has 20 positives and 20 negatives.", err=True
+        )
+        return
+    text = document(
+        model=about.model,
+        weights_sha256=about.weights_sha256,
+        preprocessing=PREPROCESSING,
+        rule=about.rule,
+        created=datetime.now(UTC).replace(microsecond=0).isoformat(),
+        source=f"run {about.run}, labels {about.labels}",
+        points=points,
+    )
+    files.write("operating-points.json", text)
+    click.echo(f"Points    {files.folder / 'operating-points.json'} ({len(points)} findings, {about.rule})")
+
+
+def _print(meaningful: bool, joined: Joined, found: list[FindingFigures]) -> None:
+    click.echo(
+        f"Joined    {len(joined.keys)} of {joined.rows} rows; {joined.images} of {joined.reported} reported images"
+    )
+    for reason, count in joined.reasons.items():
+        click.echo(f"          {count} rows: {reason}")
+    click.echo(f"{'Finding':<28} {'positive':>8} {'negative':>8}  AUC (95 %)")
+    for one in found:
+        area = f"{one.auc.value:.3f} ({one.auc.low:.3f}-{one.auc.high:.3f})" if one.auc else "-"
+        few = "" if one.enough else "  fewer than 20 of one kind"
+        click.echo(f"{one.label:<28} {one.positives:>8} {one.negatives:>8}  {area}{few}")
+    if notice := scores_notice(meaningful=meaningful):
+        click.echo(notice)

@@ -1,0 +1,123 @@
+"""Scores with what identifies their images: file name, accession number, patient; on request what groups them.
+
+A run keeps none of it: names come from its source, values from the headers in the PACS. The file is for its owner alone
+(mode 0600), since it identifies patients.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from backlog.errors import InstanceRejected
+from backlog.model import LABELS
+from backlog.output_file import OutputFile, begins_with
+from producer.ledger.ledger import Ledger
+from producer.results.exports import cell, rows
+
+if TYPE_CHECKING:
+    from backlog.pacs.base import Pacs
+    from producer.sources.base import Source
+
+#: Columns with the attribute that each comes from (PS3.6).
+NAMES: Final = {
+    "series_instance_uid": "SeriesInstanceUID",
+    "accession_number": "AccessionNumber",
+    "patient_id": "PatientID",
+}
+META: Final = {
+    "patient_sex": "PatientSex",
+    "patient_age": "PatientAge",
+    "view_position": "ViewPosition",
+    "modality": "Modality",
+    "manufacturer": "Manufacturer",
+    "manufacturer_model_name": "ManufacturerModelName",
+    "study_date": "StudyDate",
+    "institution_name": "InstitutionName",
+}
+_IDS: Final = ("item", "sop_instance_uid", "study_instance_uid", "sr_sop_instance_uid", "flags")
+
+#: Headers that are asked for at a time, and rows held while they are.
+_ABREAST: Final = 4
+_GROUP: Final = 256
+
+is_own_names = begins_with(",".join((*_IDS, "file_name", *NAMES)).encode())
+
+
+def write_names(
+    ledger: Ledger,
+    source: Source,
+    pacs: Pacs,
+    to: OutputFile,
+    *,
+    meta: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Write the scores as CSV with the columns of :data:`NAMES`, and of :data:`META` where ``meta`` says so.
+
+    Parameters
+    ----------
+    to
+        Must be private: see :class:`backlog.output_file.OutputFile`.
+    progress
+        Called with the number of rows written so far.
+
+    Returns
+    -------
+    int
+        How many images' headers the PACS no longer has: their columns are empty.
+
+    Raises
+    ------
+    ServiceUnavailable, UsageError
+        The source or the PACS is unavailable or refuses us.
+    """
+    assert to.private  # noqa: S101  # it identifies patients
+    attributes = NAMES | META if meta else NAMES
+    missing = written = 0
+
+    def known(row: dict[str, Any]) -> dict[str, str] | None:
+        try:
+            return _values(pacs.header(row["instance"]), attributes)
+        except InstanceRejected:
+            return None
+
+    with to.open_text(is_own_names) as file, ThreadPoolExecutor(_ABREAST) as pool:
+        writer = csv.writer(file)
+        writer.writerow((*_IDS, "file_name", *attributes, *LABELS))
+        stream = _with_references(ledger)
+        while group := list(islice(stream, _GROUP)):
+            for row, values in zip(group, pool.map(known, group), strict=True):
+                missing += values is None
+                name = _file_name(source, row["ref"])
+                more = [(values or {}).get(column, "") for column in attributes]
+                cells = [*(row[column] for column in _IDS), name, *more, *(row[label] for label in LABELS)]
+                writer.writerow([cell(one) for one in cells])
+            written += len(group)
+            progress(written)
+    return missing
+
+
+def _with_references(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    for row in rows(ledger):
+        item = ledger.item(row["item"])
+        assert item is not None  # noqa: S101  # it was there a moment ago, and none is ever taken away
+        yield row | {"ref": json.loads(item["ref"]), "instance": item["instance"]}
+
+
+def _file_name(source: Source, reference: int | str) -> str:
+    """Return what the source calls an item; empty for an Orthanc, whose instances have no file names."""
+    return "" if source.spec["kind"] == "orthanc" else source.name(reference)
+
+
+def _values(header: bytes, attributes: dict[str, str]) -> dict[str, str]:
+    from backlog.dicom.header import patient_id, read_header, text  # pydicom takes a fifth of a second
+
+    found = read_header(header)
+    values = {column: text(found, keyword) for column, keyword in attributes.items()}
+    values["patient_id"] = patient_id(found) or values["patient_id"]
+    return values

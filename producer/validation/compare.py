@@ -1,0 +1,178 @@
+"""Two runs over the same images: how far their scores part, and whether that changes what they are worth."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backlog.errors import UsageError
+from backlog.model import LABELS
+from producer.ledger.ledger import Ledger
+from producer.validation import metrics
+from producer.validation.join import Joined
+from producer.validation.labels import NEGATIVE, POSITIVE
+from producer.validation.metrics import Interval, Ranking, Resampling
+from producer.validation.validate import MODEL_POINT
+
+#: Images that the page lists.
+MOST_DIFFERENT: Final = 50
+
+
+@dataclass(frozen=True)
+class RunName:
+    """Which run, and what made its scores."""
+
+    run: str
+    model: str
+    weights_sha256: str
+    meaningful: bool
+
+
+@dataclass(frozen=True)
+class FindingDifference:
+    """One finding in two runs: second minus first."""
+
+    label: str
+    mean_difference: Interval
+    largest: float  #: the largest absolute difference
+    to_present: int  #: images below the operating point in the first run and not in the second
+    to_absent: int
+    auc_difference: Interval | None = None  #: where there are labels of both kinds
+
+
+@dataclass(frozen=True)
+class ImageDifference:
+    """One image whose scores differ much."""
+
+    sop_instance_uid: str
+    label: str
+    first: float
+    second: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two runs have in common, and where they part."""
+
+    first: RunName
+    second: RunName
+    common: int
+    only_first: int
+    only_second: int
+    findings: list[FindingDifference]
+    most_different: list[ImageDifference]
+
+    @property
+    def meaningful(self) -> bool:
+        """Whether both runs' scores mean something."""
+        return self.first.meaningful and self.second.meaningful
+
+
+def compare(first: Ledger, second: Ledger) -> Comparison:
+    """Compare the scores of images that both runs reported, known by their SOP Instance UIDs.
+
+    Raises
+    ------
+    UsageError
+        No image is in both.
+    """
+    uids, studies, one, other, counts = _paired(first, second)
+    draws = Resampling(studies)
+    return Comparison(
+        _name(first),
+        _name(second),
+        len(uids),
+        counts[0] - len(uids),
+        counts[1] - len(uids),
+        [_difference(label, one[:, k], other[:, k], draws) for k, label in enumerate(LABELS)],
+        _most_different(uids, one, other),
+    )
+
+
+def auc_differences(first: Joined, second: Joined) -> dict[str, Interval]:
+    """Return, by finding, the AUC of the second run minus that of the first on the same labels, paired.
+
+    Both were joined with the same table of labels; units that only one of them has are left out.
+    """
+    found: dict[str, Interval] = {}
+    shared = set(first.keys) & set(second.keys)
+    first, second = first.only(shared), second.only(shared)
+    for k, label in enumerate(LABELS):
+        kept = np.isin(first.values[:, k], (POSITIVE, NEGATIVE))
+        truth = first.values[kept, k] == POSITIVE
+        if min(int(truth.sum()), int((~truth).sum())) < metrics.MIN_OF_EACH:
+            continue
+        one, other = (joined.scores[kept, k].astype(np.float64) for joined in (first, second))
+        a, b = Ranking(one, truth), Ranking(other, truth)
+        value = metrics.auc(other, truth) - metrics.auc(one, truth)
+        found[label] = Resampling(first.clusters[kept]).interval(
+            value,
+            lambda weights, a=a, b=b: b.auc(weights) - a.auc(weights),  # type: ignore[misc]  # bound at once
+        )
+    return found
+
+
+def with_auc_differences(found: Comparison, differences: dict[str, Interval]) -> Comparison:
+    """Return a comparison that says what the labels make of it."""
+    findings = [replace(one, auc_difference=differences.get(one.label)) for one in found.findings]
+    return replace(found, findings=findings)
+
+
+def _name(ledger: Ledger) -> RunName:
+    job = ledger.get("job")
+    return RunName(job["run"], str(ledger.get("model")), job["weights"], bool(job["meaningful"]))
+
+
+def _scores(ledger: Ledger) -> dict[str, tuple[str, NDArray[np.float32]]]:
+    query = (
+        "SELECT sop_instance_uid, study_instance_uid, scores FROM item WHERE outcome = 'reported' ORDER BY no"
+    )
+    return {
+        row["sop_instance_uid"]: (row["study_instance_uid"], np.array(json.loads(row["scores"]), np.float32))
+        for row in ledger.select(query)
+    }
+
+
+def _paired(
+    first: Ledger, second: Ledger
+) -> tuple[list[str], NDArray[np.int64], NDArray[Any], NDArray[Any], tuple[int, int]]:
+    mine, theirs = _scores(first), _scores(second)
+    uids = [uid for uid in mine if uid in theirs]
+    if not uids:
+        raise UsageError("these runs have no image in common (images are known by their SOP Instance UIDs)")
+    numbers: dict[str, int] = {}
+    studies = np.array([numbers.setdefault(mine[uid][0], len(numbers)) for uid in uids], np.int64)
+    one = np.array([mine[uid][1] for uid in uids], np.float64)
+    other = np.array([theirs[uid][1] for uid in uids], np.float64)
+    return uids, studies, one, other, (len(mine), len(theirs))
+
+
+def _difference(label: str, one: NDArray[Any], other: NDArray[Any], draws: Resampling) -> FindingDifference:
+    difference = np.nan_to_num(other - one)
+    present, later = one >= MODEL_POINT, other >= MODEL_POINT
+    mean = draws.interval(
+        float(difference.mean()), lambda weights: float((weights * difference).sum() / weights.sum())
+    )
+    return FindingDifference(
+        label,
+        mean,
+        float(np.abs(difference).max()),
+        int((~present & later).sum()),
+        int((present & ~later).sum()),
+    )
+
+
+def _most_different(uids: list[str], one: NDArray[Any], other: NDArray[Any]) -> list[ImageDifference]:
+    apart = np.abs(np.nan_to_num(other - one))
+    chosen = heapq.nlargest(MOST_DIFFERENT, range(len(uids)), key=lambda row: float(apart[row].max()))
+    found = []
+    for row in chosen:
+        k = int(apart[row].argmax())
+        if apart[row, k]:
+            found.append(ImageDifference(uids[row], LABELS[k], float(one[row, k]), float(other[row, k])))
+    return found

@@ -1,0 +1,295 @@
+"""A run's scores beside the labels of the same images or studies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backlog.errors import UsageError
+from backlog.model import LABELS
+from backlog.outcomes import Outcome
+from producer.ledger.ledger import Ledger
+from producer.sources.base import Source
+from producer.validation.labels import Key, Labels
+
+#: Endings of files that hold the same image under another name: labels are often written for the PNG of a DICOM.
+_ENDINGS = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".gz"})
+
+
+@dataclass
+class Joined:
+    """Scores and labels, one row for each unit: an image, or a study where labels are about studies."""
+
+    scores: NDArray[np.float32]  #: (units, 18); a study's is the highest of its images'
+    values: NDArray[np.int8]  #: (units, 18), as in :class:`producer.validation.labels.Labels`
+    clusters: NDArray[np.int64]  #: which units belong together: one patient, else one study
+    clustered_by: str  #: ``patient`` or ``study``
+    unit: str  #: ``image``, ``series``, ``study`` or ``patient``
+    images: int  #: how many images the units have
+    reported: int  #: how many images the run reported
+    rows: int  #: how many rows the table has
+    keys: list[str] = field(default_factory=list, repr=False)  #: of each unit, as the table has it
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    #: Keys of the table without a score, with the reason; for a file of the user's, never for the screen.
+    unjoined: list[tuple[str, str]] = field(default_factory=list)
+    without_label: int = 0  #: reported images that the table says nothing of
+
+    def only(self, keys: set[str]) -> Joined:
+        """Return the units of some keys alone."""
+        kept = [row for row, key in enumerate(self.keys) if key in keys]
+        return replace(
+            self,
+            scores=self.scores[kept],
+            values=self.values[kept],
+            clusters=self.clusters[kept],
+            keys=[self.keys[row] for row in kept],
+            groups={name: [cells[row] for row in kept] for name, cells in self.groups.items()},
+        )
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many rows of the table found no score, by reason."""
+        return dict(Counter(reason for _, reason in self.unjoined).most_common())
+
+
+_UNITS = {
+    Key.SOP_INSTANCE_UID: "image",
+    Key.FILE_NAME: "image",
+    Key.SERIES_INSTANCE_UID: "series",
+    Key.STUDY_INSTANCE_UID: "study",
+    Key.ACCESSION_NUMBER: "study",
+    Key.PATIENT_ID: "patient",
+}
+
+#: Keys that the ledger doesn't hold: they stand in the file that ``export --names`` writes.
+_FROM_NAMES = frozenset({Key.SERIES_INSTANCE_UID, Key.ACCESSION_NUMBER, Key.PATIENT_ID})
+
+
+def join(
+    ledger: Ledger,
+    labels: Labels,
+    *,
+    source: Callable[[], Source],
+    names: Path | None = None,
+    by: tuple[str, ...] = (),
+) -> Joined:
+    """Put each label beside its score.
+
+    Parameters
+    ----------
+    source
+        Opens the run's source; called only where file names are wanted and ``names`` doesn't give them.
+    names
+        A file of ``export --names``: needed for accession numbers, patient and series.
+    by
+        Columns to group by, from the labels or from ``names``.
+
+    Raises
+    ------
+    UsageError
+        What is needed isn't there, or an image's name fits several rows.
+    """
+    table = _read_names(names) if names is not None else None
+    if table is None and labels.key in _FROM_NAMES:
+        raise UsageError(
+            f"the labels are by {labels.key.value}, which a run doesn't keep: write it first with"
+            " 'cxr-backlog export OUT --names --to FILE', then give it with --names FILE"
+        )
+    index = _Index(labels)
+    found: dict[int, _Unit] = {}
+    reported = without = 0
+    missed: dict[int, str] = {}
+    keys = _keys(ledger, labels.key, table, source)
+    for item, key in keys:
+        row = index.row(key) if key else None
+        if item["outcome"] != Outcome.REPORTED.value:
+            if row is not None:
+                missed[row] = f"{item['outcome']}: {item['reason']}"
+            continue
+        reported += 1
+        if row is None:
+            without += 1
+            continue
+        scores = np.array(json.loads(item["scores"]), np.float32)
+        unit = found.get(row)
+        extra = table.get(item["sop_instance_uid"], {}) if table else {}
+        if unit is None:
+            found[row] = _Unit(scores, item["study_instance_uid"], extra)
+        else:
+            unit.scores = np.fmax(unit.scores, scores)
+            unit.images += 1
+    return _joined(labels, found, missed, reported, without, by)
+
+
+@dataclass
+class _Unit:
+    scores: NDArray[np.float32]
+    study: str
+    extra: dict[str, str]
+    images: int = 1
+
+
+def _joined(
+    labels: Labels,
+    found: dict[int, _Unit],
+    missed: dict[int, str],
+    reported: int,
+    without: int,
+    by: tuple[str, ...],
+) -> Joined:
+    rows = sorted(found)
+    unjoined = [
+        (key, missed.get(row, "no such image in this run"))
+        for row, key in enumerate(labels.keys)
+        if row not in found
+    ]
+    patients = [_patient(labels, row, found[row]) for row in rows]
+    by_patient = bool(rows) and all(patients)
+    names = patients if by_patient else [found[row].study or labels.keys[row] for row in rows]
+    numbers: dict[str, int] = {}
+    return Joined(
+        scores=np.array([found[row].scores for row in rows], np.float32).reshape(-1, len(LABELS)),
+        values=labels.values[rows],
+        clusters=np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64),
+        clustered_by="patient" if by_patient else "study",
+        unit=_UNITS[labels.key],
+        images=sum(found[row].images for row in rows),
+        reported=reported,
+        rows=len(labels.keys),
+        keys=[labels.keys[row] for row in rows],
+        groups={name: _group(labels, rows, found, name) for name in by},
+        unjoined=unjoined,
+        without_label=without,
+    )
+
+
+def _patient(labels: Labels, row: int, unit: _Unit) -> str:
+    if labels.key is Key.PATIENT_ID:
+        return labels.keys[row]
+    return (labels.patients[row] if labels.patients else "") or unit.extra.get(Key.PATIENT_ID.value, "")
+
+
+def _group(labels: Labels, rows: list[int], found: dict[int, _Unit], name: str) -> list[str]:
+    if name in labels.groups:
+        return [labels.groups[name][row] or "(blank)" for row in rows]
+    if rows and name not in found[rows[0]].extra:
+        raise UsageError(f"--by {name}: no such column in the labels, nor in a file given with --names")
+    return [found[row].extra.get(name, "") or "(blank)" for row in rows]
+
+
+def _read_names(path: Path) -> dict[str, dict[str, str]]:
+    """Read a file of ``export --names`` by SOP Instance UID, without its scores."""
+    try:
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            # It identifies patients; it was written for its owner alone.
+            raise UsageError(
+                f"{path}: other users may read this file, and it names patients: chmod 600 it first"
+            )
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            if not rows.fieldnames or "sop_instance_uid" not in rows.fieldnames:
+                raise UsageError(f"{path}: this is no file of 'cxr-backlog export --names'")
+            kept = [
+                name
+                for name in rows.fieldnames
+                if name not in {*LABELS, "item", "flags", "sr_sop_instance_uid"}
+            ]
+            return {row["sop_instance_uid"]: {name: row[name] for name in kept} for row in rows}
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: this is no file of 'cxr-backlog export --names'") from error
+
+
+def _keys(
+    ledger: Ledger, key: Key, names: dict[str, dict[str, str]] | None, source: Callable[[], Source]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each ended item with its key, empty where it has none."""
+    query = (
+        "SELECT no, outcome, reason, ref, sop_instance_uid, study_instance_uid, scores FROM item ORDER BY no"
+    )
+    opened: Source | None = None
+    if key is Key.FILE_NAME and names is None:
+        opened = source()
+    for item in ledger.select(query):
+        if key in (Key.SOP_INSTANCE_UID, Key.STUDY_INSTANCE_UID):
+            yield item, item[key.value]
+        elif names is not None:
+            yield item, names.get(item["sop_instance_uid"], {}).get(key.value, "")
+        else:
+            assert opened is not None  # noqa: S101  # the only key that is left
+            yield item, opened.name(json.loads(item["ref"]))
+
+
+class _Index:
+    """Finds the row of a key. A file's name is compared from its end, as far as either side goes."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._files = labels.key is Key.FILE_NAME
+        self._rows: dict[str, list[int]] = {}
+        for row, key in enumerate(labels.keys):
+            self._rows.setdefault(_stem(key) if self._files else key, []).append(row)
+
+    def row(self, key: str) -> int | None:
+        """Return the row of a key.
+
+        Raises
+        ------
+        UsageError
+            A file's name fits several rows equally well.
+        """
+        rows = self._rows.get(_stem(key) if self._files else key)
+        if rows is None:
+            return None
+        if not self._files:
+            return rows[0]
+        parts = _folders(key)
+        fitting = [
+            (depth, row)
+            for row in rows
+            if (depth := _same(parts, _folders(self._labels.keys[row]))) is not None
+        ]
+        if not fitting:
+            return None
+        best = max(depth for depth, _ in fitting)
+        chosen = [row for depth, row in fitting if depth == best]
+        if len(chosen) > 1:
+            raise UsageError(
+                f"a file of the run fits {len(chosen)} rows of the labels (lines"
+                f" {', '.join(str(row + 2) for row in chosen[:5])}): give more of its path in the table, or join by UID"
+            )
+        return chosen[0]
+
+
+def _stem(name: str) -> str:
+    path = PurePosixPath(name.replace("\\", "/").strip())
+    while path.suffix.lower() in _ENDINGS:
+        path = path.with_suffix("")
+    return path.name
+
+
+def _folders(name: str) -> list[str]:
+    return [part for part in PurePosixPath(name.replace("\\", "/")).parts[:-1] if part not in ("/", ".")][
+        ::-1
+    ]
+
+
+def _same(one: list[str], other: list[str]) -> int | None:
+    """Return how many folders two paths share from their ends, or None where they part before either ends."""
+    shared = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            # A data set's own top folder is often another one here: the names below it decide.
+            return shared or None
+        shared += 1
+    return shared

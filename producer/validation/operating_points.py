@@ -1,0 +1,121 @@
+"""Operating points as a file: from which score on each finding counts as present, bound to what made the scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from backlog.errors import UsageError
+from backlog.model import LABELS, SCORE_DIGITS
+
+#: What the file says that it is.
+FORMAT: Final = "cxr-backlog operating points 1"
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """Thresholds for some findings; the others keep the model's own."""
+
+    model: str
+    weights_sha256: str
+    preprocessing: str
+    thresholds: dict[str, float]  #: by label, in (0, 1)
+    sha256: str  #: of the file's content: what a report names
+
+    def of(self, label: str, default: float) -> float:
+        """Return a finding's threshold."""
+        return self.thresholds.get(label, default)
+
+
+def document(
+    *,
+    model: str,
+    weights_sha256: str,
+    preprocessing: str,
+    rule: str,
+    created: str,
+    source: str,
+    points: dict[str, dict[str, Any]],
+) -> str:
+    """Return the text of a file.
+
+    Parameters
+    ----------
+    created
+        ISO 8601.
+    source
+        What the points were chosen on: the run.
+    points
+        By label: ``threshold``, and what is known of it.
+    """
+    content = {
+        "format": FORMAT,
+        "model": model,
+        "weights_sha256": weights_sha256,
+        "preprocessing": preprocessing,
+        "rule": rule,
+        "created": created,
+        "source": source,
+        "points": points,
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def read_operating_points(path: Path) -> OperatingPoints:
+    """Read a file of operating points.
+
+    Raises
+    ------
+    UsageError
+        It can't be read, is none, or has an unknown finding or a threshold outside (0, 1).
+    """
+    try:
+        raw = path.read_bytes()
+        content = json.loads(raw)
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: this is no file of operating points (no JSON)") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UsageError(f"{path}: this is no file of operating points (its format isn't {FORMAT!r})")
+    thresholds: dict[str, float] = {}
+    points = content.get("points")
+    if not isinstance(points, dict) or not points:
+        raise UsageError(f"{path}: it holds no operating point")
+    for label, point in points.items():
+        if label not in LABELS:
+            raise UsageError(f"{path}: {label!r} is no finding of this model")
+        threshold = point.get("threshold") if isinstance(point, dict) else None
+        if not isinstance(threshold, (int, float)) or isinstance(threshold, bool) or not 0 < threshold < 1:
+            raise UsageError(f"{path}: the threshold of {label} must be a number between 0 and 1")
+        thresholds[label] = round(float(threshold), SCORE_DIGITS)
+    texts = [content.get(name) for name in ("model", "weights_sha256", "preprocessing")]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise UsageError(f"{path}: it doesn't say for which model, weights and preprocessing it is")
+    model, weights, preprocessing = (str(text) for text in texts)
+    return OperatingPoints(model, weights, preprocessing, thresholds, hashlib.sha256(raw).hexdigest())
+
+
+def check_fits(
+    points: OperatingPoints, *, model: str, weights_sha256: str, preprocessing: str, path: Path
+) -> None:
+    """Refuse points that were chosen for other scores.
+
+    Raises
+    ------
+    UsageError
+        They were: a threshold of one model means nothing for another.
+    """
+    for name, theirs, ours in (
+        ("model", points.model, model),
+        ("weights", points.weights_sha256, weights_sha256),
+        ("preprocessing version", points.preprocessing, preprocessing),
+    ):
+        if theirs != ours:
+            raise UsageError(
+                f"{path}: these operating points are for another {name} ({theirs[:16]}, here {ours[:16]}): validate"
+                " again with this one"
+            )

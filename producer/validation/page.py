@@ -1,0 +1,106 @@
+"""``validation.html``: a comparison with labels on one self-contained page, in English or Portuguese.
+
+The curves are drawn by the template as SVG. Nothing on the page names an image or a patient.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata, resources
+from typing import Any, Final
+
+from backlog.errors import UsageError
+from backlog.output_file import OutputFile, begins_with
+from producer.validation.compare import Comparison
+from producer.validation.join import Joined
+from producer.validation.metrics import Interval
+from producer.validation.validate import FindingFigures
+
+_MARK: Final = "<!-- cxr-backlog validation -->"
+is_own_page = begins_with(_MARK.encode())
+
+
+@dataclass(frozen=True)
+class About:
+    """What was compared, for the page's head."""
+
+    run: str
+    model: str
+    weights_sha256: str
+    meaningful: bool
+    labels: str  #: the file's name
+    form: str
+    uncertain: str
+    blank: str
+    rule: str
+    notes: tuple[str, ...]
+
+
+def phrases(language: str) -> dict[str, str]:
+    """Return the page's sentences (``phrases.tsv``)."""
+    table = resources.files("producer.validation").joinpath("phrases.tsv").read_text(encoding="utf-8")
+    rows = csv.DictReader(table.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return {row["key"]: row[language] for row in rows}
+
+
+def write_validation(
+    to: OutputFile, about: About, joined: Joined, found: list[FindingFigures], language: str
+) -> None:
+    """Write the page of a comparison with labels.
+
+    Raises
+    ------
+    UsageError
+        jinja2 is missing.
+    StorageFull
+        There is no room for the page.
+    """
+    _write(to, "validation.html.j2", language, about=about, joined=joined, found=found)
+
+
+def write_comparison(to: OutputFile, found: Comparison, language: str) -> None:
+    """Write the page of two runs. Raises as :func:`write_validation`."""
+    _write(to, "comparison.html.j2", language, found=found)
+
+
+def _write(to: OutputFile, template: str, language: str, **values: Any) -> None:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined  # optional
+    except ImportError as error:
+        raise UsageError("the page needs jinja2: install cxr-backlog[validate]") from error
+    environment = Environment(
+        loader=PackageLoader("producer.validation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    comma = language == "pt-BR"
+    environment.filters["number"] = lambda value, digits=3: _number(value, digits, comma=comma)
+    environment.filters["interval"] = lambda value, digits=3: _interval(value, digits, comma=comma)
+    text = environment.get_template(template).render(
+        mark=_MARK,
+        words=phrases(language),
+        language=language,
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        version=metadata.version("cxr-backlog"),
+        **values,
+    )
+    with to.open_text(is_own_page) as file:
+        file.write(text)
+
+
+def _number(value: float | None, digits: int, *, comma: bool) -> str:
+    if value is None or value != value:  # NaN
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.replace(".", ",") if comma else text
+
+
+def _interval(value: Interval | None, digits: int, *, comma: bool) -> str:
+    if value is None:
+        return "–"
+    low, high = (_number(one, digits, comma=comma) for one in (value.low, value.high))
+    return f"{_number(value.value, digits, comma=comma)} ({low}–{high})"

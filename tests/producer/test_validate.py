@@ -1,0 +1,319 @@
+"""`validate` and `compare` from the command line, on ledgers of runs that have ended."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from backlog.model import LABELS
+from backlog.outcomes import Reason
+from producer.cli.main import main
+from producer.ledger.ledger import Ledger
+from producer.validation.operating_points import check_fits, read_operating_points
+from tests.support.ended_runs import (
+    ended_run,
+    harvest,
+    list_items,
+    new_ledger,
+    rejected,
+    reported,
+    some_scores,
+)
+
+COUNT = 240
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(one) for one in arguments])
+
+
+def labels_of(ledger: Ledger, path: Path, *, by: str = "sop_instance_uid", **more: Any) -> Path:
+    """Labels of the first finding that its score foretells mostly: positives score above 0.5 more often."""
+    draw = random.Random(5)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([by, "Atelectasis", "Mass", "site"])
+        seen = set()
+        for item in ledger.items():
+            key = item[by]
+            if not key or key in seen:
+                continue
+            seen.add(key)
+            score = json.loads(item["scores"])[0] if item["scores"] else 0.5
+            positive = int(score + draw.gauss(0, 0.1) > 0.5)
+            writer.writerow([key, positive, more.get("mass", 0), "AB"[item["no"] % 2]])
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    ended_run(tmp_path / "run", COUNT).close()
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def labels(run: Path, tmp_path: Path) -> Path:
+    ledger = Ledger(run / "ledger.sqlite", write=False)
+    path = labels_of(ledger, tmp_path / "labels.csv")
+    ledger.close()
+    return path
+
+
+def test_a_run_is_compared_with_labels(run: Path, labels: Path) -> None:
+    done = call("validate", run, "--labels", labels, "--by", "site", "--propose", "youden")
+    assert done.exit_code == 0, done.output
+    assert f"Joined    {COUNT} of {COUNT} rows; {COUNT} of {COUNT} reported images" in done.output
+    assert "Mass                                0      240  -  fewer than 20 of one kind" in done.output
+    content = json.loads((run / "validation" / "validation.json").read_text())
+    atelectasis, mass = content["findings"]
+    assert (atelectasis["label"], mass["label"]) == ("Atelectasis", "Mass")
+    assert 0.7 < atelectasis["auc"]["low"] < atelectasis["auc"]["value"] < atelectasis["auc"]["high"] < 1
+    assert atelectasis["used"]["threshold"] == 0.5
+    assert {one["group"] for one in atelectasis["groups"]["site"]} == {"A", "B"}
+    assert mass["auc"] is None
+    points = read_operating_points(run / "validation" / "operating-points.json")
+    assert list(points.thresholds) == ["Atelectasis"]
+    assert points.thresholds["Atelectasis"] == pytest.approx(atelectasis["proposed"]["threshold"])
+    check_fits(
+        points, model="densenet121-res224-all", weights_sha256="ab" * 32, preprocessing="2", path=Path("p")
+    )
+
+
+def test_a_second_comparison_replaces_the_first(run: Path, labels: Path) -> None:
+    for _ in range(2):
+        assert call("validate", run, "--labels", labels).exit_code == 0
+    (run / "validation" / "validation.html").write_text("somebody's own page")
+    assert call("validate", run, "--labels", labels).exit_code == 2
+
+
+def test_what_could_not_be_joined_is_counted_and_listed(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path / "run")
+    list_items(ledger, 100)
+
+    def record(item: int) -> Any:
+        if item < 10:
+            return rejected(Reason.LATERAL, sop_instance_uid=f"1.2.3.{item}")
+        return reported(item, some_scores(item))
+
+    harvest(ledger, record)
+    path = labels_of(ledger, tmp_path / "labels.csv")
+    ledger.close()
+    with path.open("a", encoding="utf-8") as file:
+        file.write("9.9.9,1,0,A\n")
+    done = call("validate", tmp_path / "run", "--labels", path)
+    assert done.exit_code == 0, done.output
+    assert "10 rows: skipped: lateral" in done.output
+    assert "1 rows: no such image in this run" in done.output
+    assert "9.9.9" not in done.output
+    listed = tmp_path / "run" / "validation" / "unjoined.csv"
+    assert stat.S_IMODE(listed.stat().st_mode) == 0o600
+    with listed.open(newline="") as file:
+        assert {row["key"]: row["reason"] for row in csv.DictReader(file)}[
+            "9.9.9"
+        ] == "no such image in this run"
+
+
+def test_a_study_counts_with_its_highest_score(run: Path, tmp_path: Path) -> None:
+    ledger = Ledger(run / "ledger.sqlite", write=False)
+    path = labels_of(ledger, tmp_path / "studies.csv", by="study_instance_uid")
+    ledger.close()
+    done = call("validate", run, "--labels", path)
+    assert done.exit_code == 0, done.output
+    assert f"Joined    {COUNT // 2} of {COUNT // 2} rows; {COUNT} of {COUNT} reported images" in done.output
+
+
+@pytest.mark.parametrize(("cell", "option"), [("-1", "--uncertain"), ("", "--blank")])
+def test_a_doubtful_label_is_never_decided_in_silence(
+    run: Path, labels: Path, cell: str, option: str
+) -> None:
+    lines = labels.read_text().splitlines()
+    uid, _, *rest = lines[1].split(",")
+    labels.write_text("\n".join([lines[0], ",".join([uid, cell, *rest]), *lines[2:]]) + "\n")
+    refused = call("validate", run, "--labels", labels)
+    assert refused.exit_code == 2
+    assert f"1 labels are {'uncertain' if cell else 'blank'}" in refused.output
+    counts = []
+    for choice in ("ignore", "positive", "negative"):
+        assert call("validate", run, "--labels", labels, option, choice).exit_code == 0
+        found = json.loads((run / "validation" / "validation.json").read_text())["findings"][0]
+        counts.append((found["positives"], found["negatives"]))
+    (positives, negatives), second, third = counts
+    assert second == (positives + 1, negatives)
+    assert third == (positives, negatives + 1)
+
+
+def test_too_little_to_judge_by_ends_with_three(tmp_path: Path) -> None:
+    ledger = ended_run(tmp_path / "run", 16)
+    path = labels_of(ledger, tmp_path / "labels.csv")
+    ledger.close()
+    done = call("validate", tmp_path / "run", "--labels", path, "--propose", "youden")
+    assert done.exit_code == 3
+    assert "Too little to judge by" in done.output
+    assert "No operating point can be proposed" in done.output
+    assert not (tmp_path / "run" / "validation" / "operating-points.json").exists()
+
+
+def test_labels_of_other_images_are_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("sop_instance_uid,Mass\n7.7.7,1\n")
+    done = call("validate", run, "--labels", tmp_path / "labels.csv")
+    assert done.exit_code == 2
+    assert "none of its 1 rows is about an image of this run (joined by sop_instance_uid)" in done.output
+
+
+def test_labels_by_accession_number_need_the_names(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("AccessionNumber,Mass\n7,1\n")
+    done = call("validate", run, "--labels", tmp_path / "labels.csv")
+    assert done.exit_code == 2
+    assert "export OUT --names" in done.output
+
+
+def names_file(folder: Path, mode: int = 0o600) -> Path:
+    path = folder / "names.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["item", "sop_instance_uid", "accession_number", "patient_id", "patient_sex"])
+        writer.writerows(
+            (n, f"1.2.3.{n}", f"A{n // 2}", f"P{n // 4}", "MF"[n // 4 % 2]) for n in range(COUNT)
+        )
+    path.chmod(mode)
+    return path
+
+
+def test_names_join_by_accession_number_and_group(run: Path, tmp_path: Path) -> None:
+    rows = "".join(f"A{n},{n % 2}\n" for n in range(COUNT // 2))
+    (tmp_path / "labels.csv").write_text("AccessionNumber,Mass\n" + rows)
+    names = names_file(tmp_path)
+    done = call("validate", run, "--labels", tmp_path / "labels.csv", "--names", names, "--by", "patient_sex")
+    assert done.exit_code == 0, done.output
+    content = json.loads((run / "validation" / "validation.json").read_text())
+    assert content["joined"]["clustered_by"] == "patient"
+    assert {one["group"] for one in content["findings"][0]["groups"]["patient_sex"]} == {"M", "F"}
+    assert '"P1"' not in json.dumps(content)
+
+
+def test_names_that_others_may_read_are_refused(run: Path, tmp_path: Path, labels: Path) -> None:
+    done = call("validate", run, "--labels", labels, "--names", names_file(tmp_path, 0o644))
+    assert done.exit_code == 2
+    assert "chmod 600" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--labels FILE is needed"),
+        (["--propose", "best"], "is no rule; write youden"),
+        (["--by", "nowhere"], "no such column in the labels"),
+        (["--key", "site"], "write COLUMN=KIND"),
+    ],
+)
+def test_wrong_uses_say_what_to_write(run: Path, labels: Path, arguments: list[str], message: str) -> None:
+    done = call("validate", run, *(["--labels", labels] if arguments else []), *arguments)
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_the_page_is_self_contained_and_in_both_languages(
+    run: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: dict[str, str] = {}
+    for language in ("en", "pt-BR"):
+        monkeypatch.setenv("CXR_LANGUAGE", language)
+        assert call("validate", run, "--labels", labels, "--by", "site", "--propose", "youden").exit_code == 0
+        text = (run / "validation" / "validation.html").read_text()
+        assert "<script" not in text
+        assert f'<html lang="{language}">' in text
+        pages[language] = text
+    assert "Sensitivity" in pages["en"]
+    assert "Sensibilidade" in pages["pt-BR"]
+    assert "Sensitivity" not in pages["pt-BR"]
+
+
+def test_seeded_weights_mean_nothing_here_too(tmp_path: Path) -> None:
+    ledger = ended_run(tmp_path / "run", 60, meaningful=False)
+    path = labels_of(ledger, tmp_path / "labels.csv")
+    ledger.close()
+    done = call("validate", tmp_path / "run", "--labels", path)
+    assert "SEEDED WEIGHTS: THE SCORES MEAN NOTHING" in done.output
+    assert "SEEDED WEIGHTS" in (tmp_path / "run" / "validation" / "validation.html").read_text()
+
+
+# -- two runs ------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_are_compared_image_by_image(run: Path, tmp_path: Path, labels: Path) -> None:
+    ended_run(tmp_path / "other", COUNT - 40, shift=0.1).close()
+    done = call("compare", run, tmp_path / "other", "--labels", labels)
+    assert done.exit_code == 0, done.output
+    assert f"Images    {COUNT - 40} in both, 40 and 0 in one only" in done.output
+    found = json.loads((tmp_path / "other" / "comparison" / "comparison.json").read_text())
+    first = found["findings"][0]
+    assert first["mean_difference"]["value"] == pytest.approx(0.1, abs=0.005)
+    assert first["to_present"] > 0
+    assert first["to_absent"] == 0
+    assert abs(first["auc_difference"]["value"]) < 0.02
+    assert all(one["largest"] == 0 for one in found["findings"][1:])
+    assert {one["label"] for one in found["most_different"]} == {LABELS[0]}
+    assert (tmp_path / "other" / "comparison" / "comparison.html").read_text().startswith("<!-- cxr-backlog")
+
+
+def test_runs_without_a_common_image_are_refused(run: Path, tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path / "other")
+    list_items(ledger, 1)
+    harvest(ledger, lambda item: reported(item, some_scores(item), sop_instance_uid="9.9"))
+    ledger.close()
+    done = call("compare", run, tmp_path / "other")
+    assert done.exit_code == 2
+    assert "no image in common" in done.output
+
+
+# -- operating points as a file ------------------------------------------------------------------------------
+
+GOOD = {
+    "format": "cxr-backlog operating points 1",
+    "model": "m",
+    "weights_sha256": "ab" * 32,
+    "preprocessing": "2",
+    "points": {"Mass": {"threshold": 0.4}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "no file of operating points"),
+        ({"points": {}}, "holds no operating point"),
+        ({"points": {"Gout": {"threshold": 0.4}}}, "'Gout' is no finding"),
+        ({"points": {"Mass": {"threshold": 1.0}}}, "between 0 and 1"),
+        ({"points": {"Mass": {"threshold": True}}}, "between 0 and 1"),
+        ({"points": {"Mass": 0.4}}, "between 0 and 1"),
+        ({"model": ""}, "for which model"),
+    ],
+)
+def test_a_damaged_file_of_points_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    from backlog.errors import UsageError
+
+    path = tmp_path / "points.json"
+    path.write_text(json.dumps(GOOD))
+    assert read_operating_points(path).of("Mass", 0.5) == 0.4
+    path.write_text(json.dumps(GOOD | change))
+    with pytest.raises(UsageError, match=message):
+        read_operating_points(path)
+
+
+@pytest.mark.parametrize("other", ["model", "weights_sha256", "preprocessing"])
+def test_points_for_other_scores_are_refused(tmp_path: Path, other: str) -> None:
+    from backlog.errors import UsageError
+
+    path = tmp_path / "points.json"
+    path.write_text(json.dumps(GOOD))
+    fitting = {"model": "m", "weights_sha256": "ab" * 32, "preprocessing": "2"}
+    check_fits(read_operating_points(path), **fitting, path=path)
+    with pytest.raises(UsageError, match="are for another"):
+        check_fits(read_operating_points(path), **(fitting | {other: "x"}), path=path)

@@ -1,0 +1,128 @@
+"""Tables of labels as sites and public data sets have them, and as they get damaged on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backlog.errors import UsageError
+from backlog.model import LABELS
+from producer.validation.labels import BLANK, NEGATIVE, NO_COLUMN, POSITIVE, UNCERTAIN, Key, read_labels
+
+EFFUSION, MASS, NODULE = (LABELS.index(name) for name in ("Effusion", "Mass", "Nodule"))
+
+
+def table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / "labels.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_a_column_for_each_finding_is_read(tmp_path: Path) -> None:
+    text = "Path,Sex,Pleural Effusion,Lung Lesion\na/b.jpg,F,1.0,\nc/d.jpg,M,-1.0,0.0\n"
+    found = read_labels(table(tmp_path, text), by=["Sex"])
+    assert (found.key, found.keys, found.form) == (Key.FILE_NAME, ["a/b.jpg", "c/d.jpg"], "columns")
+    assert found.values[:, EFFUSION].tolist() == [POSITIVE, UNCERTAIN]
+    assert found.values[:, LABELS.index("Lung Lesion")].tolist() == [BLANK, NEGATIVE]
+    assert (found.values[:, MASS] == NO_COLUMN).all()
+    assert found.known == ["Effusion", "Lung Lesion"]
+    assert found.groups == {"Sex": ["F", "M"]}
+
+
+def test_joined_labels_know_only_what_the_table_names(tmp_path: Path) -> None:
+    """That no row names a hernia doesn't mean that nobody has one: the table may not know the word."""
+    text = "Image Index,Finding Labels,Patient ID\n1.png,Effusion|Mass,7\n2.png,No Finding,8\n"
+    found = read_labels(table(tmp_path, text))
+    assert found.form == "joined"
+    assert found.values[:, EFFUSION].tolist() == [POSITIVE, NEGATIVE]
+    assert (found.values[:, LABELS.index("Hernia")] == NO_COLUMN).all()
+    assert found.patients == ["7", "8"]
+
+
+READERS = "image_id,rad_id,Mass,Nodule\nx,R1,1,0\nx,R2,1,1\nx,R3,0,\ny,R1,0,0\ny,R2,1,\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "mass", "nodule"),
+    [
+        ("majority", [POSITIVE, UNCERTAIN], [UNCERTAIN, NEGATIVE]),
+        ("any", [POSITIVE, POSITIVE], [POSITIVE, NEGATIVE]),
+    ],
+)
+def test_several_readers_are_counted_as_chosen(
+    tmp_path: Path, how: str, mass: list[int], nodule: list[int]
+) -> None:
+    found = read_labels(table(tmp_path, READERS), readers=how)
+    assert (found.form, found.keys) == ("readers", ["x", "y"])
+    assert found.values[:, MASS].tolist() == mass
+    assert found.values[:, NODULE].tolist() == nodule
+
+
+def test_several_readers_are_never_counted_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="2 images were read by several readers: choose --readers"):
+        read_labels(table(tmp_path, READERS))
+
+
+def test_verdicts_become_labels(tmp_path: Path) -> None:
+    text = (
+        "sop_instance_uid,finding,present,verdict\n1.2,Mass,1,agree\n1.2,Nodule,1,disagree\n"
+        "1.3,Mass,0,disagree\n1.4,Mass,1,unsure\n"
+    )
+    found = read_labels(table(tmp_path, text))
+    assert (found.form, found.keys) == ("verdicts", ["1.2", "1.3", "1.4"])
+    assert found.values[:, MASS].tolist() == [POSITIVE, POSITIVE, UNCERTAIN]
+    assert found.values[:, NODULE].tolist() == [NEGATIVE, NO_COLUMN, NO_COLUMN]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_encodings_of_spreadsheets_are_read(tmp_path: Path, encoding: str) -> None:
+    found = read_labels(table(tmp_path, "arquivo;Pneumotórax;Nódulo\r\ncoração.dcm;1,0;0\r\n", encoding))
+    assert found.keys == ["coração.dcm"]
+    assert found.values[0, LABELS.index("Pneumothorax")] == POSITIVE
+    assert found.values[0, NODULE] == NEGATIVE
+    assert bool(found.notes) == (encoding == "cp1252")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "StudyInstanceUID,Mass\n1.2E+05,1\n",
+            "line 2: StudyInstanceUID was turned into a number by a spreadsheet",
+        ),
+        ('StudyInstanceUID;Mass\n"1,2E+05";1\n', "was turned into a number by a spreadsheet"),
+        ("AccessionNumber,Mass\n2.02411E+11,1\n", "was turned into a number by a spreadsheet"),
+        ("StudyInstanceUID,Mass\nabc,1\n", "line 2: StudyInstanceUID holds no UID"),
+        ("file,Mass\na,0.7\n", "line 2: Mass is '0.7'; a label is 1, 0, -1"),
+        ("file,Mass\na,1\nb\n", "line 3 has 1 cells, the header has 2"),
+        ("file,Mass\na,1\na,0\n", "1 keys stand in more than one row .lines 2, 3"),
+        ("file,Mass,Mass\na,1,1\n", "these columns stand twice: Mass"),
+        ("file,Mass,Lung mass\na,1,1\n", "more than one column means Mass"),
+        ("file,Mass\n", "no rows below the header"),
+        ("file,Mass\n,1\n", "line 2: file is empty"),
+        ("file,Sex\na,F\n", "no column is a finding of this model"),
+        ("exam,Mass\na,1\n", "no column says which image a row is about"),
+        ("nothing\n", "no table: its first line has no comma"),
+        ("Image Index,Finding Labels\n1.png,Scoliosis\n", "no row names a finding of this model"),
+        ('file,Mass\n"a,1\n', "damaged table"),
+        ("sop_instance_uid,finding,verdict\n1.2,Mass,agree\n", "verdicts need a column 'present'"),
+        ("sop_instance_uid,finding,present,verdict\n1.2,Mass,1,maybe\n", "line 2: a verdict is a finding"),
+    ],
+)
+def test_a_damaged_table_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_labels(table(tmp_path, text))
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="can't be read"):
+        read_labels(tmp_path / "none.csv")
+
+
+def test_a_column_can_be_named_as_the_key(tmp_path: Path) -> None:
+    path = table(tmp_path, "exam,Mass\n77,1\n")
+    assert read_labels(path, key="exam=accession_number").key is Key.ACCESSION_NUMBER
+    for wrong in ("exam", "exam=number", "none=file_name"):
+        with pytest.raises(UsageError):
+            read_labels(path, key=wrong)
