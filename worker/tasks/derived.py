@@ -17,6 +17,9 @@ from datetime import datetime
 from typing import Final
 
 from backlog.broker.messages import DerivedRecord, Job, ReportItem
+from backlog.dicom.comparison import Comparison, compare
+from backlog.dicom.header import identity, read_header
+from backlog.dicom.parser import parse_file
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import event, where
 from backlog.outcomes import Flag, Reason
@@ -79,7 +82,7 @@ def _write(
 ) -> DerivedRecord:
     try:
         dicom = _capture(process, job, item, said) if kind == "capture" else _document(said)
-        instance, held = _stored(process, job, dicom)
+        instance, held, ours = _stored(process, dicom)
     except InstanceRejected as rejected:
         return {"kind": kind, "reason": rejected.reason.value, "detail": rejected.detail}
     except BacklogError:
@@ -94,17 +97,26 @@ def _write(
         "sop_instance_uid": derived_dicom.uid(said, kind),
         "instance": instance,
         "sha256": hashlib.sha256(held).hexdigest(),
-        "ours": held == dicom,
+        "ours": ours,
     }
 
 
-def _stored(process: WorkerResources, job: Job, dicom: bytes) -> tuple[str, bytes]:
-    """Store a derived object; return the PACS's id and what it holds under it: an earlier run's, where there is one."""
-    stored = process.pacs.store(dicom)
-    held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else dicom
-    if held != dicom and not stored.already:
-        raise InstanceRejected(Reason.REPORT_CONFLICT, "the PACS changed the derived object while storing it")
-    return stored.instance, held
+def _stored(process: WorkerResources, dicom: bytes) -> tuple[str, bytes, bool]:
+    """Store a derived object; return the PACS's id, what it holds under it, and whether that is ours."""
+    pacs = process.pacs
+    stored = pacs.store(dicom)
+    if not stored.already and stored.instance != pacs.expected_id(identity(read_header(dicom))):
+        pacs.delete(stored.instance)
+        raise InstanceRejected(Reason.REFUSED, "the PACS stored it under other identifiers; it was deleted")
+    held = pacs.fetch(stored.instance)
+    # The run's time stands in the header; pixels that a PACS has compressed are those that were sent.
+    ours = held == dicom or compare(parse_file(dicom), parse_file(held)) is not Comparison.DIFFERENT
+    if not ours and not stored.already:
+        pacs.delete(stored.instance)
+        raise InstanceRejected(
+            Reason.REPORT_CONFLICT, "the PACS changed the derived object while storing it; it was deleted"
+        )
+    return stored.instance, held, ours
 
 
 def _document(said: ReportContent) -> bytes:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
 from backlog.broker.messages import ItemRecord, Job, ReportItem, Stage
+from backlog.dicom.comparison import same_data_set
 from backlog.dicom.header import Identity, identity, read_header
+from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected
 from backlog.model import SCORE_DIGITS
 from backlog.outcomes import Flag, Outcome, Reason
-from backlog.pacs.base import Pacs
+from backlog.pacs.base import Pacs, StoreResult
 from worker.sr import build as sr
 from worker.sr.inputs import SOP_CLASSES, Predecessor
 from worker.sr.uids import series_uid
@@ -38,14 +40,34 @@ def report(
         from worker.tasks import derived as derived_objects  # a run without pays nothing for them
 
         attempt.retry_while_unavailable(lambda: derived_objects.need(process, job))
-    records, done = attempt.each(items, lambda item: _report(process, attempt, job, item))
+    fidelity = _Fidelity(always=job.get("read_back", False))
+    records, done = attempt.each(items, lambda item: _report(process, attempt, job, item, fidelity))
     for item, record in done:
         record["attempts"] = attempt.claim.attempt
         records[item["i"]] = record
     return records, []
 
 
-def _report(process: WorkerResources, attempt: Attempt, job: Job, item: ReportItem) -> ItemRecord:
+@dataclass
+class _Fidelity:
+    """Whether the PACS keeps reports as they are sent. The first of a chunk is read back, and all where it differs."""
+
+    always: bool
+    unsure: bool = True
+
+    def read_back(self, pacs: Pacs, sent: bytes, stored: StoreResult) -> bytes:
+        """Return what the PACS keeps of a report."""
+        if not (stored.already or self.always or self.unsure):
+            return sent
+        held = pacs.fetch(stored.instance)
+        if not stored.already:
+            self.unsure = held != sent
+        return held
+
+
+def _report(
+    process: WorkerResources, attempt: Attempt, job: Job, item: ReportItem, fidelity: _Fidelity
+) -> ItemRecord:
     model = sr.Model(
         name=MODEL_NAME, version=MODEL_VERSION, weights_sha256=job["weights"], meaningful=job["meaningful"]
     )
@@ -69,14 +91,20 @@ def _report(process: WorkerResources, attempt: Attempt, job: Job, item: ReportIt
     )
     if not stored.already:
         attempt.record_write()
-    held = process.pacs.fetch(stored.instance) if stored.already or job.get("read_back") else built.dicom
-    if held != built.dicom:
-        if not stored.already:
-            raise InstanceRejected(Reason.REPORT_CONFLICT, "the PACS changed the report while storing it")
+    held = fidelity.read_back(process.pacs, built.dicom, stored)
+    ours = _is_same(built.dicom, held)  # also where an attempt before this one stored it and got no further
+    if not ours and not stored.already:
+        process.pacs.delete(stored.instance)
+        raise InstanceRejected(
+            Reason.REPORT_CONFLICT, "the PACS changed the report while storing it; it was deleted"
+        )
+    if not ours:
         item = item | {"scores": _same_scores(sr.scores_of(held), item["scores"])}  # what the report says
         built = build(item["scores"])
-    if held == built.dicom:  # ours, also where an attempt before this one stored it and got no further
+        ours = _is_same(built.dicom, held)
+    if ours:
         _only_one(process.pacs, built.sop_instance_uid, stored.instance)
+    _check_study(process.pacs, stored, process.pacs.study_of(item["instance"], of), ours=ours)
     record: ItemRecord = {
         "outcome": Outcome.REPORTED.value,
         "stage": Stage.REPORT.value,
@@ -86,7 +114,7 @@ def _report(process: WorkerResources, attempt: Attempt, job: Job, item: ReportIt
         "sr_sop_instance_uid": built.sop_instance_uid,
         "sr_instance": stored.instance,
         "sr_sha256": hashlib.sha256(held).hexdigest(),
-        "sr_ours": held == built.dicom,  # an earlier run's has another time in it
+        "sr_ours": ours,  # an earlier run's has another time in it
         "flags": sorted({*item["flags"], *(flag.value for flag in built.flags)}),
         "scores": item["scores"],
         "weights": job["weights"],
@@ -98,6 +126,35 @@ def _report(process: WorkerResources, attempt: Attempt, job: Job, item: ReportIt
 
         record["derived_objects"] = derived_objects.write(process, job, item, header, model, options)
     return record
+
+
+def _is_same(ours: bytes, held: bytes) -> bool:
+    """Whether the PACS holds a report of ours: the same data set, which it may have encoded otherwise."""
+    if ours == held:
+        return True
+    try:
+        return same_data_set(parse_file(ours), parse_file(held))
+    except InstanceRejected:
+        return False  # what it holds is no DICOM file
+
+
+def _check_study(pacs: Pacs, stored: StoreResult, study: str, *, ours: bool) -> None:
+    """Withdraw a report that the PACS has filed under another patient or study than its image.
+
+    Raises
+    ------
+    InstanceRejected
+        ``invalid_patient_id``: it has, since it reads the image's Patient ID by its own default character set.
+    """
+    if stored.study == study:
+        return
+    if ours:
+        pacs.delete(stored.instance)
+    raise InstanceRejected(
+        Reason.INVALID_PATIENT_ID,
+        "the PACS filed its report under another patient: it reads the image's Patient ID in a character set that the"
+        " image does not declare (DefaultEncoding)",
+    )
 
 
 def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | None:
