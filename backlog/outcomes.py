@@ -23,6 +23,9 @@ class Reason(Enum):
 
     # skipped: rightly without a score
     SYSTEM_FILE = "system_file"  #: left by an operating system (.DS_Store, Thumbs.db), or a DICOMDIR
+    DOCUMENT_FILE = "document_file"  #: a text, table or document beside the images, by name and content
+    IMAGE_FILE = "image_file"  #: a PNG, JPEG or other picture file; `--wrap-images` scores PNG and JPEG
+    ARCHIVE_FILE = "archive_file"  #: an archive inside the source that is not read in place; unpack it
     NOT_IMAGE = "not_image"  #: a DICOM object without an image (SR, presentation state, plan, ...)
     OWN_REPORT = "own_report"  #: written by this system
     NOT_RADIOGRAPH = "not_radiograph"  #: an image of another modality (CT, MR, ...)
@@ -74,6 +77,9 @@ class Reason(Enum):
 _SKIPS: Final = frozenset(
     {
         Reason.SYSTEM_FILE,
+        Reason.DOCUMENT_FILE,
+        Reason.IMAGE_FILE,
+        Reason.ARCHIVE_FILE,
         Reason.NOT_IMAGE,
         Reason.OWN_REPORT,
         Reason.NOT_RADIOGRAPH,
@@ -115,5 +121,7 @@ class Flag(Enum):
         "body_part_contradicted"  #: BodyPartExamined names another part, all descriptions the chest
     )
     LATERAL_ASKED_FOR = "lateral_asked_for"  #: a lateral view, scored because the settings ask for it
+    UIDS_MADE = "uids_made"  #: the file came without UIDs; they were made from its content
+    IMAGE_FILE_WRAPPED = "image_file_wrapped"  #: a PNG or JPEG file; the DICOM object was made from it
     NONCONFORMANT_UID = "nonconformant_uid"  #: a UID breaks the standard's rules; kept verbatim
     HEADER_REPAIRED = "header_repaired"  #: an invalid attribute was corrected or left out of the report

@@ -23,6 +23,7 @@ import psutil
 
 from backlog.dicom.eligibility import Rules
 from backlog.dicom.header import identity, read_header, screen
+from backlog.inputs.entries import MAX_BYTES
 from backlog.inputs.zip_archive import Member, ZipArchive
 from backlog.model import SCORE_DIGITS
 from backlog.pacs.base import Pacs
@@ -38,7 +39,6 @@ from worker.model.weights import locate
 from worker.pixels.preprocess import model_input
 from worker.reader.client import Reader
 from worker.sr import build as sr
-from worker.tasks.upload import MAX_BYTES
 
 _MODEL = sr.Model("densenet121-res224-all", "torchxrayvision 1.5.7", "0" * 64)
 _WARM_UP = 3

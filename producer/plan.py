@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from backlog.broker.messages import Stage
-from backlog.dicom.eligibility import Rules
+from backlog.broker.messages import ConversionSpec, Stage
+from backlog.dicom.eligibility import SECONDARY_CAPTURE, Rules, flags, rejection_reason
 from backlog.dicom.header import read_header, screen
-from backlog.errors import BacklogError, InstanceRejected
-from backlog.outcomes import Outcome, Reason
+from backlog.errors import BacklogError, InstanceRejected, SourceUnavailable
+from backlog.inputs.conversion import NOTHING, Picture, opened, reason_of_other
+from backlog.inputs.entries import SourceFile
+from backlog.outcomes import Flag, Outcome, Reason
 from backlog.settings import Settings
 from producer.run.check_pacs import pacs_problems
 from producer.run.folder import Paths
 from producer.sources.base import Entry, Source
 from producer.sources.folder import FolderSource
 from producer.sources.open import Selection, make_source
+
+#: Most examples of one reason.
+EXAMPLES: Final = 3
 
 #: Images per second and core of a whole run from a zip of 2500 × 2048 images into Orthanc (docs/performance.md: 12.2
 #: on two cores). Images that are in Orthanc already, and smaller ones, go faster.
@@ -36,6 +42,11 @@ class Plan:
     by_header: Counter[Reason] = field(default_factory=Counter)  #: decided by the headers that were read
     eligible: int = 0  #: of those read
     pacs_problems: list[str] = field(default_factory=list)  #: why the PACS is not fit for the run
+    examples: dict[Reason, list[str]] = field(
+        default_factory=dict
+    )  #: names of a few items; may name patients
+    unreadable: Counter[str] = field(default_factory=Counter)  #: Body Part Examined that isn't understood
+    assumed: Counter[Flag] = field(default_factory=Counter)  #: flags of the header, of the eligible ones read
 
     def estimate(self, reasons: Counter[Reason], reason: Reason) -> int:
         """Return how many of all items a count among the read ones stands for."""
@@ -69,11 +80,20 @@ class Plan:
         return found
 
 
-def make_plan(word: str, settings: Settings, pacs: str, selection: Selection, sample: int) -> Plan:
+def make_plan(
+    word: str,
+    settings: Settings,
+    pacs: str,
+    selection: Selection,
+    sample: int,
+    conversion: ConversionSpec = NOTHING,
+) -> Plan:
     """Look at a source.
 
     Parameters
     ----------
+    conversion
+        What the run would make of files that are no DICOM objects yet.
     sample
         Most headers to read; they are spread over the source. 0 reads every one.
     """
@@ -90,6 +110,7 @@ def make_plan(word: str, settings: Settings, pacs: str, selection: Selection, sa
                 plan.size += _size(source, entry)
                 if entry.reason is not None:
                     plan.by_listing[entry.reason] += 1
+                    _add_example(plan, source, entry, entry.reason)
         waiting = plan.total - sum(plan.by_listing.values())
         if not waiting:
             return plan
@@ -101,7 +122,7 @@ def make_plan(word: str, settings: Settings, pacs: str, selection: Selection, sa
                 if entry.reason is not None:
                     continue
                 if at % step == 0:
-                    _look(plan, source, entry, rules)
+                    _look(plan, source, entry, rules, conversion)
                 at += 1
         return plan
 
@@ -115,11 +136,10 @@ def _size(source: Source, entry: Entry) -> int:
     return entry.size
 
 
-def _look(plan: Plan, source: Source, entry: Entry, rules: Rules) -> None:
+def _look(plan: Plan, source: Source, entry: Entry, rules: Rules, conversion: ConversionSpec) -> None:
     plan.read += 1
     try:
-        rejection = screen(read_header(source.read(entry.ref)), rules).rejection
-        reason = rejection.reason if rejection is not None else None
+        reason = _reason(plan, source, entry, rules, conversion)
     except InstanceRejected as rejected:
         reason = rejected.reason
     except OSError:
@@ -128,3 +148,56 @@ def _look(plan: Plan, source: Source, entry: Entry, rules: Rules) -> None:
         plan.eligible += 1
     else:
         plan.by_header[reason] += 1
+        _add_example(plan, source, entry, reason)
+
+
+def _reason(
+    plan: Plan, source: Source, entry: Entry, rules: Rules, conversion: ConversionSpec
+) -> Reason | None:
+    """Return why an item would end without a report, as far as its header tells."""
+    read = opened(SourceFile(source.name(entry.ref), source.read(entry.ref)), conversion)
+    if isinstance(read, Picture):
+        plan.assumed[Flag.IMAGE_FILE_WRAPPED] += 1
+        return None
+    try:
+        found = screen(read_header(read.content), rules)
+    except InstanceRejected as rejected:
+        raise reason_of_other(read, rejected) from None
+    if found.rejection is None:
+        plan.assumed.update(flags(found.attributes, rules))
+        return None
+    reason = found.rejection.reason
+    if reason is Reason.BODY_PART_UNREADABLE:
+        plan.unreadable[found.attributes.body_part_examined] += 1
+    if reason is Reason.INVALID_UID and conversion["make_uids"]:
+        capture = found.attributes.sop_class_uid or SECONDARY_CAPTURE
+        reason_then = rejection_reason(replace(found.attributes, sop_class_uid=capture), rules)
+        if reason_then is None:
+            plan.assumed[Flag.UIDS_MADE] += 1
+        return reason_then
+    return reason
+
+
+def _add_example(plan: Plan, source: Source, entry: Entry, reason: Reason) -> None:
+    known = plan.examples.setdefault(reason, [])
+    if len(known) < EXAMPLES:
+        with suppress(InstanceRejected, SourceUnavailable):
+            known.append(source.name(entry.ref))
+
+
+#: What the operator can do about items that would end for a reason, where there is something.
+ADVICE: Final = {
+    Reason.IMAGE_FILE: "PNG and JPEG radiographs are scored with --wrap-images",
+    Reason.ARCHIVE_FILE: "not read in place (a tar, a 7z, a zip in a zip in a zip): unpack them, and give the folder",
+    Reason.INVALID_UID: "UIDs are missing or none; --make-uids makes them from the files' content",
+    Reason.BODY_PART_UNREADABLE: "name those of the words below that mean the chest in CXR_BODY_PARTS",
+    Reason.NOT_CHEST: "CXR_ANY_BODY_PART=true scores them all the same",
+    Reason.LATERAL: "CXR_LATERALS=true scores them all the same",
+    Reason.FOR_PROCESSING: "CXR_FOR_PROCESSING=true scores them all the same",
+    Reason.ENCRYPTED: "unpack the zip with its password, and give the folder",
+    Reason.UNSUPPORTED_COMPRESSION: "install cxr-backlog[deflate64], or unpack the zip and give the folder",
+    Reason.NOT_DICOM: "neither DICOM files nor anything that is known beside them: look at the examples (--names)",
+    Reason.UNREADABLE: "damaged or not to be read: copy or unpack them again",
+    Reason.TOO_LARGE: "larger than any radiograph; unpack an archive, and give the folder",
+    Reason.NO_PIXELS: "images without pixel data: were they exported as headers alone?",
+}

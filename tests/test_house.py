@@ -30,7 +30,8 @@ DOORS = {
     "requests": {"backlog.pacs.orthanc", "backlog.pacs.http_errors"},
     "urllib3": {"backlog.pacs.orthanc", "backlog.pacs.http_errors"},
     "redis": {"backlog.broker.connection"},
-    "isal": {"backlog.inputs.zip_archive"},
+    "isal": {"backlog.inputs.decompression"},
+    "inflate64": {"backlog.inputs.decompression"},
     # Writes the demonstration; reads and writes PyTorch's container. Sources are backlog.inputs.zip_archive's.
     "zipfile": {"producer.demo.backlog", "worker.model.torch_file", "worker.model.seeded_weights"},
     "polib": {"producer.translation"},
@@ -71,7 +72,7 @@ DOORS = {
     "highdicom": set(),  # an oracle of the tests and the bench
     "click": {f"producer.cli.{path.stem}" for path in (ROOT / "producer" / "cli").glob("*.py")},
     "pyarrow": {"producer.results.exports"},
-    "PIL": {"worker.inspection", "worker.derived.capture"},
+    "PIL": {"worker.inspection", "worker.derived.capture", "worker.ingest.secondary_capture"},
     "pickle": {"worker.model.torch_pickle"},
     "pickletools": {"worker.model.torch_pickle"},
     "pylibjpeg_libjpeg": set(),  # GPL
@@ -80,7 +81,7 @@ DOORS = {
 
 #: These may read and write DICOM.
 PYDICOM = re.compile(
-    r"backlog\.dicom\.\w+|worker\.(sr|pixels|derived)\.\w+|worker\.inspection|producer\.demo\.\w+"
+    r"backlog\.dicom\.\w+|worker\.(sr|pixels|derived|ingest)\.\w+|worker\.inspection|producer\.demo\.\w+"
 )
 
 

@@ -1,9 +1,9 @@
 """What travels between producer and workers: JSON of ids and numbers only.
 
 No pixels, no demographics, no name of a file or a zip member and no DICOM UID stands in a message; of names, only the
-path of the zip or folder that a user gave the run. A source's entry is a number
-(the place of a zip member's directory entry, the place of a path in the run's listing), an image in the PACS is the
-PACS's own hash.
+path of the zip or folder that a user gave the run. A source's entry is a place
+(of a zip member's directory entry, of a path in the run's listing; two places where a zip stands in a zip), an image in
+the PACS is the PACS's own hash.
 """
 
 from __future__ import annotations
@@ -30,6 +30,18 @@ TASKS: Final = {Stage.UPLOAD: "upload", Stage.INFER: "infer", Stage.REPORT: "rep
 QUEUES: Final = {Stage.UPLOAD: "upload", Stage.INFER: "inference", Stage.REPORT: "report"}
 
 
+class ConversionSpec(TypedDict):
+    """What a run was asked to make, as JSON."""
+
+    make_uids: bool  #: UIDs for files without them
+    wrap_images: bool  #: DICOM objects of PNG and JPEG files
+    names: NotRequired[
+        str
+    ]  #: how patient and study stand in a picture's path; empty: as the known archives have it
+    table: NotRequired[str]  #: path of the archive's table
+    table_sha256: NotRequired[str]
+
+
 class SourceSpec(TypedDict):
     """Where the upload task reads from."""
 
@@ -39,6 +51,9 @@ class SourceSpec(TypedDict):
     fingerprint: NotRequired[
         str
     ]  #: zip only: of :class:`backlog.inputs.zip_archive.ZipArchive`, as it was when the run began
+    conversion: NotRequired[
+        ConversionSpec
+    ]  #: zip and folder: what is made of files that are no DICOM object yet
 
 
 class PredecessorSpec(TypedDict):
@@ -74,7 +89,7 @@ class UploadItem(TypedDict):
     """One entry of the source."""
 
     i: int  #: position in the chunk
-    entry: int  #: where the source finds it
+    entry: int | str  #: where the source finds it
 
 
 class InferItem(TypedDict):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
-from backlog.dicom.eligibility_attributes import EligibilityAttributes
+from backlog.dicom.eligibility_attributes import OWN_MODEL_NAME, EligibilityAttributes
 from backlog.dicom.lettering import words
 from backlog.dicom.terms import (
     Body,
@@ -31,9 +31,6 @@ from backlog.dicom.terms import (
 from backlog.outcomes import Flag, Reason
 from backlog.settings import Settings
 
-#: The model name that our reports carry (General Equipment Module, PS3.3 C.7.5.1).
-OWN_MODEL_NAME: Final = "cxr-backlog"
-
 #: Storage SOP classes (PS3.4 B.5) that hold one projection radiograph, made for reading.
 RADIOGRAPHS: Final = frozenset(
     {
@@ -41,10 +38,11 @@ RADIOGRAPHS: Final = frozenset(
         "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray, For Presentation
     }
 )
+SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 #: Secondary captures: scanned films, exports, and archives converted from PNG arrive in these.
 CAPTURES: Final = frozenset(
     {
-        "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture
+        SECONDARY_CAPTURE,
         "1.2.840.10008.5.1.4.1.1.7.2",  # Multi-frame Grayscale Byte Secondary Capture
         "1.2.840.10008.5.1.4.1.1.7.3",  # Multi-frame Grayscale Word Secondary Capture
         "1.2.840.10008.5.1.4.1.1.7.4",  # Multi-frame True Color Secondary Capture
@@ -186,6 +184,10 @@ def flags(facts: EligibilityAttributes, rules: Rules) -> frozenset[Flag]:
         found.add(Flag.BODY_PART_UNKNOWN)
     if _is_contradicted(facts, rules):
         found.add(Flag.BODY_PART_CONTRADICTED)
+    if OWN_MODEL_NAME in facts.modified_by:
+        found.add(Flag.UIDS_MADE)
+    if facts.capture_device == OWN_MODEL_NAME:
+        found.add(Flag.IMAGE_FILE_WRAPPED)
     seen = view(facts)
     if seen is View.UNKNOWN:
         found.add(Flag.VIEW_UNKNOWN)

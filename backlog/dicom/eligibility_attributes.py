@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+#: The model name that our reports carry (General Equipment Module, PS3.3 C.7.5.1), and what we made an image of.
+OWN_MODEL_NAME: Final = "cxr-backlog"
+#: Purpose of a contributing equipment that changed an object (DCM, PS3.16 CID 7005).
+MODIFYING_EQUIPMENT: Final = "109103"
 _NUMBERS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?")
 _MAX_TEXT: Final = 256  # an integer string has 12 characters
 _MAX_FRAMES: Final = 999_999_999
@@ -38,6 +42,8 @@ class EligibilityAttributes:
     species: str = ""  #: Patient Species Description
     species_codes: tuple[str, ...] = ()  #: Code Values of Patient Species Code Sequence
     breed: str = ""  #: Patient Breed Description, and the Code Values of Patient Breed Code Sequence
+    capture_device: str = ""  #: Secondary Capture Device Manufacturer's Model Name
+    modified_by: tuple[str, ...] = ()  #: model names of the Contributing Equipment that modified it
     has_pixel_data: bool | None = None  #: None: what was asked does not tell
 
     @classmethod
@@ -71,6 +77,7 @@ class EligibilityAttributes:
             protocol_name=_text(tags, "ProtocolName"),
             species=_text(tags, "PatientSpeciesDescription"),
             species_codes=tuple(value for value, _ in _codes(tags, "PatientSpeciesCodeSequence")),
+            capture_device=_text(tags, "SecondaryCaptureDeviceManufacturerModelName"),
             breed=" ".join([_text(tags, "PatientBreedDescription"), *(value for value, _ in breeds)]).strip(),
         )
 

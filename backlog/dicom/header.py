@@ -21,13 +21,14 @@ from typing import Final
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
-from backlog.dicom.eligibility import Rules, rejection_reason
-from backlog.dicom.eligibility_attributes import EligibilityAttributes, frame_count
+from backlog.dicom.eligibility import UNSPECIFIC_MODALITIES, Rules, rejection_reason
+from backlog.dicom.eligibility_attributes import MODIFYING_EQUIPMENT, EligibilityAttributes, frame_count
+from backlog.dicom.file_meta import media_storage_sop_class_uid
 from backlog.dicom.parser import ParsedFile, parse_file
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
@@ -37,6 +38,7 @@ _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 _MAX_UID: Final = 64
 _PIXEL_DATA: Final = 0x7FE00010
 _CHARSET: Final = BaseTag(0x00080005)
+_MEDIA_STORAGE_SOP_CLASS: Final = 0x00020002
 #: No attribute has this tag (PS3.6 chapter 6).
 _NO_CHARSET: Final = BaseTag(0x00080004)
 #: Terms of Specific Character Set (0008,0005) that declare ASCII alone (PS3.3 C.12.1.1.2).
@@ -81,7 +83,11 @@ def read_header(dicom: bytes | memoryview) -> Dataset:
     InstanceRejected
         ``not_dicom``, ``too_large``: see :func:`backlog.dicom.parser.parse_file`.
     """
-    return dataset_of(parse_file(dicom))
+    header = dataset_of(parse_file(dicom))
+    if not text(header, "SOPClassUID") and (uid := media_storage_sop_class_uid(dicom)):
+        header.file_meta = FileMetaDataset()
+        header.file_meta.add_new(_MEDIA_STORAGE_SOP_CLASS, "UI", uid)
+    return header
 
 
 def dataset_of(layout: ParsedFile) -> Dataset:
@@ -114,7 +120,8 @@ def eligibility_attributes(header: Dataset) -> EligibilityAttributes:
     views = _codes(header, "ViewCodeSequence", "ViewModifierCodeSequence")
     breeds = [value for value, _ in _codes(header, "PatientBreedCodeSequence")]
     return EligibilityAttributes(
-        sop_class_uid=text(header, "SOPClassUID"),
+        sop_class_uid=text(header, "SOPClassUID")
+        or str(_file_meta(header).get("MediaStorageSOPClassUID", "")),
         modality=text(header, "Modality"),
         body_part_examined=free_text(header, "BodyPartExamined"),
         anatomic_region_codes=tuple(value for value, _ in regions),
@@ -132,8 +139,19 @@ def eligibility_attributes(header: Dataset) -> EligibilityAttributes:
         species=free_text(header, "PatientSpeciesDescription"),
         species_codes=tuple(value for value, _ in _codes(header, "PatientSpeciesCodeSequence")),
         breed=" ".join([free_text(header, "PatientBreedDescription"), *breeds]).strip(),
+        capture_device=text(header, "SecondaryCaptureDeviceManufacturerModelName"),
+        modified_by=tuple(
+            text(item, "ManufacturerModelName")
+            for item in sequence(header, "ContributingEquipmentSequence")
+            if MODIFYING_EQUIPMENT in [value for value, _ in _codes(item, "PurposeOfReferenceCodeSequence")]
+        ),
         has_pixel_data=_PIXEL_DATA in header,
     )
+
+
+def is_uid(value: str) -> bool:
+    """Whether a report can name an object so: digits between dots, 64 characters at most."""
+    return len(value) <= _MAX_UID and _UID.fullmatch(value) is not None
 
 
 def identity(header: Dataset) -> Identity:
@@ -149,7 +167,7 @@ def identity(header: Dataset) -> Identity:
     uids = {}
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
         uid = text(header, keyword)
-        if len(uid) > _MAX_UID or not _UID.fullmatch(uid):
+        if not is_uid(uid):
             raise InstanceRejected(Reason.INVALID_UID, f"{keyword} is missing or no UID")
         uids[keyword] = uid
     patient = patient_id(header)
@@ -205,6 +223,10 @@ def screen(header: Dataset, rules: Rules) -> Screening:
     try:
         return Screening(identity(header), known, rejection)
     except InstanceRejected as nameless:
+        # Of a file without SOP class and modality nothing tells what it is: that is no reason to skip it.
+        unknown = not known.sop_class_uid and known.modality.strip().upper() in UNSPECIFIC_MODALITIES
+        if unknown and reason is Reason.NOT_RADIOGRAPH:
+            rejection = None
         return Screening(None, known, rejection or nameless)
 
 
@@ -276,6 +298,10 @@ def sequence(header: Dataset, keyword: str) -> tuple[Dataset, ...]:
             raise
         except Exception:  # noqa: BLE001  # foreign bytes can make the conversion raise anything
             return ()
+
+
+def _file_meta(header: Dataset) -> Dataset:
+    return getattr(header, "file_meta", None) or Dataset()
 
 
 def raw_bytes(header: Dataset, attribute: str | int) -> Raw:

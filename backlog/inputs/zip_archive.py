@@ -12,14 +12,14 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self, cast
-
-from isal import isal_zlib
+from typing import Any, BinaryIO, Final, Self
 
 from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
 from backlog.files import UNAVAILABLE_ERRNOS
+from backlog.inputs.decompression import crc32, inflate, inflate64
 from backlog.outcomes import Reason
 
 _END: Final = struct.Struct("<4s4H2LH")  # 4.3.16 end of central directory record
@@ -30,13 +30,12 @@ _LOCAL: Final = struct.Struct("<4s2B4HL2L2H")  # 4.3.7 local file header
 
 _STORED: Final = 0
 _DEFLATED: Final = 8
+_DEFLATED64: Final = 9
+_UNPACK: Final = {_DEFLATED: inflate, _DEFLATED64: inflate64}
 _ENCRYPTED: Final = 0x1 | 0x40 | 0x2000  #: general purpose bits 0, 6 and 13 (4.4.4)
 _ENTRY_SIGNATURE: Final = b"PK\x01\x02"
 _MAX16: Final = 0xFFFF
 _MAX32: Final = 0xFFFFFFFF
-
-#: isal's stub takes the exception's class for an instance.
-_DAMAGED: Final = cast("type[Exception]", isal_zlib.error)
 
 #: How much of the file's end goes into its fingerprint: hundreds of directory entries, each with a checksum.
 _TAIL: Final = 1 << 16
@@ -61,8 +60,11 @@ class Member:
 
     @property
     def is_folder(self) -> bool:
-        """Whether the entry is only a folder's name. One with content is an item, whatever it is called."""
-        return self.name.endswith("/") and self.size == 0
+        """Whether the entry is only a folder's name. One with content is an item, whatever it is called.
+
+        Some programs separate folders by backslashes (.NET before 4.6.1, Compress-Archive, CD writers).
+        """
+        return self.name.endswith(("/", "\\")) and self.size == 0
 
 
 class _Disk:
@@ -107,16 +109,25 @@ def _unavailable(path: Path, error: OSError) -> SourceUnavailable:
 class ZipArchive:
     """A zip archive, zip64 included, opened for reading. A context; closes its file.
 
+    Parameters
+    ----------
+    path
+        Where it lies, or what it is called in messages.
+    content
+        The archive itself, where it is no file: a member of another.
+
     Raises
     ------
     UsageError
         There is no such file, it is no zip, or it ends early.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes | None = None) -> None:
         self.path = path
         try:
-            self._file = _Disk(path, path.open("rb"))
+            self._file: _Disk | BytesIO = (
+                _Disk(path, path.open("rb")) if content is None else BytesIO(content)
+            )
         except FileNotFoundError as error:
             raise UsageError(f"{path}: no such file") from error
         except OSError as error:
@@ -127,6 +138,7 @@ class ZipArchive:
             self._file.seek(0, 2)
             self._length = self._file.tell()
             self._shift = 0  #: how much stands before the zip itself
+            self._wraps = 0  #: how often the offsets of a zip over 4 GiB without zip64 began anew at zero
             self.count, self._size, self._start = self._directory()
         except BaseException:
             self._file.close()
@@ -161,7 +173,8 @@ class ZipArchive:
         Whole seconds: not every file system that shares it keeps finer ones.
         """
         self._file.seek(max(0, self._length - _TAIL))
-        checksum = isal_zlib.crc32(self._file.read(_TAIL))
+        checksum = crc32(self._file.read(_TAIL))
+        assert isinstance(self._file, _Disk)  # noqa: S101  # a zip in a zip has no fingerprint of its own
         return f"{self._length}-{int(self._file.stat().st_mtime)}-{checksum:08x}"
 
     def check_fingerprint(self, fingerprint: str) -> None:
@@ -206,8 +219,13 @@ class ZipArchive:
         # What stands before the zip (a self-extracting archive's program) is not counted in its offsets.
         # Such an archive's directory stands right before its end; a signature of the archive may stand between.
         if start + size < end and (not size or self._begins(end - size, _ENTRY_SIGNATURE)):
-            self._shift = end - size - start
-            start += self._shift
+            before = end - size - start
+            # macOS writes no zip64: past 4 GiB its offsets begin anew at zero, and the count past 65,535.
+            if before % (_MAX32 + 1):
+                self._shift = before
+            else:
+                self._wraps = before // (_MAX32 + 1)
+            start += before
         if start + size > end or (size and not self._begins(start, _ENTRY_SIGNATURE)):
             raise UsageError(f"{self.path}: this zip is damaged: its directory is not where it should be")
         if self._begins(start + size, _ENTRY_SIGNATURE):
@@ -334,13 +352,38 @@ class ZipArchive:
         """
         if member.encrypted:
             raise InstanceRejected(Reason.ENCRYPTED, "the zip member needs a password; unpack it first")
-        if member.method not in (_STORED, _DEFLATED):
+        if member.method != _STORED and member.method not in _UNPACK:
             raise InstanceRejected(Reason.UNSUPPORTED_COMPRESSION, f"zip method {member.method}")
         declared = max(member.size, member.packed)
         if declared > limit:
             raise InstanceRejected(Reason.TOO_LARGE, f"declares {declared} bytes; the limit is {limit}")
+        # Where offsets began anew at zero, the first place at which the content has its checksum is the member's.
+        for wrap in range(self._wraps + 1):
+            try:
+                return self._content(member, member.header + wrap * (_MAX32 + 1))
+            except InstanceRejected as rejected:
+                if wrap == self._wraps or rejected.reason is not Reason.UNREADABLE:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def open_member(self, member: Member, *, limit: int) -> ZipArchive:
+        """Open a member that is a zip itself.
+
+        Raises
+        ------
+        InstanceRejected
+            As :meth:`read`; or it is no zip, or a damaged one.
+        """
+        content = self.read(member, limit=limit)
         try:
-            self._file.seek(member.header)
+            return ZipArchive(Path("a zip in the zip"), content)
+        except UsageError as error:
+            raise InstanceRejected(Reason.UNREADABLE, "the zip inside is damaged or none") from error
+
+    def _content(self, member: Member, header: int) -> bytes:
+        """Return the content whose local header stands at a place."""
+        try:
+            self._file.seek(header)
             local = self._file.read(_LOCAL.size)
             if len(local) < _LOCAL.size or local[:4] != b"PK\x03\x04":
                 raise InstanceRejected(Reason.UNREADABLE, "the zip member's local header is damaged")
@@ -353,8 +396,8 @@ class ZipArchive:
             ) from error
         if len(packed) < member.packed:
             raise InstanceRejected(Reason.UNREADABLE, "the zip ends inside this member")
-        content = packed if member.method == _STORED else _inflate(packed, member.size)
-        if len(content) != member.size or isal_zlib.crc32(content) != member.crc:
+        content = packed if member.method == _STORED else _UNPACK[member.method](packed, member.size)
+        if len(content) != member.size or crc32(content) != member.crc:
             raise InstanceRejected(Reason.UNREADABLE, "the zip member is damaged: its checksum is wrong")
         return content
 
@@ -372,15 +415,3 @@ def _zip64(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int,
             break
         at += 4 + length
     return size, packed, header
-
-
-def _inflate(packed: bytes, size: int) -> bytes:
-    """Inflate at most one byte more than declared: a member that holds more is damaged or a bomb."""
-    try:
-        inflater = isal_zlib.decompressobj(-15)
-        inflated: bytes = inflater.decompress(packed, size + 1)
-    except (_DAMAGED, ValueError, OverflowError, MemoryError) as error:
-        raise InstanceRejected(
-            Reason.UNREADABLE, "the zip member is damaged: it can't be inflated"
-        ) from error
-    return inflated

@@ -72,6 +72,53 @@ STUDY_DATE = click.option(
 )
 
 
+MAKE_UIDS = click.option(
+    "--make-uids",
+    is_flag=True,
+    help="Zip, folder: give files without UIDs such that follow from their content.",
+)
+
+
+WRAP_IMAGES = click.option(
+    "--wrap-images",
+    is_flag=True,
+    help="Zip, folder: make DICOM objects of PNG and JPEG radiographs, and score them.",
+)
+
+
+IMAGE_NAMES = click.option(
+    "--image-names",
+    metavar="PATTERN",
+    default="",
+    help="How patient and study stand in a picture's path, as '{patient}/{study}/*'. Default: as in NIH ChestX-ray14, "
+    "CheXpert and MIMIC-CXR-JPG.",
+)
+
+
+IMAGE_TABLE = click.option(
+    "--image-table",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A CSV with a column 'file' and 'patient_id'; 'study_id', 'view' and 'body_part' where it has them.",
+)
+
+
+def conversion_of(make_uids: bool, wrap_images: bool, names: str, table: Path | None) -> Any:
+    """Return what is to be made of files that are no DICOM objects yet."""
+    from backlog.broker.messages import ConversionSpec
+    from backlog.inputs.image_names import table_sha256
+
+    if (names or table) and not wrap_images:
+        raise click.UsageError(
+            "--image-names and --image-table say whose PNG and JPEG files are: add --wrap-images"
+        )
+    spec: ConversionSpec = {"make_uids": make_uids, "wrap_images": wrap_images}
+    if names:
+        spec["names"] = names
+    if table is not None:
+        spec["table"], spec["table_sha256"] = str(table.absolute()), table_sha256(table)
+    return spec
+
+
 def selection_of(since: str, modality: Sequence[str], study_date: str) -> Any:
     """Return the selection that the options name; one that only an Orthanc can make is refused elsewhere later."""
     from producer.sources.open import Selection

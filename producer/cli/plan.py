@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import click
 
-from producer.cli.options import MODALITY, PACS, SINCE, SOURCE, STUDY_DATE, selection_of
-from producer.cli.output import cores, read_settings
+from producer.cli.options import (
+    IMAGE_NAMES,
+    IMAGE_TABLE,
+    MAKE_UIDS,
+    MODALITY,
+    PACS,
+    SINCE,
+    SOURCE,
+    STUDY_DATE,
+    WRAP_IMAGES,
+    conversion_of,
+    selection_of,
+)
+from producer.cli.output import cores, printable, read_settings
 
 
 @click.command()
@@ -17,36 +31,96 @@ from producer.cli.output import cores, read_settings
 @MODALITY
 @STUDY_DATE
 @click.option("--sample", default=1000, show_default=True, help="Most headers to read; 0 reads every one.")
+@MAKE_UIDS
+@WRAP_IMAGES
+@IMAGE_NAMES
+@IMAGE_TABLE
+@click.option(
+    "--names", is_flag=True, help="Name a few items of each reason; names may hold patients' names."
+)
+@click.option("--json", "as_json", is_flag=True, help="The account as JSON.")
 def plan(
-    source: str, pacs: str | None, since: str, modality: tuple[str, ...], study_date: str, sample: int
+    source: str,
+    pacs: str | None,
+    since: str,
+    modality: tuple[str, ...],
+    study_date: str,
+    sample: int,
+    make_uids: bool,
+    wrap_images: bool,
+    image_names: str,
+    image_table: Path | None,
+    names: bool,
+    as_json: bool,
 ) -> None:
     """Say what a run would do. Writes nothing."""
     from producer.plan import make_plan
 
     settings = read_settings()
     chosen = selection_of(since, modality, study_date)
-    made = make_plan(source, settings, pacs or settings.pacs_url, chosen, sample)
-    for line in _plan_lines(made):
+    conversion = conversion_of(make_uids, wrap_images, image_names, image_table)
+    made = make_plan(source, settings, pacs or settings.pacs_url, chosen, sample, conversion)
+    if as_json:
+        click.echo(json.dumps(_plan_json(made, names), indent=2, ensure_ascii=False))
+        return
+    for line in _plan_lines(made, names):
         click.echo(line)
 
 
-def _plan_lines(made: Any) -> list[str]:
+def _plan_lines(made: Any, names: bool) -> list[str]:
+    from producer.plan import ADVICE
+
     whole = made.read + sum(made.by_listing.values()) == made.total
     about = "" if whole else "about "
     lines = [f"Items     {made.total}" + (f", {made.size / 1e6:,.1f} MB" if made.size else "")]
     if not whole:
         lines.append(f"          headers of {made.read} were read; counts are scaled up from them")
     lines.append(f"To score  {about}{made.would_score}")
+    lines += [
+        f"          of {made.eligible} read, flagged {flag.value} {count}"
+        for flag, count in sorted(made.assumed.items(), key=lambda one: one[0].value)
+    ]
     for title, counts in (("Skipped", made.skipped()), ("To look at", made.quarantined())):
         lines.append(f"{title:<9} {about if counts else ''}{sum(counts.values())}")
-        lines += [
-            f"          {reason.value} {count}"
-            for reason, count in sorted(counts.items(), key=lambda one: one[0].value)
-        ]
+        for reason, count in sorted(counts.items(), key=lambda one: one[0].value):
+            lines.append(f"          {reason.value} {count}")
+            if reason in ADVICE:
+                lines.append(f"            {ADVICE[reason]}")
+            if reason.value == "body_part_unreadable":
+                lines += [
+                    f"            {printable(word)!r} {n}" for word, n in made.unreadable.most_common(20)
+                ]
+            if names:
+                lines += [f"            e.g. {printable(name)}" for name in made.examples.get(reason, [])]
     lines += [f"PACS      NOT FIT: {problem}" for problem in made.pacs_problems]
     count = cores()
     lines.append(f"Time      about {_duration(made.seconds(count))} with the {count} cores of this machine")
     return lines
+
+
+def _plan_json(made: Any, names: bool) -> dict[str, Any]:
+    from producer.plan import ADVICE
+
+    def ending(counts: dict[Any, int]) -> list[dict[str, Any]]:
+        return [
+            {"reason": reason.value, "items": count}
+            | ({"advice": ADVICE[reason]} if reason in ADVICE else {})
+            | ({"examples": made.examples.get(reason, [])} if names else {})
+            for reason, count in sorted(counts.items(), key=lambda one: one[0].value)
+        ]
+
+    return {
+        "items": made.total,
+        "bytes": made.size,
+        "headers_read": made.read,
+        "estimated": made.read + sum(made.by_listing.values()) != made.total,
+        "to_score": made.would_score,
+        "flags": {flag.value: count for flag, count in made.assumed.items()},
+        "skipped": ending(made.skipped()),
+        "quarantined": ending(made.quarantined()),
+        "unreadable_body_parts": dict(made.unreadable.most_common()),
+        "seconds": round(made.seconds(cores()), 1),
+    }
 
 
 def _duration(seconds: float) -> str:

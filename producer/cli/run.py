@@ -10,7 +10,21 @@ from pathlib import Path
 
 import click
 
-from producer.cli.options import COPY, MODALITY, OUT, PACS, SINCE, SOURCE, STUDY_DATE, selection_of
+from producer.cli.options import (
+    COPY,
+    IMAGE_NAMES,
+    IMAGE_TABLE,
+    MAKE_UIDS,
+    MODALITY,
+    OUT,
+    PACS,
+    SINCE,
+    SOURCE,
+    STUDY_DATE,
+    WRAP_IMAGES,
+    conversion_of,
+    selection_of,
+)
 from producer.cli.output import agree_on_copy, cores, read_settings, summary_lines, work
 from producer.cli.status import look, progress_of
 from producer.run.folder import Paths
@@ -42,6 +56,10 @@ from producer.run.folder import Paths
     metavar="OUT",
     help="An earlier run's folder: the new reports refer to its reports of the same images.",
 )
+@MAKE_UIDS
+@WRAP_IMAGES
+@IMAGE_NAMES
+@IMAGE_TABLE
 def run(
     source: str,
     pacs: str | None,
@@ -53,6 +71,10 @@ def run(
     read_back: bool,
     derived_objects: str | None,
     predecessor: Path | None,
+    make_uids: bool,
+    wrap_images: bool,
+    image_names: str,
+    image_table: Path | None,
 ) -> None:
     """Run the model over a backlog.
 
@@ -78,6 +100,7 @@ def run(
             workers=workers or cores(),
             read_back=read_back,
             predecessor=predecessor,
+            conversion=conversion_of(make_uids, wrap_images, image_names, image_table),
         )
     except BaseException:
         if out is None:

@@ -185,6 +185,8 @@ _MEANINGS: Final = {
     Flag.BODY_PART_UNKNOWN.value: "no body part; taken as chest",
     Flag.BODY_PART_CONTRADICTED.value: "the body part attribute names another part, all descriptions the chest",
     Flag.LATERAL_ASKED_FOR.value: "a lateral view, scored because the settings ask for it",
+    Flag.UIDS_MADE.value: "the file came without UIDs; they were made from its content",
+    Flag.IMAGE_FILE_WRAPPED.value: "a PNG or JPEG file; the DICOM object was made from it",
     Flag.NONCONFORMANT_UID.value: "a UID that breaks the standard's rules, kept as it is",
     Flag.HEADER_REPAIRED.value: "an invalid attribute was corrected or left out of the report",
 }

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backlog.broker.messages import Job, PredecessorSpec, Stage
+from backlog.broker.messages import ConversionSpec, Job, PredecessorSpec, SourceSpec, Stage
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
+from backlog.inputs.conversion import NOTHING, names_of
 from backlog.model import DEFAULT_MODEL
 from backlog.outcomes import Outcome
 from backlog.pacs.address import checked_address
@@ -35,6 +36,7 @@ def create(
     workers: int,
     read_back: bool = False,
     predecessor: Path | None = None,
+    conversion: ConversionSpec = NOTHING,
 ) -> None:
     """Make a run's folder and ledger; nothing is sent yet.
 
@@ -54,7 +56,7 @@ def create(
     job: Job = {
         "run": _name(now),
         "when": now.isoformat(),
-        "source": source.spec,
+        "source": _converting(source.spec, conversion),
         "pacs": identity,
         "language": settings.language,
         "coding": settings.coding,
@@ -79,6 +81,24 @@ def create(
         "chunk_size": _chunk_size(settings, source.total, workers),
     }
     _make(paths, facts)
+
+
+def _converting(spec: SourceSpec, conversion: ConversionSpec) -> SourceSpec:
+    """Return a source's spec with what is to be made of its files.
+
+    Raises
+    ------
+    UsageError
+        It is an Orthanc, or the pattern or the table of pictures is none.
+    """
+    if conversion == NOTHING:
+        return spec
+    if spec["kind"] == "orthanc":
+        raise UsageError(
+            "--make-uids and --wrap-images are for a zip or a folder: an Orthanc holds DICOM objects"
+        )
+    names_of(conversion)  # what is wrong with them is told here, once
+    return {**spec, "conversion": conversion}
 
 
 def _identity(settings: Settings, address: str) -> str:

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.errors import SourceUnavailable, UsageError
 from backlog.files import is_storage_unavailable
+from backlog.inputs.zip_archive import Member
 from backlog.outcomes import Reason
 
 #: Its warnings reach the user as lines on the terminal.
@@ -26,9 +27,6 @@ _log: Final = logging.getLogger(__name__)
 
 #: Entries of one page.
 PAGE: Final = 5000
-
-#: Most bytes of one input file: what a worker takes.
-MAX_BYTES: Final = 1 << 28
 
 #: Left by operating systems; and DICOMDIR, the table of contents of a medium (PS3.10).
 _SYSTEM_NAMES: Final = frozenset({".ds_store", "thumbs.db", "desktop.ini", "dicomdir", ".gitkeep"})
@@ -110,8 +108,15 @@ def never_silent(pages: Iterator[Page], warning: str) -> Iterator[Page]:
 
 def system_file(name: str) -> bool:
     """Whether a file is an operating system's, by its name."""
-    path = PurePosixPath(name)
+    path = PurePosixPath(name.replace("\\", "/"))
     return path.name.lower() in _SYSTEM_NAMES or path.name.startswith("._") or "__MACOSX" in path.parts
+
+
+def reason_by_name(member: Member) -> Reason | None:
+    """Return why a member ends with the listing, if it does."""
+    if system_file(member.name):
+        return Reason.SYSTEM_FILE
+    return Reason.ENCRYPTED if member.encrypted else None
 
 
 @dataclass

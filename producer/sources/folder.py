@@ -14,9 +14,18 @@ from backlog.broker.messages import SourceSpec, Stage
 from backlog.dicom.parser import read_until_pixel_data
 from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
 from backlog.files import is_storage_unavailable
+from backlog.inputs.entries import (
+    MAX_BYTES,
+    FolderEntries,
+    is_nested_zip,
+    listing_record,
+    nested_entries,
+    parse_record,
+)
+from backlog.inputs.zip_archive import ZipArchive
 from backlog.outcomes import Reason
 from producer.sources import base as sources
-from producer.sources.base import MAX_BYTES, Entry, Page, never_silent, system_file
+from producer.sources.base import Entry, Page, never_silent, reason_by_name, system_file
 
 #: Its warnings reach the user as lines on the terminal.
 _log: Final = logging.getLogger(__name__)
@@ -51,15 +60,14 @@ class FolderSource:
         if not self.listing.exists():
             self._list()
         place = int(cursor) if cursor else 0
-        with self.listing.open("rb") as file:
+        with self.listing.open("rb") as file, FolderEntries(self.path, self.listing) as inside:
             file.seek(place)
             entries: list[Entry] = []
             rest = b""
             while step := file.read(1 << 20):
                 *names, rest = (rest + step).split(b"\0")
                 for name in names:
-                    reason = Reason.SYSTEM_FILE if system_file(os.fsdecode(name)) else None
-                    entries.append(Entry(place, 0, reason))
+                    entries.append(_entry(place, name, inside))
                     place += len(name) + 1
                     if len(entries) >= sources.PAGE:
                         yield Page(entries, str(place), last=False)
@@ -71,7 +79,8 @@ class FolderSource:
         passed = Passed()
         with temporary.open("wb") as file:
             for name in _walk(os.fsencode(self.path), os.fsencode(self.listing.parent), passed):
-                file.write(name + b"\0")
+                for inner in self._inside(name) or [None]:
+                    file.write(listing_record(name, inner))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.listing)
@@ -84,6 +93,17 @@ class FolderSource:
         if passed.runs:
             _log.warning("%s: %d folders of runs were left out", self.path, passed.runs)
 
+    def _inside(self, relative: bytes) -> list[int | None]:
+        """Return the places in a zip of the folder, which is read in place; none where it can't be, or is none."""
+        name = os.fsdecode(relative)
+        if not is_nested_zip(name) or system_file(name):
+            return []
+        try:
+            with ZipArchive(self.path / name) as archive:
+                return [member.place for member in nested_entries(archive)]
+        except (UsageError, OSError):
+            return []
+
     def read(self, ref: int | str) -> bytes:
         """Return one file's beginning, at least up to its pixel data; all of what is no DICOM.
 
@@ -92,16 +112,31 @@ class FolderSource:
         InstanceRejected
             It is larger than a worker takes.
         """
-        with (self.path / self.name(ref)).open("rb") as file:
+        with FolderEntries(self.path, self.listing) as entries:
+            path, _, inner = entries.located(ref)
+            if inner is not None:
+                return entries.read(ref).content
+        with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MAX_BYTES} bytes")
             return read_until_pixel_data(_growing_steps(file))
 
     def name(self, ref: int | str) -> str:
-        """Return the file's path below the folder."""
-        with self.listing.open("rb") as file:
-            file.seek(int(ref))
-            return os.fsdecode(file.read(1 << 16).split(b"\0", 1)[0])
+        """Return the file's path below the folder, in a zip there after that one's."""
+        with FolderEntries(self.path, self.listing) as entries:
+            return entries.name(ref)
+
+
+def _entry(place: int, record: bytes, inside: FolderEntries) -> Entry:
+    inner, relative = parse_record(record)
+    name = os.fsdecode(relative)
+    if inner is None:
+        return Entry(place, 0, Reason.SYSTEM_FILE if system_file(name) else None)
+    try:
+        member = inside.nested(inside.root / name, inner)
+    except (InstanceRejected, SourceUnavailable):
+        return Entry(place, 0)  # gone meanwhile: the worker tells
+    return Entry(place, member.size, reason_by_name(member))
 
 
 @dataclass

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from backlog.broker.messages import SourceSpec, Stage
-from backlog.inputs.zip_archive import ZipArchive
-from backlog.outcomes import Reason
+from backlog.errors import InstanceRejected, UsageError
+from backlog.inputs.entries import MAX_BYTES, ZipEntries, is_nested_zip, nested_entries
+from backlog.inputs.zip_archive import Member, ZipArchive
 from producer.sources import base as sources
-from producer.sources.base import MAX_BYTES, Entry, Page, Source, never_silent, reading, system_file
+from producer.sources.base import Entry, Page, Source, never_silent, reading, reason_by_name
+
+#: Members that are looked at for zips inside before anything is known.
+_FIRST: Final = 1000
 
 
 @dataclass
@@ -25,7 +31,11 @@ class ZipSource:
     def __post_init__(self) -> None:
         self.path = self.path.absolute()
         with _opened(self.path) as archive:
-            self.total = archive.count  # folders' entries included: an upper bound until all pages are read
+            # Folders' entries included: an upper bound until all pages are read; unknown where zips are inside.
+            nested = any(
+                is_nested_zip(member.name) for member in islice(archive.members(archive.first_place), _FIRST)
+            )
+            self.total = None if nested else archive.count
             found = archive.fingerprint
         self.spec = {"kind": "zip", "path": str(self.path), "listing": "", "fingerprint": found}
 
@@ -44,9 +54,9 @@ class ZipSource:
                 place = member.next_place
                 seen += 1
                 if not member.is_folder:
-                    reason = Reason.SYSTEM_FILE if system_file(member.name) else None
-                    reason = reason or (Reason.ENCRYPTED if member.encrypted else None)
-                    entries.append(Entry(member.place, member.size, reason))
+                    reason = reason_by_name(member)
+                    inside = self._inside(archive, member) if reason is None else []
+                    entries += inside or [Entry(member.place, member.size, reason)]
                 if len(entries) >= sources.PAGE:
                     yield Page(entries, f"{place}:{seen}", last=False)
                     entries = []
@@ -54,15 +64,35 @@ class ZipSource:
                 archive.check_count(seen)
             yield Page(entries, f"{place}:{seen}", last=True)
 
+    def _inside(self, archive: ZipArchive, member: Member) -> list[Entry]:
+        """Return the entries of a zip inside the zip; none where it can't be read, which the worker tells."""
+        if not is_nested_zip(member.name):
+            return []
+        try:
+            with archive.open_member(member, limit=MAX_BYTES) as inner:
+                return [
+                    Entry(f"{member.place}:{one.place}", one.size, reason_by_name(one))
+                    for one in nested_entries(inner)
+                ]
+        except (InstanceRejected, UsageError):
+            return []
+
     def read(self, ref: int | str) -> bytes:
         """Return one member's content."""
-        with _opened(self.path) as archive:
-            return archive.read(archive.member(int(ref)), limit=MAX_BYTES)
+        with _entries(self.path) as entries:
+            return entries.read(ref).content
 
     def name(self, ref: int | str) -> str:
         """Return the member's name."""
-        with _opened(self.path) as archive:
-            return archive.member(int(ref)).name
+        with _entries(self.path) as entries:
+            return entries.name(ref)
+
+
+def _entries(path: Path) -> ZipEntries:
+    """Open the zip of a run, its entries included that stand in a zip inside. Raises as :func:`_opened`."""
+    with reading(path):
+        path.stat()
+    return ZipEntries(path)
 
 
 def _opened(path: Path) -> ZipArchive:

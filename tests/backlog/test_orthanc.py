@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from backlog.dicom.eligibility import Rules
-from backlog.dicom.header import identity, read_header
+from backlog.dicom.header import identity, read_header, screen
 from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Reason
@@ -27,7 +27,7 @@ from tests.support.newer_orthanc import VERSIONS, an_orthanc, lacking
 from tests.support.servers import OrthancServer, free_port
 from worker.reader.same_pixels import PixelComparison
 from worker.tasks.report import _only_one
-from worker.tasks.upload import _store
+from worker.tasks.upload import SamePixels, _store
 
 IMAGE = dicom(chest(64, 64))
 LARGE = dicom(chest(1024, 1024), SOPInstanceUID="1.2.3.4.6")
@@ -232,6 +232,10 @@ def test_a_report_under_a_uid_that_is_taken_is_withdrawn(pacs: Orthanc) -> None:
     assert pacs.count_instances("1.2.77", first) == 1
 
 
+def store_image(client: Orthanc, image: bytes, same_pixels: SamePixels) -> StoreResult:
+    return _store(client, image, screen(read_header(image), Rules()), same_pixels)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
     "syntax", ["1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.2"]
@@ -244,11 +248,11 @@ def test_an_image_that_orthanc_keeps_in_another_transfer_syntax_is_the_same_imag
         closing(opened(server)) as client,
         closing(PixelComparison(Settings())) as pixels,
     ):
-        instance = _store(client, Rules(), IMAGE, pixels.same).instance
+        instance = store_image(client, IMAGE, pixels.same).instance
         assert parse_file(client.fetch(instance)).transfer_syntax_uid == syntax
-        assert _store(client, Rules(), IMAGE, pixels.same) == StoreResult(instance, already=True)
+        assert store_image(client, IMAGE, pixels.same) == StoreResult(instance, already=True)
         for other in (dicom(chest(64, 64), KVP="99"), dicom(chest(64, 64)[::-1])):
-            found = reason_of(lambda other=other: _store(client, Rules(), other, pixels.same))  # type: ignore[misc]
+            found = reason_of(lambda other=other: store_image(client, other, pixels.same))  # type: ignore[misc]
             assert found is Reason.UID_CONFLICT
 
 
@@ -261,7 +265,7 @@ def test_an_image_that_a_pacs_gives_another_uid_is_withdrawn(version: str, tmp_p
         closing(opened(server)) as client,
     ):
         for _ in range(2):
-            assert reason_of(lambda: _store(client, Rules(), image, lambda *_: True)) is Reason.REFUSED
+            assert reason_of(lambda: store_image(client, image, lambda *_: True)) is Reason.REFUSED
         assert server.get("/statistics").json()["CountInstances"] == 0
 
 

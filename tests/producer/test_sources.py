@@ -32,7 +32,6 @@ from producer.sources.orthanc import OrthancSource
 from producer.sources.zip import ZipSource, check_same_source
 from tests.support.dicom_images import chest, dicom
 from tests.support.servers import ROOT, OrthancServer
-from worker.tasks import upload
 
 
 def listed(source: Source, cursor: str = "") -> list[Entry]:
@@ -281,7 +280,6 @@ def test_no_more_of_a_file_is_read_than_its_header_needs(tmp_path: Path) -> None
     made = make_plan(str(source.path), Settings(), "", Selection(), 0)
     assert made.quarantined() == {Reason.TOO_LARGE: 1, Reason.NOT_DICOM: 1}
     assert made.would_score == 1
-    assert sources.MAX_BYTES == upload.MAX_BYTES, "a plan and a worker draw one line"
 
 
 def test_a_listing_that_was_broken_off_is_begun_again(tmp_path: Path) -> None:

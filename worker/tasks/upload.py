@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
-from backlog.broker.messages import InferItem, Job, SourceSpec, UploadItem
+from backlog.broker.messages import ConversionSpec, InferItem, Job, SourceSpec, UploadItem
 from backlog.dicom.comparison import Comparison, compare
 from backlog.dicom.eligibility import Rules
-from backlog.dicom.header import Identity, identity, read_header, screen
+from backlog.dicom.header import Identity, Screening, identity, read_header, screen
 from backlog.dicom.parser import parse_file
-from backlog.errors import InstanceRejected, SourceUnavailable
-from backlog.files import is_storage_unavailable
-from backlog.inputs.zip_archive import ZipArchive
+from backlog.errors import InstanceRejected
+from backlog.inputs.conversion import NOTHING, Picture, names_of, opened, reason_of_other
+from backlog.inputs.entries import FolderEntries, SourceFile, ZipEntries
 from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs, StoreResult
 from worker.tasks.attempt import Attempt, Records
@@ -23,9 +21,6 @@ from worker.tasks.resources import WorkerResources
 #: Whether two files have the same pixels, decoded.
 SamePixels = Callable[[bytes, bytes], bool]
 
-#: Most bytes of one input file: eight times the largest detector's image.
-MAX_BYTES: Final = 1 << 28
-
 
 def upload(
     process: WorkerResources, job: Job, attempt: Attempt, items: list[UploadItem]
@@ -33,10 +28,12 @@ def upload(
     """Store each entry of the source in the PACS; what is there already is as good."""
     attempt.retry_while_unavailable(lambda: process.check(job))
     rules = Rules.from_spec(job["rules"])
-    with _Opened(job["source"]) as read:
+    spec = job["source"].get("conversion", NOTHING)
+    with _opened(job["source"]) as source:
 
         def one(item: UploadItem) -> str:
-            stored = _store(process.pacs, rules, read(item["entry"]), process.same_pixels)
+            dicom, found = _prepared(source.read(item["entry"]), rules, spec)
+            stored = _store(process.pacs, dicom, found, process.same_pixels)
             if not stored.already:
                 attempt.record_write()
             return stored.instance
@@ -45,12 +42,9 @@ def upload(
     return failed, [{"i": item["i"], "instance": instance} for item, instance in done]
 
 
-def _store(pacs: Pacs, rules: Rules, dicom: bytes, same_pixels: SamePixels) -> StoreResult:
-    """Store one file after a look at its header, which keeps from the PACS what could stop it (deep nesting does)."""
-    found = screen(read_header(dicom), rules)
-    if found.identity is None:
-        assert found.rejection is not None, "without an identity there is a reason"  # noqa: S101
-        raise found.rejection
+def _store(pacs: Pacs, dicom: bytes, found: Screening, same_pixels: SamePixels) -> StoreResult:
+    """Store one file whose header was looked at, which keeps from the PACS what could stop it (deep nesting does)."""
+    assert found.identity is not None  # noqa: S101  # see _prepared
     stored = pacs.store(dicom, found.identity)
     if not stored.already:
         _check_kept_its_uid(pacs, stored.instance, found.identity)
@@ -97,48 +91,42 @@ def _ignored(ours: bytes, held: bytes) -> bool:  # noqa: ARG001
     return True
 
 
-class _Opened:
-    """A function that reads one entry of a source."""
+def _opened(source: SourceSpec) -> ZipEntries | FolderEntries:
+    path = Path(source["path"])
+    if source["kind"] == "zip":
+        return ZipEntries(path, source.get("fingerprint", ""))
+    return FolderEntries(path, Path(source["listing"]))
 
-    def __init__(self, source: SourceSpec) -> None:
-        self._source = source
-        self._archive: ZipArchive | None = None
 
-    def __enter__(self) -> Callable[[int], bytes]:
-        if self._source["kind"] == "zip":
-            self._archive = archive = ZipArchive(Path(self._source["path"]))
-            try:
-                archive.check_fingerprint(self._source.get("fingerprint", ""))
-            except BaseException:
-                archive.close()
-                raise
-            return lambda entry: archive.read(archive.member(entry), limit=MAX_BYTES)
-        return self._file
+def _prepared(file: SourceFile, rules: Rules, spec: ConversionSpec) -> tuple[bytes, Screening]:
+    """Return an entry as a DICOM file, made one where the run asks for it, and what its header is found to be.
 
-    def __exit__(self, *_: object) -> None:
-        if self._archive is not None:
-            self._archive.close()
+    Raises
+    ------
+    InstanceRejected
+        It can't be stored: it is no DICOM file, or it has no identity.
+    """
+    read = opened(file, spec)
+    if isinstance(read, Picture):
+        from worker.ingest.secondary_capture import wrapped  # pydicom's writer; few runs need it
 
-    def _file(self, entry: int) -> bytes:
-        try:
-            with Path(self._source["listing"]).open("rb") as listing:
-                listing.seek(entry)
-                name = listing.read(1 << 16).split(b"\0", 1)[0]
-        except OSError as error:
-            raise SourceUnavailable(
-                f"the run's list of files can't be read on this worker ({error.strerror}): it needs the run's folder"
-                " under the same path as the producer"
-            ) from error
-        root = Path(self._source["path"])
-        path = root / os.fsdecode(name)
-        try:
-            with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                    raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MAX_BYTES} bytes")
-                return file.read()
-        except OSError as error:
-            if is_storage_unavailable(error, path, root):
-                raise SourceUnavailable(
-                    f"the source's folder, or a part of it, is unavailable ({error.strerror}): is everything mounted?"
-                ) from error
-            raise InstanceRejected(Reason.UNREADABLE, f"the file can't be read: {error.strerror}") from error
+        dicom = wrapped(read.content, names_of(spec).subject(read.name))
+        return dicom, _named(screen(read_header(dicom), rules))
+    try:
+        found = screen(read_header(read.content), rules)
+    except InstanceRejected as rejected:
+        raise reason_of_other(read, rejected) from None
+    nameless = found.rejection is not None and found.rejection.reason is Reason.INVALID_UID
+    if nameless and spec["make_uids"]:
+        from worker.ingest.identifiers import with_uids
+
+        dicom = with_uids(read.content)
+        return dicom, _named(screen(read_header(dicom), rules))
+    return read.content, _named(found)
+
+
+def _named(found: Screening) -> Screening:
+    if found.identity is None:
+        assert found.rejection is not None, "without an identity there is a reason"  # noqa: S101
+        raise found.rejection
+    return found

@@ -1,0 +1,180 @@
+"""Entries of a zip or a folder, those of a zip inside it included: found again by their reference, read whole.
+
+A reference is a place: of a member's entry in the zip's directory, of a path in the run's listing. One level of
+nesting is read in place: studies are exported as one zip each. In a zip such an entry is ``outer:inner``, of two
+places; in a listing its path has the inner place before it, ``/inner/path`` (no other path there begins with ``/``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
+from backlog.files import is_storage_unavailable
+from backlog.inputs.zip_archive import Member, ZipArchive
+from backlog.outcomes import Reason
+
+#: Most bytes of one input file: eight times the largest detector's image.
+MAX_BYTES: Final = 1 << 28
+_LONGEST_RECORD: Final = 1 << 16
+
+
+def is_nested_zip(name: str) -> bool:
+    """Whether an entry calls itself a zip."""
+    return name.lower().endswith(".zip")
+
+
+def nested_entries(archive: ZipArchive) -> Iterator[Member]:
+    """Yield the members of a zip inside another source, without its folders."""
+    return (member for member in archive.members() if not member.is_folder)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One entry of a source."""
+
+    name: str  #: for the operator, and to tell what it is; may hold a patient's name
+    content: bytes
+
+
+class ZipEntries:
+    """The entries of a zip archive. A context; closes its file."""
+
+    def __init__(self, path: Path, fingerprint: str = "") -> None:
+        self.archive = ZipArchive(path)
+        self._inner: tuple[int, ZipArchive] | None = None  #: the last one; entries come in order
+        try:
+            self.archive.check_fingerprint(fingerprint)
+        except BaseException:
+            self.archive.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.archive.close()
+
+    def read(self, ref: int | str) -> SourceFile:
+        """Return one entry. Raises as :meth:`~backlog.inputs.zip_archive.ZipArchive.read`."""
+        name, archive, member = self._found(ref)
+        return SourceFile(name, archive.read(member, limit=MAX_BYTES))
+
+    def name(self, ref: int | str) -> str:
+        """Return what an entry is called, in a zip inside after that one's name."""
+        return self._found(ref)[0]
+
+    def _found(self, ref: int | str) -> tuple[str, ZipArchive, Member]:
+        outer, _, inner = str(ref).partition(":")
+        member = self.archive.member(int(outer))
+        if not inner:
+            return member.name, self.archive, member
+        if self._inner is None or self._inner[0] != member.place:
+            self._inner = member.place, self.archive.open_member(member, limit=MAX_BYTES)
+        nested = self._inner[1].member(int(inner))
+        return f"{member.name}/{nested.name}", self._inner[1], nested
+
+
+class FolderEntries:
+    """The entries of a folder, by the run's listing. A context; closes a zip that it has open."""
+
+    def __init__(self, root: Path, listing: Path) -> None:
+        self.root, self.listing = root, listing
+        self._inner: tuple[Path, ZipArchive] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._inner is not None:
+            self._inner[1].close()
+            self._inner = None
+
+    def read(self, ref: int | str) -> SourceFile:
+        """Return one entry.
+
+        Raises
+        ------
+        InstanceRejected
+            ``unreadable``, ``too_large``; as :meth:`~backlog.inputs.zip_archive.ZipArchive.read` in a zip inside.
+        SourceUnavailable
+            The listing or the folder can't be read.
+        """
+        path, name, inner = self.located(ref)
+        try:
+            if inner is not None:
+                archive = self._opened(path)
+                member = archive.member(inner)
+                return SourceFile(f"{name}/{member.name}", archive.read(member, limit=MAX_BYTES))
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                    raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MAX_BYTES} bytes")
+                return SourceFile(name, file.read())
+        except OSError as error:
+            if is_storage_unavailable(error, path, self.root):
+                raise SourceUnavailable(
+                    f"the source's folder, or a part of it, is unavailable ({error.strerror}): is everything mounted?"
+                ) from error
+            raise InstanceRejected(Reason.UNREADABLE, f"the file can't be read: {error.strerror}") from error
+
+    def name(self, ref: int | str) -> str:
+        """Return what an entry is called below the folder."""
+        path, name, inner = self.located(ref)
+        return name if inner is None else f"{name}/{self._opened(path).member(inner).name}"
+
+    def nested(self, path: Path, inner: int) -> Member:
+        """Return a member of a zip in the folder, by that file and its place in it."""
+        return self._opened(path).member(inner)
+
+    def located(self, ref: int | str) -> tuple[Path, str, int | None]:
+        """Return an entry's file, its path below the folder, and its place in that file where this is a zip."""
+        try:
+            with self.listing.open("rb") as listing:
+                listing.seek(int(ref))
+                record = listing.read(_LONGEST_RECORD).split(b"\0", 1)[0]
+        except OSError as error:
+            raise SourceUnavailable(
+                f"the run's list of files can't be read on this worker ({error.strerror}): it needs the run's folder"
+                " under the same path as the producer"
+            ) from error
+        inner, relative = parse_record(record)
+        name = os.fsdecode(relative)
+        return self.root / name, name, inner
+
+    def _opened(self, path: Path) -> ZipArchive:
+        if self._inner is None or self._inner[0] != path:
+            self.__exit__(None, None, None)
+            try:
+                self._inner = path, ZipArchive(path)
+            except UsageError as error:
+                cause = error.__cause__
+                if isinstance(cause, OSError) and is_storage_unavailable(cause, path, self.root):
+                    raise SourceUnavailable(
+                        "the source's folder, or a part of it, is unavailable: is everything mounted?"
+                    ) from error
+                raise InstanceRejected(
+                    Reason.UNREADABLE, "the zip in the folder has changed or is gone"
+                ) from error
+        return self._inner[1]
+
+
+def listing_record(relative: bytes, inner: int | None = None) -> bytes:
+    """Return what stands in a listing for a path, or for a place in the zip of that path."""
+    return (relative if inner is None else b"/%d/%s" % (inner, relative)) + b"\0"
+
+
+def parse_record(record: bytes) -> tuple[int | None, bytes]:
+    """Return place and path of a listing's record."""
+    if not record.startswith(b"/"):
+        return None, record
+    inner, _, relative = record[1:].partition(b"/")
+    return int(inner), relative
