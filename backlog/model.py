@@ -32,7 +32,7 @@ LABELS: Final[tuple[str, ...]] = (
 SCORE_DIGITS: Final = 7
 
 #: Raise when the model's input for the same image changes (worker/pixels/preprocess.py): the scores may then differ.
-PREPROCESSING: Final = "2"
+PREPROCESSING: Final = "3"
 
 #: In Manufacturer and similar places: by it the system knows its own reports and files.
 PRODUCT: Final = "cxr-backlog"

@@ -99,6 +99,7 @@ class Flag(Enum):
 
     DEPTH_CORRECTED = "depth_corrected"  #: pixel words exceed BitsStored; the depth they use was taken
     OUTLIERS_CLIPPED = "outliers_clipped"  #: a few pixels far beyond all others' depth were set to its end
+    OVERSHOOT_CLIPPED = "overshoot_clipped"  #: what lossy coding put beyond the depth was set to its end
     CODESTREAM_DEPTH = "codestream_depth"  #: the compressed stream declares another depth or sign
     LEFT_ALIGNED = "left_aligned"  #: HighBit puts the pixels into the upper bits of their words; shifted down
     OVERLAY_MASKED = "overlay_masked"  #: high bits hold a retired overlay (60xx) and were masked away
@@ -111,6 +112,10 @@ class Flag(Enum):
     PADDING_REPLACED = "padding_replaced"  #: pixel padding was set to black
     GREY_RGB = "grey_rgb"  #: a grey image stored as colour
     EXCESS_PIXEL_DATA = "excess_pixel_data"  #: PixelData is longer than one frame; the rest was ignored
+    BITS_ALLOCATED_CORRECTED = "bits_allocated_corrected"  #: words of 16 bits under BitsAllocated 8 were read
+    TRANSFER_SYNTAX_WRONG = (
+        "transfer_syntax_wrong"  #: the stream is coded otherwise than declared; the stream was read
+    )
     LOOKS_INVERTED = "looks_inverted"  #: measured: the lungs are brighter than what lies between them
     LOW_CONTRAST = "low_contrast"  #: uses under 1/16 of its declared range
     UPSAMPLED = "upsampled"  #: smaller than the model's input

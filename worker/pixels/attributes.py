@@ -35,6 +35,9 @@ class Declared:
     high_bit: int
     signed: bool
     photometric_interpretation: str
+    lossy: bool | None = (
+        None  #: Lossy Image Compression: whether it ever was; None where the header is silent
+    )
 
     @property
     def bytes_expected(self) -> int:
@@ -84,6 +87,7 @@ def declared(header: Dataset) -> Declared:
         high_bit=high_bit,
         signed=number(header, "PixelRepresentation") == 1,
         photometric_interpretation=photometric_interpretation,
+        lossy={"00": False, "01": True}.get(text(header, "LossyImageCompression")),
     )
 
 

@@ -1,8 +1,8 @@
 """What a compressed image says of itself, read from its first bytes before any decoder sees it.
 
-JPEG, JPEG-LS (ISO/IEC 10918-1 B.2.2, 14495-1 C.2.2: the frame header behind a start-of-frame marker) and
-JPEG 2000 (ISO/IEC 15444-1 A.5.1: the SIZ marker segment). The sizes here decide whether decoding is
-affordable, so they are compared with the header's first.
+JPEG and JPEG-LS here (ISO/IEC 10918-1 B.2.2, 14495-1 C.2.2: the frame header behind a start-of-frame marker),
+JPEG 2000 and RLE in modules of their own. The sizes decide whether decoding is affordable, so they are
+compared with the header's first.
 """
 
 from __future__ import annotations
@@ -17,25 +17,31 @@ from backlog.outcomes import Reason
 #: Start-of-frame markers by coding process: what a decoder of DICOM's transfer syntaxes has to know.
 BASELINE: Final = 0xC0
 EXTENDED: Final = 0xC1
+PROGRESSIVE: Final = 0xC2
 LOSSLESS: Final = 0xC3
 JPEG_LS: Final = 0xF7
+#: No start-of-frame markers, but names of the other coders.
+JPEG_2000: Final = 0x01
+HTJ2K: Final = 0x02
+RLE: Final = 0x05
+#: Those of JPEG that change pixels: by discrete cosine transform, at 8 or 12 bits (ISO/IEC 10918-1 B.2.2).
+LOSSY_PROCESSES: Final = frozenset({BASELINE, EXTENDED, PROGRESSIVE})
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0), JPEG_LS}) - {0xC4, 0xC8, 0xCC}  # without DHT, JPG, DAC
 _START_OF_SCAN: Final = 0xDA
 _END: Final = b"\xff\xd9"  # JPEG and JPEG-LS: EOI; JPEG 2000: EOC
-_J2K_START: Final = b"\xff\x4f\xff\x51"  # SOC, SIZ
-_JP2_SIGNATURE: Final = b"\x00\x00\x00\x0cjP  "
 
 
 @dataclass(frozen=True)
 class Codestream:
     """The frame header of a compressed image."""
 
-    process: int  #: start-of-frame marker; 0 for JPEG 2000
+    process: int  #: start-of-frame marker, or one of the other coders above
     rows: int
     columns: int
     components: int
     bits: int  #: sample precision
     signed: bool = False
+    lossy: bool = False  #: pixels changed; False also where the stream does not tell
 
 
 def read_jpeg(stream: bytes) -> Codestream:
@@ -61,44 +67,27 @@ def read_jpeg(stream: bytes) -> Codestream:
             if at + 10 > len(stream):
                 break
             bits, rows, columns, components = struct.unpack_from(">BHHB", stream, at + 4)
-            _require_end(stream, at)
-            return Codestream(marker, rows, columns, components, bits)
+            require_end(stream, at)
+            lossy = marker in LOSSY_PROCESSES or (marker == JPEG_LS and _near(stream, at + 2 + length) > 0)
+            return Codestream(marker, rows, columns, components, bits, lossy=lossy)
         if marker == _START_OF_SCAN or length < 2:
             break
         at += 2 + length
     raise _broken("no JPEG frame header")
 
 
-def read_jpeg2000(stream: bytes) -> Codestream:
-    """Read the SIZ segment of a JPEG 2000 codestream, bare or (against the standard, but seen) in a JP2 file.
-
-    Raises
-    ------
-    InstanceRejected
-        ``undecodable``: no such stream, one without its end, or components of different kinds.
-    """
-    at = stream.find(_J2K_START) if stream.startswith(_JP2_SIGNATURE) else 0
-    if at < 0 or not stream.startswith(_J2K_START, at) or at + 45 > len(stream):
-        raise _broken("no JPEG 2000 codestream")
-    right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)
-    (components,) = struct.unpack_from(">H", stream, at + 40)
-    kinds = stream[at + 42 : at + 42 + 3 * components]
-    if (
-        len(kinds) < 3 * components
-        or components == 0
-        or any(kinds[i] != kinds[i % 3] for i in range(len(kinds)))
-    ):
-        raise _broken("JPEG 2000 components differ")
-    if kinds[1] != 1 or kinds[2] != 1:
-        raise _broken("JPEG 2000 components are subsampled")
-    _require_end(stream, at)
-    precision = kinds[0]
-    return Codestream(
-        0, bottom - top, right - left, components, (precision & 0x7F) + 1, signed=bool(precision & 0x80)
-    )
+def _near(stream: bytes, at: int) -> int:
+    """Return how far a pixel of JPEG-LS may be off (NEAR of its first scan, ISO/IEC 14495-1 C.2.3)."""
+    while at + 5 <= len(stream) and stream[at] == 0xFF:
+        (length,) = struct.unpack_from(">H", stream, at + 2)
+        if stream[at + 1] == _START_OF_SCAN:
+            near = at + 5 + 2 * stream[at + 4]
+            return stream[near] if near < len(stream) else 0
+        at += 2 + max(length, 2)
+    return 0
 
 
-def _require_end(stream: bytes, start: int) -> None:
+def require_end(stream: bytes, start: int) -> None:
     """Refuse a stream cut short: decoders fill what is missing with grey, and say so at most in a warning.
 
     In entropy-coded data no two bytes look like the end marker, in any of the three standards.

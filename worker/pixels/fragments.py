@@ -7,15 +7,20 @@ from typing import Final
 
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
+from worker.pixels.jpeg2000 import is_jpeg2000
+from worker.pixels.rle import is_rle
 
 _ITEM: Final = 0xFFFEE000
 _SEQUENCE_END: Final = 0xFFFEE0DD
+_FIRST_ITEM: Final = b"\xfe\xff\x00\xe0"
 #: Fragments of one radiograph: one to a few hundred.
 _MAX_FRAGMENTS: Final = 65_536
 
 
-def first_stream(body: memoryview, start: int, *, one_fragment: bool) -> tuple[bytes, bool]:
+def first_stream(body: memoryview, start: int, length: int) -> tuple[bytes, bool]:
     """Return the first compressed image, and whether there is more than one.
+
+    An image may lie in several fragments. One of RLE may not (PS3.5 A.4.2), but does.
 
     Parameters
     ----------
@@ -23,8 +28,8 @@ def first_stream(body: memoryview, start: int, *, one_fragment: bool) -> tuple[b
         The data set.
     start
         Where the value of the pixel data begins: at the item of the basic offset table.
-    one_fragment
-        Whether the transfer syntax keeps a frame in one fragment (RLE, PS3.5 A.4.2).
+    length
+        Of the value; -1 where it is undefined, as it has to be. Some write it, around the items or the bare image.
 
     Raises
     ------
@@ -32,13 +37,20 @@ def first_stream(body: memoryview, start: int, *, one_fragment: bool) -> tuple[b
         ``undecodable``: the items don't follow each other or the last one is cut short; ``no_pixels``:
         there is none.
     """
+    if length >= 0:
+        if start + length > len(body):
+            raise InstanceRejected(Reason.UNDECODABLE, "the pixel data runs past the end of the file")
+        body = body[: start + length]
+        if body[start : start + 4] != _FIRST_ITEM:
+            bare = bytes(body[start:])
+            if not (bare.startswith(b"\xff\xd8\xff") or is_jpeg2000(bare) or is_rle(bare)):
+                raise InstanceRejected(Reason.UNDECODABLE, "compressed, but not encapsulated")
+            return bare, False
     items = _items(body, start)
-    table, fragments = items[:1], items[1:]
+    table, fragments = items[0], items[1:]
     if not any(len(fragment) for fragment in fragments):
         raise InstanceRejected(Reason.NO_PIXELS, "no fragment holds anything")
-    if one_fragment:
-        return bytes(fragments[0]), len(fragments) > 1
-    last = _frame_end(table[0], fragments)
+    last = _frame_end(table, fragments)
     stream = bytes(fragments[0]) if last == 1 else b"".join(fragments[:last])
     return stream, last < len(fragments)
 
@@ -53,7 +65,12 @@ def _frame_end(table: memoryview, fragments: list[memoryview]) -> int:
                 return count
             at += 8 + len(fragment)
     magic = bytes(fragments[0][:3])
+    in_segments = is_rle(fragments[0])
     for count in range(1, len(fragments)):
+        if in_segments:
+            if is_rle(fragments[count]):
+                return count
+            continue
         ended = bytes(fragments[count - 1][-4:]).rstrip(b"\0").endswith(b"\xff\xd9")
         if ended and magic and fragments[count][: len(magic)] == magic:
             return count

@@ -4,7 +4,7 @@ The reference is torchxrayvision 1.5.7: ``utils.read_xray_dcm``, ``XRayCenterCro
 Where it is right this gives the same image; ``docs/pixels.md`` says case by case where it is not, and what
 is done instead. Every such departure is a flag.
 
-Whoever changes what the model sees raises ``PREPROCESSING`` in ``worker/sr/uids.py``: new scores need new reports.
+Whoever changes what the model sees raises ``PREPROCESSING`` in ``backlog/model.py``: new scores need new reports.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _model_input(dicom: bytes | memoryview, side: int) -> ModelInput:
     header = dataset_of(layout)
     promise = declared(header)
     frame = decode(layout, promise)
-    flags = {Flag.EXCESS_PIXEL_DATA} if frame.excess else set()
+    flags = set(frame.flags)
     words = frame.words
     if words.ndim == 3:
         words = without_colour(words)

@@ -19,10 +19,16 @@ from backlog.dicom.header import number
 from backlog.outcomes import Flag
 from worker.pixels.attributes import Declared
 from worker.pixels.border import reaching_border
-from worker.pixels.codestream import BASELINE, Codestream
+from worker.pixels.codestream import Codestream
+from worker.pixels.depth import (
+    deep_enough,
+    depth_of_codestream,
+    holds,
+    is_word_size,
+    range_of,
+    without_overshoot,
+)
 
-#: One pixel in so many, or fewer, is a defect of the detector or the file and no part of the picture.
-_FEW: Final = 10_000
 _OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
 _OVERLAY_DATA: Final = 0x3000
 _OVERLAY_BIT_POSITION: Final = 0x0102
@@ -64,11 +70,12 @@ def stored_values(
     """
     flags: set[Flag] = set()
     bits = declared.bits_stored
+    lossy = bool(declared.lossy or (codestream is not None and codestream.lossy))
     if codestream is not None and codestream.signed and not declared.signed:
         words, declared = _by_sign_of_codestream(words, declared, flags)
     if codestream is None or codestream.bits > bits:
         words = _without_overlays(words, header, declared, flags)
-    if codestream is not None and (_of_words(codestream, declared) or Flag.OVERLAY_MASKED in flags):
+    if codestream is not None and (is_word_size(codestream, bits) or Flag.OVERLAY_MASKED in flags):
         codestream = None  # its precision says nothing of the pixels: the words are as native ones
     counted = bits if codestream is None else codestream.bits
     words, padding, padding_value = _without_padding(words, header, declared, counted, inverted=inverted)
@@ -77,21 +84,24 @@ def stored_values(
             words = _aligned(words, declared, flags)
     else:
         words = _extended(words, codestream.bits) if declared.signed else words
-        bits = _depth_of_codestream(bits, codestream, flags)
+        bits = depth_of_codestream(codestream, declared, flags)
     if declared.signed:
         flags.add(Flag.SIGNED)
-        values, bits = _signed(words, bits, flags)
+        values, bits = _signed(words, bits, flags, lossy=lossy)
         # Without a negative value the sign bit was never used: the same pixels as unsigned of one bit less.
         negative = bool(values.min() < 0)
         bits = bits if negative else max(bits - 1, 1)
-        low, high = _range(bits, signed=negative)
+        low, high = range_of(bits, signed=negative)
         return StoredValues(values, bits, low, high, padding, padding_value, frozenset(flags))
     most = int(words.max())
+    if most >> bits and lossy:
+        words = without_overshoot(words, bits, flags)
+        most = int(words.max())
     if most >> bits:
-        words, bits = _deep_enough(words, bits, flags, signed=False)
+        words, bits = deep_enough(words, bits, flags, signed=False)
     elif codestream is not None and bits > declared.bits_stored and most >> declared.bits_stored:
         flags.add(Flag.DEPTH_CORRECTED)
-    low, high = _range(bits, signed=False)
+    low, high = range_of(bits, signed=False)
     return StoredValues(words, bits, low, high, padding, padding_value, frozenset(flags))
 
 
@@ -111,27 +121,6 @@ def _by_sign_of_codestream(
         return np.maximum(values, 0).view(words.dtype), declared
     flags.add(Flag.CODESTREAM_DEPTH)
     return words, replace(declared, signed=True)
-
-
-def _of_words(codestream: Codestream, declared: Declared) -> bool:
-    """Whether a stream's precision is the size of the words that its encoder was given, and not their depth.
-
-    8 and 16 are such sizes (dcmtk writes 16 for every signed image of 12 bits). The words are then what they
-    were before: the data decides, as where nothing is compressed.
-    """
-    return codestream.bits in (8, 16) and codestream.bits > declared.bits_stored
-
-
-def _depth_of_codestream(bits: int, codestream: Codestream, flags: set[Flag]) -> int:
-    """Weigh the compressed stream's precision against BitsStored.
-
-    A stream of more bits knows better. A stream of fewer bits contradicts nothing, except in JPEG baseline,
-    for whose 8 bits the pixels had to be scaled.
-    """
-    if codestream.bits == bits:
-        return bits
-    flags.add(Flag.CODESTREAM_DEPTH)
-    return codestream.bits if codestream.bits > bits or codestream.process == BASELINE else bits
 
 
 def _without_overlays(
@@ -214,44 +203,16 @@ def _aligned(words: NDArray[Any], declared: Declared, flags: set[Flag]) -> NDArr
     return shifted
 
 
-def _signed(words: NDArray[Any], bits: int, flags: set[Flag]) -> tuple[NDArray[Any], int]:
+def _signed(words: NDArray[Any], bits: int, flags: set[Flag], *, lossy: bool) -> tuple[NDArray[Any], int]:
     """Return signed values and their depth, whether or not the high bits repeat the sign."""
     values = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
-    if _holds(_range(bits, signed=True), int(values.min()), int(values.max())):
+    if holds(range_of(bits, signed=True), int(values.min()), int(values.max())):
         return values, bits
     if int(words.max()) >> bits == 0:
         return _extended(words, bits), bits
-    return _deep_enough(values, bits, flags, signed=True)
-
-
-def _deep_enough(
-    values: NDArray[Any], bits: int, flags: set[Flag], *, signed: bool
-) -> tuple[NDArray[Any], int]:
-    """Return values that exceed a depth, and the depth that holds them.
-
-    All of them, but for a few that stand so far off that the image would lose three quarters of its contrast
-    to them: those are clipped.
-    """
-    least, most = int(values.min()), int(values.max())
-    used = next(n for n in range(bits + 1, 17) if _holds(_range(n, signed=signed), least, most))
-    kept = bits
-    while used - kept > 1:
-        low, high = _range(kept, signed=signed)
-        if np.count_nonzero((values < low) | (values > high)) * _FEW < values.size:
-            flags.add(Flag.OUTLIERS_CLIPPED)
-            values, used = np.clip(values, low, high), kept
-        kept += 1
-    if used > bits:
-        flags.add(Flag.DEPTH_CORRECTED)
-    return values, used
-
-
-def _range(bits: int, *, signed: bool) -> tuple[int, int]:
-    return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
-
-
-def _holds(ends: tuple[int, int], least: int, most: int) -> bool:
-    return ends[0] <= least and most <= ends[1]
+    if lossy:
+        values = without_overshoot(values, bits, flags, signed=True)
+    return deep_enough(values, bits, flags, signed=True)
 
 
 def _extended(words: NDArray[Any], bits: int) -> NDArray[Any]:
