@@ -14,12 +14,12 @@ from worker.pixels.attributes import Declared
 from worker.pixels.codestream import HTJ2K, JPEG_2000, JPEG_LS, LOSSLESS, RLE, Codestream
 
 
-def decoded(stream: bytes, codestream: Codestream, declared: Declared) -> bytes | bytearray:
+def decoded(stream: bytes, codestream: Codestream, declared: Declared) -> bytes:
     """Decode a compressed image.
 
     Returns
     -------
-    bytes or bytearray
+    bytes
         Little endian; 8 bits a sample where the stream has as few, else 16. By pixel; RLE by plane.
 
     Raises
@@ -27,7 +27,7 @@ def decoded(stream: bytes, codestream: Codestream, declared: Declared) -> bytes 
     InstanceRejected
         ``undecodable``.
     """
-    decoder: Callable[[bytes, Codestream, Declared], bytes | bytearray]
+    decoder: Callable[[bytes, Codestream, Declared], bytes]
     match codestream.process:
         case process if process == RLE:
             decoder = _rle
@@ -45,17 +45,18 @@ def decoded(stream: bytes, codestream: Codestream, declared: Declared) -> bytes 
         raise InstanceRejected(Reason.UNDECODABLE, f"decoder: {type(error).__name__}") from None
 
 
-def _rle(stream: bytes, codestream: Codestream, _declared: Declared) -> bytes | bytearray:
+def _rle(stream: bytes, codestream: Codestream, _declared: Declared) -> bytes:
     from rle.utils import decode_pixel_data
 
-    plain: bytes | bytearray = decode_pixel_data(
-        stream,
-        version=2,
-        rows=codestream.rows,
-        columns=codestream.columns,
-        bits_allocated=codestream.bits,
+    return bytes(
+        decode_pixel_data(
+            stream,
+            version=2,
+            rows=codestream.rows,
+            columns=codestream.columns,
+            bits_allocated=codestream.bits,
+        )
     )
-    return plain
 
 
 def _charls(stream: bytes, _codestream: Codestream, _declared: Declared) -> bytes:

@@ -41,7 +41,7 @@ def first_stream(body: memoryview, start: int, length: int) -> tuple[bytes, bool
         if start + length > len(body):
             raise InstanceRejected(Reason.UNDECODABLE, "the pixel data runs past the end of the file")
         body = body[: start + length]
-        if body[start : start + 4] != _FIRST_ITEM:
+        if bytes(body[start : start + 4]) != _FIRST_ITEM:
             bare = bytes(body[start:])
             if not (bare.startswith(b"\xff\xd8\xff") or is_jpeg2000(bare) or is_rle(bare)):
                 raise InstanceRejected(Reason.UNDECODABLE, "compressed, but not encapsulated")
