@@ -60,9 +60,9 @@ DOORS = {
     "numpy": {*_in("worker"), *_in("producer.demo"), *_in("producer.validation")},
     "scipy": {"producer.validation.metrics"},  # an oracle of the tests besides
     "sklearn": {"producer.validation.metrics"},
-    "gdcm": {"worker.pixels.decode", "producer.demo.compress"},
-    "openjpeg": {"worker.pixels.decode", "producer.demo.compress"},
-    "jpeg_ls": {"worker.pixels.decode", "producer.demo.compress"},
+    "gdcm": {"worker.pixels.codecs", "producer.demo.compress"},
+    "openjpeg": {"worker.pixels.codecs", "producer.demo.compress"},
+    "jpeg_ls": {"worker.pixels.codecs", "producer.demo.compress"},
     "torchvision": {"worker.model.torch_model"},
     "torchxrayvision": {
         "worker.model.torch_model",
