@@ -116,6 +116,10 @@ class Flag(Enum):
     TRANSFER_SYNTAX_WRONG = (
         "transfer_syntax_wrong"  #: the stream is coded otherwise than declared; the stream was read
     )
+    ORIENTATION_CORRECTED = "orientation_corrected"  #: turned or mirrored, as PatientOrientation asks
+    ORIENTATION_DOUBTFUL = (
+        "orientation_doubtful"  #: PatientOrientation lays it on its side, the pixels do not; as stored
+    )
     LOOKS_INVERTED = "looks_inverted"  #: measured: the lungs are brighter than what lies between them
     LOW_CONTRAST = "low_contrast"  #: uses under 1/16 of its declared range
     UPSAMPLED = "upsampled"  #: smaller than the model's input

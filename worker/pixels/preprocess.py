@@ -23,6 +23,7 @@ from backlog.outcomes import Flag, Reason
 from worker.pixels.attributes import declared
 from worker.pixels.decode import decode
 from worker.pixels.grayscale import grey_image, polarity, without_colour
+from worker.pixels.orientation import turn_of
 from worker.pixels.resize import SIZE, centre_crop, resize
 from worker.pixels.stored_values import stored_values
 
@@ -39,6 +40,7 @@ _SPINE: Final = slice(100, 124)
 _RIGHT_LUNG: Final = slice(45, 80)
 _LEFT_LUNG: Final = slice(144, 179)
 _INVERTED_BY: Final = 0.1
+_SPINE_SEEN: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,15 @@ def _model_input(dicom: bytes | memoryview, side: int) -> ModelInput:
     inverted, reasons = polarity(header, promise)
     stored = stored_values(words, header, promise, frame.codestream, inverted=inverted)
     grey = grey_image(stored, header, promise, inverted=inverted)
-    square = centre_crop(grey.image)
+    turn = turn_of(header)
+    square = centre_crop(turn.applied(grey.image) if turn.changes else grey.image)
     image = resize(square, grey.scale, grey.offset)
+    if turn.changes:
+        doubtful = turn.transposed and _lies_on_its_side(image)
+        flags.add(Flag.ORIENTATION_DOUBTFUL if doubtful else Flag.ORIENTATION_CORRECTED)
+        if doubtful:
+            square = centre_crop(grey.image)
+            image = resize(square, grey.scale, grey.offset)
     flags |= reasons | grey.flags | _geometry(grey.image.shape[0], grey.image.shape[1]) | _looks(image)
     shown = _shown(square, grey.scale, grey.offset, side) if side else None
     return ModelInput(image, frozenset(flags), grey.bits, shown)
@@ -132,14 +141,27 @@ def _looks(image: NDArray[np.float32]) -> set[Flag]:
     return flags
 
 
+def _lies_on_its_side(image: NDArray[np.float32]) -> bool:
+    """Whether a spine between lungs is clearly seen across the image, and not along it.
+
+    Over the test cases the contrast is 0.15 to 0.55 in upright chests, and -0.10 to 0.05 in the same on their sides.
+    """
+    across = _spine_contrast(image.T)
+    return across > _SPINE_SEEN and across - _spine_contrast(image) > _SPINE_SEEN
+
+
 def looks_inverted(image: NDArray[np.float32]) -> bool:
     """Whether air is white: the lungs are clearly brighter than what stands between them.
 
     Measured over the cases as shares of the image's range: spine minus lungs is 0.15 (a strip without
     apices) to 0.55, and the opposite when inverted.
     """
+    return _spine_contrast(image) < -_INVERTED_BY
+
+
+def _spine_contrast(image: NDArray[np.float32]) -> float:
+    """Return how much brighter the middle is than both sides, as a share of the image's range."""
     darkest, brightest = np.percentile(image, (1, 99))
     profile = image[_MID_HEIGHT].mean(axis=0)
-    spine = profile[_SPINE].mean()
     lungs = (profile[_RIGHT_LUNG].mean() + profile[_LEFT_LUNG].mean()) / 2
-    return bool(lungs - spine > _INVERTED_BY * (brightest - darkest))
+    return float((profile[_SPINE].mean() - lungs) / (brightest - darkest))
