@@ -7,6 +7,7 @@ is marked secret, ``CXR_X_FILE`` names it.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -166,7 +167,12 @@ class Settings:
     @property
     def cache_folder(self) -> Path:
         """Where weights and exports are kept."""
-        return Path(self.cache).expanduser() if self.cache else Path.home() / ".cache" / "cxr-backlog"
+        try:
+            return Path(self.cache).expanduser() if self.cache else Path.home() / ".cache" / "cxr-backlog"
+        except RuntimeError as error:
+            raise UsageError(
+                "there is no home folder to keep weights in: set CXR_CACHE to a folder"
+            ) from error
 
 
 def variable(setting: Field[Any]) -> str:
@@ -213,6 +219,10 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     known = {variable(f): f for f in fields(Settings)}
     secrets = {f"{name}_FILE": f for name, f in known.items() if f.metadata["secret"]}
     values: dict[str, object] = {}
+    for name in secrets:
+        value = name.removesuffix("_FILE")
+        if given.get(name, "").strip() and given.get(value, "").strip():
+            raise UsageError(f"{value} and {name} are both set: unset one of them")
     for name, text in given.items():
         if name in known:
             values.setdefault(known[name].name, _parse(known[name], name, text))
@@ -222,13 +232,30 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         elif name in RENAMED:
             raise UsageError(f"the setting {name} is now called {RENAMED[name]}: rename it")
         elif name.startswith(PREFIX) and name not in _ELSEWHERE:
-            raise UsageError(f"unknown setting {name}: see the README's table of settings")
+            near = difflib.get_close_matches(name, [*known, *secrets], 1)
+            hint = f"did you mean {near[0]}?" if near else "see the README's table of settings"
+            raise UsageError(f"unknown setting {name}: {hint}")
     return Settings(**values)  # type: ignore[arg-type]  # built from the fields themselves
+
+
+def interface_language(environment: Mapping[str, str] | None = None) -> str:
+    """Return the language of the terminal and of pages: CXR_LANGUAGE, else the locale's (POSIX 8.2), else English.
+
+    Reports, which are kept, follow CXR_LANGUAGE alone.
+    """
+    given = os.environ if environment is None else environment
+    chosen = given.get(f"{PREFIX}LANGUAGE", "").strip()
+    if chosen:
+        return "pt-BR" if chosen == "pt-BR" else "en"
+    locale = next((given[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if given.get(name)), "")
+    return "pt-BR" if locale.partition("_")[0].partition(".")[0].lower() == "pt" else "en"
 
 
 def child_environment(**settings: str) -> dict[str, str]:
     """Return this process's environment with some settings, by field name, for a process that we start."""
-    return {**os.environ, **{PREFIX + name.upper(): value for name, value in settings.items()}}
+    given = {PREFIX + name.upper(): value for name, value in settings.items()}
+    inherited = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in given}
+    return inherited | given
 
 
 #: Settings of earlier versions, refused with the name that they have now.
@@ -262,6 +289,10 @@ def _secret(name: str, path: str) -> str:
         raise UsageError(f"{name} names a file that is no UTF-8 text: write it again as that") from error
 
 
+#: What a setting's value is, for whoever wrote another.
+_KINDS: Final = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+
+
 def _parse(setting: Field[Any], name: str, text: str) -> object:
     assert setting.default is not MISSING  # noqa: S101  # every setting has a default
     kind = type(setting.default)
@@ -275,7 +306,7 @@ def _parse(setting: Field[Any], name: str, text: str) -> object:
     try:
         value = parse(text)
     except ValueError as error:
-        raise UsageError(f"{name}={text!r} is no {kind.__name__}") from error
+        raise UsageError(f"{name}={text!r} is no {_KINDS[kind]}") from error
     allowed = setting.metadata["allowed"]
     if allowed and not allowed[0] <= float(str(value)) <= allowed[1]:  # never true of NaN
         raise UsageError(f"{name}: {text} is not allowed: from {allowed[0]} to {allowed[1]}")

@@ -5,14 +5,22 @@ Nothing heavy is imported here: `--help` answers in a third of a second.
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, NoReturn
 
 import click
 
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
-from producer.cli import plan, quarantine, results, run, system, validate, verify
+from backlog.settings import interface_language
+from producer import translation
+from producer.cli import items, plan, results, run, system, validate, verify
+from producer.cli.help import translate_help
 from producer.cli.options import FAILED, UNAVAILABLE, USAGE
+from producer.translation import t, translated
 
 _EPILOG = (
     "Exit status: 0 all reported or skipped, 2 usage, 3 finished with quarantined items, 4 interrupted and "
@@ -24,9 +32,27 @@ _EPILOG = (
 class _Commands(click.Group):
     """Turns our errors into one line and an exit status; bugs stay loud."""
 
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Speak the user's language, on whatever terminal, and run a command."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(
+                    errors="replace"
+                )  # a terminal that knows ASCII alone costs an accent, not a run
+        translation.use(interface_language())
+        translate_help(self)
+        _print_warnings()
+        return super().main(*args, **more)
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Name a wrong option before the command as any other."""
+        with _named():
+            return super().make_context(*args, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _named():
+                return super().invoke(ctx)
         except UsageError as error:
             _fail(error, USAGE)
         except ServiceUnavailable as error:
@@ -39,8 +65,42 @@ class _Commands(click.Group):
             _fail(UsageError(f"{error.filename}: {error.strerror}"), FAILED)
 
 
+class _WrongUse(click.UsageError):
+    """A wrong argument or option: what is wrong comes first, then how it is used."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        del file  # it goes where all errors go
+        click.echo(f"cxr-backlog: {self.message}", err=True)
+        if self.ctx is not None:
+            click.echo(self.ctx.get_usage(), err=True)
+            more = t("Try '{command} --help' for help.").format(command=self.ctx.command_path)
+            click.echo(more, err=True)
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise  # its message is the help
+    except click.UsageError as error:
+        raise _WrongUse(translated(error.format_message()), error.ctx) from error
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(translated(record.getMessage()), err=True)
+
+
+def _print_warnings() -> None:
+    """Let what the producer's modules warn of reach the user as a line."""
+    logger = logging.getLogger("producer")
+    logger.handlers = [_Warnings(logging.WARNING)]
+    logger.propagate = False
+
+
 def _fail(error: BaseException, status: int) -> NoReturn:
-    click.echo(f"cxr-backlog: {error}", err=True)
+    click.echo(f"cxr-backlog: {translated(str(error))}", err=True)
     sys.exit(status)
 
 
@@ -60,7 +120,8 @@ for command in (
     run.pause,
     run.cancel,
     run.status,
-    quarantine.quarantine,
+    items.items,
+    items.quarantine,
     verify.verify,
     verify.retract,
     results.export,

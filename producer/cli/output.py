@@ -31,9 +31,14 @@ def read_settings() -> Settings:
     return from_environment()
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a message in the user's language; on standard error if asked to."""
+    click.echo(translated(text), err=err)
+
+
 def say_beside(path: Path, text: str) -> None:
     """Print a line, but to standard error where standard output carries the file itself."""
-    click.echo(text, err=path == STDOUT)
+    click.echo(translated(text), err=path == STDOUT)
 
 
 def cores() -> int:

@@ -21,7 +21,7 @@ from producer.cli.options import (
     conversion_of,
     selection_of,
 )
-from producer.cli.output import cores, printable, read_settings
+from producer.cli.output import cores, echo, printable, read_settings
 
 
 @click.command()
@@ -64,7 +64,7 @@ def plan(
         click.echo(json.dumps(_plan_json(made, names), indent=2, ensure_ascii=False))
         return
     for line in _plan_lines(made, names):
-        click.echo(line)
+        echo(line)
 
 
 def _plan_lines(made: Any, names: bool) -> list[str]:

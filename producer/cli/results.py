@@ -10,7 +10,7 @@ import click
 from backlog.model import scores_notice
 from backlog.output_file import OutputFile
 from producer.cli.options import FORCE, OUT
-from producer.cli.output import read_settings, say_beside
+from producer.cli.output import echo, read_settings, say_beside
 
 
 @click.command()
@@ -135,7 +135,7 @@ def summary(
         say_beside(path, drift_line(found.comparison))
     say_beside(path, f"Page      {path}")
     if followed and not followed.right:
-        click.echo(
+        echo(
             f"Audit     the audit's line {followed.broken} is wrong: see cxr-backlog audit verify {out}",
             err=True,
         )

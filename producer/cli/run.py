@@ -25,7 +25,7 @@ from producer.cli.options import (
     conversion_of,
     selection_of,
 )
-from producer.cli.output import agree_on_copy, cores, read_settings, summary_lines, work
+from producer.cli.output import agree_on_copy, cores, echo, read_settings, summary_lines, work
 from producer.cli.status import look, progress_of
 from producer.run.folder import Paths
 
@@ -125,7 +125,7 @@ def resume(out: Path, copy: bool) -> None:
     paths.pause.unlink(missing_ok=True)
     paths.cancel.unlink(missing_ok=True)
     if paused and is_running(paths):
-        click.echo("The run goes on.")
+        echo("The run goes on.")
         return
     work(read_settings(), paths, copy=True)
 
@@ -141,7 +141,7 @@ def pause(out: Path, copy: bool) -> None:
     with closing(open_ledger(out)) as ledger:
         agree_on_copy(ledger, Paths(out), copy)
     Paths(out).pause.touch()
-    click.echo(f"Paused. Go on with: cxr-backlog resume {out}")
+    echo(f"Paused. Go on with: cxr-backlog resume {out}")
 
 
 @click.command()
@@ -161,7 +161,7 @@ def cancel(out: Path, copy: bool) -> None:
         from backlog.broker.claims import Claims
 
         Claims(settings.broker).set_state(run_id, "cancelled")
-    click.echo("Cancelled. What was reported stays; see 'cxr-backlog retract' to take it back.")
+    echo("Cancelled. What was reported stays; see 'cxr-backlog retract' to take it back.")
 
 
 @click.command()
@@ -178,7 +178,7 @@ def status(out: Path, watch: bool, as_json: bool) -> None:
             click.echo(json.dumps(summary))
         else:
             for line in summary_lines(summary):
-                click.echo(line)
+                echo(line)
         if not watch or summary["complete"]:
             return
         time.sleep(2)

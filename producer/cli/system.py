@@ -15,7 +15,7 @@ import click
 from backlog.errors import UsageError
 from backlog.output_file import STDOUT
 from producer.cli.options import FAILED, FORCE, OK
-from producer.cli.output import cores, printable, read_settings, say_beside, work
+from producer.cli.output import cores, echo, printable, read_settings, say_beside, work
 
 
 @click.command()
@@ -90,7 +90,7 @@ def settings(markdown: bool) -> None:
         if markdown:
             click.echo(f"| `{variable(field)}` | {f'`{shown}`' if shown else ''} | {text} |")
         else:
-            click.echo(f"{variable(field):<24} {shown or '-':<14} {text.replace('`', '')}")
+            echo(f"{variable(field):<24} {shown or '-':<14} {text.replace('`', '')}")
 
 
 @click.command()
@@ -111,9 +111,9 @@ def doctor(out: Path, pacs: str, as_json: bool) -> None:
     findings = list(examine(read_settings(), out.absolute(), pacs))
     for finding in findings:
         if not as_json:
-            click.echo(f"{finding.state:<5} {finding.what:<10} {finding.text}")
+            echo(f"{finding.state:<5} {finding.what:<10} {finding.text}")
             if finding.remedy:
-                click.echo(f"{'':<16} → {finding.remedy}")
+                echo(f"{'':<16} → {finding.remedy}")
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     sys.exit(FAILED if any(finding.state == "BAD" for finding in findings) else OK)
@@ -150,14 +150,14 @@ def demo(out: Path | None, count: int) -> None:
     refuse_another(paths)
     if backlog.exists():
         raise UsageError(f"{backlog}: the demo would replace this file: choose another folder with --out")
-    click.echo(f"Making {count} synthetic radiographs …")
+    echo(f"Making {count} synthetic radiographs …")
     made = write_backlog(backlog, count=count)
-    click.echo(f"{backlog}: {made} files")
+    echo(f"{backlog}: {made} files")
     if not settings.weights:
         try:
             prepare_model()
         except UsageError as error:
-            click.echo(f"{error}\nThe demo goes on with SEEDED WEIGHTS: ITS SCORES MEAN NOTHING.")
+            echo(f"{error}\nThe demo goes on with SEEDED WEIGHTS: ITS SCORES MEAN NOTHING.")
             settings = replace(settings, weights="seeded")
     create(str(backlog), settings, str(paths.pacs), paths, Selection(), workers=cores())
     work(settings, paths)

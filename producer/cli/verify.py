@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from backlog.errors import UsageError
 from producer.cli.options import COPY, FAILED, OK, OUT
-from producer.cli.output import agree_on_copy, read_settings
+from producer.cli.output import agree_on_copy, echo, read_settings, row
+from producer.translation import t
+
+if TYPE_CHECKING:
+    from producer.results.verify import Verification
 
 
 @click.command()
 @OUT
-def verify(out: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def verify(out: Path, as_json: bool) -> None:
     """Read every report of a run back from the PACS. Fails when one is missing, changed or there twice."""
     from producer.results.verify import verify as read_back
     from producer.run.folder import Paths
     from producer.run.open import open_ledger, pacs_of
 
-    ledger = open_ledger(out)
-    found = read_back(ledger, pacs_of(ledger, read_settings(), Paths(out)))
-    ledger.close()
-    click.echo(f"Right       {found.right}")
+    with closing(open_ledger(out)) as ledger:
+        found = read_back(ledger, pacs_of(ledger, read_settings(), Paths(out)))
+    if as_json:
+        click.echo(json.dumps(asdict(found) | {"complete": found.complete}))
+        sys.exit(OK if found.complete else FAILED)
+    echo(row("Right", found.right))
     for title, items in (("Missing", found.missing), ("Different", found.different), ("Twice", found.twice)):
-        click.echo(f"{title:<11} {len(items)}" + (f" (items {_some(items)})" if items else ""))
-    click.echo(f"Unaccounted {found.unaccounted}")
-    if not found.all_listed:
-        click.echo(f"            The source is not read to its end. Go on with: cxr-backlog resume {out}")
+        echo(row(title, f"{len(items)}" + (f" ({t('items')} {_some(items)})" if items else "")))
+    echo(row("Unaccounted", found.unaccounted))
     if found.retracted:
-        click.echo(f"Retracted   {found.retracted}")
+        echo(row("Retracted", found.retracted))
+    for sentence in _conclusion(found, out):
+        echo(sentence)
     sys.exit(OK if found.complete else FAILED)
+
+
+def _conclusion(found: Verification, out: Path) -> Iterator[str]:
+    """Yield what follows from a verification, in sentences."""
+    wrong = len(found.missing) + len(found.different) + len(found.twice)
+    if found.complete and found.retracted and not found.right:
+        yield "The reports of this run were retracted, and none of them is left in the PACS."
+    elif found.complete:
+        yield "Every report of this run is in the PACS, as it was stored."
+    if wrong:
+        yield f"{wrong} reports are not as this run stored them. List items with: cxr-backlog items {out}"
+    if not found.all_listed:
+        yield f"The source is not read to its end. Go on with: cxr-backlog resume {out}"
+    elif found.unaccounted:
+        yield f"{found.unaccounted} items have not ended yet. Go on with: cxr-backlog resume {out}"
 
 
 @click.command()
@@ -57,7 +82,7 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
         derived_objects = beside(ledger)
         ledger.close()
         also = f", and {derived_objects} pictures and PDFs beside them" if derived_objects else ""
-        click.echo(
+        echo(
             f"{count} reports were written by this run{also}. Delete them with: cxr-backlog retract {out} --yes"
         )
         return
@@ -80,7 +105,7 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
             finally:
                 audit.catch_up(durable=True)
         ledger.close()
-    click.echo(
+    echo(
         f"Deleted {deleted} reports"
         + (f" and {derived_objects} pictures and PDFs beside them." if derived_objects else ".")
         + (f" {others} were gone or changed already and were left alone." if others else "")
@@ -117,11 +142,11 @@ def audit_verify(out: Path, head: str) -> None:
     ledger = open_ledger(out)
     verdict = follow(ledger, Paths(out).audit, head.strip().lower())
     ledger.close()
-    click.echo(f"Right     {verdict.head.seq} lines, the last of them {verdict.head.hash}")
+    echo(f"Right     {verdict.head.seq} lines, the last of them {verdict.head.hash}")
     if not verdict.right:
-        click.echo(f"WRONG     line {verdict.broken}: {verdict.why}")
+        echo(f"WRONG     line {verdict.broken}: {verdict.why}")
         if running:
-            click.echo("          The run is at work: a line may be on its way.")
+            echo("          The run is at work: a line may be on its way.")
         sys.exit(FAILED)
 
 

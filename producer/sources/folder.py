@@ -31,6 +31,10 @@ from producer.sources.base import Entry, Page, never_silent, reason_by_name, sys
 _log: Final = logging.getLogger(__name__)
 
 
+#: Most folders that a warning names.
+_NAMED: Final = 5
+
+
 @dataclass
 class FolderSource:
     """The files of a folder and its subfolders.
@@ -90,6 +94,14 @@ class FolderSource:
                 self.path,
                 passed.links,
             )
+        if passed.unreadable:
+            some = ", ".join(os.fsdecode(one) for one in passed.unreadable[:_NAMED])
+            _log.warning(
+                "%s: %d folders can't be read (permission denied), and count as unreadable: %s",
+                self.path,
+                len(passed.unreadable),
+                some,
+            )
         if passed.runs:
             _log.warning("%s: %d folders of runs were left out", self.path, passed.runs)
 
@@ -145,6 +157,7 @@ class Passed:
 
     links: int = 0  #: to folders
     runs: int = 0  #: folders of runs, this one's not counted
+    unreadable: list[bytes] = field(default_factory=list)  #: folders that may not be read
 
 
 def _growing_steps(file: BinaryIO) -> Iterator[bytes]:
@@ -179,6 +192,13 @@ def _walk(root: bytes, own: bytes, passed: Passed) -> Iterator[bytes]:
                         passed.links += 1
                     elif _is_item(entry):
                         yield relative
+        except PermissionError as error:
+            if not below:
+                raise UsageError(
+                    f"{os.fsdecode(root)}: this folder can't be read ({error.strerror})"
+                ) from error
+            passed.unreadable.append(below)
+            yield below  # no file: it ends as unreadable, and is counted
         except OSError as error:
             if is_storage_unavailable(error, Path(os.fsdecode(root)) / "any", Path(os.fsdecode(root))):
                 raise SourceUnavailable(

@@ -55,6 +55,8 @@ def make_source(
         raise UsageError(
             "--since, --modality and --study-date select from an Orthanc; a zip or a folder is taken whole"
         )
+    if not word.strip():
+        raise UsageError("SOURCE is empty: name a zip, a folder, or the word 'orthanc'")
     path = Path(word)
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):

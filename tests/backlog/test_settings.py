@@ -37,11 +37,11 @@ def test_every_setting_has_a_line_of_help() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("CXR_CHUNK_SIZE", "many", "no int"),
+        ("CXR_CHUNK_SIZE", "many", "no whole number"),
         ("CXR_CHUNK_SIZE", "-1", "not allowed: from 1 to 64"),
-        ("CXR_CHUNK_SIZE", "1.5", "no int"),
-        ("CXR_DECODE_TIMEOUT_SECONDS", "ten", "no float"),
-        ("CXR_LATERALS", "perhaps", "no bool"),
+        ("CXR_CHUNK_SIZE", "1.5", "no whole number"),
+        ("CXR_DECODE_TIMEOUT_SECONDS", "ten", "no number"),
+        ("CXR_LATERALS", "perhaps", "no true or false"),
         ("CXR_LANGUAGE", "de", "none of en, pt-BR"),
         ("CXR_ENGINE", "cuda", "none of"),
         ("CXR_REDIS", "redis://x", "unknown setting CXR_REDIS"),
@@ -108,9 +108,11 @@ def test_booleans_are_read_as_people_write_them() -> None:
 
 def test_a_secret_can_stand_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hush hush\n")
-    environment = {"CXR_PACS_PASSWORD_FILE": str(tmp_path / "secret"), "CXR_PACS_PASSWORD": "other"}
+    environment = {"CXR_PACS_PASSWORD_FILE": str(tmp_path / "secret"), "CXR_PACS_PASSWORD": ""}
     assert from_environment(environment).pacs_password == "hush hush"
     assert from_environment(dict(reversed(environment.items()))).pacs_password == "hush hush"
+    with pytest.raises(UsageError, match="are both set"):
+        from_environment(environment | {"CXR_PACS_PASSWORD": "other"})
 
 
 def test_secrets_are_not_printed() -> None:

@@ -327,7 +327,7 @@ def test_a_runs_folder_is_no_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
-def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
     source = folder_source(tmp_path)
     (source.path / "locked").mkdir(mode=0o700)
     (source.path / "locked" / "image").write_text("x")
@@ -339,6 +339,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
         "import os, sys; from pathlib import Path; from producer.sources.folder import FolderSource\n"
         "from backlog.errors import UsageError\n"
         "os.setgid(65534); os.setuid(65534)\n"
+        "os.umask(0)\n"
         "try: list(FolderSource(Path(sys.argv[1]), Path(sys.argv[2])).pages(''))\n"
         "except UsageError as error: print(error)\n"
     )
@@ -348,8 +349,9 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert "can't be read (Permission denied)" in done.stdout, done.stderr
-    assert not source.listing.exists()
+    assert done.stdout == ""
+    assert "1 folders can't be read (permission denied), and count as unreadable: locked" in done.stderr
+    assert b"locked\0" in source.listing.read_bytes()
 
 
 # -- Orthanc -------------------------------------------------------------------------------------------------
