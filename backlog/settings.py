@@ -215,7 +215,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         A value has the wrong form or is out of its range, a secret's file can't be read, or a variable with
         our prefix is unknown (a misspelt setting would otherwise be ignored in silence).
     """
-    given = os.environ if environment is None else environment
+    given = dict(os.environ if environment is None else environment)
     known = {variable(f): f for f in fields(Settings)}
     secrets = {f"{name}_FILE": f for name, f in known.items() if f.metadata["secret"]}
     values: dict[str, object] = {}
