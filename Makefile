@@ -5,7 +5,7 @@ PY := .venv/bin/python
 
 -include deploy/compose.mk
 
-.PHONY: help demo test check lint types environment bench chaos fuzz clean
+.PHONY: help demo test unit check lint types environment bench chaos fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,11 +22,19 @@ check: ## lint and types only
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+# The tests of one file stay in one process; each process starts its own servers.
+TEST_PROCESSES ?= 2
+
+unit: ## lint, types and the tests that need no whole run, in minutes; what `make test` runs besides takes longer
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk
+	@$(MAKE) --no-print-directory check
+	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow" tests/test_house.py tests/backlog tests/producer tests/worker
+
 test: ## install what the tests need; lint, types, tests
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk pdftotext:poppler-utils chromium:chromium \
 		promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps
 	@$(MAKE) --no-print-directory check
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 bench: ## measure, as ratios in one run
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc

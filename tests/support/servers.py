@@ -27,7 +27,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(predicate: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
+def wait_until(predicate: Callable[[], object], seconds: float = 120.0, what: str = "") -> None:
     """Return as soon as something is true; fail when it doesn't become so."""
     deadline = time.monotonic() + seconds
     while not predicate():

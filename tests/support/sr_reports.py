@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ import pytest
 
 from backlog.dicom.header import identity, read_header
 from tests.support.cases import dicom_cases
+from tests.support.pixelmed import JAR, validated
 from tests.support.sr_headers import CASES, NONCONFORMANT
 from worker.sr.build import InstanceRejected, Model, Options, Report, build, check
 
@@ -111,28 +113,9 @@ def dciodvfy_errors(path: Path) -> list[str]:
     return [line for line in lines if line.startswith(("Error", "Abort"))]
 
 
-PIXELMED: Final = Path("/usr/share/java/pixelmed.jar")
-
-
-def pixelmed(path: Path) -> str:
-    """What PixelMed's DicomSRValidator says of a file."""
-    java = program("java")
-    if not PIXELMED.exists():
+def pixelmed(paths: Sequence[Path]) -> dict[Path, str]:
+    """What PixelMed's DicomSRValidator says of each file."""
+    program("java")
+    if not JAR.exists():
         missing("pixelmed-apps is not installed")
-    # The style sheets of the templates exceed limits that Java 17 puts on XPath.
-    limits = ("xpathExprGrpLimit", "xpathExprOpLimit", "xpathTotalOpLimit")
-    run = subprocess.run(
-        [
-            java,
-            "-XX:TieredStopAtLevel=1",
-            "-XX:+UseSerialGC",
-            *(f"-Djdk.xml.{limit}=0" for limit in limits),
-            "-cp",
-            str(PIXELMED),
-            "com.pixelmed.validate.DicomSRValidator",
-            str(path),
-        ],
-        capture_output=True,
-        check=False,
-    )
-    return (run.stdout + run.stderr).decode("utf-8", "replace")
+    return validated(paths)

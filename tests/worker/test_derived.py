@@ -46,6 +46,8 @@ from worker.sr.inputs import Model, Options
 from worker.sr.source_header import read_source
 from worker.tasks import derived as derived_objects
 
+pytestmark = pytest.mark.slow
+
 PORTUGUESE = Options("pt-BR")
 GOOD = CASES["good"].dicom
 

@@ -19,6 +19,8 @@ from worker.model import engine as module
 from worker.model.engine import CheckedEngine, Engine, load
 from worker.model.weights import Weights
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 

@@ -16,6 +16,8 @@ import pytest
 from tests.support.servers import RedisServer, wait_until
 from worker.reader.spawn import COMMAND
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def worker(command: list[str], redis: RedisServer, folder: Path) -> Iterator[psutil.Process]:
@@ -30,7 +32,7 @@ def worker(command: list[str], redis: RedisServer, folder: Path) -> Iterator[psu
         yield psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, (folder / "worker.log").read_text()
+        assert process.wait(300) == 0, (folder / "worker.log").read_text()
 
 
 def test_a_worker_whose_redis_gives_no_channels_says_so_and_ends(tmp_path: Path) -> None:
@@ -84,8 +86,8 @@ def test_each_inference_process_forks_its_reader(
             except psutil.NoSuchProcess:  # one that a library started for a moment
                 return []
 
-        wait_until(lambda: len(readers()) == 2, 60, "two readers")
-        wait_until(lambda: consuming(redis_server), 30, "it consumes")
+        wait_until(lambda: len(readers()) == 2, 300, "two readers")
+        wait_until(lambda: consuming(redis_server), 300, "it consumes")
         left = readers()
         assert len(left) == 2
         assert all(COMMAND[-1] not in reader.cmdline() for reader in left)
@@ -95,7 +97,7 @@ def test_each_inference_process_forks_its_reader(
 def test_the_io_worker_has_no_reader(redis_server: RedisServer, tmp_path: Path) -> None:
     command = ["-m", "worker", "--queues", "upload,report", "--processes", "1", "--name", "io"]
     with worker(command, redis_server, tmp_path) as parent:
-        wait_until(lambda: consuming(redis_server), 60, "it consumes")
+        wait_until(lambda: consuming(redis_server), 300, "it consumes")
         found: list[psutil.Process] = []
 
         def has_one_process() -> bool:

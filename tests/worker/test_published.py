@@ -15,6 +15,8 @@ from worker.model.engine import load
 from worker.model.weights import RELEASES, locate
 from worker.pixels.preprocess import model_input
 
+pytestmark = pytest.mark.slow
+
 #: Read here, before a fixture takes the user's settings out of the environment.
 WEIGHTS = os.environ.get("CXR_WEIGHTS", "")
 

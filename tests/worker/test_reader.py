@@ -28,6 +28,8 @@ from worker.reader.pool import Readers, how_many
 from worker.reader.protocol import PreprocessedImage, RejectedImage
 from worker.reader.spawn import COMMAND
 
+pytestmark = pytest.mark.slow
+
 #: The real reader, but decoding an image of such a patient goes wrong as a codec's bug would.
 SABOTAGED = """
 import ctypes, os, signal, sys, time

@@ -24,6 +24,8 @@ from tests.support.weights_fixture import legacy_release, seeded, weights_cache 
 from worker.model import weights as module
 from worker.model.weights import RELEASES, SEEDED_SHA256, Release, Weights, locate, read_verified
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
