@@ -11,9 +11,10 @@ from typing import Final
 
 from backlog.broker.messages import ConversionSpec, Stage
 from backlog.dicom.eligibility import SECONDARY_CAPTURE, Rules, flags, rejection_reason
+from backlog.dicom.eligibility_attributes import OWN_MODEL_NAME, EligibilityAttributes
 from backlog.dicom.header import read_header, screen
 from backlog.errors import BacklogError, InstanceRejected, SourceUnavailable
-from backlog.inputs.conversion import NOTHING, Picture, opened, reason_of_other
+from backlog.inputs.conversion import NOTHING, WRAPPED_MODALITY, Picture, names_of, opened, reason_of_other
 from backlog.inputs.entries import SourceFile
 from backlog.outcomes import Flag, Outcome, Reason
 from backlog.settings import Settings
@@ -157,8 +158,17 @@ def _reason(
     """Return why an item would end without a report, as far as its header tells."""
     read = opened(SourceFile(source.name(entry.ref), source.read(entry.ref)), conversion)
     if isinstance(read, Picture):
-        plan.assumed[Flag.IMAGE_FILE_WRAPPED] += 1
-        return None
+        subject = names_of(conversion).subject(read.name)
+        made = EligibilityAttributes(
+            sop_class_uid=SECONDARY_CAPTURE,
+            modality=WRAPPED_MODALITY,
+            view_position=subject.view,
+            body_part_examined=subject.body_part,
+            capture_device=OWN_MODEL_NAME,
+        )
+        reason = rejection_reason(made, rules)
+        plan.assumed.update(flags(made, rules) if reason is None else ())
+        return reason
     try:
         found = screen(read_header(read.content), rules)
     except InstanceRejected as rejected:

@@ -17,6 +17,8 @@ from backlog.outcomes import Reason
 
 #: Of a run that was asked for nothing.
 NOTHING: Final[ConversionSpec] = {"make_uids": False, "wrap_images": False}
+#: The modality of a picture of which only is known that it is a radiograph: what projection radiographs mostly are.
+WRAPPED_MODALITY: Final = "DX"
 _INSIDE: Final = Path("a zip in the source")
 
 

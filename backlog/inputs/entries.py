@@ -129,7 +129,12 @@ class FolderEntries:
     def name(self, ref: int | str) -> str:
         """Return what an entry is called below the folder."""
         path, name, inner = self.located(ref)
-        return name if inner is None else f"{name}/{self._opened(path).member(inner).name}"
+        if inner is None:
+            return name
+        try:
+            return f"{name}/{self.nested(path, inner).name}"
+        except (InstanceRejected, SourceUnavailable):
+            return f"{name}/?"  # the zip is gone; its name is all that is left
 
     def nested(self, path: Path, inner: int) -> Member:
         """Return a member of a zip in the folder, by that file and its place in it."""

@@ -42,6 +42,8 @@ def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
             Path(word).stat()
     source = make_source(word, settings, pacs_address(ledger, paths), paths, selection, rules)
     check_same_source(source, job["source"])
+    if "conversion" in job["source"]:
+        source.spec["conversion"] = job["source"]["conversion"]
     return source if replayed is None else ReplaySource(source, replayed)
 
 

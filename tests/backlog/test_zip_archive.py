@@ -486,3 +486,60 @@ def test_a_changed_byte_is_refused_or_changes_no_content(
     assert len(found) == len(members)
     for content_or_reason in found.values():
         assert isinstance(content_or_reason, Reason) or content_or_reason in members.values()
+
+
+# -- as other programs write them -----------------------------------------------------------------------------
+
+
+def as_macos_writes(path: Path, before: int, after: int, hole: int) -> dict[str, bytes]:
+    """Write a zip past 4 GiB without zip64: offsets begin anew at zero. Sparse; returns what its members hold."""
+    contents, directory, count = {}, b"", 0
+    with path.open("wb") as file:
+        for number in range(before + 1 + after):
+            name = b"%d.dcm" % number
+            content = None if number == before else b"image %d" % number
+            at, size = file.tell(), hole if content is None else len(content)
+            crc = 0 if content is None else zlib.crc32(content)
+            sizes = (0, 0x21, crc, size & 0xFFFFFFFF, size & 0xFFFFFFFF, len(name), 0)
+            file.write(struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, *sizes) + name)
+            if content is None:
+                file.seek(hole, 1)
+            else:
+                file.write(content)
+                contents[name.decode()] = content
+            directory += (
+                struct.pack("<4s6H3L5H2L", b"PK\1\2", 0x0315, 20, 0, 0, *sizes, 0, 0, 0, 0, at & 0xFFFFFFFF)
+                + name
+            )
+            count += 1
+        at = file.tell()
+        file.write(directory)
+        end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), at & 0xFFFFFFFF, 0)
+        file.write(end)
+    return contents
+
+
+@pytest.mark.parametrize("gigabytes", [4, 5, 9])
+def test_a_zip_of_macos_over_4_gib_is_read(tmp_path: Path, gigabytes: int) -> None:
+    path = tmp_path / "mac.zip"
+    expected = as_macos_writes(path, 3, 3, (gigabytes << 30) + 12_345)
+    with ZipArchive(path) as archive:
+        found = {}
+        for member in archive.members():
+            if member.name in expected:
+                found[member.name] = archive.read(archive.member(member.place), limit=1000)
+        assert found == expected
+        (hole,) = [member for member in archive.members() if member.name not in expected]
+        with pytest.raises(InstanceRejected):
+            archive.read(hole, limit=1 << 20)
+
+
+@pytest.mark.parametrize("system", [0, 3, 10])
+def test_backslashes_separate_folders(tmp_path: Path, system: int) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for name, content in (("A\\", b""), ("A\\B\\", b""), ("A\\IM0", b"x"), ("A\\odd\\", b"content")):
+            info = zipfile.ZipInfo("x")
+            info.filename, info.create_system = name, system
+            archive.writestr(info, content)
+    with ZipArchive(tmp_path / "z.zip") as opened:
+        assert [member.name for member in opened.members() if not member.is_folder] == ["A\\IM0", "A\\odd\\"]

@@ -28,7 +28,7 @@ EXPECTED = {
     "cases/constant_zero.dcm": "blank",
     "cases/multiframe_2.dcm": "multiframe",
     "cases/tiny_1x1.dcm": "too_small",
-    "cases/txrv_test_00000001_000.png": "not_dicom",
+    "cases/txrv_test_00000001_000.png": "image_file",
     "cases/view_LL_label_only.dcm": "lateral",
 }
 

@@ -37,7 +37,7 @@ def backlog(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive.writestr("otto/first.dcm", dicom(chest(300, 256), SOPInstanceUID="1.2.201", **otto))
         archive.writestr("otto/second.dcm", dicom(chest(256, 300), SOPInstanceUID="1.2.202", **otto))
         archive.writestr("otto/first copy.dcm", dicom(chest(300, 256), SOPInstanceUID="1.2.201", **otto))
-        archive.writestr("readme.txt", "no image")
+        archive.writestr("otto/lost.dcm", "no image")
         archive.writestr(".DS_Store", "of an operating system")
     return path
 
@@ -94,8 +94,8 @@ def test_a_zip_becomes_reports_in_a_folder(cli: Cli, backlog: Path, tmp_path: Pa
     # What needs a look has a number and a reason; its name, which may be a patient's, only on demand.
     quarantine = cli("quarantine", "results")
     assert "not_dicom" in quarantine.stdout
-    assert "readme" not in quarantine.stdout
-    assert "readme.txt" in cli("quarantine", "results", "--names").stdout
+    assert "lost" not in quarantine.stdout
+    assert "lost.dcm" in cli("quarantine", "results", "--names").stdout
 
     # Every report is read back and compared.
     verify = cli("verify", "results")

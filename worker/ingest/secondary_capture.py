@@ -22,6 +22,7 @@ from backlog.dicom.eligibility import SECONDARY_CAPTURE
 from backlog.dicom.eligibility_attributes import OWN_MODEL_NAME
 from backlog.dicom.parser import EXPLICIT_LITTLE
 from backlog.errors import InstanceRejected, UsageError
+from backlog.inputs.conversion import WRAPPED_MODALITY
 from backlog.inputs.image_names import Subject
 from backlog.outcomes import Reason
 from worker.pixels.attributes import MAX_SAMPLES
@@ -36,8 +37,6 @@ _JPEG_BASELINE: Final = "1.2.840.10008.1.2.4.50"
 _GREY_TOLERANCE: Final = 6
 _COLOURED_PART: Final = 0.001
 _PATIENT_ID: Final = re.compile(r"[^\\\x00-\x1f\x7f]{1,64}")
-#: The modality of a picture of which only is known that it is a radiograph: what projection radiographs mostly are.
-_MODALITY: Final = "DX"
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def _described(subject: Subject, content: str) -> Dataset:
     dataset.SOPInstanceUID = UID(derived_uid("image", study, content))
     dataset.StudyInstanceUID = UID(study)
     dataset.SeriesInstanceUID = UID(derived_uid("image series", study, content))
-    dataset.Modality = _MODALITY
+    dataset.Modality = WRAPPED_MODALITY
     dataset.ConversionType = "WSD"
     dataset.SecondaryCaptureDeviceManufacturer = OWN_MODEL_NAME
     dataset.SecondaryCaptureDeviceManufacturerModelName = OWN_MODEL_NAME

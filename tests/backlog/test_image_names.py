@@ -1,0 +1,106 @@
+"""Whose image a picture file is, by its path or by the archive's table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backlog.errors import SourceUnavailable, UsageError
+from backlog.inputs.image_names import (
+    ImageNames,
+    Subject,
+    compile_pattern,
+    image_names,
+    read_table,
+    table_sha256,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("images_001/00000013_005.png", Subject("00000013", "005", archive="nih")),
+        (
+            "CheXpert-v1.0/train/patient00001/study2/view1_frontal.jpg",
+            Subject("patient00001", "study2", "FRONTAL", archive="chexpert"),
+        ),
+        (
+            "train\\patient00001\\study2\\view2_lateral.jpg",
+            Subject("patient00001", "study2", "LATERAL", archive="chexpert"),
+        ),
+        (
+            "files/p10/p10000032/s50414267/02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.jpg",
+            Subject("10000032", "50414267", archive="mimic"),
+        ),
+        ("somebody.png", Subject()),
+        ("13_5.png", Subject()),
+    ],
+)
+def test_the_published_archives_are_known_by_their_paths(name: str, subject: Subject) -> None:
+    assert image_names("", "").subject(name) == subject
+
+
+def test_a_pattern_names_patient_study_and_view() -> None:
+    names = image_names("{patient}/{study}/*_{view}", "")
+    assert names.subject("x/Ana 1/2024-01/img_pa.jpeg") == Subject(
+        "Ana 1", "2024-01", "PA", archive="pattern"
+    )
+    assert names.subject("Ana 1/2024-01/img.jpeg") == Subject()
+    assert image_names("{patient}_*", "").subject("a.b_1.png").patient == "a.b"
+
+
+@pytest.mark.parametrize("pattern", ["*", "{study}", "{patient}/{sex}", "{patient}{patient}", "{"])
+def test_a_pattern_that_names_no_patient_is_refused(pattern: str) -> None:
+    with pytest.raises(UsageError):
+        compile_pattern(pattern)
+
+
+def table(tmp_path: Path, text: str, encoding: str = "utf-8") -> ImageNames:
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.encode(encoding))
+    return image_names("", str(path), table_sha256(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("file,patient_id,study_id,view\na/one.png,P1,S1,PA\n", "utf-8"),
+        (
+            "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,View Position\none.png,x,S1,P1,50,PA\n",
+            "utf-8",
+        ),
+        ("dicom_id,subject_id,study_id,ViewPosition\none,P1,S1,PA\n", "utf-8"),
+        ("ImageID;StudyID;PatientID;Projection\none.png;S1;P1;PA\n", "utf-8-sig"),
+        ('"file"\t"patient"\t"study"\t"note"\t"view"\r\n"one.png"\t"P1"\t"S1"\t"é"\t"pa"\r\n', "latin-1"),
+    ],
+)
+def test_a_table_of_any_archive_is_read(tmp_path: Path, text: str, encoding: str) -> None:
+    found = table(tmp_path, text, encoding).subject("images/a/one.png")
+    assert (found.patient, found.study, found.view) == ("P1", "S1", "PA")
+
+
+def test_the_table_counts_more_than_the_path_and_may_lack_a_file(tmp_path: Path) -> None:
+    names = table(tmp_path, "file,patient_id,body_part\n00000013_005.png,NEW,CHEST\n")
+    assert names.subject("x/00000013_005.png") == Subject("NEW", "005", "", "CHEST", "table")
+    assert names.subject("x/00000014_000.png").patient == "00000014"
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "file,study_id\nx,y\n", "patient_id\n1\n"])
+def test_a_table_without_its_columns_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="needs a column"):
+        table(tmp_path, text)
+
+
+def test_a_table_that_was_changed_or_is_gone_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("file,patient_id\na,1\n")
+    sha256 = table_sha256(path)
+    path.write_text("file,patient_id\na,2\n")
+    with pytest.raises(UsageError, match="was changed"):
+        read_table(str(path), sha256)
+    path.unlink()
+    with pytest.raises(SourceUnavailable, match="same path"):
+        read_table(str(path), "0" * 64)
+    with pytest.raises(UsageError, match="can't be read"):
+        table_sha256(path)
