@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -66,6 +67,18 @@ class Pacs(Protocol):
 
     def delete(self, instance: str) -> bool:
         """Delete one instance; False when it was not there."""
+        ...
+
+    def delete_many(self, instances: Sequence[str]) -> None:
+        """Delete instances; those that are not there count as deleted."""
+        ...
+
+    def find(self, sop_instance_uids: Sequence[str]) -> dict[str, list[str]] | None:
+        """Return the ids of all instances that have one of the UIDs, by UID; None where a PACS has no such index."""
+        ...
+
+    def studies_of(self, instances: Sequence[str]) -> dict[str, str]:
+        """Return the PACS's own ids of the studies that instances lie in; without the instances that are gone."""
         ...
 
     def count_instances(self, sop_instance_uid: str, instance: str) -> int:

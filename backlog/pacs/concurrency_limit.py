@@ -13,7 +13,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -226,6 +226,18 @@ class LimitedPacs:
         """Delete one instance."""
         return self._ask("delete", lambda: self.pacs.delete(instance))
 
+    def delete_many(self, instances: Sequence[str]) -> None:
+        """Delete instances."""
+        self._ask("delete_many", lambda: self.pacs.delete_many(instances))
+
+    def find(self, sop_instance_uids: Sequence[str]) -> dict[str, list[str]] | None:
+        """Return the ids of all instances that have one of the UIDs."""
+        return self._ask("find", lambda: self.pacs.find(sop_instance_uids))
+
+    def studies_of(self, instances: Sequence[str]) -> dict[str, str]:
+        """Return the studies of instances."""
+        return self._ask("studies_of", lambda: self.pacs.studies_of(instances))
+
     def count_instances(self, sop_instance_uid: str, instance: str) -> int:
         """Return how many instances with a UID the PACS holds."""
         return self._ask("count_instances", lambda: self.pacs.count_instances(sop_instance_uid, instance))
@@ -243,10 +255,11 @@ class LimitedPacs:
             return request()
 
 
-def limited(pacs: Pacs, settings: Settings) -> Pacs:
-    """Return the settings' PACS as a worker may use it. A folder needs no manners."""
-    if not settings.broker or not settings.pacs_url.startswith(("http://", "https://")):
+def limited(pacs: Pacs, settings: Settings, address: str = "") -> Pacs:
+    """Return a PACS as all that share it may use it: by default that of the settings. A folder needs no limit."""
+    address = address or settings.pacs_url
+    if not settings.broker or not address.startswith(("http://", "https://")):
         return pacs
     return LimitedPacs(
-        pacs, PacsConcurrencyLimit(Broker(settings.broker), settings.pacs_url, most=settings.pacs_requests)
+        pacs, PacsConcurrencyLimit(Broker(settings.broker), address, most=settings.pacs_requests)
     )

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -87,6 +87,18 @@ class FolderPacs:
             except FileNotFoundError:
                 return False
         return True
+
+    def delete_many(self, instances: Sequence[str]) -> None:
+        """Delete instances."""
+        for instance in instances:
+            self.delete(instance)
+
+    def find(self, sop_instance_uids: Sequence[str]) -> None:
+        """Return None: a name tells an instance only to who knows its patient and study."""
+
+    def studies_of(self, instances: Sequence[str]) -> dict[str, str]:
+        """Return the studies of instances; their names say them."""
+        return {one: _study(one) for one in instances if _ID.fullmatch(one)}
 
     def count_instances(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # the name says which instance it is
         """Return 1 when the instance is there, else 0: its name is its identifiers, so it can't be there twice."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -38,6 +38,9 @@ _FULL_STORAGE: Final = 11
 
 _UNKNOWN: Final = "the PACS doesn't know it (any more)"
 
+#: SOP Instance UIDs of one query: a few kilobytes.
+_FOUND_AT_ONCE: Final = 100
+
 #: Files up to this size are read whole for their header: a kept connection is worth more than the bytes.
 _SMALL: Final = 1 << 20
 _STEP: Final = 1 << 16
@@ -64,6 +67,7 @@ class Orthanc:
         self.storage = storage
         #: Before 1.12 Orthanc doesn't say whether it overwrites; then, and before it was asked, we look first.
         self._check_before_store = True
+        self._longest_answer = 0  #: to a query for instances; a limit, if there is one, is not below it
         self._timeout = (min(5.0, seconds), seconds)
         self._session = requests.Session()
         self._session.mount(self.url, HTTPAdapter(pool_connections=1, pool_maxsize=32))
@@ -173,10 +177,55 @@ class Orthanc:
             raise
         return True
 
+    def delete_many(self, instances: Sequence[str]) -> None:
+        """Delete instances in one request."""
+        self._call("POST", "/tools/bulk-delete", json={"Resources": [_checked(one) for one in instances]})
+
+    def find(self, sop_instance_uids: Sequence[str]) -> dict[str, list[str]]:
+        """Return the ids of all instances that have one of the UIDs, asking for many at a time.
+
+        A query's answer may be limited (LimitFindInstances) without a word. An answer that is shorter than one that
+        was given before is not; for any other, each UID is looked up by itself, which nothing limits.
+        """
+        found: dict[str, list[str]] = {}
+        waiting = list(sop_instance_uids)
+        while waiting:
+            # The first is a little longer, so that the answers after it are shorter.
+            count = _FOUND_AT_ONCE + 4 * (self._longest_answer <= _FOUND_AT_ONCE + 1)
+            uids, waiting = waiting[:count], waiting[count:]
+            query = {"SOPInstanceUID": "\\".join(uids)}
+            body = {"Level": "Instance", "Query": query, "Expand": True}
+            answer = self._parsed(self._call("POST", "/tools/find", json=body))
+            if (
+                answer and len(answer) >= self._longest_answer - 1
+            ):  # Orthanc 1.10 gives one more than its limit
+                self._longest_answer = max(self._longest_answer, len(answer))
+                found |= {uid: self._lookup(uid) for uid in uids}
+                continue
+            for one in answer:
+                found.setdefault(str(one["MainDicomTags"]["SOPInstanceUID"]), []).append(str(one["ID"]))
+        return {uid: ids for uid, ids in found.items() if ids}
+
+    def studies_of(self, instances: Sequence[str]) -> dict[str, str]:
+        """Return the studies of instances, in two requests for many."""
+        series_of = self._parents([_checked(one) for one in instances], "ParentSeries")
+        study_of = self._parents(sorted(set(series_of.values())), "ParentStudy")
+        return {one: study_of[series] for one, series in series_of.items() if series in study_of}
+
+    def _parents(self, resources: Sequence[str], parent: str) -> dict[str, str]:
+        if not resources:
+            return {}
+        body = {"Resources": list(resources), "Short": True}
+        answer = self._parsed(self._call("POST", "/tools/bulk-content", json=body))
+        return {str(one["ID"]): str(one[parent]) for one in answer if parent in one}
+
     def count_instances(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # Orthanc knows by the UID
         """Return how many instances have this UID, in whatever study."""
+        return len(self._lookup(sop_instance_uid))
+
+    def _lookup(self, sop_instance_uid: str) -> list[str]:
         found = self._parsed(self._call("POST", "/tools/lookup", data=sop_instance_uid.encode()))
-        return sum(1 for one in found if one.get("Type") == "Instance")
+        return [str(one["ID"]) for one in found if one.get("Type") == "Instance"]
 
     def contains(self, of: Identity) -> bool:
         """Return whether Orthanc holds an instance with this SOP Instance UID."""

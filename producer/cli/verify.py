@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,23 +21,52 @@ from producer.translation import t
 if TYPE_CHECKING:
     from producer.results.verify import Verification
 
+#: How often a long command says how far it is.
+_SAY_SECONDS: Final = 10.0
+
 
 @click.command()
 @OUT
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def verify(out: Path, as_json: bool) -> None:
-    """Read every report of a run back from the PACS. Fails when one is missing, changed or there twice."""
+@click.option("--from-start", is_flag=True, help="Begin anew, where an earlier one was interrupted.")
+def verify(out: Path, as_json: bool, from_start: bool) -> None:
+    """Read every report of a run back from the PACS.
+
+    Fails when one is missing, changed, there twice, in another patient's study than its image, or not on record.
+    """
+    from backlog.pacs.concurrency_limit import limited
     from producer.results.verify import verify as read_back
     from producer.run.folder import Paths
-    from producer.run.open import open_ledger, pacs_of
+    from producer.run.open import open_ledger, pacs_of, reader_of
+    from producer.run.place import pacs_address
 
-    with closing(open_ledger(out)) as ledger:
-        found = read_back(ledger, pacs_of(ledger, read_settings(), Paths(out)))
+    paths, settings = Paths(out), read_settings()
+    if from_start:
+        with suppress(OSError):
+            paths.verification.unlink(missing_ok=True)
+    with (
+        closing(open_ledger(out)) as ledger,
+        closing(limited(pacs_of(ledger, settings, paths), settings, pacs_address(ledger, paths))) as pacs,
+    ):
+        found = read_back(
+            ledger,
+            pacs,
+            read=reader_of(ledger, settings, paths),
+            retry_seconds=settings.pacs_retry_seconds,
+            progress=_Pace(ledger.tally().reported),
+            state=paths.verification,
+        )
     if as_json:
         click.echo(json.dumps(asdict(found) | {"complete": found.complete}))
         sys.exit(OK if found.complete else FAILED)
     echo(row("Right", found.right))
-    for title, items in (("Missing", found.missing), ("Different", found.different), ("Twice", found.twice)):
+    for title, items in (
+        ("Missing", found.missing),
+        ("Different", found.different),
+        ("Twice", found.twice),
+        ("Misfiled", found.misfiled),
+        ("Unrecorded", found.unrecorded),
+    ):
         echo(row(title, f"{len(items)}" + (f" ({t('items')} {_some(items)})" if items else "")))
     echo(row("Unaccounted", found.unaccounted))
     if found.retracted:
@@ -48,17 +78,42 @@ def verify(out: Path, as_json: bool) -> None:
 
 def _conclusion(found: Verification, out: Path) -> Iterator[str]:
     """Yield what follows from a verification, in sentences."""
-    wrong = len(found.missing) + len(found.different) + len(found.twice)
+    wrong = len(found.missing) + len(found.different) + len(found.twice) + len(found.misfiled)
+    strays = len(found.unrecorded) + found.foreign
     if found.complete and found.retracted and not found.right:
         yield "The reports of this run were retracted, and none of them is left in the PACS."
     elif found.complete:
         yield "Every report of this run is in the PACS, as it was stored."
     if wrong:
         yield f"{wrong} reports are not as this run stored them. List items with: cxr-backlog items {out}"
+    if strays:
+        yield f"{strays} reports in the PACS are of items that are not reported. See: cxr-backlog retract {out}"
     if not found.all_listed:
         yield f"The source is not read to its end. Go on with: cxr-backlog resume {out}"
     elif found.unaccounted:
         yield f"{found.unaccounted} items have not ended yet. Go on with: cxr-backlog resume {out}"
+
+
+class _Pace:
+    """Says on standard error how far a long command is, now and then."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._began = self._said = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, done: int) -> None:
+        """Take note of how many reports were looked at."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._began = done, now
+        if now - self._said < _SAY_SECONDS or now <= self._began:
+            return
+        self._said = now
+        rate = (done - self._first) / (now - self._began)
+        left = (self._total - done) / rate if rate else 0.0
+        minutes = f"{left / 60:.0f}"
+        echo(f"Looked at {done} of {self._total} reports, {rate:.0f} a second, {minutes} min left", err=True)
 
 
 @click.command()
@@ -67,11 +122,13 @@ def _conclusion(found: Verification, out: Path) -> Iterator[str]:
 @COPY
 def retract(out: Path, yes: bool, copy: bool) -> None:
     """Delete the reports that a run wrote, what it stored beside them, and nothing else."""
+    from backlog.pacs.concurrency_limit import limited
     from producer.results.audit_log import Audit
     from producer.results.retract import beside, written
     from producer.results.retract import retract as take_back
     from producer.run.folder import Paths, is_running, only_producer
-    from producer.run.open import open_ledger, pacs_of
+    from producer.run.open import open_ledger, pacs_of, reader_of
+    from producer.run.place import pacs_address
 
     if not yes:
         ledger = open_ledger(out)
@@ -98,18 +155,29 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
         _settled(ledger, out)
         ledger.acquire()  # nor on another machine
         _settled(ledger, out)
-        pacs = pacs_of(ledger, read_settings(), paths)
-        with Audit(ledger, paths.audit) as audit:
+        settings = read_settings()
+        with (
+            closing(limited(pacs_of(ledger, settings, paths), settings, pacs_address(ledger, paths))) as pacs,
+            Audit(ledger, paths.audit) as audit,
+        ):
             try:
-                deleted, others, derived_objects = take_back(ledger, pacs)
+                done = take_back(
+                    ledger,
+                    pacs,
+                    read=reader_of(ledger, settings, paths),
+                    retry_seconds=settings.pacs_retry_seconds,
+                    progress=_Pace(ledger.tally().reported),
+                )
             finally:
                 audit.catch_up(durable=True)
         ledger.close()
+    also = f" and {done.derived_objects} pictures and PDFs beside them" if done.derived_objects else ""
     echo(
-        f"Deleted {deleted} reports"
-        + (f" and {derived_objects} pictures and PDFs beside them." if derived_objects else ".")
-        + (f" {others} were gone or changed already and were left alone." if others else "")
+        f"Deleted {done.reports} reports{also}."
+        + (f" {done.left} were gone or changed already and were left alone." if done.left else "")
+        + (f" Deleted {done.unrecorded} reports of items that were not reported." if done.unrecorded else "")
     )
+    sys.exit(FAILED if done.changed else OK)
 
 
 def _settled(ledger: Any, out: Path) -> None:

@@ -300,26 +300,27 @@ class Ledger:
         row = self._execute("SELECT * FROM item WHERE no = ?", (number,)).fetchone()
         return dict(row) if row else None
 
-    def retract(self, item: int, uid: str, *, found: bool) -> None:
-        """Keep that a report was deleted again, or wasn't there (``found``) to be; what was deleted once stays so.
+    def retract(self, reports: Iterable[tuple[int, str, bool]]) -> None:
+        """Keep which reports were deleted again: (item, SOP Instance UID, whether it was there to be deleted).
 
-        Ends the intent to do so, the fact ``retracting``.
+        What was deleted once stays so. Ends the intent to do so, the fact ``retracting``.
         """
         with self._transaction():
             now = time.time()
-            self._execute(
-                "INSERT INTO retracted VALUES (?, ?, ?, ?) ON CONFLICT (item) DO UPDATE"
-                " SET found = excluded.found, at = excluded.at WHERE NOT found",
-                (item, uid, found, now),
-            )
-            if found:
-                self._effect(RETRACTED, item, now)
+            for item, uid, found in reports:
+                self._execute(
+                    "INSERT INTO retracted VALUES (?, ?, ?, ?) ON CONFLICT (item) DO UPDATE"
+                    " SET found = excluded.found, at = excluded.at WHERE NOT found",
+                    (item, uid, found, now),
+                )
+                if found:
+                    self._effect(RETRACTED, item, now)
             self._drop("retracting")
 
-    def retract_derived(self, item: int, *, found: bool = True) -> None:
-        """Keep that what stood beside a report was deleted again, and end the intent to do so."""
+    def retract_derived(self, items: Iterable[int]) -> None:
+        """Keep of which items what stood beside the report was deleted again, and end the intent to do so."""
         with self._transaction():
-            if found:
+            for item in items:
                 self._effect(DERIVED_RETRACTED, item, time.time())
             self._drop("retracting")
 

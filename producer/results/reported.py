@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any, Final
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
-from backlog.errors import InstanceRejected
+from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
 
+T = TypeVar("T")
+
 #: Items held at a time: never a million, and no query stands open while the ledger is written.
 _BATCH: Final = 256
+
+#: The first and the longest pause before a request that failed is made again, in seconds.
+_PAUSES: Final = (0.25, 5.0)
 
 
 REPORTED: Final = (
@@ -29,18 +35,49 @@ def derived_objects(item: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for one in listed if "instance" in one]
 
 
-def state_in_pacs(pacs: Pacs, instance: str, sha256: str) -> str:
-    """Return `missing`, `different` or `right`: what the PACS holds of an object, compared by its SHA-256."""
+def retried(request: Callable[[], T], seconds: float) -> T:
+    """Make a request to the PACS, again and again while it is unavailable.
+
+    Parameters
+    ----------
+    seconds
+        How long, in all.
+
+    Raises
+    ------
+    ServiceUnavailable
+        It still is.
+    """
+    deadline = time.monotonic() + seconds
+    pause, longest = _PAUSES
+    while True:
+        try:
+            return request()
+        except ServiceUnavailable:
+            if time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, longest)
+
+
+def state_in_pacs(pacs: Pacs, instance: str, sha256: str, seconds: float = 0.0) -> str:
+    """Return `missing`, `different` or `right`: what the PACS holds of an object, compared by its SHA-256.
+
+    Parameters
+    ----------
+    seconds
+        How long to wait for a PACS that is unavailable.
+    """
     try:
-        held = pacs.fetch(instance)
+        held = retried(lambda: pacs.fetch(instance), seconds)
     except InstanceRejected:
         return "missing"
     return "right" if hashlib.sha256(held).hexdigest() == sha256 else "different"
 
 
-def reported_pages(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
+def reported_pages(ledger: Ledger, after: int = -1) -> Iterator[list[dict[str, Any]]]:
     """Yield a run's reported items, a bounded page at a time, so that the ledger may be written between them."""
-    last = -1
+    last = after
     while page := list(ledger.select(REPORTED, last, _BATCH)):
         yield page
         last = int(page[-1]["no"])

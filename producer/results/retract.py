@@ -1,15 +1,33 @@
-"""After a run: is every report where it should be, and how to take them back."""
+"""Take a run's reports back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
 
 from backlog.outcomes import Outcome
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
 from producer.ledger.schema import DERIVED_RETRACTED, RETRACTED
-from producer.results.reported import REPORTED, derived_objects, reported_pages, state_in_pacs
+from producer.results.reported import REPORTED, derived_objects, reported_pages, retried, state_in_pacs
+from producer.results.unrecorded import unrecorded
+
+#: Requests at a time.
+_ABREAST: Final = 4
+
+
+@dataclass
+class Retraction:
+    """What was taken back."""
+
+    reports: int = 0
+    left: int = 0  #: reports that stay, being changed, or were gone already
+    changed: int = 0  #: those of them that the PACS holds in another form
+    derived_objects: int = 0
+    unrecorded: int = 0  #: reports of items that don't count as reported, and those made with other weights
 
 
 def written(ledger: Ledger) -> Iterator[dict[str, Any]]:
@@ -23,68 +41,122 @@ def beside(ledger: Ledger) -> int:
     return sum(one["ours"] for item in items for one in derived_objects(item))
 
 
-def retract(ledger: Ledger, pacs: Pacs) -> tuple[int, int, int]:
+def retract(
+    ledger: Ledger,
+    pacs: Pacs,
+    *,
+    read: Callable[[int | str], bytes] | None = None,
+    retry_seconds: float = 0.0,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Retraction:
     """Delete exactly the reports that this run wrote and what it stored beside them, and keep that they were deleted.
 
     What was changed since is another program's and stays. A run can have stored derived objects beside reports of an
-    earlier run: they go, the reports stay.
+    earlier run: they go, the reports stay. Broken off anywhere, it goes on where it was.
 
-    Returns
-    -------
-    tuple
-        How many were deleted, how many stay or were gone already, and how many derived objects were deleted.
+    Parameters
+    ----------
+    read
+        Reads an item's header from the run's source; None where that is gone.
+    retry_seconds
+        How long to wait for a PACS that is unavailable.
+    progress
+        Called with how many reports were looked at.
     """
-    deleted = others = also = 0
-    for item in _in_turn(ledger):
-        # Before their report: a retraction that is broken off here finds them again through it.
-        also += _retract_derived(ledger, pacs, item)
-        if not item["sr_ours"]:
-            continue
-        gone = _retract_report(ledger, pacs, item)
-        deleted += gone
-        others += not gone and not item["taken"]
-    return deleted, others, also
+    done = Retraction()
+    looked = 0
+    with ThreadPoolExecutor(_ABREAST) as pool:
+        state = partial(state_in_pacs, pacs, seconds=retry_seconds)
+        for page in _pages(ledger):
+            # Before their reports: a retraction that is broken off here finds them again through these.
+            _retract_derived(ledger, pacs, page, pool, state, retry_seconds, done)
+            _retract_reports(ledger, pacs, page, pool, state, retry_seconds, done)
+            looked += len(page)
+            progress(looked)
+    for one in unrecorded(ledger, pacs, read, retry_seconds):
+        ledger.set("retracting", {"effect": RETRACTED, "items": [one.item], "uid": one.sop_instance_uid})
+        retried(partial(pacs.delete, one.instance), retry_seconds)
+        ledger.retract([(one.item, one.sop_instance_uid, True)] if one.item >= 0 else [])
+        done.unrecorded += 1
+    return done
 
 
-def _in_turn(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    """Yield the reported items, first the one at which an earlier retraction was broken off."""
-    broken_off = ledger.get("retracting")
-    first = int(broken_off["item"]) if broken_off else -1
-    if broken_off:
-        yield from list(ledger.select(REPORTED, first - 1, 1))
+def _intent(ledger: Ledger) -> tuple[str, list[int]]:
+    """Return what an earlier retraction was about to delete when it was broken off: what is gone of it, we deleted."""
+    kept = ledger.get("retracting")
+    return (kept["effect"], list(kept.get("items") or [kept["item"]])) if kept else ("", [])
+
+
+def _pages(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
+    """Yield the reported items, first those at which an earlier retraction was broken off."""
+    effect, broken_off = _intent(ledger)
+    first = [
+        row for number in broken_off for row in ledger.select(REPORTED, number - 1, 1) if row["no"] == number
+    ]
+    if first:
+        yield first
+    elif broken_off:  # an unrecorded report
+        uid = str(ledger.get("retracting").get("uid", ""))
+        ledger.retract([(number, uid, True) for number in broken_off if number >= 0 and effect == RETRACTED])
     for page in reported_pages(ledger):
-        yield from (item for item in page if item["no"] != first)
+        yield [item for item in page if item["no"] not in broken_off]
 
 
-def _retract_report(ledger: Ledger, pacs: Pacs, item: dict[str, Any]) -> bool:
-    number = int(item["no"])
-    intent = {"effect": RETRACTED, "item": number}
-    state = state_in_pacs(pacs, item["sr_instance"], item["sr_sha256"])
-    if state == "right":
+def _retract_reports(
+    ledger: Ledger,
+    pacs: Pacs,
+    page: list[dict[str, Any]],
+    pool: ThreadPoolExecutor,
+    state: Callable[[str, str], str],
+    seconds: float,
+    done: Retraction,
+) -> None:
+    items = [item for item in page if item["sr_ours"] and not item["taken"]]
+    if not items:
+        return
+    effect, broken_off = _intent(ledger)
+    about_to = set(broken_off) if effect == RETRACTED else set()
+    states = list(pool.map(lambda item: state(item["sr_instance"], item["sr_sha256"]), items))
+    right = [item for item, found in zip(items, states, strict=True) if found == "right"]
+    gone = {item["no"] for item, found in zip(items, states, strict=True) if found == "missing"} & about_to
+    if right:
         # The intent first: what is gone when we come back after a crash was deleted by us.
-        ledger.set("retracting", intent)
-        gone = pacs.delete(item["sr_instance"])
-    else:
-        gone = state == "missing" and ledger.get("retracting") == intent
-    ledger.retract(number, item["sr_sop_instance_uid"], found=gone)
-    return gone
+        numbers = [int(item["no"]) for item in right]
+        ledger.set("retracting", {"effect": RETRACTED, "items": sorted({*numbers, *gone})})
+        retried(lambda: pacs.delete_many([item["sr_instance"] for item in right]), seconds)
+        gone |= set(numbers)
+    ledger.retract((int(item["no"]), item["sr_sop_instance_uid"], item["no"] in gone) for item in items)
+    done.reports += len(gone)
+    done.left += len(items) - len(gone)
+    done.changed += states.count("different")
 
 
-def _retract_derived(ledger: Ledger, pacs: Pacs, item: dict[str, Any]) -> int:
-    ours = [one for one in derived_objects(item) if one["ours"]]
+def _retract_derived(
+    ledger: Ledger,
+    pacs: Pacs,
+    page: list[dict[str, Any]],
+    pool: ThreadPoolExecutor,
+    state: Callable[[str, str], str],
+    seconds: float,
+    done: Retraction,
+) -> None:
+    ours = [(int(item["no"]), one) for item in page for one in derived_objects(item) if one["ours"]]
     if not ours:
-        return 0
-    number = int(item["no"])
-    intent = {"effect": DERIVED_RETRACTED, "item": number}
-    states = [state_in_pacs(pacs, one["instance"], one["sha256"]) for one in ours]
-    broken_off = ledger.get("retracting") == intent
-    if not broken_off and "right" not in states:
-        return 0
-    gone = states.count("missing") if broken_off else 0
-    if "right" in states:
-        ledger.set("retracting", intent)
-        gone += sum(
-            pacs.delete(one["instance"]) for one, state in zip(ours, states, strict=True) if state == "right"
-        )
-    ledger.retract_derived(number, found=gone > 0)
-    return gone
+        return
+    effect, broken_off = _intent(ledger)
+    about_to = set(broken_off) if effect == DERIVED_RETRACTED else set()
+    states = list(pool.map(lambda pair: state(pair[1]["instance"], pair[1]["sha256"]), ours))
+    gone = [
+        number
+        for (number, _), found in zip(ours, states, strict=True)
+        if found == "missing" and number in about_to
+    ]
+    right = [pair for pair, found in zip(ours, states, strict=True) if found == "right"]
+    if right:
+        items = sorted({*gone, *(number for number, _ in right)})
+        ledger.set("retracting", {"effect": DERIVED_RETRACTED, "items": items})
+        retried(lambda: pacs.delete_many([one["instance"] for _, one in right]), seconds)
+        gone += [number for number, _ in right]
+    if gone:
+        ledger.retract_derived(set(gone))
+    done.derived_objects += len(gone)

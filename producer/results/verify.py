@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
-from producer.results.reported import derived_objects, reported_pages, state_in_pacs
+from producer.results.reported import derived_objects, reported_pages, retried, state_in_pacs
+from producer.results.unrecorded import unrecorded
 
 #: Requests at a time.
 _ABREAST: Final = 4
@@ -22,6 +27,9 @@ class Verification:
     missing: list[int] = field(default_factory=list)  #: items
     different: list[int] = field(default_factory=list)
     twice: list[int] = field(default_factory=list)
+    misfiled: list[int] = field(default_factory=list)  #: in another patient's study than their image
+    unrecorded: list[int] = field(default_factory=list)  #: reports of items that don't count as reported
+    foreign: int = 0  #: reports that this run's workers wrote with other weights
     retracted: int = 0  #: gone because this run took them back
     unaccounted: int = 0  #: input items without any outcome
     all_listed: bool = True  #: whether the source was read to its end
@@ -29,47 +37,108 @@ class Verification:
     @property
     def complete(self) -> bool:
         """Whether nothing is wrong."""
-        wrong = self.missing or self.different or self.twice or self.unaccounted
-        return self.all_listed and not wrong
+        wrong = self.missing or self.different or self.twice or self.misfiled or self.unrecorded
+        return self.all_listed and not (wrong or self.foreign or self.unaccounted)
 
 
-def verify(ledger: Ledger, pacs: Pacs) -> Verification:
-    """Read every report of a run back and compare its digest.
+def verify(
+    ledger: Ledger,
+    pacs: Pacs,
+    *,
+    read: Callable[[int | str], bytes] | None = None,
+    retry_seconds: float = 0.0,
+    progress: Callable[[int], object] = lambda _: None,
+    state: Path | None = None,
+) -> Verification:
+    """Read every report of a run back, compare its digest, and where it lies; ask for those that nobody recorded.
+
+    Parameters
+    ----------
+    read
+        Reads an item's header from the run's source; None where that is gone.
+    retry_seconds
+        How long to wait for a PACS that is unavailable.
+    progress
+        Called with how many reports were looked at.
+    state
+        A file that keeps how far it came, so that a verification that was broken off goes on there.
 
     Raises
     ------
     ServiceUnavailable, UsageError
         The PACS is unavailable or refuses us.
     """
-    found = Verification(
-        unaccounted=int(ledger.get("listed", 0)) - ledger.tally().ended,
-        all_listed=bool(ledger.get("all_listed", False)),
-    )
+    after, found = _resumed(state, str(ledger.get("job")["run"]))
+    found.unaccounted = int(ledger.get("listed", 0)) - ledger.tally().ended
+    found.all_listed = bool(ledger.get("all_listed", False))
 
-    def look(item: dict[str, Any]) -> tuple[int, str]:
-        number = int(item["no"])
-        state = state_in_pacs(pacs, item["sr_instance"], item["sr_sha256"])
-        if state == "missing" and item["taken"]:
-            return number, "retracted"
-        if state != "right":
-            return number, state
-        if pacs.count_instances(item["sr_sop_instance_uid"], item["sr_instance"]) != 1:
-            return number, "twice"
-        for one in derived_objects(item):
-            state = state_in_pacs(pacs, one["instance"], one["sha256"])
-            if state == "missing" and one["ours"] and item["derived_taken"]:
-                continue
-            if state != "right":
-                return number, state
-        return number, "right"
+    def look(item: dict[str, Any]) -> str:
+        verdict = state_in_pacs(pacs, item["sr_instance"], item["sr_sha256"], retry_seconds)
+        if verdict == "missing" and item["taken"]:
+            return "retracted"
+        for one in derived_objects(item) if verdict == "right" else ():
+            of_one = state_in_pacs(pacs, one["instance"], one["sha256"], retry_seconds)
+            if of_one != "right" and not (of_one == "missing" and one["ours"] and item["derived_taken"]):
+                return of_one
+        return verdict
 
     with ThreadPoolExecutor(_ABREAST) as pool:
-        for page in reported_pages(ledger):
-            for number, state in pool.map(look, page):
-                if state == "right":
-                    found.right += 1
-                elif state == "retracted":
-                    found.retracted += 1
+        for page in reported_pages(ledger, after):
+            twice = _twice(page, pacs, retry_seconds)
+            misfiled = _misfiled(page, pacs, retry_seconds)
+            for item, verdict in zip(page, pool.map(look, page), strict=True):
+                number = int(item["no"])
+                if verdict == "right" and number in twice | misfiled:
+                    (found.twice if number in twice else found.misfiled).append(number)
+                elif verdict in ("right", "retracted"):
+                    setattr(found, verdict, getattr(found, verdict) + 1)
                 else:
-                    getattr(found, state).append(number)
+                    getattr(found, verdict).append(number)
+            _keep(state, str(ledger.get("job")["run"]), int(page[-1]["no"]), found)
+            progress(found.right + found.retracted + len(found.missing) + len(found.different))
+    for one in unrecorded(ledger, pacs, read, retry_seconds):
+        if one.item >= 0:
+            found.unrecorded.append(one.item)
+        else:
+            found.foreign += 1
+    if state is not None:
+        with suppress(OSError):
+            state.unlink(missing_ok=True)
     return found
+
+
+def _twice(page: list[dict[str, Any]], pacs: Pacs, seconds: float) -> set[int]:
+    """Return the items whose report's UID the PACS holds more than once."""
+    uids = [str(item["sr_sop_instance_uid"]) for item in page]
+    held = retried(lambda: pacs.find(uids), seconds) or {}
+    return {int(item["no"]) for item in page if len(held.get(item["sr_sop_instance_uid"], ())) > 1}
+
+
+def _misfiled(page: list[dict[str, Any]], pacs: Pacs, seconds: float) -> set[int]:
+    """Return the items whose report lies in another patient's study than their image."""
+    pairs = {int(item["no"]): (str(item["instance"]), str(item["sr_instance"])) for item in page}
+    instances = [one for pair in pairs.values() for one in pair]
+    studies = retried(lambda: pacs.studies_of(instances), seconds)
+    return {
+        number
+        for number, (image, report) in pairs.items()
+        if image in studies and report in studies and studies[image] != studies[report]
+    }
+
+
+def _resumed(state: Path | None, run: str) -> tuple[int, Verification]:
+    if state is not None:
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            kept = json.loads(state.read_text(encoding="utf-8"))
+            if kept["run"] == run:
+                return int(kept["after"]), Verification(**kept["found"])
+    return -1, Verification()
+
+
+def _keep(state: Path | None, run: str, after: int, found: Verification) -> None:
+    if state is None:
+        return
+    part = state.with_name(f".{state.name}.part")
+    with suppress(OSError):  # an archived run's folder may be read-only
+        part.write_text(json.dumps({"run": run, "after": after, "found": asdict(found)}), encoding="utf-8")
+        part.replace(state)

@@ -79,6 +79,11 @@ class Paths:
         return self.out / "logs"
 
     @property
+    def verification(self) -> Path:
+        """How far a verification came that was interrupted."""
+        return self.out / "verification.json"
+
+    @property
     def pacs(self) -> Path:
         """The default PACS."""
         return self.out / "pacs"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from backlog.broker.messages import Job
 from backlog.dicom.eligibility import Rules
-from backlog.errors import UsageError
+from backlog.errors import BacklogError, UsageError
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
 from backlog.settings import Settings
@@ -92,3 +93,11 @@ def pacs_of(ledger: Ledger, settings: Settings, paths: Paths) -> Pacs:
             f"{folder}: this run's PACS, a folder, is not there or empty. Was it moved, or is its disk not mounted?"
         )
     return connect(settings, str(folder))
+
+
+def reader_of(ledger: Ledger, settings: Settings, paths: Paths) -> Callable[[int | str], bytes] | None:
+    """Return what reads an item's header from a run's source; None where that is gone or another one now."""
+    try:
+        return source_of(ledger, settings, paths).read
+    except (BacklogError, OSError):
+        return None

@@ -122,9 +122,9 @@ def test_a_report_of_an_earlier_run_is_found_not_stored(tmp_path: Path, path: Pa
 
 def test_a_retraction_is_a_line_of_its_own(ledger: Ledger, path: Path) -> None:
     written(ledger, path)
-    ledger.retract(7, "2.25.7", found=True)
-    ledger.retract(7, "2.25.7", found=False)  # asked for again
-    ledger.retract(8, "2.25.8", found=False)  # was gone already: no effect
+    ledger.retract([(7, "2.25.7", True)])
+    ledger.retract([(7, "2.25.7", False)])  # asked for again
+    ledger.retract([(8, "2.25.8", False)])  # was gone already: no effect
     last = written(ledger, path)[COUNT:]
     assert [(line["effect"], line["item"]) for line in last] == [("report.retracted", 7)]
     assert verify(ledger, path).right

@@ -197,9 +197,9 @@ def test_a_report_that_was_deleted_again_is_kept_as_that(ledger: Ledger) -> None
     ledger.add(page(0, 2, last=True), 4)
     ledger.dispatched([1])
     harvest_all(ledger)
-    ledger.retract(0, "1.3.0", found=True)
-    ledger.retract(0, "1.3.0", found=True)
-    ledger.retract(1, "1.3.1", found=False)
+    ledger.retract([(0, "1.3.0", True)])
+    ledger.retract([(0, "1.3.0", True)])
+    ledger.retract([(1, "1.3.1", False)])
     assert len(list(ledger.select("SELECT item FROM retracted"))) == 2
     kinds = [row["kind"] for row in ledger.select("SELECT kind FROM effect ORDER BY seq")]
     assert kinds == ["report.stored", "report.stored", "report.retracted"]

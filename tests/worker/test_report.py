@@ -13,6 +13,7 @@ import pytest
 
 from backlog.broker.messages import Job, ReportItem, Stage
 from backlog.outcomes import Outcome, Reason
+from backlog.pacs.base import Pacs
 from backlog.settings import Settings
 from tests.support.dicom_images import chest, dicom, explicit_element, with_elements
 from tests.support.jobs import a_job
@@ -34,14 +35,22 @@ def workers_of(server: OrthancServer) -> Iterator[WorkerResources]:
     process.pacs.close()
 
 
-def reported(process: WorkerResources, instances: list[str], job: Job = JOB) -> Records:
+def reported_through(pacs: Pacs, instances: list[str], job: Job = JOB) -> Records:
+    """Write the reports of images as a worker does it."""
     claim = SimpleNamespace(
         run="run", chunk=0, attempt=1, isolated=False, check=lambda: None, claims=SimpleNamespace()
     )
     items: list[ReportItem] = [
         {"i": i, "instance": instance, "scores": SCORES, "flags": []} for i, instance in enumerate(instances)
     ]
+    process = WorkerResources(Settings())
+    process.__dict__["pacs"] = pacs  # the cached connection
+    process.__dict__["pacs_identity"] = ""
     return report(process, job, Attempt(cast("Any", claim), Stage.REPORT, 5.0), items)[0]
+
+
+def reported(process: WorkerResources, instances: list[str], job: Job = JOB) -> Records:
+    return reported_through(process.pacs, instances, job)
 
 
 def image(number: int, **more: Any) -> bytes:

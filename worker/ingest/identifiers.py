@@ -20,9 +20,9 @@ from backlog.dicom.eligibility_attributes import MODIFYING_EQUIPMENT, OWN_MODEL_
 from backlog.dicom.file_meta import media_storage_sop_class_uid
 from backlog.dicom.header import dataset_of, is_uid, text
 from backlog.dicom.parser import DEFLATED, EXPLICIT_LITTLE, ParsedFile, parse_file
+from backlog.report_uids import derived_uid
 from worker.sr import elements
 from worker.sr.document import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from worker.sr.uids import derived_uid
 
 _CONTRIBUTING_EQUIPMENT: Final = 0x0018A001
 _LONG_VRS: Final = frozenset({"OB", "OW", "SQ", "UN", "UT", "UC", "UR", "OD", "OF", "OL", "OV", "SV", "UV"})

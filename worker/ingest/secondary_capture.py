@@ -25,9 +25,9 @@ from backlog.errors import InstanceRejected, UsageError
 from backlog.inputs.conversion import WRAPPED_MODALITY
 from backlog.inputs.image_names import Subject
 from backlog.outcomes import Reason
+from backlog.report_uids import derived_uid
 from worker.pixels.attributes import MAX_SAMPLES
 from worker.sr.document import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from worker.sr.uids import derived_uid
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,10 +15,11 @@ from typing import Final
 from backlog.errors import InstanceRejected
 from backlog.model import LABELS, PREPROCESSING, PRODUCT
 from backlog.outcomes import Flag, Reason
+from backlog.report_uids import SCHEMA
 from worker.sr.codes import PRIVATE_SCHEME, Code, Vocabulary, vocabulary
 from worker.sr.inputs import SOP_CLASSES, Model, Options, Predecessor
 from worker.sr.source_header import SourceHeader
-from worker.sr.uids import SCHEMA, device_uid, report_uid, series_uid, tracking_uid
+from worker.sr.uids import device_uid, report_uid, series_uid, tracking_uid
 
 #: Who distributes the model, for the equipment that contributed.
 MODEL_MANUFACTURER: Final = "mlmed"

@@ -14,11 +14,11 @@ from typing import Final
 from pydicom.valuerep import format_number_as_ds
 
 from backlog.model import PRODUCT
+from backlog.report_uids import SCHEMA, derived_uid
 from worker.sr import elements as sr
 from worker.sr.content import MODEL_MANUFACTURER, SCHEMES, Finding, ReportContent
 from worker.sr.inputs import Predecessor
 from worker.sr.source_header import CodedMethod
-from worker.sr.uids import SCHEMA, derived_uid
 
 #: Who wrote the file (PS3.10 section 7.1). Ours, for the bytes are ours.
 IMPLEMENTATION_CLASS_UID: Final = derived_uid("implementation", PRODUCT)

@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import uuid
 from typing import Final
 
 from backlog.model import PREPROCESSING
+from backlog.report_uids import SCHEMA, derived_uid, report_and_series_uid
 from worker.sr.inputs import Model, Options
 
-#: Raise when a report's layout or codes change: old and new reports then stand side by side.
-SCHEMA: Final = "1"
 #: Raise when the derived objects' layout changes (worker/derived/): the same for them.
 DERIVED_SCHEMA: Final = "1"
-#: The root of every derived UID. Changing it would write every report of the past a second time.
-_NAMESPACE: Final = uuid.UUID("c08cbe69-5d45-428c-9249-1602551b7649")
-
-
-def derived_uid(kind: str, *parts: str) -> str:
-    """Return a UID under ``2.25`` (PS3.5 section B.2) that depends on nothing but the arguments.
-
-    JSON keeps the parts apart: ``("a", "bc")`` and ``("ab", "c")`` give different UIDs.
-    """
-    canonical = json.dumps([kind, *parts], separators=(",", ":"), ensure_ascii=True)
-    return f"2.25.{uuid.uuid5(_NAMESPACE, canonical).int}"
-
-
-def _made_by(model: Model, options: Options) -> tuple[str, ...]:
-    return (
-        model.name,
-        model.weights_sha256,
-        PREPROCESSING,
-        SCHEMA,
-        options.language,
-        options.coding,
-        options.iod,
-    )
 
 
 def report_uid(source_sop_instance_uid: str, model: Model, options: Options) -> str:
     """Return the SOP Instance UID of the report of one image; needs neither the image nor its header."""
-    return derived_uid("sr", source_sop_instance_uid, *_made_by(model, options))
+    return _uids(source_sop_instance_uid, model, options)[0]
 
 
 def series_uid(source_sop_instance_uid: str, model: Model, options: Options) -> str:
     """Return the Series Instance UID of the report: one series each, as OHIF shows one SR of a series."""
-    return derived_uid("series", source_sop_instance_uid, *_made_by(model, options))
+    return _uids(source_sop_instance_uid, model, options)[1]
+
+
+def _uids(source_sop_instance_uid: str, model: Model, options: Options) -> tuple[str, str]:
+    return report_and_series_uid(
+        source_sop_instance_uid,
+        model=model.name,
+        weights_sha256=model.weights_sha256,
+        language=options.language,
+        coding=options.coding,
+        iod=options.iod,
+    )
 
 
 def derived_object_uid(kind: str, report_sop_instance_uid: str) -> str:

@@ -1,0 +1,41 @@
+"""UIDs that follow from what a report is made of: building it twice gives one object, and anybody can ask for it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Final
+
+from backlog.model import PREPROCESSING
+
+#: Raise when a report's layout or codes change: old and new reports then stand side by side.
+SCHEMA: Final = "1"
+#: The root of every derived UID. Changing it would write every report of the past a second time.
+_NAMESPACE: Final = uuid.UUID("c08cbe69-5d45-428c-9249-1602551b7649")
+
+
+def derived_uid(kind: str, *parts: str) -> str:
+    """Return a UID under ``2.25`` (PS3.5 section B.2) that depends on nothing but the arguments.
+
+    JSON keeps the parts apart: ``("a", "bc")`` and ``("ab", "c")`` give different UIDs.
+    """
+    canonical = json.dumps([kind, *parts], separators=(",", ":"), ensure_ascii=True)
+    return f"2.25.{uuid.uuid5(_NAMESPACE, canonical).int}"
+
+
+def report_and_series_uid(
+    sop_instance_uid: str, *, model: str, weights_sha256: str, language: str, coding: str, iod: str
+) -> tuple[str, str]:
+    """Return the SOP Instance UID and the Series Instance UID of the report of one image.
+
+    Parameters
+    ----------
+    sop_instance_uid
+        Of the image; neither the image nor its header is needed.
+    model, weights_sha256
+        What made the scores.
+    language, coding, iod
+        How the report is written.
+    """
+    made_by = (model, weights_sha256, PREPROCESSING, SCHEMA, language, coding, iod)
+    return derived_uid("sr", sop_instance_uid, *made_by), derived_uid("series", sop_instance_uid, *made_by)

@@ -1,0 +1,146 @@
+"""Reports of a run in the PACS that the ledger has no record of.
+
+A worker may store a report and fail before it says so, or Redis may lose that it did; the item is then quarantined or
+unfinished. The UID of a report is a function of its image, so each of those items is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, Final
+
+from backlog.broker.messages import Job
+from backlog.dicom.header import Identity, identity, read_header, text
+from backlog.errors import InstanceRejected
+from backlog.pacs.base import Pacs
+from backlog.report_uids import report_and_series_uid
+from producer.ledger.ledger import Ledger
+from producer.results.reported import retried
+
+#: The kind of document that workers write.
+_IOD: Final = "comprehensive3d"
+
+_BATCH: Final = 256
+
+_NOT_REPORTED: Final = (
+    "SELECT no, ref, instance, sop_instance_uid FROM item"
+    " WHERE outcome <> 'reported' AND chunk IS NOT NULL AND no > ? ORDER BY no LIMIT ?"
+)
+
+
+@dataclass(frozen=True)
+class Unrecorded:
+    """A report that this run wrote."""
+
+    item: int
+    instance: str  #: the PACS's id
+    sop_instance_uid: str
+
+
+def unrecorded(
+    ledger: Ledger, pacs: Pacs, read: Callable[[int | str], bytes] | None, seconds: float
+) -> Iterator[Unrecorded]:
+    """Find the reports that a run wrote for items that it doesn't count as reported.
+
+    Parameters
+    ----------
+    read
+        Reads an item's header from the run's source; None where that is gone.
+    seconds
+        How long to wait for a PACS that is unavailable.
+    """
+    job: Job = ledger.get("job")
+    if not job["weights"]:
+        return  # nothing was scored
+    for page in _pages(ledger):
+        wanted: dict[str, tuple[int, Identity]] = {}
+        for item in page:
+            of = _identity(item, pacs, read, seconds)
+            if of is not None:
+                uids = report_and_series_uid(
+                    of.sop_instance_uid,
+                    model=str(ledger.get("model")),
+                    weights_sha256=job["weights"],
+                    language=job["language"],
+                    coding=job["coding"],
+                    iod=_IOD,
+                )
+                wanted[uids[0]] = (
+                    int(item["no"]),
+                    replace(of, sop_instance_uid=uids[0], series_instance_uid=uids[1]),
+                )
+        for uid, instances in _held(pacs, wanted, seconds).items():
+            for instance in instances:
+                if _is_of_run(pacs, instance, job, seconds) and not _recorded(ledger, instance):
+                    yield Unrecorded(wanted[uid][0], instance, uid)
+    for instance in ledger.get("foreign_reports", []):  # a worker's with other weights
+        if _is_of_run(pacs, instance, job, seconds):
+            yield Unrecorded(-1, instance, "")
+
+
+def _pages(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
+    last = -1
+    while page := list(ledger.select(_NOT_REPORTED, last, _BATCH)):
+        yield page
+        last = int(page[-1]["no"])
+    for chunk in ledger.in_flight():
+        yield [
+            {
+                "no": item,
+                "ref": json.dumps(ref),
+                "instance": ref if isinstance(ref, str) else "",
+                "sop_instance_uid": "",
+            }
+            for item, ref in chunk.items
+        ]
+
+
+def _identity(
+    item: dict[str, Any], pacs: Pacs, read: Callable[[int | str], bytes] | None, seconds: float
+) -> Identity | None:
+    """Return which image an item is, from what is at hand; None where nothing tells."""
+    if item["sop_instance_uid"] and pacs.find([]) is not None:
+        return Identity("", "", item["sop_instance_uid"], "", "")
+    try:
+        if item["instance"]:
+            return identity(read_header(retried(lambda: pacs.header(str(item["instance"])), seconds)))
+        if read is not None:
+            return identity(read_header(read(json.loads(item["ref"]))))
+    except (InstanceRejected, OSError):
+        pass  # it is gone, or no DICOM file: nothing was written of it
+    return None
+
+
+def _held(pacs: Pacs, wanted: dict[str, tuple[int, Identity]], seconds: float) -> dict[str, list[str]]:
+    found = retried(lambda: pacs.find(list(wanted)), seconds)
+    if found is not None:
+        return found
+    ids = {uid: pacs.expected_id(of) for uid, (_, of) in wanted.items()}
+    return {uid: [one] for uid, one in ids.items() if pacs.contains(wanted[uid][1])}
+
+
+def _is_of_run(pacs: Pacs, instance: str, job: Job, seconds: float) -> bool:
+    """Whether a report was written by this run: its content has the run's time, which an earlier run's has not."""
+    try:
+        header = read_header(retried(lambda: pacs.fetch(instance), seconds))
+    except InstanceRejected:
+        return False
+    written = text(header, "ContentDate") + text(header, "ContentTime")[:6]
+    offset = text(header, "TimezoneOffsetFromUTC")
+    try:
+        zone = UTC
+        if offset:
+            sign = -1 if offset.startswith("-") else 1
+            zone = timezone(sign * timedelta(hours=int(offset[1:3]), minutes=int(offset[3:5])))
+        moment = datetime.strptime(written, "%Y%m%d%H%M%S").replace(tzinfo=zone)
+    except ValueError:
+        return False
+    return moment == datetime.fromisoformat(job["when"])
+
+
+def _recorded(ledger: Ledger, instance: str) -> bool:
+    query = "SELECT 1 FROM item WHERE outcome = 'reported' AND sr_instance = ? LIMIT 1"
+    return any(True for _ in ledger.select(query, instance))
