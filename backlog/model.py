@@ -157,6 +157,11 @@ MODELS: Final = {model.name: model for model in _MODELS}
 DEFAULT_MODEL: Final = "densenet121-res224-all"
 
 
+def not_evaluated(model: Model) -> list[str]:
+    """Return the labels that a model was not trained on."""
+    return [label for label, trained in zip(LABELS, model.evaluated, strict=True) if not trained]
+
+
 def scores_notice(*, meaningful: bool) -> str:
     """Return what has to stand wherever scores are shown; empty of a trained model's.
 

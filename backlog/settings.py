@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from backlog.errors import UsageError
+from backlog.model import DEFAULT_MODEL, MODELS
 
 PREFIX: Final = "CXR_"
 
@@ -66,12 +67,18 @@ class Settings:
         False,
         "Store in a PACS that deletes its oldest patients to make room (`MaximumPatientCount`, `MaximumStorageSize`).",
     )
+    model: str = _setting(
+        DEFAULT_MODEL, "Which of torchxrayvision's released networks scores.", choices=tuple(MODELS)
+    )
     weights: str = _setting(
         "",
         "A local weights file (state dict or the released pickle), or `seeded` for meaningless test weights. "
         "Empty: the released weights by name.",
     )
-    weights_sha256: str = _setting("", "SHA-256 of CXR_WEIGHTS when it is not the released file.")
+    weights_sha256: str = _setting(
+        "",
+        "SHA-256 of the weights when they are not the released file, or its hash is not confirmed.",
+    )
     engine: str = _setting("auto", "What runs the model.", choices=("auto", "onnxruntime", "torch"))
     threads: int = _setting(
         0, "CPU threads of one inference process. 0: the cores shared among the processes.", allowed=(0, 1024)
@@ -81,7 +88,7 @@ class Settings:
         "Processes that read images for one inference process. 0: one; for a GPU one each core, 16 at most.",
         allowed=(0, 256),
     )
-    cache: str = _setting("", "Where weights and their export are kept. Empty: `~/.cache/cxr-backlog`.")
+    cache: str = _setting("", "Where weights are kept. Empty: `~/.cache/cxr-backlog`.")
     language: str = _setting("en", "Language of the reports.", choices=("en", "pt-BR"))
     coding: str = _setting(
         "open",

@@ -6,6 +6,7 @@ are those of installing from packages that were downloaded before.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,8 +32,14 @@ def uv() -> str:
 
 
 def build_wheel(folder: Path) -> Path:
-    """Build the wheel into a folder."""
-    subprocess.run([uv(), "build", "--quiet", "--wheel", "--out-dir", str(folder), str(ROOT)], check=True)
+    """Build the wheel into a folder, from a copy: what an earlier build left in the checkout would get into it."""
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for package in ("backlog", "producer", "worker"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([uv(), "build", "--quiet", "--wheel", "--out-dir", str(folder), str(source)], check=True)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
@@ -68,7 +75,7 @@ def main(wanted: list[str]) -> None:
                 f"| `cxr-backlog{f'[{extra}]' if extra else ''}` | {megabytes(environment):.0f} | {seconds:.0f} |",
                 flush=True,
             )
-            subprocess.run(["rm", "-rf", str(environment)], check=True)
+            shutil.rmtree(environment)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ N ?= $(shell nproc)
 env: ## Write .env with random passwords, and the folders inbox, out and models
 	@sh deploy/env.sh
 
-model: environment ## Fetch, verify and export the weights into models
-	@sh deploy/model.sh $(PYTHON)
+model: ## Fetch and verify the weights into models, if they are not there; 'up' does it too
+	$(COMPOSE) run --rm --build model
 
 up: ## Build and start the stack; N=4 starts four inference workers
 	$(COMPOSE) up --detach --build --wait --scale worker-inference=$(N)

@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 from backlog.dicom.eligibility import Rules, flags
 from backlog.dicom.header import read_header, screen
 from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, InstanceRejected, UsageError
-from backlog.model import LABELS, PRODUCT, SCORE_DIGITS, scores_notice
+from backlog.model import LABELS, MODELS, PRODUCT, SCORE_DIGITS, scores_notice
 from backlog.output_file import OutputFile
 from backlog.settings import Settings, from_environment
 
@@ -52,7 +52,7 @@ def inspect(dicom: bytes, settings: Settings, picture: OutputFile | None, *, sco
             raise judgement.rejection
         from worker.pixels.preprocess import model_input  # numpy
 
-        seen = model_input(dicom)
+        seen = model_input(dicom, input_side=MODELS[settings.model].side)
         found |= {"bits": seen.bits, "flags": sorted(flag.value for flag in seen.flags | flags(known, rules))}
         if picture is not None:
             _write(seen.image, picture)
@@ -86,10 +86,15 @@ def _scores(image: Any, settings: Settings) -> dict[str, Any]:
     from worker.model.engine import load
     from worker.model.weights import locate
 
-    weights = locate(settings.weights, settings.weights_sha256, settings.cache_folder, download=True)
+    weights = locate(
+        settings.weights, settings.weights_sha256, settings.cache_folder, download=True, model=settings.model
+    )
     engine = load(weights, engine=settings.engine, threads=settings.threads or 1)
     scores = engine.scores(image[None, None])[0]
-    rounded = {label: round(float(score), SCORE_DIGITS) for label, score in zip(LABELS, scores, strict=True)}
+    rounded = {
+        label: round(float(score), SCORE_DIGITS) if trained else None
+        for label, score, trained in zip(LABELS, scores, weights.model.evaluated, strict=True)
+    }
     found: dict[str, Any] = {"weights_meaningful": weights.meaningful, "scores": rounded}
     if notice := scores_notice(meaningful=weights.meaningful):
         found = {"warning": notice} | found

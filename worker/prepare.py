@@ -29,7 +29,11 @@ def main() -> None:
         from worker.model.weights import locate
 
         weights = locate(
-            settings.weights, settings.weights_sha256, settings.cache_folder, download=not arguments.offline
+            settings.weights,
+            settings.weights_sha256,
+            settings.cache_folder,
+            download=not arguments.offline,
+            model=settings.model,
         )
         engine = load(weights, engine=settings.engine, threads=settings.threads or 1)
         if (

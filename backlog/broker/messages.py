@@ -8,10 +8,14 @@ the PACS is the PACS's own hash.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final, Literal, NotRequired, TypedDict
 
 from backlog.dicom.eligibility import RulesSpec
+from backlog.errors import UsageError
+from backlog.model import DEFAULT_MODEL, MODELS, Model
 
 
 class Stage(IntEnum):
@@ -63,6 +67,7 @@ class PredecessorSpec(TypedDict):
     meaningful: bool
     language: str
     coding: str
+    model: NotRequired[str]  #: absent in runs that began before there were others
 
 
 class Job(TypedDict):
@@ -75,6 +80,7 @@ class Job(TypedDict):
     language: str
     coding: str
     rules: RulesSpec  #: what is eligible
+    model: NotRequired[str]  #: see :func:`model_of`
     weights: str  #: SHA-256 of the run's weights once known, so that no worker with others joins in
     meaningful: bool  #: False for seeded weights: every report says so
     engine: str  #: what scored this chunk; set by the infer task
@@ -104,7 +110,7 @@ class ReportItem(TypedDict):
 
     i: int
     instance: str
-    scores: list[float]
+    scores: list[float | None]  #: None for a label that the model was not trained on
     flags: list[str]
 
 
@@ -145,11 +151,30 @@ class ItemRecord(TypedDict, total=False):
     sr_sha256: str
     sr_ours: bool
     flags: list[str]
-    scores: list[float]
+    scores: list[float | None]
     weights: str
     meaningful: bool
     engine: str
     derived_objects: list[DerivedRecord]
+
+
+def model_of(run: Job | PredecessorSpec) -> Model:
+    """Return the model that a run scores with; a run that began before there were others doesn't name it.
+
+    Raises
+    ------
+    UsageError
+        This version doesn't know it.
+    """
+    name = run.get("model", DEFAULT_MODEL)
+    if name not in MODELS:
+        raise UsageError(f"the run's model is {name[:64]!r}, which this version doesn't know: update it")
+    return MODELS[name]
+
+
+def numbers(scores: Iterable[float | None]) -> list[float]:
+    """Return scores as numbers; NaN for a label that was not evaluated, which JSON has no number for."""
+    return [math.nan if score is None else score for score in scores]
 
 
 def task_id(run: str, chunk: int, stage: Stage) -> str:

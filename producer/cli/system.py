@@ -69,6 +69,9 @@ def _inspection_lines(found: dict[str, Any]) -> Iterator[str]:
     if "warning" in found:
         yield f"  {found['warning']}"
     for label, score in found.get("scores", {}).items():
+        if score is None:
+            yield f"  {label:<28} not evaluated by this model"
+            continue
         yield f"  {label:<28} {score:.4f}{'  at or above the operating point' if score >= 0.5 else ''}"
 
 

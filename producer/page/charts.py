@@ -184,7 +184,7 @@ def _scores(now: Scores, before: Scores | None) -> Chart:
         if before is not None:
             axes.stairs(_shares(before, label), edges, color="#b34700", linestyle="--", linewidth=1.3)
         axes.axvline(0.5, color=_INK, linewidth=0.6)
-        axes.set_title(label.replace("_", " "), loc="left")
+        axes.set_title(label.replace("_", " ") + ("" if now[label].size else ": not evaluated"), loc="left")
         axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.set_yticks([])
@@ -201,6 +201,8 @@ def _scores(now: Scores, before: Scores | None) -> Chart:
 
 def _score_row(label: str, found: Scores) -> tuple[str, ...]:
     one = found[label]
+    if not one.size:  # every report has a score of each label that the model was trained on
+        return (label.replace("_", " "), "not evaluated", *[""] * 7)
     above = sum(one.counts[len(one.counts) // 2 :]) / one.size if one.size else 0.0
     quantiles = [f"{one.quantile(share):.3f}" for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
     return (label.replace("_", " "), str(one.size), f"{one.mean:.3f}", *quantiles, f"{above:.1%}")

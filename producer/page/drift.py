@@ -119,7 +119,8 @@ def none_yet() -> dict[str, Distribution]:
 def count(scores: Mapping[str, Distribution], row: str) -> None:
     """Count one item's scores, as the ledger holds them: a JSON list in the model's order."""
     for distribution, score in zip(scores.values(), json.loads(row), strict=True):
-        distribution.add(score)
+        if score is not None:  # a label that the model was not trained on
+            distribution.add(score)
 
 
 def collect(ledger: Ledger) -> dict[str, Distribution]:

@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from backlog.broker.messages import TASKS, Stage
+from backlog.broker.messages import TASKS, Stage, model_of
+from backlog.model import not_evaluated
 from producer.ledger.ledger import Ledger
 from producer.page import drift
 from producer.page.comparison import Comparison, compare
@@ -142,6 +143,7 @@ def _facts(ledger: Ledger) -> dict[str, str]:
         "Begun": job["when"],
         "Source": job["source"]["kind"],
         "Model": str(ledger.get("model")),
+        **({"Not evaluated by it": ", ".join(missing)} if (missing := not_evaluated(model_of(job))) else {}),
         "Weights (SHA-256)": job["weights"] or "not known yet",
         "Engine": "+".join(ledger.get("engines", [])) or "not run yet",
         "Language of the reports": job["language"],

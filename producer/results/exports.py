@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
+from backlog.broker.messages import model_of
 from backlog.errors import UsageError
-from backlog.model import LABELS
+from backlog.model import LABELS, not_evaluated
 from backlog.outcomes import Outcome
 from backlog.output_file import OutputFile, begins_with
 from producer.ledger.ledger import Ledger
@@ -148,6 +149,7 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "images_per_second": round(tally.reported / seconds, 3) if seconds else 0.0,
         "model": ledger.get("model"),
+        "labels_not_evaluated": not_evaluated(model_of(job)),
         "weights_sha256": job["weights"],
         "weights_meaningful": job["meaningful"],
         "engine": "+".join(ledger.get("engines", [])),

@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backlog.broker.messages import ConversionSpec, Job, PredecessorSpec, SourceSpec, Stage
+from backlog.broker.messages import ConversionSpec, Job, PredecessorSpec, SourceSpec, Stage, model_of
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.inputs.conversion import NOTHING, names_of
-from backlog.model import DEFAULT_MODEL
 from backlog.outcomes import Outcome
 from backlog.pacs.address import checked_address
 from backlog.pacs.connect import connect
@@ -61,6 +60,7 @@ def create(
         "language": settings.language,
         "coding": settings.coding,
         "rules": Rules.from_settings(settings).spec(),
+        "model": settings.model,
         "weights": "",
         "meaningful": True,
         "engine": "",
@@ -76,7 +76,7 @@ def create(
         "word": word if word == "orthanc" else str(Path(word).absolute()),
         "pacs": pacs if pacs.startswith(("http://", "https://")) else str(Path(pacs).absolute()),
         "selection": vars(selection),
-        "model": DEFAULT_MODEL,
+        "model": settings.model,
         "workers": workers,
         "chunk_size": _chunk_size(settings, source.total, workers),
     }
@@ -203,6 +203,7 @@ def _predecessor(out: Path) -> PredecessorSpec:
         "meaningful": earlier["meaningful"],
         "language": earlier["language"],
         "coding": earlier["coding"],
+        "model": model_of(earlier).name,
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from backlog.broker.messages import Job, Stage
+from backlog.broker.messages import Job, Stage, model_of
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.output_file import OutputFile
 from backlog.pacs.base import Pacs
@@ -241,6 +241,7 @@ def _workers(
         return
     say("Preparing the model …")
     chosen = {"pacs_url": pacs_url, "weights": settings.weights, "weights_sha256": settings.weights_sha256}
+    chosen["model"] = model_of(job).name  # also where CXR_MODEL has changed since the run began
     chosen["derived_objects"] = ",".join(job.get("derived_objects", []))
     model = prepare_model(stopping.is_set, **chosen)
     if job["weights"] and model["weights"] != job["weights"]:

@@ -26,6 +26,7 @@ class Model:
 
     name: str = "chaos"
     batch: int = 8
+    evaluated: tuple[bool, ...] = (True,) * 18
 
     def scores(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, 1, 224, 224) → (N, 18)."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -55,7 +53,7 @@ class Stack:
             file.writelines(f"{name}={value}\n" for name, value in more.items())
 
     def prepare(self) -> None:
-        """Make .env, the folders and the model as a user does, by the same scripts."""
+        """Make .env and the folders as a user does, by the same script; `up` prepares the model."""
         (self.folder / "deploy").symlink_to(ROOT / "deploy")
         subprocess.run(["sh", "deploy/env.sh"], cwd=self.folder, check=True)
         more = {f"CXR_{name.upper()}": str(self.folder / name) for name in ("inbox", "out", "models")}
@@ -65,12 +63,6 @@ class Stack:
         for folder in (self.folder, *self.folder.parents):
             if folder.name.startswith("pytest-") or folder == self.folder:
                 folder.chmod(0o755)  # the containers' user has to get through
-        subprocess.run(
-            ["sh", "deploy/model.sh", sys.executable],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            check=True,
-        )
 
     def command(self, *arguments: str, overlay: str = "", name: str = "") -> list[str]:
         options = ["--project-directory", str(ROOT), "--env-file", str(self.env_file)]

@@ -11,7 +11,7 @@ import pytest
 
 from backlog.broker.messages import ItemRecord
 from backlog.errors import StorageFull, UsageError
-from backlog.model import LABELS
+from backlog.model import LABELS, MODELS
 from backlog.outcomes import Reason
 from producer.ledger.ledger import Ledger
 from producer.results.exports import (
@@ -160,3 +160,19 @@ def test_a_file_is_replaced_whole_or_not_at_all(
 
 def _full(handle: int) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_labels_without_training_are_empty_in_every_form(tmp_path: Path) -> None:
+    model = MODELS["densenet121-res224-nih"]
+    scores = [0.25 if trained else None for trained in model.evaluated]
+    ledger = filled(tmp_path / "ledger.sqlite", scores=scores)
+    ledger.set("job", ledger.get("job") | {"model": model.name})
+    write_scores(ledger, tmp_path / "scores.csv")
+    write_jsonl(ledger, tmp_path / "scores.jsonl")
+    row = read_csv(tmp_path / "scores.csv")[0]
+    line = json.loads((tmp_path / "scores.jsonl").read_text().splitlines()[0])
+    for label, score in zip(LABELS, scores, strict=True):
+        assert row[label] == ("" if score is None else "0.25")
+        assert line[label] == score
+    assert summarise(ledger)["labels_not_evaluated"] == list(LABELS[-4:])
+    ledger.close()

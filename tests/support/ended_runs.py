@@ -32,7 +32,7 @@ def reported(number: int, scores: list[float], **more: Any) -> ItemRecord:
         "sr_sha256": f"{number:064x}",
         "sr_ours": True,
         "flags": [],
-        "scores": scores,
+        "scores": [*scores],
         "weights": "ab" * 32,
         "meaningful": True,
         "engine": "onnxruntime",

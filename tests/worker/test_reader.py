@@ -37,7 +37,7 @@ from pathlib import Path
 import worker.pixels.preprocess, worker.reader.server
 real = worker.pixels.preprocess.model_input
 
-def sabotaged(dicom, side=0):
+def sabotaged(dicom, side=0, **more):
     dicom = bytes(dicom)
     once = Path({once!r})
     if b"KILLED ONCE" in dicom and not once.exists():
@@ -67,7 +67,7 @@ def sabotaged(dicom, side=0):
         os.write(1, b"a codec's message")
         print("another")
         sys.stderr.write("more")
-    return real(dicom, side)
+    return real(dicom, side, **more)
 
 worker.pixels.preprocess.model_input = sabotaged
 worker.reader.server.main()

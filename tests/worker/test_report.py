@@ -41,7 +41,8 @@ def reported_through(pacs: Pacs, instances: list[str], job: Job = JOB) -> Record
         run="run", chunk=0, attempt=1, isolated=False, check=lambda: None, claims=SimpleNamespace()
     )
     items: list[ReportItem] = [
-        {"i": i, "instance": instance, "scores": SCORES, "flags": []} for i, instance in enumerate(instances)
+        {"i": i, "instance": instance, "scores": [*SCORES], "flags": []}
+        for i, instance in enumerate(instances)
     ]
     process = WorkerResources(Settings())
     process.__dict__["pacs"] = pacs  # the cached connection

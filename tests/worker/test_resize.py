@@ -16,14 +16,14 @@ from worker.pixels.resize import SIZE, centre_crop, resize
 TOLERANCE = 1e-3  # of a range of 2048
 
 
-def by_skimage(image: NDArray[Any]) -> NDArray[np.float32]:
+def by_skimage(image: NDArray[Any], size: int = SIZE) -> NDArray[np.float32]:
     """Resize as torchxrayvision's XRayResizer does."""
     import skimage.transform
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         by: Any = skimage.transform.resize
-        resized = by(image[None], (1, SIZE, SIZE), mode="constant", preserve_range=True)
+        resized = by(image[None], (1, size, size), mode="constant", preserve_range=True)
     return np.asarray(resized[0], np.float32)
 
 
@@ -43,6 +43,13 @@ def test_every_size_and_depth_resizes_as_skimage_does(side: int, bits: int, kind
     most = (1 << bits) - 1
     words: NDArray[Any] = np.random.default_rng(side).integers(0, most + 1, (side, side)).astype(kind)
     np.testing.assert_allclose(ours(words, most), by_skimage(normalised(words, most)), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("side", [64, 256, 511, 512, 513, 1024, 2500])
+def test_the_larger_input_resizes_as_skimage_does(side: int) -> None:
+    words = np.random.default_rng(side).integers(0, 4096, (side, side)).astype(np.uint16)
+    found = resize(words, 2048 / 4095, -1024.0, 512)
+    np.testing.assert_allclose(found, by_skimage(normalised(words, 4095), 512), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("low", [0, 100, 2000, 2047, 2048, 2100, 3900])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from backlog.errors import UsageError
-from backlog.model import LABELS
+from backlog.model import DEFAULT_MODEL, LABELS, MODELS, Model
 from worker.model.weights import Weights
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """Which runtime it is: ``onnxruntime`` or ``torch``."""
+
+    @property
+    def evaluated(self) -> tuple[bool, ...]:
+        """Which of `backlog.model.LABELS` the model was trained on."""
 
     def scores(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score a batch of any size.
@@ -78,13 +82,19 @@ class CheckedEngine:
     name: str
     forward: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     batch: int  #: the most images that `forward` takes
-    side: int = 224  #: pixels on a side of an image
+    model: Model = MODELS[DEFAULT_MODEL]
+
+    @property
+    def evaluated(self) -> tuple[bool, ...]:
+        """Which of `backlog.model.LABELS` the model was trained on."""
+        return self.model.evaluated
 
     def scores(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score a batch of any size, as `Engine.scores` describes."""
-        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != (1, self.side, self.side):
+        side = self.model.side
+        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != (1, side, side):
             raise ValueError(
-                f"images have to be (N, 1, {self.side}, {self.side}) float32, not {images.shape} {images.dtype}"
+                f"images have to be (N, 1, {side}, {side}) float32, not {images.shape} {images.dtype}"
             )
         finite = np.isfinite(images).all(axis=(1, 2, 3))
         scores = np.full((len(images), len(LABELS)), np.nan, dtype=np.float32)
@@ -130,7 +140,7 @@ def _onnx(weights: Weights, threads: int) -> Engine:
     from worker.model.onnx_engine import BATCH, OnnxForward
 
     forward = OnnxForward(build_graph(weights), threads=threads)
-    return CheckedEngine("onnxruntime", forward, BATCH, weights.model.side)
+    return CheckedEngine("onnxruntime", forward, BATCH, weights.model)
 
 
 def _torch(weights: Weights, threads: int) -> Engine:
@@ -140,7 +150,7 @@ def _torch(weights: Weights, threads: int) -> Engine:
         )
     from worker.model.torch_engine import BATCH, torch_forward
 
-    return CheckedEngine("torch", torch_forward(weights, threads=threads), BATCH, weights.model.side)
+    return CheckedEngine("torch", torch_forward(weights, threads=threads), BATCH, weights.model)
 
 
 def may_use_gpu(engine: str) -> bool:

@@ -47,13 +47,13 @@ _SPINE_SEEN: Final = 0.1
 class ModelInput:
     """One image, ready for the model."""
 
-    image: NDArray[np.float32]  #: (224, 224), in [-1024, 1024], black is low
+    image: NDArray[np.float32]  #: (input_side, input_side), in [-1024, 1024], black is low
     flags: frozenset[Flag]
     bits: int  #: the depth that the range was taken from
     shown: NDArray[np.uint8] | None = None  #: (N, N), the same square in the same window, for people's eyes
 
 
-def model_input(dicom: bytes | memoryview, side: int = 0) -> ModelInput:
+def model_input(dicom: bytes | memoryview, side: int = 0, *, input_side: int = SIZE) -> ModelInput:
     """Decode one file of PS3.10.
 
     Parameters
@@ -61,6 +61,8 @@ def model_input(dicom: bytes | memoryview, side: int = 0) -> ModelInput:
     side
         Where it isn't 0, the square is returned too as people look at it, with at least so many pixels a
         side and less than twice as many; with its own where it has fewer.
+    input_side
+        Pixels on a side of what the model sees.
 
     Raises
     ------
@@ -69,12 +71,12 @@ def model_input(dicom: bytes | memoryview, side: int = 0) -> ModelInput:
         ``unsupported_pixels``, ``unsupported_transfer_syntax``, ``blank``, ``out_of_memory``.
     """
     try:
-        return _model_input(dicom, side)
+        return _model_input(dicom, side, input_side)
     except MemoryError:
         raise InstanceRejected(Reason.OUT_OF_MEMORY, "decoding needs more memory than the limit") from None
 
 
-def _model_input(dicom: bytes | memoryview, side: int) -> ModelInput:
+def _model_input(dicom: bytes | memoryview, side: int, input_side: int) -> ModelInput:
     layout = parse_file(dicom)
     header = dataset_of(layout)
     promise = declared(header)
@@ -89,14 +91,16 @@ def _model_input(dicom: bytes | memoryview, side: int) -> ModelInput:
     grey = grey_image(stored, header, promise, inverted=inverted)
     turn = turn_of(header)
     square = centre_crop(turn.applied(grey.image) if turn.changes else grey.image)
-    image = resize(square, grey.scale, grey.offset)
+    # Flags mean the same whatever the model: they are measured at one size.
+    small = resize(square, grey.scale, grey.offset)
     if turn.changes:
-        doubtful = turn.transposed and _lies_on_its_side(image)
+        doubtful = turn.transposed and _lies_on_its_side(small)
         flags.add(Flag.ORIENTATION_DOUBTFUL if doubtful else Flag.ORIENTATION_CORRECTED)
         if doubtful:
             square = centre_crop(grey.image)
-            image = resize(square, grey.scale, grey.offset)
-    flags |= reasons | grey.flags | _geometry(grey.image.shape[0], grey.image.shape[1]) | _looks(image)
+            small = resize(square, grey.scale, grey.offset)
+    image = small if input_side == SIZE else resize(square, grey.scale, grey.offset, input_side)
+    flags |= reasons | grey.flags | _geometry(*grey.image.shape[:2], input_side) | _looks(small)
     shown = _shown(square, grey.scale, grey.offset, side) if side else None
     return ModelInput(image, frozenset(flags), grey.bits, shown)
 
@@ -110,10 +114,10 @@ def _shown(square: NDArray[Any], scale: float, offset: float, side: int) -> NDAr
     return np.asarray(np.clip((seen + 1024.0) / 8.0, 0, 255), np.uint8)
 
 
-def _geometry(rows: int, columns: int) -> set[Flag]:
+def _geometry(rows: int, columns: int, input_side: int) -> set[Flag]:
     flags = set()
     side = min(rows, columns)
-    if side < SIZE:
+    if side < input_side:
         flags.add(Flag.UPSAMPLED)
     if 1 - side / max(rows, columns) > _SQUARE_LOSS:
         flags.add(Flag.NON_SQUARE)

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-#: Rows and columns of the model's input.
+#: Rows and columns of the input of most models.
 SIZE: Final = 224
 #: Rows of A in a strip: the fastest of 1 to 56, measured at 2048 columns.
 _STRIP: Final = 4
@@ -39,7 +39,7 @@ class _Strip:
 @dataclass(frozen=True)
 class _Resizer:
     strips: tuple[_Strip, ...]
-    coverage: NDArray[np.float32]  #: (SIZE, SIZE), 1 except where the border's zeros weigh in
+    coverage: NDArray[np.float32]  #: (size, size), 1 except where the border's zeros weigh in
 
 
 def centre_crop(image: NDArray[Any]) -> NDArray[Any]:
@@ -50,7 +50,7 @@ def centre_crop(image: NDArray[Any]) -> NDArray[Any]:
     return image[top : top + side, left : left + side]
 
 
-def resize(square: NDArray[Any], scale: float, offset: float) -> NDArray[np.float32]:
+def resize(square: NDArray[Any], scale: float, offset: float, size: int = SIZE) -> NDArray[np.float32]:
     """Return ``scale * square + offset``, resized as the reference does it.
 
     Parameters
@@ -59,15 +59,17 @@ def resize(square: NDArray[Any], scale: float, offset: float) -> NDArray[np.floa
         (N, N), real numbers of any type.
     scale, offset
         The affine map to the model's range.
+    size
+        Rows and columns of the result.
 
     Returns
     -------
     NDArray[np.float32]
-        (224, 224), within 1e-3 of the reference where the map's range is [-1024, 1024].
+        (size, size), within 1e-3 of the reference where the map's range is [-1024, 1024].
     """
-    resizer = _resizer(square.shape[0])
-    tall = _apply(resizer.strips, square)
-    image = _apply(resizer.strips, tall.T).T
+    resizer = _resizer(square.shape[0], size)
+    tall = _apply(resizer.strips, square, size)
+    image = _apply(resizer.strips, tall.T, size).T
     image = image * np.float32(scale) + np.float32(offset) * resizer.coverage
     ends = sorted((scale * float(square.min()) + offset, scale * float(square.max()) + offset))
     return _clip(image, ends[0], ends[1])
@@ -83,8 +85,8 @@ def _clip(image: NDArray[np.float32], least: float, most: float) -> NDArray[np.f
     return np.clip(image, np.float32(least), np.float32(most))
 
 
-def _apply(strips: tuple[_Strip, ...], image: NDArray[Any]) -> NDArray[np.float32]:
-    result = np.empty((SIZE, image.shape[1]), np.float32)
+def _apply(strips: tuple[_Strip, ...], image: NDArray[Any], size: int) -> NDArray[np.float32]:
+    result = np.empty((size, image.shape[1]), np.float32)
     for strip in strips:
         rows = image[strip.start : strip.stop].astype(np.float32, copy=False)
         np.matmul(strip.weights, rows, out=result[strip.first : strip.first + len(strip.weights)])
@@ -92,10 +94,10 @@ def _apply(strips: tuple[_Strip, ...], image: NDArray[Any]) -> NDArray[np.float3
 
 
 @lru_cache(maxsize=64)
-def _resizer(side: int) -> _Resizer:
-    matrix = _matrix(side)
+def _resizer(side: int, size: int) -> _Resizer:
+    matrix = _matrix(side, size)
     strips = []
-    for first in range(0, SIZE, _STRIP):
+    for first in range(0, size, _STRIP):
         rows = matrix[first : first + _STRIP]
         used = np.flatnonzero(rows.any(axis=0))
         start, stop = int(used[0]), int(used[-1]) + 1
@@ -104,19 +106,19 @@ def _resizer(side: int) -> _Resizer:
     return _Resizer(tuple(strips), np.outer(sums, sums).astype(np.float32))
 
 
-def _matrix(side: int) -> NDArray[np.float64]:
-    """Return A, (SIZE, side)."""
-    factor = side / SIZE
-    centres = (np.arange(SIZE) + 0.5) * factor - 0.5
+def _matrix(side: int, size: int) -> NDArray[np.float64]:
+    """Return A, (size, side)."""
+    factor = side / size
+    centres = (np.arange(size) + 0.5) * factor - 0.5
     below = np.floor(centres).astype(np.int64)
     share = centres - below
     kernel = _gaussian((factor - 1) / 2)
     reach = len(kernel) // 2
     # One row is the two neighbours' kernels, weighted; what falls outside the image falls on zeros. A
     # neighbour that is itself outside was never filtered: it is a zero of the border.
-    matrix = np.zeros((SIZE, side + 2 * reach))
+    matrix = np.zeros((size, side + 2 * reach))
     offsets = np.arange(len(kernel))
-    rows = np.arange(SIZE)[:, None]
+    rows = np.arange(size)[:, None]
     for neighbour, weight in ((below, 1 - share), (below + 1, share)):
         inside = np.where((neighbour >= 0) & (neighbour < side), weight, 0.0)
         columns = np.clip(neighbour, 0, side - 1)[:, None] + offsets

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from backlog.dicom.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.model import MODELS
 from backlog.outcomes import Flag, Reason
 from backlog.settings import Settings
 from worker.reader.protocol import LENGTHS, PreprocessedImage, RejectedImage
@@ -24,8 +25,6 @@ from worker.reader.spawn import COMMAND, Child, cpu_seconds, fork, may_fork, spa
 
 if TYPE_CHECKING:
     pass
-
-_SIDE: Final = 224
 
 #: Deaths of a reader at one image before the image is to blame; the first may be another program's SIGKILL, or a stall.
 _MAX_READER_CRASHES: Final = 2
@@ -38,6 +37,7 @@ class Reader:
         self._command = command
         self._seconds = settings.decode_timeout_seconds
         self._fetch_seconds = settings.pacs_seconds * 2 + 10
+        self._input_side = MODELS[settings.model].side
         self.rules = rules
         self._process: Child | None = None
         self._ready = False
@@ -139,7 +139,9 @@ class Reader:
     def _ask(self, instances: deque[str], side: int) -> None:
         self.start()
         # The rules once: requests longer than a pipe, and answers that nobody reads yet, would wait for each other.
-        told: list[dict[str, Any]] = [{"rules": self.rules.spec(), "side": side}]
+        told: list[dict[str, Any]] = [
+            {"rules": self.rules.spec(), "side": side, "input_side": self._input_side}
+        ]
         told += [{"instance": instance} for instance in instances]
         request = "".join(json.dumps(one) + "\n" for one in told)
         assert self._process is not None  # noqa: S101  # it was started
@@ -177,7 +179,8 @@ class Reader:
             case "picture":
                 import numpy as np  # the upload worker has none
 
-                image = np.frombuffer(blob, dtype=np.float32, count=_SIDE * _SIDE).reshape(_SIDE, _SIDE)
+                edge = self._input_side
+                image = np.frombuffer(blob, dtype=np.float32, count=edge * edge).reshape(edge, edge)
                 found = frozenset(Flag(name) for name in head["flags"])
                 shown = np.frombuffer(blob, dtype=np.uint8, offset=image.nbytes)
                 return PreprocessedImage(

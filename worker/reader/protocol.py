@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class PreprocessedImage:
     """An image as the model sees it."""
 
-    image: NDArray[np.float32]  #: (224, 224), range [-1024, 1024]
+    image: NDArray[np.float32]  #: (side, side) of the model, range [-1024, 1024]
     flags: frozenset[Flag]
     sop_instance_uid: str
     study_instance_uid: str

@@ -33,11 +33,15 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
     from worker.pixels.preprocess import model_input
 
     _write(answers, {"state": "ready"})
-    rules, side = Rules(), 0
+    rules, side, input_side = Rules(), 0, 0
     for line in requests:
         request = json.loads(line)
         if "rules" in request:  # of all that follow
-            rules, side = Rules.from_spec(request["rules"]), request["side"]
+            rules, side, input_side = (
+                Rules.from_spec(request["rules"]),
+                request["side"],
+                request["input_side"],
+            )
             continue
         answer = {"instance": request["instance"], "sop": "", "study": ""}
         try:
@@ -50,7 +54,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
                 answer["study"] = found.identity.study_instance_uid
             if found.rejection is not None:
                 raise found.rejection
-            seen = model_input(dicom, side)
+            seen = model_input(dicom, side, input_side=input_side)
             names = sorted(flag.value for flag in seen.flags | flags(found.attributes, rules))
             shown = b"" if seen.shown is None else seen.shown.tobytes()
             _write(

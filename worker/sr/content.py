@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Final
 
 from backlog.errors import InstanceRejected
-from backlog.model import LABELS, PREPROCESSING, PRODUCT
+from backlog.model import DEFAULT_MODEL, LABELS, MODELS, PREPROCESSING, PRODUCT
 from backlog.outcomes import Flag, Reason
 from backlog.report_uids import SCHEMA
 from worker.sr.codes import PRIVATE_SCHEME, Code, Vocabulary, vocabulary
@@ -25,8 +25,6 @@ from worker.sr.uids import device_uid, report_uid, series_uid, tracking_uid
 MODEL_MANUFACTURER: Final = "mlmed"
 #: Where a finding counts as present: torchxrayvision maps its operating point to this (models.py, op_norm).
 OPERATING_POINT: Final = 0.5
-#: What an image's parameters say to a reader of the report.
-_INPUT: Final = "224x224"
 
 
 @dataclass(frozen=True)
@@ -204,6 +202,7 @@ def report_content(
     if when.tzinfo is None:
         raise ValueError("the time of the run needs a time zone")
     words = vocabulary(options.language, options.coding)
+    side = MODELS[model.name].side if model.name in MODELS else MODELS[DEFAULT_MODEL].side
     sop_instance_uid = report_uid(source.sop_instance_uid, model, options)
     findings = _findings(scores, sop_instance_uid, words)
     complete = all(finding.value is not None for finding in findings)
@@ -231,7 +230,7 @@ def report_content(
         completion=words.phrases["complete" if complete else "partial"],
         findings=findings,
         parameters=(
-            f"operating point={OPERATING_POINT}; input={_INPUT}; preprocessing={PREPROCESSING}; "
+            f"operating point={OPERATING_POINT}; input={side}x{side}; preprocessing={PREPROCESSING}; "
             f"weights sha256={model.weights_sha256}"
         ),
         processing=words.codes[("all" if complete else "some") + ("_with" if found else "_without")],

@@ -16,7 +16,7 @@ import logging
 from datetime import datetime
 from typing import Final
 
-from backlog.broker.messages import DerivedRecord, Job, ReportItem
+from backlog.broker.messages import DerivedRecord, Job, ReportItem, numbers
 from backlog.dicom.comparison import Comparison, compare
 from backlog.dicom.header import identity, read_header
 from backlog.dicom.parser import parse_file
@@ -68,7 +68,7 @@ def write(
     """
     said = report_content(
         read_source(header),
-        item["scores"],
+        numbers(item["scores"]),
         [Flag(name) for name in item["flags"]],
         model=model,
         options=options,
@@ -138,6 +138,7 @@ def _capture(process: WorkerResources, job: Job, item: ReportItem, said: ReportC
     if any(
         not abs(float(seen) - score) <= _SAME_SCORE
         for seen, score in zip(maps.scores, item["scores"], strict=True)
+        if score is not None
     ):
         raise InstanceRejected(Reason.REPORT_CONFLICT, "the picture's scores aren't those of the report")
     return derived_dicom.capture(said, draw(said, picture.shown, maps))

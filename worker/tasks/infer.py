@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from worker.model.engine import Engine
     from worker.reader.pool import Readers
 
+Scores = list[float | None]
+
 #: Images that a GPU scores at a time.
 GPU_BATCH: Final = 32
 
@@ -137,7 +139,7 @@ def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem
         return RejectedImage(item_fault(error))
 
 
-def _scores(engine: Engine, images: Sequence[Any]) -> list[list[float] | InstanceRejected]:
+def _scores(engine: Engine, images: Sequence[Any]) -> list[Scores | InstanceRejected]:
     """Score a batch; where that fails, image by image, so that only the one that is to blame ends.
 
     Raises
@@ -153,12 +155,17 @@ def _scores(engine: Engine, images: Sequence[Any]) -> list[list[float] | Instanc
         if len(images) > 1:
             return [scores for image in images for scores in _scores(engine, [image])]
         return [_blame(engine, images[0], error)]
-    return [_finite([round(float(score), SCORE_DIGITS) for score in row]) for row in rows]
+    return [_evaluated(engine, [float(score) for score in row]) for row in rows]
 
 
-def _finite(scores: list[float]) -> list[float] | InstanceRejected:
-    if all(math.isfinite(score) for score in scores):
-        return scores
+def _evaluated(engine: Engine, scores: list[float]) -> Scores | InstanceRejected:
+    """Round scores, and take out those of labels that the model was not trained on."""
+    kept = [
+        round(score, SCORE_DIGITS) if trained else None
+        for score, trained in zip(scores, engine.evaluated, strict=True)
+    ]
+    if all(score is None or math.isfinite(score) for score in kept):
+        return kept
     return InstanceRejected(Reason.INVALID_SCORES, "the model gave a score that is no number")
 
 

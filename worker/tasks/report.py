@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from backlog.broker.messages import ItemRecord, Job, ReportItem, Stage
+from backlog.broker.messages import ItemRecord, Job, ReportItem, Stage, model_of, numbers
 from backlog.dicom.comparison import same_data_set
 from backlog.dicom.header import Identity, identity, read_header
 from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected
-from backlog.model import SCORE_DIGITS
+from backlog.model import MODEL_VERSION, SCORE_DIGITS
 from backlog.outcomes import Flag, Outcome, Reason
 from backlog.pacs.base import Pacs, StoreResult
 from worker.sr import build as sr
@@ -22,10 +23,6 @@ from worker.sr.inputs import SOP_CLASSES, Predecessor
 from worker.sr.uids import series_uid
 from worker.tasks.attempt import Attempt, Records
 from worker.tasks.resources import WorkerResources
-
-#: What made the scores, as the reports name it.
-MODEL_NAME: Final = "densenet121-res224-all"
-MODEL_VERSION: Final = "torchxrayvision 1.5.7"
 
 #: How far the scores of a report that is already there may lie from ours: another engine's rounding.
 SAME_SCORE: Final = 5e-3
@@ -69,7 +66,10 @@ def _report(
     process: WorkerResources, attempt: Attempt, job: Job, item: ReportItem, fidelity: _Fidelity
 ) -> ItemRecord:
     model = sr.Model(
-        name=MODEL_NAME, version=MODEL_VERSION, weights_sha256=job["weights"], meaningful=job["meaningful"]
+        name=model_of(job).name,
+        version=MODEL_VERSION,
+        weights_sha256=job["weights"],
+        meaningful=job["meaningful"],
     )
     options = sr.Options(language=job["language"], coding=job["coding"])
     header = process.pacs.header(item["instance"])
@@ -83,8 +83,8 @@ def _report(
         when=datetime.fromisoformat(job["when"]),
         predecessor=_predecessor(process.pacs, job, of, sr.report_uid(of.sop_instance_uid, model, options)),
     )
-    built = build(item["scores"])
-    sr.check(built.dicom, of, scores=item["scores"], model=model, options=options)
+    built = build(numbers(item["scores"]))
+    sr.check(built.dicom, of, scores=numbers(item["scores"]), model=model, options=options)
     stored = process.pacs.store(
         built.dicom,
         replace(of, series_instance_uid=built.series_instance_uid, sop_instance_uid=built.sop_instance_uid),
@@ -99,8 +99,10 @@ def _report(
             Reason.REPORT_CONFLICT, "the PACS changed the report while storing it; it was deleted"
         )
     if not ours:
-        item = item | {"scores": _same_scores(sr.scores_of(held), item["scores"])}  # what the report says
-        built = build(item["scores"])
+        item = item | {
+            "scores": _same_scores(sr.scores_of(held), numbers(item["scores"]))
+        }  # what the report says
+        built = build(numbers(item["scores"]))
         ours = _is_same(built.dicom, held)
     if ours:
         _only_one(process.pacs, built.sop_instance_uid, stored.instance)
@@ -162,7 +164,9 @@ def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | 
     earlier = job.get("predecessor")
     if earlier is None:
         return None
-    model = sr.Model(MODEL_NAME, MODEL_VERSION, earlier["weights"], meaningful=earlier["meaningful"])
+    model = sr.Model(
+        model_of(earlier).name, MODEL_VERSION, earlier["weights"], meaningful=earlier["meaningful"]
+    )
     options = sr.Options(language=earlier["language"], coding=earlier["coding"])
     found = Predecessor(
         sop_class_uid=SOP_CLASSES[options.iod],
@@ -191,7 +195,11 @@ def _only_one(pacs: Pacs, uid: str, instance: str) -> None:
         )
 
 
-def _same_scores(held: list[float], ours: Sequence[float]) -> list[float]:
+def _same_score(held: float, ours: float) -> bool:
+    return abs(held - ours) <= SAME_SCORE or (math.isnan(held) and math.isnan(ours))
+
+
+def _same_scores(held: list[float], ours: Sequence[float]) -> list[float | None]:
     """Return the scores of a report that is there already, if they are ours but for another engine's rounding.
 
     Raises
@@ -199,8 +207,9 @@ def _same_scores(held: list[float], ours: Sequence[float]) -> list[float]:
     InstanceRejected
         It does: a user has to decide which is right.
     """
-    if len(held) != len(ours) or any(abs(a - b) > SAME_SCORE for a, b in zip(held, ours, strict=True)):
+    if len(held) != len(ours) or not all(map(_same_score, held, ours)):
         raise InstanceRejected(
             Reason.REPORT_CONFLICT, "an earlier report under the same UID has other scores"
         )
-    return [round(score, SCORE_DIGITS) for score in held]  # they stand there as percentages
+    # They stand there as percentages.
+    return [None if math.isnan(score) else round(score, SCORE_DIGITS) for score in held]

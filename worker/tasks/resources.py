@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backlog.broker.claims import Claims
-from backlog.broker.messages import Job
+from backlog.broker.messages import Job, model_of
 from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError
+from backlog.model import MODELS
 from backlog.pacs.base import Pacs
 from backlog.pacs.concurrency_limit import limited
 from backlog.pacs.connect import connect
@@ -54,7 +55,7 @@ class WorkerResources:
         from worker.model.weights import locate  # only inference and report need them
 
         s = self.settings
-        return locate(s.weights, s.weights_sha256, s.cache_folder, download=False)
+        return locate(s.weights, s.weights_sha256, s.cache_folder, download=False, model=s.model)
 
     @cached_property
     def engine(self) -> Engine:
@@ -91,7 +92,8 @@ class WorkerResources:
             self._readers.launch()  # the two start side by side
             import numpy as np  # the upload and report workers have none; its threads come with its first use
 
-            self.engine.scores(np.zeros((1, 1, 224, 224), np.float32))
+            side = MODELS[self.settings.model].side
+            self.engine.scores(np.zeros((1, 1, side, side), np.float32))
             self._readers.start()
 
     @cached_property
@@ -113,12 +115,14 @@ class WorkerResources:
             raise UsageError("this worker's CXR_PACS_URL leads to another PACS than the run's")
 
     def check_weights(self, job: Job) -> None:
-        """Refuse a run of other weights: its scores would not be one table.
+        """Refuse a run of another model or of other weights: its scores would not be one table.
 
         Raises
         ------
         UsageError
             See above.
         """
+        if (model := model_of(job).name) != self.settings.model:
+            raise UsageError(f"this worker's CXR_MODEL is {self.settings.model}, and the run's is {model}")
         if job["weights"] and job["weights"] != self.weights.sha256:
             raise UsageError("this worker's weights are not those that the run began with: see CXR_WEIGHTS")
