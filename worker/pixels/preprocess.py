@@ -100,7 +100,9 @@ def _model_input(dicom: bytes | memoryview, side: int, input_side: int) -> Model
             square = centre_crop(grey.image)
             small = resize(square, grey.scale, grey.offset)
     image = small if input_side == SIZE else resize(square, grey.scale, grey.offset, input_side)
-    flags |= reasons | grey.flags | _geometry(*grey.image.shape[:2], input_side) | _looks(small)
+    flags |= (
+        reasons | grey.flags | _geometry(grey.image.shape[0], grey.image.shape[1], input_side) | _looks(small)
+    )
     shown = _shown(square, grey.scale, grey.offset, side) if side else None
     return ModelInput(image, frozenset(flags), grey.bits, shown)
 
