@@ -15,12 +15,12 @@ from typing import Final, TypeAlias
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
+from backlog.dicom.elements import LONG_VRS
 from backlog.dicom.parser import (
     DEFLATED,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
-    LONG_VRS,
     ParsedFile,
 )
 

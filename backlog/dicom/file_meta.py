@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from backlog.dicom.parser import LONG_VRS
+from backlog.dicom.elements import LONG_VRS
 
 _START: Final = 132  # 128 bytes and "DICM"
 _MEDIA_STORAGE_SOP_CLASS: Final = 0x0002

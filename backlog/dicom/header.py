@@ -97,6 +97,8 @@ def dataset_of(layout: ParsedFile) -> Dataset:
     # asks for text as pydicom decodes it: it is shown no character set, and the top one is put back as it stands.
     for at in layout.charsets:
         struct.pack_into("<H" if layout.little else ">H", head, at + 2, _NO_CHARSET.element)
+    for at, place in layout.edits:
+        head[at : at + len(place)] = place
     with _quietly():
         try:
             header = read_dataset(BytesIO(head), layout.implicit, layout.little)

@@ -14,6 +14,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from backlog.dicom.elements import (
+    ITEM,
+    ITEM_END,
+    LONG_VRS,
+    SEQUENCE_END,
+    SHORT_VRS,
+    UNDEFINED,
+    ElementReader,
+    read_element,
+)
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 
@@ -33,16 +43,11 @@ MAX_ELEMENTS: Final = 100_000
 MAX_DEPTH: Final = 32
 
 _PREAMBLE: Final = 132  # PS3.10 7.1: 128 bytes and "DICM"
-_UNDEFINED: Final = 0xFFFFFFFF
-_ITEM: Final = 0xFFFEE000
-_ITEM_END: Final = 0xFFFEE00D
-_SEQUENCE_END: Final = 0xFFFEE0DD
+#: File Meta Information Group Length, the first element of every file.
+_META_START: Final = b"\x02\0\0\0UL\x04\0"
 _PIXEL_DATA: Final = 0x7FE00010
 _PIXELS: Final = frozenset({_PIXEL_DATA, 0x7FE00008, 0x7FE00009})  # integer, float, double
 _CHARSET: Final = 0x00080005
-#: PS3.5 7.1.2: explicit value representations with a length of 32 bits, and those with one of 16.
-LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-SHORT_VRS: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class ParsedFile:
     pixel_length: int  #: declared; -1 for encapsulated pixel data
     float_pixels: bool = False
     charsets: tuple[int, ...] = ()  #: offsets in ``body`` of the Specific Character Sets that the walk met
+    edits: tuple[tuple[int, bytes], ...] = ()  #: what must stand at offsets of ``body`` for pydicom to follow
 
     @property
     def has_pixels(self) -> bool:
@@ -85,9 +91,12 @@ def parse_file(dicom: bytes | memoryview) -> ParsedFile:
         header passes the limits above.
     """
     data = memoryview(dicom)
-    if len(data) < _PREAMBLE or bytes(data[128:132]) != b"DICM":
+    if len(data) >= _PREAMBLE and bytes(data[128:132]) == b"DICM":
+        uid, start = _file_meta(data, _PREAMBLE)
+    elif bytes(data[:8]) == _META_START:  # the preamble was left out
+        uid, start = _file_meta(data, 0)
+    else:
         raise InstanceRejected(Reason.NOT_DICOM, "no DICM prefix")
-    uid, start = _file_meta(data)
     if uid == DEFLATED:
         return _walk(_inflate(data[start:]), uid, implicit=False, little=True)
     implicit, little = uid == IMPLICIT_LITTLE, uid != EXPLICIT_BIG
@@ -100,9 +109,9 @@ def parse_file(dicom: bytes | memoryview) -> ParsedFile:
     return _walk(body, uid, implicit=implicit, little=little)
 
 
-def _file_meta(data: memoryview) -> tuple[str, int]:
-    """Return the transfer syntax and where the data set begins (PS3.10 7.1: explicit little)."""
-    at, uid = _PREAMBLE, ""
+def _file_meta(data: memoryview, at: int) -> tuple[str, int]:
+    """Return the transfer syntax and where the data set begins (PS3.10 7.1: explicit little; some write implicit)."""
+    uid = ""
     while at + 8 <= len(data):
         group, element = struct.unpack_from("<HH", data, at)
         if group != 2:
@@ -112,8 +121,10 @@ def _file_meta(data: memoryview) -> tuple[str, int]:
             if at + 12 > len(data):
                 break
             length, value = struct.unpack_from("<I", data, at + 8)[0], at + 12
-        else:
+        elif vr in SHORT_VRS:
             length, value = struct.unpack_from("<H", data, at + 6)[0], at + 8
+        else:
+            length, value = struct.unpack_from("<I", data, at + 4)[0], at + 8
         if value + length > len(data):
             raise InstanceRejected(Reason.NOT_DICOM, "file meta information runs past the end")
         if element == 0x0010:
@@ -137,22 +148,28 @@ def _inflate(deflated: memoryview) -> memoryview:
 
 
 def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> ParsedFile:
-    tag_of = struct.Struct("<HH" if little else ">HH").unpack_from
-    long_of = struct.Struct("<I" if little else ">I").unpack_from
-    short_of = struct.Struct("<H" if little else ">H").unpack_from
+    reader = ElementReader(body, little=little)
     end, at, seen = len(body), 0, 0
-    depth = (
-        0  # of open sequences and items of undefined length, which alone must be entered to find their end
-    )
-    opaque: list[
-        bool
-    ] = []  # for each of them, whether it is implicit inside whatever the transfer syntax says
+    #: For each open sequence and item of undefined length, which alone must be entered to find its end: whether it is
+    #: implicit inside whatever the transfer syntax says.
+    opaque: list[bool] = []
     charsets: list[int] = []
+    edits: list[tuple[int, bytes]] = []
 
     def layout(start: int, vr: bytes, value: int, length: int, tag: int) -> ParsedFile:
         floating = tag != _PIXEL_DATA and value >= 0
         return ParsedFile(
-            uid, body, implicit, little, start, vr, value, length, floating, charsets=tuple(charsets)
+            uid,
+            body,
+            implicit,
+            little,
+            start,
+            vr,
+            value,
+            length,
+            floating,
+            charsets=tuple(charsets),
+            edits=tuple(edits),
         )
 
     while at < end:
@@ -161,34 +178,20 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Parsed
             raise InstanceRejected(Reason.TOO_LARGE, "the header has too many elements or bytes")
         if at + 8 > end:
             raise InstanceRejected(Reason.NOT_DICOM, "the header ends within an element")
-        group, element = tag_of(body, at)
-        tag = group << 16 | element
+        tag = reader.tag(at)
         if tag == _CHARSET:
             charsets.append(at)
-        vr = b""
-        if group == 0xFFFE or implicit or (opaque and opaque[-1]):
-            length, value = long_of(body, at + 4)[0], at + 8
-        else:
-            vr = bytes(body[at + 4 : at + 6])
-            if vr in LONG_VRS:
-                if at + 12 > end:
-                    raise InstanceRejected(Reason.NOT_DICOM, "the header ends within an element")
-                length, value = long_of(body, at + 8)[0], at + 12
-            elif vr in SHORT_VRS:
-                length, value = short_of(body, at + 6)[0], at + 8
-            else:
-                raise InstanceRejected(Reason.NOT_DICOM, "an element has no value representation")
-        if tag in _PIXELS and depth == 0:
-            return layout(at, vr, value, -1 if length == _UNDEFINED else length, tag)
-        if tag in (_ITEM_END, _SEQUENCE_END):
-            if depth == 0:
-                raise InstanceRejected(Reason.NOT_DICOM, "a delimiter without its sequence")
-            depth -= 1
-            opaque.pop()
+        vr, length, value = read_element(reader, at, tag, opaque, edits, implicit=implicit)
+        if tag in _PIXELS and not opaque:
+            return layout(at, vr, value, -1 if length == UNDEFINED else length, tag)
+        if tag in (ITEM_END, SEQUENCE_END):
+            if opaque:
+                opaque.pop()
+            else:  # closes nothing: readers step over it
+                edits.append((at, reader.nothing + (b"\0\0\0\0" if implicit else b"LO\0\0")))
             at = value
-        elif length == _UNDEFINED:
-            depth += 1
-            if depth > MAX_DEPTH:
+        elif length == UNDEFINED:
+            if len(opaque) == MAX_DEPTH:
                 raise InstanceRejected(Reason.NOT_DICOM, f"sequences nested over {MAX_DEPTH} levels")
             # PS3.5 6.2.2: a sequence of VR UN is implicit little endian inside, and so is all that it holds.
             opaque.append(vr == b"UN" or (bool(opaque) and opaque[-1]))
@@ -197,12 +200,12 @@ def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> Parsed
             if value + length > end:
                 raise InstanceRejected(Reason.NOT_DICOM, "an element runs past the end")
             inside_implicit = implicit or vr == b"UN" or (bool(opaque) and opaque[-1])
-            start = at if tag == _ITEM else value
+            start = at if tag == ITEM else value
             nested = _nesting(body, start, value + length, inside_implicit, little, charsets)
-            if depth + nested > MAX_DEPTH:
+            if len(opaque) + nested > MAX_DEPTH:
                 raise InstanceRejected(Reason.NOT_DICOM, f"sequences nested over {MAX_DEPTH} levels")
             at = value + length
-    if depth:
+    if opaque:
         raise InstanceRejected(Reason.NOT_DICOM, "a sequence has no end")
     return layout(end, b"", -1, 0, 0)
 
@@ -242,12 +245,12 @@ def _nesting(body: memoryview, at: int, end: int, implicit: bool, little: bool, 
         if tag == _CHARSET:
             charsets.append(at)
         holds_items = start + 4 <= end and tag_of(body, start) == (0xFFFE, 0xE000)
-        if tag in (_ITEM_END, _SEQUENCE_END):
+        if tag in (ITEM_END, SEQUENCE_END):
             if is_open:
                 is_open.pop()
             at = start
-        elif tag == _ITEM or length == _UNDEFINED or holds_items:
-            until = end if length == _UNDEFINED else min(end, start + length)
+        elif tag == ITEM or length == UNDEFINED or holds_items:
+            until = end if length == UNDEFINED else min(end, start + length)
             is_open.append((until, plain or vr == b"UN"))
             deepest = max(deepest, len(is_open))
             at = start
