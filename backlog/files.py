@@ -1,12 +1,17 @@
-"""Disks that go away, a file server's or a removable one, and disks that know no hard links."""
+"""Files: whole or not at all, private, never through a link; disks that go away, and disks that know no hard links."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 #: What the kernel says when it is the disk, its server or this process, and not the file. A bad sector is EIO too.
 UNAVAILABLE_ERRNOS: Final = frozenset(
@@ -69,3 +74,102 @@ def rename_exclusively(temporary: Path, path: Path) -> None:
         temporary.rename(path)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Make every new file and folder the user's own (0600, 0700), those of the processes started meanwhile included."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def open_without_link(path: Path, flags: int) -> int:
+    """Return a descriptor of a regular file that is the user's own; a link there is refused, not followed.
+
+    Parameters
+    ----------
+    flags
+        Of `os.open`, beside O_CREAT, O_NOFOLLOW and O_CLOEXEC.
+
+    Raises
+    ------
+    OSError
+        ELOOP: it is a link.
+    """
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+@contextmanager
+def replacing(target: Path, mode: int) -> Iterator[IO[bytes]]:
+    """Write beside a file, under a name that nothing has, and move it there at the end: whole, or not at all.
+
+    Parameters
+    ----------
+    mode
+        The new file's permissions.
+    """
+    handle, name = tempfile.mkstemp(prefix=".cxr-", suffix=".part", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fchmod(handle, mode)
+            os.fsync(handle)
+        try:
+            temporary.replace(target)
+        except OSError:
+            if not target.exists():
+                raise
+            # A file that is a mount of its own, as containers have them, can be written but not replaced.
+            if stat.S_IMODE(target.stat().st_mode) != mode:
+                target.chmod(mode)
+            with temporary.open("rb") as source, target.open("wb") as there:
+                shutil.copyfileobj(source, there)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class PrivateFolder:
+    """A folder of this process's own below the temporary one.
+
+    Those that killed processes left behind are removed first: each holds a file that its process keeps locked, and the
+    kernel ends that lock with the process.
+    """
+
+    _PREFIX: Final = "cxr-"
+    _LOCK: Final = ".in-use"
+
+    def __init__(self) -> None:
+        self._remove_abandoned()
+        self.path = Path(tempfile.mkdtemp(prefix=self._PREFIX))
+        self._lock = os.open(self.path / self._LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove it with all that it holds."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            os.close(self._lock)
+
+    def _remove_abandoned(self) -> None:
+        for folder in Path(tempfile.gettempdir()).glob(f"{self._PREFIX}*"):
+            # Another's, a link, or one that is just being made is left alone.
+            with suppress(OSError):
+                if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                    continue
+                lock = os.open(folder / self._LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(lock)

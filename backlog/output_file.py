@@ -10,10 +10,8 @@ from __future__ import annotations
 import codecs
 import errno
 import os
-import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from backlog.errors import StorageFull, UsageError
+from backlog.files import replacing
 
 #: Standard output, where a file's name is expected.
 STDOUT: Final = Path("-")
@@ -85,7 +84,8 @@ class OutputFile:
         existing = self._check(target, is_own)
         with self._translated():
             if existing is None or stat.S_ISREG(existing.st_mode):
-                with _replacing(target, existing, private=self.private) as file:
+                mode = stat.S_IMODE(existing.st_mode) if existing else _mode_of_new_files()
+                with replacing(target, 0o600 if self.private else mode) as file:
                     yield file
             else:
                 with target.open("wb") as device:
@@ -145,32 +145,6 @@ def _is_input(target: Path, one: Path, *, own: bool) -> bool:
         real = Path(os.path.realpath(one))
         return target.samefile(real) or (not own and real.is_dir() and target.is_relative_to(real))
     return False
-
-
-@contextmanager
-def _replacing(target: Path, existing: os.stat_result | None, *, private: bool) -> Iterator[IO[bytes]]:
-    """Write beside the target, under a name that nothing has, and move it there at the end."""
-    handle, name = tempfile.mkstemp(prefix=".cxr-", suffix=".part", dir=target.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            if not private:  # mkstemp makes it so
-                os.fchmod(handle, stat.S_IMODE(existing.st_mode) if existing else _mode_of_new_files())
-            os.fsync(handle)
-        try:
-            temporary.replace(target)
-        except OSError:
-            if existing is None:
-                raise
-            # A file that is a mount of its own, as containers have them, can be written but not replaced.
-            if private:
-                target.chmod(0o600)
-            with temporary.open("rb") as source, target.open("wb") as there:
-                shutil.copyfileobj(source, there)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _mode_of_new_files() -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Final
 
 from backlog.broker.messages import ConversionSpec, Stage
@@ -14,6 +12,7 @@ from backlog.dicom.eligibility import SECONDARY_CAPTURE, Rules, flags, rejection
 from backlog.dicom.eligibility_attributes import OWN_MODEL_NAME, EligibilityAttributes
 from backlog.dicom.header import read_header, screen
 from backlog.errors import BacklogError, InstanceRejected, SourceUnavailable
+from backlog.files import PrivateFolder
 from backlog.inputs.conversion import NOTHING, WRAPPED_MODALITY, Picture, names_of, opened, reason_of_other
 from backlog.inputs.entries import SourceFile
 from backlog.outcomes import Flag, Outcome, Reason
@@ -98,8 +97,8 @@ def make_plan(
     sample
         Most headers to read; they are spread over the source. 0 reads every one.
     """
-    with tempfile.TemporaryDirectory(prefix="cxr-plan-") as folder:
-        source = make_source(word, settings, pacs, Paths(Path(folder)), selection)
+    with PrivateFolder() as folder:
+        source = make_source(word, settings, pacs, Paths(folder), selection)
         plan = Plan()
         try:
             plan.pacs_problems = pacs_problems(settings, pacs, stores_images=source.first is Stage.UPLOAD)

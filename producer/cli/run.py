@@ -135,12 +135,12 @@ def resume(out: Path, copy: bool) -> None:
 @COPY
 def pause(out: Path, copy: bool) -> None:
     """Send nothing new; what is in flight ends. Go on with 'resume'."""
-    from producer.run.folder import Paths
+    from producer.run.folder import Paths, touch
     from producer.run.open import open_ledger
 
     with closing(open_ledger(out)) as ledger:
         agree_on_copy(ledger, Paths(out), copy)
-    Paths(out).pause.touch()
+    touch(Paths(out).pause)
     echo(f"Paused. Go on with: cxr-backlog resume {out}")
 
 
@@ -149,13 +149,13 @@ def pause(out: Path, copy: bool) -> None:
 @COPY
 def cancel(out: Path, copy: bool) -> None:
     """Stop the run, here and on every worker. What was reported stays; 'resume' takes it up again."""
-    from producer.run.folder import Paths
+    from producer.run.folder import Paths, touch
     from producer.run.open import open_ledger
 
     with closing(open_ledger(out)) as ledger:
         agree_on_copy(ledger, Paths(out), copy)
         run_id = ledger.get("job")["run"]
-    Paths(out).cancel.touch()
+    touch(Paths(out).cancel)
     settings = read_settings()
     if settings.redis_url:
         from backlog.broker.claims import Claims

@@ -70,7 +70,7 @@ class Ledger:
         try:
             self._db = _open(path, "mode=rw" if write else "mode=ro")
             if write:
-                self._db.execute("PRAGMA journal_mode = WAL")
+                _write_ahead(self._db, path)
                 self._db.execute("PRAGMA synchronous = FULL")
             try:
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -120,6 +120,7 @@ class Ledger:
                         [(key, json.dumps(value)) for key, value in facts.items()],
                     )
                     db.commit()
+                    _write_ahead(db, path)
                 try:
                     rename_exclusively(temporary, path)
                 except FileExistsError as error:
@@ -370,6 +371,27 @@ def _open(path: Path, how: str) -> sqlite3.Connection:
     return sqlite3.connect(
         f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, timeout=_LOCK_SECONDS
     )
+
+
+def _write_ahead(db: sqlite3.Connection, path: Path) -> None:
+    """Let readers look at the ledger while it is written, which needs memory that processes share through its file.
+
+    Raises
+    ------
+    UsageError
+        The file system has none, as most network ones. SQLite would go on with locks that it can't trust there.
+    """
+    try:
+        mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        if "locking protocol" not in str(error) and "disk I/O" not in str(error):
+            raise
+        mode = str(error)
+    if mode != "wal":
+        raise UsageError(
+            f"{path}: this file system can't hold a run's ledger: it lacks the shared memory or the locks of SQLite's"
+            f" write-ahead log, as network file systems do ({mode}). Take --out on a local disk"
+        )
 
 
 @contextmanager

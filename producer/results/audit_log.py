@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from backlog.errors import StorageFull, UsageError
+from backlog.files import open_without_link
 from backlog.pacs.address import without_password
 from producer.ledger.ledger import Ledger
 from producer.ledger.schema import DERIVED_RETRACTED, DERIVED_STORED
@@ -76,9 +77,8 @@ class Audit:
         self.path = path
         self.damaged: Path | None = None
         with _translated(path):
-            path.touch()
+            self._file = os.fdopen(open_without_link(path, os.O_RDWR), "r+b")
             self._head, self._end = self._sound_part()
-            self._file = path.open("r+b")
 
     def __enter__(self) -> Self:
         return self

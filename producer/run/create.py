@@ -12,6 +12,7 @@ from typing import Any
 from backlog.broker.messages import ConversionSpec, Job, PredecessorSpec, SourceSpec, Stage, model_of
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
+from backlog.files import private_files
 from backlog.inputs.conversion import NOTHING, names_of
 from backlog.outcomes import Outcome
 from backlog.pacs.address import checked_address
@@ -146,10 +147,10 @@ def refuse_another(paths: Paths) -> None:
 def _make(paths: Paths, facts: dict[str, Any]) -> None:
     """Make the folder and the ledger in it, as the only one who does."""
     try:
-        paths.out.mkdir(parents=True, exist_ok=True)
+        paths.out.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
-    with only_producer(paths):
+    with private_files(), only_producer(paths):
         refuse_another(paths)
         Ledger.create(paths.ledger, facts | place_facts(paths, str(facts["pacs"]))).close()
 

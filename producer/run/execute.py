@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backlog.broker.messages import Job, Stage, model_of
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.files import private_files
 from backlog.output_file import OutputFile
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
@@ -74,6 +75,7 @@ def go_on(
         Something has to be changed first: a wrong password, missing weights, a second producer.
     """
     with (
+        private_files(),
         only_producer(paths),
         _ledger(paths) as ledger,
         Audit(ledger, paths.audit) as audit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from backlog.errors import UsageError
+from backlog.files import open_without_link
 
 #: Who looks whether a run is being worked on is gone after so many seconds.
 _LOOK: Final = 0.1
@@ -101,7 +103,7 @@ def new_folder(stem: str) -> Path:
     for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
         out = Path(name + suffix).absolute()
         try:
-            out.mkdir()
+            out.mkdir(mode=0o700)
         except FileExistsError:
             continue
         except OSError as error:
@@ -110,11 +112,49 @@ def new_folder(stem: str) -> Path:
     raise UsageError(f"{name}: there are too many of this second; name one with --out")
 
 
+def refuse_links(paths: Paths) -> None:
+    """Refuse a run's folder in which a link stands: whoever may write there would choose what the run overwrites.
+
+    Raises
+    ------
+    UsageError
+        One does, or the folder can't be read.
+    """
+    for folder in (paths.out, paths.logs):
+        try:
+            with os.scandir(folder) as entries:
+                link = next((entry.path for entry in entries if entry.is_symlink()), "")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UsageError(f"{folder}: can't be read ({error.strerror})") from error
+        if link:
+            raise UsageError(
+                f"{link}: a symbolic link, and nothing in a run's folder may lead elsewhere; remove it"
+                " (a PACS elsewhere is named with --pacs)"
+            )
+
+
+def touch(path: Path) -> None:
+    """Make an empty file in a run's folder, where there is none.
+
+    Raises
+    ------
+    UsageError
+        It can't be made, or a link stands there.
+    """
+    try:
+        os.close(open_without_link(path, os.O_WRONLY))
+    except OSError as error:
+        raise UsageError(f"{path}: can't be written ({error.strerror})") from error
+
+
 @contextmanager
 def only_producer(paths: Paths) -> Iterator[None]:
     """Hold the run's lock; a second producer on this machine is refused, one elsewhere is fenced by the ledger."""
+    refuse_links(paths)
     try:
-        file = paths.lock.open("w")
+        file = os.fdopen(open_without_link(paths.lock, os.O_RDWR), "r+b")
     except OSError as error:
         raise UsageError(f"{paths.out}: can't be written ({error.strerror})") from error
     with file:

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from backlog.errors import BacklogError, UsageError
+from backlog.files import PrivateFolder, open_without_link
+from backlog.processes import die_with_parent
 from backlog.settings import child_environment
-from producer.run.worker_command import die_with_parent
 
 #: How long a worker may take to leave after it was told to: the soft shutdown and the time of one image.
 _GRACE: Final = 30.0
@@ -41,7 +41,7 @@ class _Child:
     starts: int = 0
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
+        with os.fdopen(open_without_link(self.log, os.O_WRONLY | os.O_APPEND), "ab") as log:
             self.process = subprocess.Popen(
                 self.command,
                 env=self.environment,
@@ -78,22 +78,25 @@ class LocalServers:
     settings: dict[str, str]
     on_restart: Callable[[str], None] = lambda _: None
     redis_url: str = field(init=False)
-    _folder: Path = field(init=False)
+    _folder: PrivateFolder = field(init=False)
     _children: list[_Child] = field(default_factory=list, init=False)
     _over: threading.Event = field(default_factory=threading.Event, init=False)
     _supervisor: threading.Thread | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="cxr-"))
-        socket = self._folder / "redis.sock"
+        self._folder = PrivateFolder()
+        socket = self._folder.path / "redis.sock"
         self.redis_url = f"redis+socket://{socket}"
         environment = child_environment(redis_url=self.redis_url, **self.settings) | {
             "PYTHONUNBUFFERED": "1",
         }
         self._children = [
             _Child(
-                "redis", _redis_command(socket, self._folder), child_environment(), self.logs / "redis.log"
+                "redis",
+                _redis_command(socket, self._folder.path),
+                child_environment(),
+                self.logs / "redis.log",
             ),
             _Child(
                 "io",
@@ -188,7 +191,7 @@ class LocalServers:
                     except subprocess.TimeoutExpired:
                         os.killpg(child.process.pid, signal.SIGKILL)
                         child.process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
 
 def _worker_command(name: str, queues: str, processes: int) -> list[str]:

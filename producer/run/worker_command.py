@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, UsageError
+from backlog.processes import die_with_parent
 from backlog.settings import child_environment
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when the producer dies, however it dies (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 class Stopped(BacklogError):

@@ -12,8 +12,8 @@ from typing import BinaryIO, Final
 
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.dicom.parser import read_until_pixel_data
-from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
-from backlog.files import is_storage_unavailable
+from backlog.errors import InstanceRejected, SourceUnavailable, StorageFull, UsageError
+from backlog.files import is_storage_unavailable, replacing
 from backlog.inputs.entries import (
     MAX_BYTES,
     FolderEntries,
@@ -79,15 +79,14 @@ class FolderSource:
             yield Page(entries, str(place), last=True)
 
     def _list(self) -> None:
-        temporary = self.listing.with_suffix(".part")
         passed = Passed()
-        with temporary.open("wb") as file:
-            for name in _walk(os.fsencode(self.path), os.fsencode(self.listing.parent), passed):
-                for inner in self._inside(name) or [None]:
-                    file.write(listing_record(name, inner))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.listing)
+        try:
+            with replacing(self.listing, 0o600) as file:
+                for name in _walk(os.fsencode(self.path), os.fsencode(self.listing.parent), passed):
+                    for inner in self._inside(name) or [None]:
+                        file.write(listing_record(name, inner))
+        except OSError as error:
+            raise StorageFull(f"{self.listing}: can't be written ({error.strerror})") from error
         if passed.links:
             _log.warning(
                 "%s: %d links to folders were not followed; what is behind them is no part of this run",

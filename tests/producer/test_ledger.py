@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -398,6 +399,24 @@ def test_very_many_items_take_little_memory_and_time(path: Path, ledger: Ledger)
 
 def test_chunk_rows_are_values() -> None:
     assert ChunkRow(1, [(0, 5)]) == ChunkRow(1, [(0, 5)])
+
+
+# -- where it may lie ----------------------------------------------------------------------------------------
+
+
+def test_a_file_system_without_shared_memory_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's own way to lock on such file systems, which has no write-ahead log; it would go on without one."""
+    opened = sqlite3.connect
+
+    def elsewhere(database: str | Path, **more: Any) -> sqlite3.Connection:
+        where = str(database) if str(database).startswith("file:") else f"file:{database}?mode=rwc"
+        made: sqlite3.Connection = opened(f"{where}&vfs=unix-dotfile", **more | {"uri": True})
+        return made
+
+    monkeypatch.setattr(sqlite3, "connect", elsewhere)
+    with pytest.raises(UsageError, match="this file system can't hold a run's ledger"):
+        Ledger.create(path, {})
+    assert not [one for one in path.parent.iterdir() if "ledger" in one.name and one.suffix != ".lock"]
 
 
 # -- another program's lock ----------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_a_machine_that_has_no_room_for_a_process_is_asked_again(
 
 def test_nothing_is_left_when_it_ends(tmp_path: Path) -> None:
     with Sleepers(tmp_path / "logs", 1, {}) as made:
-        pids, folder = made.pids(), made._folder
+        pids, folder = made.pids(), made._folder.path
         assert len(pids) == 3
         assert folder.exists()
     assert not folder.exists()

@@ -104,6 +104,53 @@ def records_of(chunk: int, weights: str, engine: str) -> dict[int, ItemRecord]:
     }
 
 
+# -- its folder ----------------------------------------------------------------------------------------------
+
+
+def modes(folder: Path) -> set[tuple[bool, str]]:
+    return {(one.is_dir(), oct(one.stat().st_mode & 0o777)) for one in (folder, *folder.rglob("*"))}
+
+
+def test_a_runs_folder_is_the_users_own(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "new" / "out"
+    source.mkdir()
+    create(str(source), Settings(), str(out / "pacs"), Paths(out), Selection(), workers=1)
+    assert modes(out) == {(True, "0o700"), (False, "0o600")}
+
+
+def test_a_folder_that_is_there_keeps_its_permissions(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    out.mkdir(mode=0o750)
+    create(str(source), Settings(), str(out / "pacs"), Paths(out), Selection(), workers=1)
+    assert out.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize(
+    "name", ["lock", "audit.jsonl", "ledger.sqlite-wal", "scores.csv", "source.list", "logs", "pause"]
+)
+def test_no_link_in_a_runs_folder_is_followed(tmp_path: Path, name: str) -> None:
+    """Another user of a shared folder could have laid it: found, a run emptied the file that its lock led to."""
+    source, out, precious = tmp_path / "source", tmp_path / "out", tmp_path / "precious"
+    source.mkdir()
+    out.mkdir()
+    precious.write_text("precious")
+    (out / name).symlink_to(precious)
+    with pytest.raises(
+        UsageError, match=f"{name}: (a symbolic link|this file exists, and the run would replace it)"
+    ):
+        create(str(source), Settings(), str(tmp_path / "pacs"), Paths(out), Selection(), workers=1)
+    assert precious.read_text() == "precious"
+    assert [one.name for one in out.iterdir()] == [name]
+
+
+def test_a_pause_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "pause").symlink_to(tmp_path / "precious")
+    with pytest.raises(UsageError, match="can't be written"):
+        run_folder.touch(tmp_path / "pause")
+    assert not (tmp_path / "precious").exists()
+
+
 # -- one model -----------------------------------------------------------------------------------------------
 
 

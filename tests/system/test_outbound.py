@@ -118,6 +118,8 @@ def test_a_run_reaches_its_pacs_and_nothing_else(
         **orthanc.environment,
     )
     assert (out / "summary.html").exists()
+    assert {oct(one.stat().st_mode & 0o777) for one in out.rglob("*") if one.is_file()} == {"0o600"}
+    assert {oct(one.stat().st_mode & 0o777) for one in (out, *out.rglob("*")) if one.is_dir()} == {"0o700"}
     assert trace.peers() == {("127.0.0.1", orthanc.port)}
     places = (out, cache, home / "tmp")
     elsewhere = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from backlog.dicom.eligibility import Rules
@@ -21,7 +22,7 @@ from backlog.pacs.folder import FolderPacs
 from backlog.settings import Settings
 from tests.support.cases import listed, needs_data
 from tests.support.dicom_images import chest, dicom
-from tests.support.servers import OrthancServer, free_port, wait_until
+from tests.support.servers import ROOT, OrthancServer, free_port, wait_until
 from worker.pixels.preprocess import model_input
 from worker.reader.client import Reader
 from worker.reader.pool import Readers, how_many
@@ -100,6 +101,31 @@ def reader(pacs: FolderPacs, tmp_path: Path) -> Iterator[Reader]:
 
 def outcomes(answers: list[PreprocessedImage | RejectedImage]) -> list[Reason | None]:
     return [answer.rejection.reason if isinstance(answer, RejectedImage) else None for answer in answers]
+
+
+def test_a_hanging_reader_dies_with_its_parent(pacs: FolderPacs, tmp_path: Path) -> None:
+    """Found: after the SIGKILL of an inference process its reader took a core for ever."""
+    (instance,) = store(pacs, "HANGS")
+    (tmp_path / "reader.py").write_text(SABOTAGED.format(once=str(tmp_path / "once")))
+    asking = (
+        "import sys; from backlog.dicom.eligibility import Rules; from backlog.settings import from_environment\n"
+        "from worker.reader.client import Reader\n"
+        f"reader = Reader(from_environment(), Rules(), [sys.executable, {str(tmp_path / 'reader.py')!r}])\n"
+        f"list(reader.read([{instance!r}]))"
+    )
+    parent = psutil.Popen(
+        [sys.executable, "-c", asking], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    try:
+        wait_until(parent.children, what="its reader is started")
+        (child,) = parent.children()
+        wait_until(lambda: child.cpu_times().user > 3, 60, "its reader hangs in the codec")
+    finally:
+        parent.kill()
+        parent.wait(20)
+    wait_until(
+        lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, what="the reader is gone"
+    )
 
 
 def test_pictures_come_in_order_as_the_model_sees_them(pacs: FolderPacs) -> None:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import resource
+import signal
 import warnings
 from collections.abc import Mapping
 from typing import IO
@@ -23,6 +24,7 @@ from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs
 from backlog.pacs.concurrency_limit import limited
 from backlog.pacs.connect import connect
+from backlog.processes import die_with_parent
 from backlog.settings import from_environment
 from worker.reader.protocol import LENGTHS
 
@@ -88,6 +90,9 @@ def _write(answers: IO[bytes], head: Mapping[str, object], blob: bytes = b"") ->
 
 def main() -> None:
     """Run as a reader: requests on standard input, answers on standard output."""
+    die_with_parent(
+        signal.SIGKILL
+    )  # with a codec that hangs it would never read that its requests have ended
     settings = from_environment()
     limit = settings.decode_memory_mb << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -1,0 +1,74 @@
+"""Files that are the user's own, whole or not at all, and never written through a link."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from backlog.files import PrivateFolder, open_without_link, private_files, replacing
+from tests.support.servers import ROOT, wait_until
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_new_files_are_the_users_own(tmp_path: Path) -> None:
+    with private_files():
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "file").touch()
+    assert (mode(tmp_path / "folder"), mode(tmp_path / "file")) == (0o700, 0o600)
+
+
+def test_a_link_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("precious")
+    link.symlink_to(target)
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        open_without_link(link, os.O_RDWR | os.O_TRUNC)
+    assert target.read_text() == "precious"
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path, 0o600) as file:
+        file.write(b"new")
+        1 / 0  # noqa: B018
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+    with replacing(path, 0o640) as file:
+        file.write(b"new")
+    assert (path.read_text(), mode(path)) == ("new", 0o640)
+
+
+def test_a_killed_processs_folder_is_removed_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import time; from backlog.files import PrivateFolder\n"
+        "folder = PrivateFolder(); (folder.path / 'x').touch(); time.sleep(60)"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
+    )
+    wait_until(lambda: list(tmp_path.glob("cxr-*/x")), what="its folder is there")
+    (tmp_path / "cxr-foreign").mkdir()  # without our lock: not ours
+    with PrivateFolder() as mine:
+        assert len(list(tmp_path.glob("cxr-*/x"))) == 1  # at work: left alone
+    running.send_signal(signal.SIGKILL)
+    running.wait(20)
+    with PrivateFolder() as mine:
+        assert {one.name for one in tmp_path.iterdir()} == {"cxr-foreign", mine.name}
+    assert [one.name for one in tmp_path.iterdir()] == ["cxr-foreign"]
