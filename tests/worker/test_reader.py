@@ -274,7 +274,7 @@ def test_a_reader_that_cannot_start_blames_no_image(
     with pytest.raises(ServiceUnavailable, match="doesn't start"):
         next(broken.read(instances))
     monkeypatch.setenv("CXR_DECODE_MEMORY_MB", "40")  # Python itself needs more
-    starved = Reader(Settings(), Rules())
+    starved = Reader(Settings(), Rules(), [*COMMAND])  # a copy of this process may have room left in its heap
     with pytest.raises(ServiceUnavailable, match="doesn't start"):
         next(starved.read(instances))
     monkeypatch.delenv("CXR_DECODE_MEMORY_MB")
