@@ -262,26 +262,37 @@ def _nesting(body: memoryview, at: int, end: int, implicit: bool, little: bool, 
 #: Tag (7FE0,0010) in little and in big endian.
 _PIXEL_DATA_TAGS: Final = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 
+#: Tag, value representation, two bytes, length (PS3.5 7.1.2).
+_LONGEST_START: Final = 12
+
 
 def read_until_pixel_data(steps: Iterator[bytes]) -> bytes:
     """Read steps of a file until its pixel data has begun, or to its end.
 
     The tag of pixel data may stand elsewhere too, in an icon or a private element: where it was seen, a walk over the
-    elements tells whether it is the right one.
+    elements tells whether it is the right one. Each walk begins at the file's beginning, so the next one waits until
+    twice as much is there: all walks together see no more than twice what is read, whatever a file holds.
     """
     held = bytearray()
     seen = False
+    next_walk = searched = 0
     for step in steps:
-        start = max(0, len(held) - 3)
         held += step
-        seen = seen or any(held.find(mark, start) >= 0 for mark in _PIXEL_DATA_TAGS)
-        if seen and _has_pixels(bytes(held)):
-            break
+        whole = max(
+            0, len(held) - _LONGEST_START + len(_PIXEL_DATA_TAGS[0])
+        )  # of an element's start, no part
+        seen = seen or any(held.find(mark, searched, whole) >= 0 for mark in _PIXEL_DATA_TAGS)
+        searched = max(0, whole - len(_PIXEL_DATA_TAGS[0]) + 1)
+        if seen and len(held) >= next_walk:
+            next_walk = 2 * len(held)
+            if _is_enough(bytes(held)):
+                break
     return bytes(held)
 
 
-def _has_pixels(start: bytes) -> bool:
+def _is_enough(start: bytes) -> bool:
+    """Whether the rest of a file changes nothing: its pixel data has begun, or its header is too large already."""
     try:
         return parse_file(start).has_pixels
-    except InstanceRejected:
-        return False  # cut within an element
+    except InstanceRejected as rejected:
+        return rejected.reason is Reason.TOO_LARGE  # else it is cut within an element
