@@ -6,7 +6,7 @@ truth and starts the chunk again.
 
 Keys of a run::
 
-    cxr:{run}          hash    state (running | cancelled)
+    cxr:{run}          hash    state (running | cancelled), pacs (its identifier now)
     cxr:{run}:done     bitmap  chunk numbers that the producer has harvested
     cxr:{run}:c:{no}   hash    stage, a:{stage} (attempts), lease (ms), owner, cur (current-item mark, item:stage),
                                d:{i} (deaths), o:{i} (record), t:{stage} (how long it took)
@@ -187,6 +187,17 @@ class Claims:
         with self.broker.reached() as client:
             client.hset(f"cxr:{run}", "state", state)
             client.expire(f"cxr:{run}", CLAIM_TTL_SECONDS)
+
+    def set_pacs(self, run: str, identity: str) -> None:
+        """Say which identifier the run's PACS has now: messages under way may name an older one."""
+        with self.broker.reached() as client:
+            client.hset(f"cxr:{run}", "pacs", identity)
+            client.expire(f"cxr:{run}", CLAIM_TTL_SECONDS)
+
+    def pacs(self, run: str) -> str:
+        """Return the identifier of the run's PACS as its producer said it last; empty where it didn't."""
+        with self.broker.reached() as client:
+            return str(client.hget(f"cxr:{run}", "pacs") or "")
 
     def drop(self, run: str) -> None:
         """Delete every trace of a finished run, but that it is over.

@@ -29,6 +29,7 @@ from producer.run.local_servers import LocalServers
 from producer.run.open import open_ledger, pacs_of, source_of
 from producer.run.place import PACS_INSIDE, check_not_copy, pacs_address, settle_here
 from producer.run.published import Publisher
+from producer.run.same_pacs import RENAMED, IdentityWatch, another_pacs, is_run_pacs
 from producer.run.signals import StopRequest, stopping_on_signals
 from producer.run.worker_command import Stopped, prepare_model
 from producer.sources.base import Source
@@ -95,11 +96,10 @@ def go_on(
         job["source"] = source.spec  # the listing lies in the run's folder, which may have been moved
         with closing(pacs_of(ledger, settings, paths)) as pacs:
             identity = pacs.identity()  # a wrong password ends here, before anything is started
-        if job["pacs"] and identity != job["pacs"] and ledger.get(PACS_INSIDE) is None:
-            raise UsageError(
-                f"the PACS at {pacs_url} is not the one that this run began with: put it, or the run's folder, back"
-                " where it was, or begin a new run"
-            )
+            if job["pacs"] and identity != job["pacs"] and ledger.get(PACS_INSIDE) is None:
+                if not is_run_pacs(ledger, pacs):
+                    raise another_pacs(pacs_url)
+                say(RENAMED)
         job["pacs"] = identity
         ledger.set("job", job)
         with (
@@ -166,8 +166,11 @@ def _dispatch(
     metrics = _metrics(settings, ledger, claims, app, job, pacs_url)
     watch = deletion_watch(settings, pacs, ledger, stores_images=source.first is Stage.UPLOAD)
 
+    identity = IdentityWatch(ledger, claims, pacs, pacs_url, job, say)
+
     def kept() -> None:
         audit.catch_up()
+        identity.check()
         if watch is not None:
             watch.check()
 

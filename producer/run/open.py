@@ -14,6 +14,7 @@ from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
 from producer.run.folder import Paths
 from producer.run.place import pacs_address
+from producer.run.same_pacs import another_pacs, is_run_pacs
 from producer.sources.base import ReplaySource, Source, reading
 from producer.sources.open import Selection, make_source
 from producer.sources.zip import check_same_source
@@ -84,8 +85,8 @@ def pacs_of(ledger: Ledger, settings: Settings, paths: Paths) -> Pacs:
     if url.startswith(("http://", "https://")):
         pacs = connect(settings, url)
         identity = str(ledger.get("job")["pacs"])  # empty of an Orthanc that has none
-        if identity and pacs.identity() != identity:
-            raise UsageError(f"the PACS at {url} is not the one that this run began with")
+        if identity and pacs.identity() != identity and not is_run_pacs(ledger, pacs):
+            raise another_pacs(url)
         return pacs
     folder = Path(url)
     if ledger.tally().reported and not (folder.is_dir() and any(folder.iterdir())):

@@ -111,8 +111,13 @@ class WorkerResources:
         UsageError
             Its PACS or its weights are not this worker's.
         """
-        if job["pacs"] and self.pacs_identity and job["pacs"] != self.pacs_identity:
-            raise UsageError("this worker's CXR_PACS_URL leads to another PACS than the run's")
+        for stale in (True, False):
+            own = self.pacs_identity
+            if not job["pacs"] or own in ("", job["pacs"]) or own == self.claims.pacs(job["run"]):
+                return
+            if stale:
+                del self.pacs_identity  # a PACS that was created again may have another since it was asked
+        raise UsageError("this worker's CXR_PACS_URL leads to another PACS than the run's")
 
     def check_weights(self, job: Job) -> None:
         """Refuse a run of another model or of other weights: its scores would not be one table.
