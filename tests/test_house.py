@@ -63,6 +63,7 @@ DOORS = {
     "gdcm": {"worker.pixels.codecs", "producer.demo.compress"},
     "openjpeg": {"worker.pixels.codecs", "producer.demo.compress"},
     "jpeg_ls": {"worker.pixels.codecs", "producer.demo.compress"},
+    "imagecodecs": {"worker.pixels.codecs"},
     "torchvision": {"worker.model.torch_model"},
     "torchxrayvision": {
         "worker.model.torch_model",

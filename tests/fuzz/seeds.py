@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +54,16 @@ def _images() -> Iterator[bytes]:
     yield dicom(grey8, made.JPEG_BASELINE, stream=made.jpeg_baseline(grey8))
     yield made.recoded(dicom(grey), made.JPEG_LOSSLESS)
     yield made.recoded(dicom(grey8), made.JPEG_EXTENDED)
+    yield dicom(grey8, made.JPEG_LOSSLESS, stream=made.jpeg_baseline(grey8))
+    yield dicom(grey8, PixelData=grey.tobytes())
+    yield dicom(grey, PatientOrientation=["F", "R"])
+    if find_spec("imagecodecs"):
+        from imagecodecs import htj2k_encode, jpegxl_encode
+
+        yield dicom(grey, "1.2.840.10008.1.2.4.201", stream=bytes(htj2k_encode(grey, reversible=True)))
+        for container in (False, True):  # a stream is read as it is coded, whatever the syntax
+            coded = jpegxl_encode(grey, lossless=True, bitspersample=12, usecontainer=container)
+            yield dicom(grey, made.JPEG_2000, stream=bytes(coded))
     rgb = grey8[..., None].repeat(3, axis=2)
     yield dicom(rgb)
     yield dicom(rgb, made.RLE, stream=made.rle(rgb))

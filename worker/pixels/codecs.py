@@ -1,7 +1,8 @@
 """The decoders, called without pydicom, which masks and converts what it decodes.
 
 Each was chosen by its licence too: pylibjpeg-rle and pylibjpeg-openjpeg (MIT, OpenJPEG BSD), pyjpegls (MIT, CharLS
-BSD), GDCM (BSD). pylibjpeg-libjpeg is GPL and is not used. They are loaded when first needed.
+BSD), GDCM (BSD), imagecodecs (BSD, libjxl BSD; an extra, since it is large). pylibjpeg-libjpeg is GPL and is not used.
+They are loaded when first needed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 from worker.pixels.attributes import Declared
-from worker.pixels.codestream import HTJ2K, JPEG_2000, JPEG_LS, LOSSLESS, RLE, Codestream
+from worker.pixels.codestream import HTJ2K, JPEG_2000, JPEG_LS, JPEG_XL, LOSSLESS, RLE, Codestream
 
 
 def decoded(stream: bytes, codestream: Codestream, declared: Declared) -> bytes:
@@ -25,7 +26,7 @@ def decoded(stream: bytes, codestream: Codestream, declared: Declared) -> bytes:
     Raises
     ------
     InstanceRejected
-        ``undecodable``.
+        ``undecodable``; ``unsupported_transfer_syntax`` for JPEG XL without its library.
     """
     decoder: Callable[[bytes, Codestream, Declared], bytes]
     match codestream.process:
@@ -35,6 +36,8 @@ def decoded(stream: bytes, codestream: Codestream, declared: Declared) -> bytes:
             decoder = _openjpeg
         case process if process == JPEG_LS:
             decoder = _charls
+        case process if process == JPEG_XL:
+            decoder = _libjxl
         case _:
             decoder = _gdcm
     try:
@@ -70,6 +73,17 @@ def _openjpeg(stream: bytes, _codestream: Codestream, _declared: Declared) -> by
     from openjpeg.utils import decode_pixel_data
 
     return bytes(decode_pixel_data(stream, version=2))
+
+
+def _libjxl(stream: bytes, _codestream: Codestream, _declared: Declared) -> bytes:
+    try:
+        from imagecodecs import jpegxl_decode
+    except ImportError:
+        raise InstanceRejected(
+            Reason.UNSUPPORTED_TRANSFER_SYNTAX, "JPEG XL: install cxr-backlog[jpegxl]"
+        ) from None
+    plain: bytes = jpegxl_decode(stream, numthreads=1).tobytes()
+    return plain
 
 
 def _gdcm(stream: bytes, codestream: Codestream, declared: Declared) -> bytes:

@@ -23,6 +23,7 @@ JPEG_LS: Final = 0xF7
 #: No start-of-frame markers, but names of the other coders.
 JPEG_2000: Final = 0x01
 HTJ2K: Final = 0x02
+JPEG_XL: Final = 0x03
 RLE: Final = 0x05
 #: Those of JPEG that change pixels: by discrete cosine transform, at 8 or 12 bits (ISO/IEC 10918-1 B.2.2).
 LOSSY_PROCESSES: Final = frozenset({BASELINE, EXTENDED, PROGRESSIVE})

@@ -22,6 +22,7 @@ from worker.pixels.codestream import (
     HTJ2K,
     JPEG_2000,
     JPEG_LS,
+    JPEG_XL,
     LOSSLESS,
     LOSSY_PROCESSES,
     PROGRESSIVE,
@@ -31,6 +32,7 @@ from worker.pixels.codestream import (
 )
 from worker.pixels.fragments import first_stream
 from worker.pixels.jpeg2000 import is_jpeg2000, read_jpeg2000, without_filling
+from worker.pixels.jpegxl import is_jpegxl, read_jpegxl
 from worker.pixels.native import arranged, native_words
 from worker.pixels.rle import is_rle, read_rle
 
@@ -51,12 +53,15 @@ _PROCESSES: Final = {
     "1.2.840.10008.1.2.4.81": frozenset({JPEG_LS}),
     "1.2.840.10008.1.2.4.90": frozenset({JPEG_2000}),
     "1.2.840.10008.1.2.4.91": frozenset({JPEG_2000}),
+    "1.2.840.10008.1.2.4.110": frozenset({JPEG_XL}),
+    "1.2.840.10008.1.2.4.111": frozenset({JPEG_XL}),
+    "1.2.840.10008.1.2.4.112": frozenset({JPEG_XL}),
     "1.2.840.10008.1.2.4.201": frozenset({HTJ2K}),
     "1.2.840.10008.1.2.4.202": frozenset({HTJ2K}),
     "1.2.840.10008.1.2.4.203": frozenset({HTJ2K}),
 }
 #: Whose streams can be lossy though they have the reversible wavelet: they may have been cut to a size.
-_MAY_BE_LOSSY: Final = frozenset({"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"})
+_MAY_BE_LOSSY: Final = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (91, 111, 112, 203))
 #: ISO/IEC 10918-1 B.2.2. (GDCM writes 16 into extended streams, and garbage.)
 _LOSSY_BITS: Final = {BASELINE: (8,)} | dict.fromkeys(LOSSY_PROCESSES - {BASELINE}, (8, 12))
 _DECODED: Final = frozenset().union(*_PROCESSES.values())
@@ -126,6 +131,8 @@ def _codestream(stream: bytes, declared: Declared, uid: str) -> Codestream:
         return read_jpeg(stream)
     if is_jpeg2000(stream):
         return read_jpeg2000(stream)
+    if is_jpegxl(stream):
+        return read_jpegxl(stream)
     if RLE in _PROCESSES.get(uid, ()) or is_rle(stream):
         return read_rle(stream, declared)
     raise _undecodable("no compressed image that is known here")
