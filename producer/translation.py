@@ -39,9 +39,14 @@ class Template:
         """Build the pattern of a message."""
         parts = PLACEHOLDER.split(source)
         literals = parts[0::2]
-        pattern = "".join(
-            re.escape(part) if at % 2 == 0 else f"(?P<{part}>.*?)" for at, part in enumerate(parts)
-        )
+        met: set[str] = set()
+        pattern = ""
+        for at, part in enumerate(parts):
+            if at % 2 == 0:
+                pattern += re.escape(part)
+            else:
+                pattern += f"(?P={part})" if part in met else f"(?P<{part}>.*?)"
+                met.add(part)
         return cls(source, target, re.compile(pattern, re.DOTALL), tuple(filter(None, literals)))
 
     @property

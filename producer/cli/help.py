@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from inspect import cleandoc
 from typing import Any
 
@@ -27,6 +28,9 @@ class _Formatter(click.HelpFormatter):
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         super().write_usage(prog, args, f"{t('Usage:')} " if prefix is None else prefix)
 
+    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        super().write_dl([(name, t(text)) for name, text in rows], col_max, col_spacing)
+
     def write_heading(self, heading: str) -> None:
         super().write_heading(t(heading))
 
@@ -34,12 +38,20 @@ class _Formatter(click.HelpFormatter):
 def translate_help(command: click.Command) -> None:
     """Have a command, and all below it, describe themselves in the language in use."""
     click.Context.formatter_class = _Formatter
+    for owner, name, text in _english(command):
+        setattr(owner, name, t(text))
+
+
+@cache
+def _english(command: click.Command) -> tuple[tuple[Any, str, str], ...]:
+    """Return every text of the help as it was written, with who holds it and as what."""
+    owners: list[tuple[Any, str]] = []
     for one in commands(command):
-        one.help = t(cleandoc(one.help)) if one.help else one.help
-        one.epilog = t(one.epilog) if one.epilog else one.epilog
-        for parameter in one.params:
-            if isinstance(parameter, click.Option) and parameter.help:
-                parameter.help = t(parameter.help)
+        owners += [(one, "help"), (one, "epilog")]
+        owners += [(parameter, "help") for parameter in one.params if isinstance(parameter, click.Option)]
+    return tuple(
+        (owner, name, cleandoc(text)) for owner, name in owners if (text := getattr(owner, name, None))
+    )
 
 
 def commands(command: click.Command) -> Iterator[click.Command]:
@@ -53,7 +65,4 @@ def commands(command: click.Command) -> Iterator[click.Command]:
 def help_messages(command: click.Command) -> Iterator[str]:
     """Yield every text of the help of a command and of all below it, in English."""
     yield from HEADINGS
-    for one in commands(command):
-        parameters: list[Any] = one.params
-        texts = [one.help, one.epilog, *(getattr(parameter, "help", None) for parameter in parameters)]
-        yield from (cleandoc(text) for text in texts if text)
+    yield from (text for _, _, text in _english(command))

@@ -22,6 +22,7 @@ from producer.cli.options import (
     selection_of,
 )
 from producer.cli.output import cores, echo, printable, read_settings
+from producer.translation import t
 
 
 @click.command()
@@ -71,7 +72,7 @@ def _plan_lines(made: Any, names: bool) -> list[str]:
     from producer.plan import ADVICE
 
     whole = made.read + sum(made.by_listing.values()) == made.total
-    about = "" if whole else "about "
+    about = "" if whole else f"{t('about')} "
     lines = [f"Items     {made.total}" + (f", {made.size / 1e6:,.1f} MB" if made.size else "")]
     if not whole:
         lines.append(f"          headers of {made.read} were read; counts are scaled up from them")
@@ -81,11 +82,11 @@ def _plan_lines(made: Any, names: bool) -> list[str]:
         for flag, count in sorted(made.assumed.items(), key=lambda one: one[0].value)
     ]
     for title, counts in (("Skipped", made.skipped()), ("To look at", made.quarantined())):
-        lines.append(f"{title:<9} {about if counts else ''}{sum(counts.values())}")
+        lines.append(f"{t(title):<9} {about if counts else ''}{sum(counts.values())}")
         for reason, count in sorted(counts.items(), key=lambda one: one[0].value):
             lines.append(f"          {reason.value} {count}")
             if reason in ADVICE:
-                lines.append(f"            {ADVICE[reason]}")
+                lines.append(f"            {t(ADVICE[reason])}")
             if reason.value == "body_part_unreadable":
                 lines += [
                     f"            {printable(word)!r} {n}" for word, n in made.unreadable.most_common(20)

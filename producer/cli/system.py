@@ -16,6 +16,7 @@ from backlog.errors import UsageError
 from backlog.output_file import STDOUT
 from producer.cli.options import FAILED, FORCE, OK
 from producer.cli.output import cores, echo, printable, read_settings, say_beside, work
+from producer.translation import t, translated
 
 
 @click.command()
@@ -58,7 +59,7 @@ def _inspection_lines(found: dict[str, Any]) -> Iterator[str]:
     reason = (
         f" ({found['reason']}{': ' if found['detail'] else ''}{found['detail']})" if found["reason"] else ""
     )
-    yield f"This file {found['outcome']}{reason}"
+    yield translated(f"This file {found['outcome']}{reason}")
     for key, value in found.get("facts", {}).items():
         yield f"  {key:<22} {printable(value)}"
     if "bits" in found:
@@ -114,9 +115,9 @@ def doctor(out: Path, pacs: str, as_json: bool) -> None:
     findings = list(examine(read_settings(), out.absolute(), pacs))
     for finding in findings:
         if not as_json:
-            echo(f"{finding.state:<5} {finding.what:<10} {finding.text}")
+            click.echo(f"{t(finding.state):<5} {finding.what:<10} {translated(finding.text)}")
             if finding.remedy:
-                echo(f"{'':<16} → {finding.remedy}")
+                click.echo(f"{'':<16} → {translated(finding.remedy)}")
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     sys.exit(FAILED if any(finding.state == "BAD" for finding in findings) else OK)

@@ -1,0 +1,117 @@
+"""Every message in Portuguese too: complete, unambiguous, and reached from every command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from backlog.settings import interface_language
+from producer import translation
+from producer.cli.main import main
+from producer.translation import FOLDER, PLACEHOLDER, Catalogue, catalogue
+from tests.support.ended_runs import ended_run
+from tests.support.messages import messages
+
+LANGUAGE = "pt-BR"
+
+
+@pytest.fixture(autouse=True)
+def _english_again() -> Iterator[None]:
+    yield
+    translation.use("en")
+
+
+def test_the_source_has_the_messages_that_it_is_known_to_have() -> None:
+    """The next tests say nothing where this one fails."""
+    found = messages()
+    assert len(found) > 400
+    for message in (
+        "Say what a run would do. Writes nothing.",
+        "{out}: no run here (a run's folder holds ledger.sqlite)",
+        "no worker takes from the queue {lacking}; start one: docker compose up -d {services},"
+        " or python -m worker --queues {lacking_} --processes 1 --name {lacking__}",
+        "Every report of this run is in the PACS, as it was stored.",
+        "{path}: this is no zip archive",
+    ):
+        assert message in found
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.po")), ids=lambda path: path.stem)
+def test_a_catalogue_is_complete(path: Path) -> None:
+    """After a message was changed: ``python -m tests.support.messages``, then translate what is empty."""
+    known = catalogue(path.stem.replace("_", "-")).plain
+    assert not [message for message in messages() if message not in known]
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.po")), ids=lambda path: path.stem)
+def test_a_translation_holds_the_same_values(path: Path) -> None:
+    for source, target in catalogue(path.stem.replace("_", "-")).plain.items():
+        assert sorted(PLACEHOLDER.findall(source)) == sorted(PLACEHOLDER.findall(target)), source
+
+
+def test_a_finished_message_finds_its_own_translation() -> None:
+    """Each template is filled in; another that took the text for its own would show."""
+    known = catalogue(LANGUAGE)
+    wrong = []
+    for template in known.templates:
+        values = {name: f"<{name}>" for name in PLACEHOLDER.findall(template.source)}
+        finished = PLACEHOLDER.sub(lambda one, values=values: values[one[1]], template.source)
+        meant = PLACEHOLDER.sub(lambda one, values=values: values[one[1]], template.target)
+        if known.message(finished) != meant:
+            wrong.append((finished, known.message(finished)))
+    assert not wrong
+
+
+def test_a_message_in_a_message_is_translated() -> None:
+    known = Catalogue.of([("{a}: is gone", "{a}: sumiu"), ("waiting: {b}", "espera: {b}"), ("never", "")])
+    assert known.message("waiting: /a: b: is gone") == "espera: /a: b: sumiu"
+    assert known.message("never") == "never"
+    assert known.message("another {thing}") == "another {thing}"
+    assert known.message("waiting: ") == "espera: "
+
+
+@pytest.mark.parametrize(
+    ("environment", "language"),
+    [
+        ({}, "en"),
+        ({"LANG": "pt_BR.UTF-8"}, "pt-BR"),
+        ({"LANG": "pt"}, "pt-BR"),
+        ({"LANG": "de_DE.UTF-8"}, "en"),
+        ({"LANG": "pt_BR.UTF-8", "LC_ALL": "C"}, "en"),
+        ({"LANG": "C", "LC_MESSAGES": "pt_BR.UTF-8"}, "pt-BR"),
+        ({"LANG": "pt_BR.UTF-8", "CXR_LANGUAGE": "en"}, "en"),
+        ({"LANG": "C", "CXR_LANGUAGE": "pt-BR"}, "pt-BR"),
+        ({"LANG": "pt_BR.UTF-8", "CXR_LANGUAGE": ""}, "pt-BR"),
+    ],
+)
+def test_the_language_is_the_settings_or_the_locales(environment: dict[str, str], language: str) -> None:
+    assert interface_language(environment) == language
+
+
+@pytest.mark.parametrize("environment", [{"LANG": "pt_BR.UTF-8", "LC_ALL": ""}, {"CXR_LANGUAGE": "pt-BR"}])
+def test_commands_speak_portuguese(tmp_path: Path, environment: dict[str, str]) -> None:
+    ended_run(tmp_path / "out", meaningful=False).close()
+
+    def said(*words: str) -> str:
+        return (
+            CliRunner().invoke(main, list(words), env={"LC_ALL": "", "LC_MESSAGES": ""} | environment).output
+        )
+
+    assert "Execução    20260101000000-abcdef (completa)" in said("status", str(tmp_path / "out"))
+    assert "40 itens listados" in said("items", str(tmp_path / "out"))
+    assert "não há execução aqui" in said("status", str(tmp_path))
+    assert "Falta o argumento 'OUT'." in said("status")
+    assert "Não existe o comando 'fly'." in said("fly")
+    text = said("status", "--help")
+    assert "Uso:" in text
+    assert "Diz em que ponto está uma execução." in text
+    assert "Opções:" in text
+    assert not re.search(r"Usage:|Options:|Show this", text)
+    assert (
+        "Usage:"
+        in CliRunner().invoke(main, ["status", "--help"], env={"LC_ALL": "C", "CXR_LANGUAGE": ""}).output
+    )

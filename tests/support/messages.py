@@ -1,0 +1,196 @@
+"""Every message that a user may read, found in the source, for the catalogues of translations.
+
+``python -m tests.support.messages`` writes what is new into each catalogue, untranslated, and drops what is gone.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import polib
+
+from backlog.outcomes import Outcome
+from backlog.settings import Settings
+from producer.cli.help import help_messages
+from producer.cli.main import main
+from producer.plan import ADVICE
+from producer.results.meanings import MEANINGS
+from producer.translation import FOLDER
+from tests.support.servers import ROOT
+
+#: Calls whose text a user reads, and the positions of the arguments that hold it.
+SPEAKING = {
+    **dict.fromkeys(
+        ("t", "echo", "say", "row", "BadParameter", "UsageError", "BacklogError", "Stopped"), (0,)
+    ),
+    **dict.fromkeys(("ServiceUnavailable", "StorageFull", "SourceUnavailable", "LedgerFenced"), (0,)),
+    **dict.fromkeys(("say_beside", "InstanceRejected", "refuse"), (1,)),
+    "Check": (2, 3),
+    "warning": (0,),
+}
+
+#: What commands call the lines that they print.
+_LINES = ("lines", "also", "more")
+
+#: The folders whose errors reach a user's terminal or lists.
+FOLDERS = ("backlog", "producer", "worker")
+
+#: Words that stand alone where a message is put together.
+WORDS = (
+    *(one.value for one in Outcome),
+    *("upload", "infer", "report", "listing", "running", "paused", "cancelled", "complete", "interrupted"),
+    *(
+        "Missing",
+        "Different",
+        "Twice",
+        "Item",
+        "Name",
+        "Outcome",
+        "Reason",
+        "Detail",
+        "Stage",
+        "Attempts",
+        "Ended",
+    ),
+    *("Flags", "Instance in the PACS", "SOP Instance UID", "Study Instance UID", "Report's SOP Instance UID"),
+    *(
+        "Report in the PACS",
+        "Report written by",
+        "this run",
+        "an earlier run",
+        "Time left",
+        "Waiting",
+        "To look at",
+        "about ",
+    ),
+    # click's
+    *("Missing argument '{name}'.", "Missing option '{name}'.", "No such command '{name}'."),
+    *("No such option: {name}", "No such option '{name}'.", "Option '{name}' requires an argument."),
+    *(
+        "No such command '{name}'. Did you mean {possibility}?",
+        "No such option '{name}'. Did you mean {possibility}?",
+    ),
+    *("Invalid value for '{name}': {reason}", "Invalid value for {name}: {reason}", "Missing command."),
+    *(
+        "{value} is not a valid integer.",
+        "{value} is not in the range {range}.",
+        "{value} is not one of {choices}.",
+    ),
+    *("File '{name}' does not exist.", "File '{name}' is a directory.", "Directory '{name}' is a file."),
+    *(
+        "Path '{name}' does not exist.",
+        "Got unexpected extra argument ({args})",
+        "Got unexpected extra arguments ({args})",
+    ),
+)
+
+
+def messages() -> list[str]:
+    """Return every message once, in the order of the source."""
+    found = [
+        *help_messages(main),
+        *(field.metadata["help"] for field in fields(Settings)),
+        *MEANINGS.values(),
+        *ADVICE.values(),
+        *WORDS,
+    ]
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            found += _spoken(ast.parse(path.read_text(encoding="utf-8")), cli="cli" in path.parts)
+    return [
+        message
+        for message in dict.fromkeys(found)
+        if re.search(r"[A-Za-z]{2}", re.sub(r"\{\w+\}|cxr-backlog: ", "", message))
+    ]
+
+
+def _spoken(tree: ast.AST, *, cli: bool) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            positions = (0,) if cli and name == "append" else SPEAKING.get(name, ())
+            for position in positions:
+                if position < len(node.args):
+                    yield from _texts(node.args[position])
+        elif isinstance(node, (ast.Yield, ast.Return)) and node.value is not None:
+            if (cli and isinstance(node, ast.Yield)) or _is_sentence(node.value):
+                yield from _texts(node.value)
+        elif cli and isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in _LINES:
+            for one in node.value.elts if isinstance(node.value, ast.List) else [node.value]:
+                yield from _texts(one)
+
+
+def _is_sentence(node: ast.expr) -> bool:
+    """Whether a function returns words for a user: several, apart."""
+    return isinstance(node, (ast.JoinedStr, ast.Constant)) and any(
+        len(re.findall(r"[a-z]{2,} [a-z']{2,} [a-z]{2,}", text)) for text in _texts(node)
+    )
+
+
+def _texts(node: ast.expr) -> Iterator[str]:
+    """Yield the messages that an expression makes; a value in one becomes a placeholder with its name."""
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, str):
+            yield _from_percent(node.value).strip(" ")
+    elif isinstance(node, ast.JoinedStr):
+        yield _template(node).strip(" ")
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue):
+                yield from _texts_inside(part.value)
+    elif isinstance(node, ast.IfExp):
+        yield from _texts(node.body)
+        yield from _texts(node.orelse)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        yield from _texts(node.left)
+        yield from _texts(node.right)
+    elif isinstance(node, ast.BoolOp):
+        for value in node.values:
+            yield from _texts(value)
+
+
+def _texts_inside(node: ast.expr) -> Iterator[str]:
+    if isinstance(node, (ast.IfExp, ast.BoolOp, ast.JoinedStr)):
+        yield from _texts(node)
+
+
+def _template(node: ast.JoinedStr) -> str:
+    names: dict[str, str] = {}
+    parts = []
+    for part in node.values:
+        if isinstance(part, ast.Constant):
+            parts.append(str(part.value))
+            continue
+        assert isinstance(part, ast.FormattedValue)
+        text = ast.unparse(part.value)
+        words = re.findall(r"[A-Za-z_]\w*", re.sub(r"'[^']*'", lambda one: one[0].strip("'"), text))
+        name = next((word for word in reversed(words) if len(word) > 1), "value").strip("_") or "value"
+        while names.setdefault(name, text) != text:
+            name += "_"
+        parts.append("{" + name + "}")
+    return "".join(parts)
+
+
+def _from_percent(text: str) -> str:
+    number = iter(range(1, 99))
+    return re.sub(r"%[sd]", lambda _: f"{{value{next(number)}}}", text)
+
+
+def update(path: Path) -> tuple[int, int]:
+    """Write a catalogue anew with the messages of the source; return how many there are, and how many untranslated."""
+    catalogue = polib.pofile(str(path))
+    known = {entry.msgid: entry.msgstr for entry in catalogue if not entry.obsolete}
+    fresh = polib.POFile(wrapwidth=110)
+    fresh.metadata = {"Content-Type": "text/plain; charset=UTF-8", "Language": path.stem}
+    for message in messages():
+        fresh.append(polib.POEntry(msgid=message, msgstr=known.get(message, "")))
+    fresh.save(str(path))
+    return len(fresh), len(fresh.untranslated_entries())
+
+
+if __name__ == "__main__":
+    for one in sorted(FOLDER.glob("*.po")):
+        print(one, *update(one))
