@@ -89,7 +89,11 @@ class Settings:
         allowed=(0, 256),
     )
     cache: str = _setting("", "Where weights are kept. Empty: `~/.cache/cxr-backlog`.")
-    language: str = _setting("en", "Language of the reports.", choices=("en", "pt-BR"))
+    language: str = _setting(
+        "en",
+        "Language of the reports; and of the terminal, which follows the locale where this is not set.",
+        choices=("en", "pt-BR"),
+    )
     coding: str = _setting(
         "open",
         "Codes of the findings; `snomed` needs a licence in some countries.",
