@@ -8,6 +8,8 @@
     │   ├── SourceUnavailable           the same, for the disk that the backlog lies on
     │   └── StorageFull          the same, for a disk or a Redis that has no room
     ├── ClaimLost                another worker owns the chunk now: stop, change nothing
+    │   └── RunCancelled         the same, because the user cancelled the run: what is finished may be kept
+    ├── RunPaused                the user paused the run: give the chunk back
     └── UsageError               the user has to change something before it can work
 
 Anything else is a bug and stays loud.
@@ -65,6 +67,14 @@ class StorageFull(ServiceUnavailable):
 
 class ClaimLost(BacklogError):
     """Another worker owns this chunk now, or the run was cancelled. Stop without an effect."""
+
+
+class RunCancelled(ClaimLost):
+    """The user cancelled the run."""
+
+
+class RunPaused(BacklogError):
+    """The user paused the run: the chunk goes back, with what is finished of it."""
 
 
 class UsageError(BacklogError):

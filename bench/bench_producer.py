@@ -21,6 +21,7 @@ from backlog.broker.messages import ItemRecord, Stage
 from backlog.model import LABELS
 from backlog.outcomes import Outcome
 from backlog.settings import Settings
+from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.ledger.ledger import Ledger
 from producer.results import exports
@@ -59,7 +60,7 @@ def dispatched(source: Source, folder: Path, count: int) -> dict[str, float]:
     server = RedisServer(folder / "redis")
     server.start()
     settings = Settings(redis_url=server.url)
-    dispatcher = Dispatcher(
+    context = RunContext(
         ledger,
         Claims(settings.broker),
         make_app(settings),
@@ -69,14 +70,14 @@ def dispatched(source: Source, folder: Path, count: int) -> dict[str, float]:
         window=256,
         reconcile_seconds=0,
         pause_file=folder / "pause",
-        stop=lambda: False,
-        show=lambda _: None,
+        give_up_file=folder / "give-up",
     )
+    dispatcher = Dispatcher(context, Silent())
     try:
         started = time.perf_counter()
         while ledger.waiting(1):
-            dispatcher._dispatch()  # noqa: SLF001  # this step alone
-            dispatcher._in_flight.clear()  # noqa: SLF001  # as if workers had done them at once
+            dispatcher.dispatch({})
+            dispatcher.in_flight.clear()  # as if workers had done them at once
         seconds = time.perf_counter() - started
     finally:
         server.stop()

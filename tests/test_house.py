@@ -40,7 +40,7 @@ DOORS = {
     "celery": {
         *("backlog.broker.celery_app", "worker.main", "worker.__main__", "worker.health"),
         *("worker.tasks.chunk", "worker.tasks.registry"),
-        *("producer.dispatch.dispatcher", "producer.run.execute"),
+        *("producer.dispatch.context", "producer.run.execute"),
         *(
             "producer.monitoring.metrics",
             "producer.monitoring.poller",

@@ -7,102 +7,148 @@ from __future__ import annotations
 
 from typing import Final
 
+from backlog.broker.lua import LuaScript
 from backlog.broker.messages import Stage
 
-_NOW: Final = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
-
-CLAIM: Final = (
-    _NOW
-    + """
-local stage, first = tonumber(ARGV[2]), tonumber(ARGV[3])
-if redis.call('HGET', KEYS[1], 'state') == 'cancelled' then return {'cancelled'} end
-if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return {'done'} end
-local have = redis.call('HGET', KEYS[3], 'stage')
+CLAIM: Final = LuaScript(
+    """
+local state = redis.call('HGET', run_key, 'state')
+if state == 'cancelled' or state == 'paused' then return {state} end
+if redis.call('GETBIT', done_key, chunk) == 1 then return {'done'} end
+local have = redis.call('HGET', chunk_key, 'stage')
 if not have then
   if stage ~= first then return {'stale'} end
-  redis.call('HSET', KEYS[3], 'stage', first)
+  redis.call('HSET', chunk_key, 'stage', first)
   have = first
 end
 have = tonumber(have)
 if have > stage then return {'done'} end
 if have < stage then return {'stale'} end
-if tonumber(redis.call('HGET', KEYS[3], 'lease') or '0') > now then return {'busy'} end
-local cur = redis.call('HGET', KEYS[3], 'cur')
-if cur then
-  redis.call('HDEL', KEYS[3], 'cur')
-  local item, at = string.match(cur, '(%d+):(%d+)')
-  local deaths = redis.call('HINCRBY', KEYS[3], 'd:' .. item, 1)
-  if deaths >= tonumber(ARGV[6]) then
-    local record = string.gsub(ARGV[7], '"attempts":0', '"attempts":' .. deaths)
+if tonumber(redis.call('HGET', chunk_key, 'lease') or '0') > now then return {'busy'} end
+local current = redis.call('HGET', chunk_key, 'cur')
+if current then
+  redis.call('HDEL', chunk_key, 'cur')
+  local item, at = string.match(current, '(%d+):(%d+)')
+  local crashes = redis.call('HINCRBY', chunk_key, 'd:' .. item, 1)
+  if crashes >= max_crashes then
+    local record = string.gsub(crash_record, '"attempts":0', '"attempts":' .. crashes)
     record = string.gsub(record, '"stage":%d+', '"stage":' .. at)
-    redis.call('HSETNX', KEYS[3], 'o:' .. item, record)
+    redis.call('HSETNX', chunk_key, 'o:' .. item, record)
   end
 end
-local attempt = redis.call('HINCRBY', KEYS[3], 'a:' .. stage, 1)
-redis.call('HSET', KEYS[3], 'lease', now + tonumber(ARGV[4]), 'owner', ARGV[5])
-redis.call('EXPIRE', KEYS[3], ARGV[8])
-local decided = {}
-for _, name in ipairs(redis.call('HKEYS', KEYS[3])) do
-  if string.sub(name, 1, 2) == 'o:' then decided[#decided + 1] = string.sub(name, 3) end
+local attempt = redis.call('HINCRBY', chunk_key, 'a:' .. stage, 1)
+redis.call('HSET', chunk_key, 'lease', now + lease_ms, 'owner', owner)
+redis.call('EXPIRE', chunk_key, ttl)
+local finished, kept = {}, {}
+for _, name in ipairs(redis.call('HKEYS', chunk_key)) do
+  if string.sub(name, 1, 2) == 'o:' then finished[#finished + 1] = string.sub(name, 3) end
+  if string.match(name, '^[nf]:' .. stage .. ':') then
+    kept[#kept + 1] = name
+    kept[#kept + 1] = redis.call('HGET', chunk_key, name)
+  end
 end
-return {'run', attempt, decided}
-"""
+return {'run', attempt, finished, kept, string.format('%.0f', now)}
+""",
+    keys=("run_key", "done_key", "chunk_key"),
+    arguments={
+        "chunk": int,
+        "stage": int,
+        "first": int,
+        "lease_ms": int,
+        "owner": str,
+        "max_crashes": int,
+        "crash_record": str,
+        "ttl": int,
+    },
 )
 
-RENEW: Final = (
-    _NOW
-    + """
-if redis.call('HGET', KEYS[2], 'owner') ~= ARGV[1] then return 0 end
-if redis.call('HGET', KEYS[1], 'state') == 'cancelled' then return 0 end
-redis.call('HSET', KEYS[2], 'lease', now + tonumber(ARGV[2]))
-return 1
-"""
+RENEW: Final = LuaScript(
+    """
+if redis.call('HGET', chunk_key, 'owner') ~= owner then return 'lost' end
+redis.call('HSET', chunk_key, 'lease', now + lease_ms)
+return redis.call('HGET', run_key, 'state') or 'running'
+""",
+    keys=("run_key", "chunk_key"),
+    arguments={"owner": str, "lease_ms": int},
 )
 
-SET_CURRENT_ITEM: Final = """
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then redis.call('HDEL', KEYS[1], 'cur')
-else redis.call('HSET', KEYS[1], 'cur', ARGV[2] .. ':' .. redis.call('HGET', KEYS[1], 'stage')) end
+SET_CURRENT_ITEM: Final = LuaScript(
+    """
+if redis.call('HGET', chunk_key, 'owner') ~= owner then return 0 end
+redis.call('HSET', chunk_key, 'cur', item .. ':' .. redis.call('HGET', chunk_key, 'stage'))
 return 1
-"""
-
-FINISH: Final = (
-    _NOW
-    + """
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-local time = string.sub(ARGV[4], 1, -2) .. string.format(',"at":%.0f}', now)
-redis.call('HSET', KEYS[1], 't:' .. ARGV[3], time)
-for k = 5, #ARGV, 2 do redis.call('HSETNX', KEYS[1], 'o:' .. ARGV[k], ARGV[k + 1]) end
-redis.call('HSET', KEYS[1], 'stage', ARGV[2])
-redis.call('HDEL', KEYS[1], 'lease', 'owner', 'cur', 'a:' .. ARGV[3])
-return 1
-"""
+""",
+    keys=("chunk_key",),
+    arguments={"owner": str, "item": int},
 )
 
-RELEASE: Final = """
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-redis.call('HDEL', KEYS[1], 'lease', 'owner', 'cur')
-redis.call('HINCRBY', KEYS[1], 'a:' .. redis.call('HGET', KEYS[1], 'stage'), -1)
+FINISH: Final = LuaScript(
+    """
+if redis.call('HGET', chunk_key, 'owner') ~= owner then return 0 end
+local time = string.sub(spent, 1, -2) .. string.format(',"at":%.0f}', now)
+redis.call('HSET', chunk_key, 't:' .. stage, time)
+for k = records_start, #ARGV, 2 do redis.call('HSETNX', chunk_key, 'o:' .. ARGV[k], ARGV[k + 1]) end
+redis.call('HSET', chunk_key, 'stage', following)
+redis.call('HDEL', chunk_key, 'lease', 'owner', 'cur', 'back', 'back_since', 'a:' .. stage)
 return 1
-"""
+""",
+    keys=("chunk_key",),
+    arguments={"owner": str, "following": int, "stage": int, "spent": str},
+    rest="records",
+)
 
-FAIL: Final = """
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-redis.call('HDEL', KEYS[1], 'lease', 'owner')
+#: Gives a chunk back before its stage is over. What an attempt has finished stays.
+RELEASE: Final = LuaScript(
+    """
+if redis.call('HGET', chunk_key, 'owner') ~= owner then return 0 end
+for k = fields_start, #ARGV, 2 do
+  if string.sub(ARGV[k], 1, 2) == 'o:' then redis.call('HSETNX', chunk_key, ARGV[k], ARGV[k + 1])
+  else redis.call('HSET', chunk_key, ARGV[k], ARGV[k + 1]) end
+end
+redis.call('HDEL', chunk_key, 'lease', 'owner')
+if counts == 0 then
+  redis.call('HDEL', chunk_key, 'cur')
+  redis.call('HINCRBY', chunk_key, 'a:' .. redis.call('HGET', chunk_key, 'stage'), -1)
+end
+if came_back == 1 then
+  redis.call('HINCRBY', chunk_key, 'back', 1)
+  redis.call('HSETNX', chunk_key, 'back_since', string.format('%.0f', now))
+end
 return 1
-"""
+""",
+    keys=("chunk_key",),
+    arguments={"owner": str, "counts": int, "came_back": int},
+    rest="fields",
+)
 
-RESTART: Final = (
-    _NOW
-    + f"""
-local have = redis.call('HGET', KEYS[1], 'stage')
+RESTART: Final = LuaScript(
+    f"""
+local have = redis.call('HGET', chunk_key, 'stage')
 if have and tonumber(have) >= {Stage.FINISHED.value} then return 0 end
-if tonumber(redis.call('HGET', KEYS[1], 'lease') or '0') > now then return 0 end
-redis.call('HSET', KEYS[1], 'stage', ARGV[1])
-redis.call('HDEL', KEYS[1], 'lease', 'owner')
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-redis.call('SETBIT', KEYS[2], ARGV[3], 0)
-redis.call('EXPIRE', KEYS[2], ARGV[2])
+if tonumber(redis.call('HGET', chunk_key, 'lease') or '0') > now then return 0 end
+redis.call('HSET', chunk_key, 'stage', first)
+redis.call('HDEL', chunk_key, 'lease', 'owner')
+redis.call('EXPIRE', chunk_key, ttl)
+redis.call('SETBIT', done_key, chunk, 0)
+redis.call('EXPIRE', done_key, ttl)
 return 1
-"""
+""",
+    keys=("chunk_key", "done_key"),
+    arguments={"first": int, "ttl": int, "chunk": int},
+)
+
+#: Keeps when workers of a run were served last, by operation, and returns it: the latest of each.
+SERVED: Final = LuaScript(
+    """
+for k = times_start, #ARGV, 2 do
+  if tonumber(ARGV[k + 1]) > tonumber(redis.call('HGET', served_key, ARGV[k]) or '0') then
+    redis.call('HSET', served_key, ARGV[k], ARGV[k + 1])
+  end
+end
+redis.call('EXPIRE', served_key, ttl)
+return redis.call('HGETALL', served_key)
+""",
+    keys=("served_key",),
+    arguments={"ttl": int},
+    rest="times",
 )

@@ -6,10 +6,14 @@ truth and starts the chunk again.
 
 Keys of a run::
 
-    cxr:{run}          hash    state (running | cancelled), pacs (its identifier now)
+    cxr:{run}          hash    state (running | paused | cancelled), pacs (its identifier now)
+    cxr:{run}:served   hash    read, write, source: when workers of the run were served last (ms)
     cxr:{run}:done     bitmap  chunk numbers that the producer has harvested
     cxr:{run}:c:{no}   hash    stage, a:{stage} (attempts), lease (ms), owner, cur (current-item mark, item:stage),
-                               d:{i} (deaths), o:{i} (record), t:{stage} (how long it took)
+                               d:{i} (deaths), o:{i} (record), t:{stage} (how long it took),
+                               n:{stage}:{i} (item for the next stage, of an attempt that was broken off),
+                               f:{stage}:{i} (when a server failed on the item: backlog/fault_attribution.py),
+                               back (how often servers' failures sent it back), back_since (ms), back_why (operation)
 
 Attempts are counted for each stage, so that a chunk that is started again from its first stage still knows, when it
 comes to the stage that killed its worker, that it has to go item by item there.
@@ -20,18 +24,16 @@ Every time stamp is the Redis server's: a worker's clock doesn't matter. Every w
 from __future__ import annotations
 
 import json
-import threading
-import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Self, cast
+from typing import Final, cast
 
-from backlog.broker import claim_scripts
+from backlog.broker.claim import Claim, ClaimSteps, dump
 from backlog.broker.connection import Broker
 from backlog.broker.messages import TASKS, ItemRecord, Stage, StageTime
-from backlog.errors import ClaimLost, ServiceUnavailable, UsageError
+from backlog.fault_attribution import Operation
 from backlog.outcomes import Outcome, Reason
 
 #: An item at which its worker dies this often, while it is alone at work on it, is quarantined.
@@ -42,12 +44,13 @@ CLAIM_TTL_SECONDS: Final = 30 * 24 * 3600
 
 
 class Refusal(Enum):
-    """Why a message's chunk is not to be worked on. In every case the message is acknowledged and dropped."""
+    """Why a message's chunk is not to be worked on. The message is acknowledged and dropped, but for PAUSED."""
 
     DONE = "done"  #: this stage is over
     STALE = "stale"  #: the chunk was started again since; its new message is on the way
     BUSY = "busy"  #: another worker holds it
     CANCELLED = "cancelled"  #: the user cancelled the run
+    PAUSED = "paused"  #: the user paused it: the one message that is given back instead of dropped
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,18 @@ class ChunkProgress:
 
     stage: Stage
     leased: bool
+    came_back: int = 0  #: how often it was given back because a server failed on its items
+    back_seconds: float = 0.0  #: since when, in seconds
+    back_operation: str = ""  #: of :class:`Operation`, that a server failed in; empty where it was no item's
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What a chunk left in Redis: read in one step, so that its parts are of one moment."""
+
+    finished: bool  #: its last stage is over
+    records: dict[int, ItemRecord]  #: how its items ended, by their position
+    times: dict[Stage, StageTime]  #: of the stages that are over
 
 
 class Claims:
@@ -64,26 +79,7 @@ class Claims:
     def __init__(self, url: str, *, lease_seconds: float = 10.0) -> None:
         self.broker = Broker(url)
         self.lease_ms = int(lease_seconds * 1000)
-        (
-            self._claim,
-            self._renew,
-            self._set_current_item,
-            self._finish,
-            self._release,
-            self._fail,
-            self._restart,
-        ) = (
-            self.broker.script(text)
-            for text in (
-                claim_scripts.CLAIM,
-                claim_scripts.RENEW,
-                claim_scripts.SET_CURRENT_ITEM,
-                claim_scripts.FINISH,
-                claim_scripts.RELEASE,
-                claim_scripts.FAIL,
-                claim_scripts.RESTART,
-            )
-        )
+        self.steps = ClaimSteps(self.broker)
 
     # -- a worker's side ---------------------------------------------------------------------------------------
 
@@ -108,23 +104,51 @@ class Claims:
             "stage": stage.value,
             "attempts": 0,
         }
-        answer = self._claim(
-            [f"cxr:{run}", f"cxr:{run}:done", f"cxr:{run}:c:{chunk}"],
-            [
-                chunk,
-                stage.value,
-                first.value,
-                self.lease_ms,
-                owner,
-                MAX_WORKER_CRASHES,
-                _dump(killed),
-                CLAIM_TTL_SECONDS,
-            ],
+        answer = self.steps.claim(
+            run_key=f"cxr:{run}",
+            done_key=f"cxr:{run}:done",
+            chunk_key=f"cxr:{run}:c:{chunk}",
+            chunk=chunk,
+            stage=stage.value,
+            first=first.value,
+            lease_ms=self.lease_ms,
+            owner=owner,
+            max_crashes=MAX_WORKER_CRASHES,
+            crash_record=dump(killed),
+            ttl=CLAIM_TTL_SECONDS,
         )
         if answer[0] != "run":
             return Refusal(answer[0])
-        finished_items = frozenset(int(i) for i in answer[2])
-        return Claim(self, run, chunk, owner, attempt=answer[1], finished_items=finished_items, stage=stage)
+        _, attempt, finished, kept, now = answer
+        fields = dict(zip(kept[::2], kept[1::2], strict=True))
+        return Claim(
+            self,
+            run,
+            chunk,
+            owner,
+            attempt=attempt,
+            finished_items=frozenset(int(index) for index in finished),
+            stage=stage,
+            kept={
+                int(name.split(":")[2]): json.loads(text) for name, text in fields.items() if name[0] == "n"
+            },
+            failures={
+                int(name.split(":")[2]): json.loads(text) for name, text in fields.items() if name[0] == "f"
+            },
+            claimed_ms=int(now),
+        )
+
+    def served(self, run: str, times: Mapping[Operation, int] | None = None) -> dict[Operation, int]:
+        """Return when workers of a run were served last, in ms; what is missing was not served yet.
+
+        Parameters
+        ----------
+        times
+            When we were, to be kept where it is later.
+        """
+        given = [part for operation, at in (times or {}).items() for part in (operation.value, at)]
+        answer = self.steps.served(served_key=f"cxr:{run}:served", ttl=CLAIM_TTL_SECONDS, times=given)
+        return {Operation(name): int(at) for name, at in zip(answer[::2], answer[1::2], strict=True)}
 
     # -- the producer's side -----------------------------------------------------------------------------------
 
@@ -135,27 +159,51 @@ class Claims:
             seconds, micros = client.time()
             pipe = client.pipeline(transaction=False)
             for no in numbers:
-                pipe.hmget(f"cxr:{run}:c:{no}", ["stage", "lease"])
+                pipe.hmget(f"cxr:{run}:c:{no}", ["stage", "lease", "back", "back_since", "back_why"])
             answers = pipe.execute()
         now = seconds * 1000 + micros // 1000
         return {
-            no: ChunkProgress(Stage(int(stage)), leased=int(lease or 0) > now)
-            for no, (stage, lease) in zip(numbers, answers, strict=True)
+            no: ChunkProgress(
+                Stage(int(stage)),
+                leased=int(lease or 0) > now,
+                came_back=int(back or 0),
+                back_seconds=(now - int(since)) / 1000 if since else 0.0,
+                back_operation=why or "",
+            )
+            for no, (stage, lease, back, since, why) in zip(numbers, answers, strict=True)
             if stage is not None
         }
 
-    def records(self, run: str, chunk: int) -> dict[int, ItemRecord]:
-        """Return how the items of a finished chunk ended, by their position in the chunk."""
+    def results(self, run: str, chunks: Iterable[int]) -> dict[int, ChunkResult]:
+        """Return what chunks left, each read in one step: Redis may forget everything between two."""
+        numbers = list(chunks)
         with self.broker.reached() as client:
-            fields = cast("dict[str, str]", client.hgetall(f"cxr:{run}:c:{chunk}"))
-        return {int(name[2:]): json.loads(text) for name, text in fields.items() if name.startswith("o:")}
+            pipe = client.pipeline(transaction=False)
+            for no in numbers:
+                pipe.hgetall(f"cxr:{run}:c:{no}")
+            answers = cast("list[dict[str, str]]", pipe.execute())
+        return {
+            no: ChunkResult(
+                finished=int(fields.get("stage", -1)) == Stage.FINISHED,
+                records={
+                    int(name[2:]): json.loads(text) for name, text in fields.items() if name.startswith("o:")
+                },
+                times={
+                    stage: json.loads(fields[f"t:{stage.value}"])
+                    for stage in TASKS
+                    if f"t:{stage.value}" in fields
+                },
+            )
+            for no, fields in zip(numbers, answers, strict=True)
+        }
+
+    def records(self, run: str, chunk: int) -> dict[int, ItemRecord]:
+        """Return how the items of a chunk ended, of those that have, by their position in the chunk."""
+        return self.results(run, [chunk])[chunk].records
 
     def times(self, run: str, chunk: int) -> dict[Stage, StageTime]:
         """Return how long each stage of a chunk took, of those that have ended."""
-        with self.broker.reached() as client:
-            fields = client.hmget(f"cxr:{run}:c:{chunk}", [f"t:{stage.value}" for stage in TASKS])
-        held = zip(TASKS, cast("list[str | None]", fields), strict=True)
-        return {stage: json.loads(text) for stage, text in held if text}
+        return self.results(run, [chunk])[chunk].times
 
     def forget(self, run: str, chunks: Iterable[int]) -> None:
         """Mark chunks as harvested and delete their claims. Call after the ledger has them."""
@@ -179,11 +227,18 @@ class Claims:
 
         The ledger hasn't harvested it, so it isn't done, whatever Redis remembers: a ledger may come from a backup.
         """
-        keys = [f"cxr:{run}:c:{chunk}", f"cxr:{run}:done"]
-        return bool(self._restart(keys, [first.value, CLAIM_TTL_SECONDS, chunk]))
+        return bool(
+            self.steps.restart(
+                chunk_key=f"cxr:{run}:c:{chunk}",
+                done_key=f"cxr:{run}:done",
+                first=first.value,
+                ttl=CLAIM_TTL_SECONDS,
+                chunk=chunk,
+            )
+        )
 
     def set_state(self, run: str, state: str) -> None:
-        """Say whether the run is ``running`` or ``cancelled``; repeated, since Redis may have lost it."""
+        """Say whether the run is ``running``, ``paused`` or ``cancelled``; repeated, since Redis may have lost it."""
         with self.broker.reached() as client:
             client.hset(f"cxr:{run}", "state", state)
             client.expire(f"cxr:{run}", CLAIM_TTL_SECONDS)
@@ -219,99 +274,3 @@ class Claims:
         """Return what workers of a run are waiting for, if anything."""
         with self.broker.reached() as client:
             return str(client.get(f"cxr:{run}:trouble") or "")
-
-
-@dataclass
-class Claim:
-    """A chunk that is ours for as long as the lease is renewed; a context that renews it in the background."""
-
-    claims: Claims
-    run: str
-    chunk: int
-    owner: str
-    attempt: int
-    finished_items: frozenset[int]
-    stage: Stage
-    _began: float = field(default_factory=time.monotonic)
-    _lost: threading.Event = field(default_factory=threading.Event)
-    _over: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    @property
-    def key(self) -> str:
-        """The claim's key in Redis."""
-        return f"cxr:{self.run}:c:{self.chunk}"
-
-    @property
-    def isolated(self) -> bool:
-        """Whether items are worked on one by one, each with a current-item mark: an earlier attempt died."""
-        return self.attempt > 1
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._beat, name=f"lease-{self.chunk}", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join(timeout=15)
-
-    def _beat(self) -> None:
-        while not self._over.wait(self.claims.lease_ms / 3000):
-            try:
-                ours = self.claims._renew(  # noqa: SLF001  # the two classes are one subject
-                    [f"cxr:{self.run}", self.key], [self.owner, self.claims.lease_ms]
-                )
-            except (ServiceUnavailable, UsageError):
-                continue  # Redis is unavailable: the fence decides when it is back
-            if not ours:
-                self._lost.set()
-                return
-
-    def check(self) -> None:
-        """Raise ClaimLost when the chunk is no longer ours."""
-        if self._lost.is_set():
-            raise ClaimLost(f"chunk {self.chunk} was taken over or cancelled")
-
-    def set_current_item(self, item: int | None) -> None:
-        """Note which item is worked on next, so that a death can be laid at its door."""
-        ours = self.claims._set_current_item([self.key], [self.owner, "" if item is None else item])  # noqa: SLF001
-        if not ours:
-            raise ClaimLost(f"chunk {self.chunk} was taken over")
-
-    def finish(self, following: Stage, records: Mapping[int, ItemRecord], items: int = 0) -> None:
-        """Set the chunk to its next stage and keep the records of items that ended, in one step.
-
-        Parameters
-        ----------
-        items
-            How many this stage worked on; kept with the time that it took.
-
-        Raises
-        ------
-        ClaimLost
-            The chunk is another worker's; nothing was changed.
-        """
-        ms = round(1000 * (time.monotonic() - self._began))
-        spent = {"ms": ms, "items": items, "attempt": self.attempt}
-        args: list[Any] = [self.owner, following.value, self.stage.value, json.dumps(spent)]
-        for i, record in records.items():
-            args += [i, _dump(record)]
-        if not self.claims._finish([self.key], args):  # noqa: SLF001
-            raise ClaimLost(f"chunk {self.chunk} was taken over")
-        self._over.set()
-
-    def release(self) -> None:
-        """Give the chunk back untried: this attempt doesn't count."""
-        self._over.set()
-        self.claims._release([self.key], [self.owner])  # noqa: SLF001
-
-    def fail(self) -> None:
-        """Give the chunk back after a bug: the attempt counts, and the current item, if marked, is to blame."""
-        self._over.set()
-        self.claims._fail([self.key], [self.owner])  # noqa: SLF001
-
-
-def _dump(record: ItemRecord) -> str:
-    return json.dumps(record, separators=(",", ":"))

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import redis
 
+from backlog.broker.lua import LuaScript
 from backlog.broker.messages import QUEUES, Stage, parse_task_id
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
 
@@ -54,13 +55,14 @@ class Broker:
         except (redis.RedisError, OSError) as error:
             raise _in_our_words(error) from error
 
-    def script(self, text: str) -> Callable[[list[str], list[Any]], Any]:
-        """Return a Lua script as a function of its keys and arguments."""
-        script = self.client.register_script(text)
+    def script(self, script: LuaScript) -> Callable[..., Any]:
+        """Return a Lua script as a function of its keys and arguments, by their names."""
+        registered = self.client.register_script(script.text)
 
-        def call(keys: list[str], args: list[Any]) -> Any:
+        def call(**values: Any) -> Any:
+            keys, arguments = script.bind(values)
             with self.reached():
-                return script(keys=keys, args=args)
+                return registered(keys=keys, args=arguments)
 
         return call
 

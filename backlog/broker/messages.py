@@ -34,6 +34,10 @@ TASKS: Final = {Stage.UPLOAD: "upload", Stage.INFER: "infer", Stage.REPORT: "rep
 QUEUES: Final = {Stage.UPLOAD: "upload", Stage.INFER: "inference", Stage.REPORT: "report"}
 
 
+#: The outcome in the record of an item that has not ended: a server failed on it, and served others. It is sent again.
+DEFERRED: Final = "deferred"
+
+
 class ConversionSpec(TypedDict):
     """What a run was asked to make, as JSON."""
 
@@ -86,6 +90,9 @@ class Job(TypedDict):
     engine: str  #: what scored this chunk; set by the infer task
     read_back: NotRequired[bool]  #: read each report back after storing it, and compare
     predecessor: NotRequired[PredecessorSpec]
+    retry: NotRequired[
+        bool
+    ]  #: this chunk is one item that a server failed on before: it is not waited for long
     derived_objects: NotRequired[
         list[str]
     ]  #: what is stored beside each report, of :data:`backlog.settings.DERIVED_OBJECTS`
@@ -156,6 +163,7 @@ class ItemRecord(TypedDict, total=False):
     meaningful: bool
     engine: str
     derived_objects: list[DerivedRecord]
+    history: list[int]  #: deferred only: the events of :class:`backlog.fault_attribution.FaultHistory`
 
 
 def model_of(run: Job | PredecessorSpec) -> Model:

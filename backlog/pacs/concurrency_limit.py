@@ -9,15 +9,16 @@ it, by the Redis server's clock. Without Redis every process makes one request a
 from __future__ import annotations
 
 import hashlib
-import random
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from enum import IntEnum
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from backlog.broker.connection import Broker
+from backlog.broker.lua import LuaScript
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.pacs.base import Pacs, StoreResult
 from backlog.settings import Settings
@@ -27,41 +28,92 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NOW: Final = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
-
-_ENTER: Final = (
-    _NOW
-    + """
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local limit = math.min(tonumber(ARGV[1]), tonumber(redis.call('GET', KEYS[2]) or ARGV[1]))
-if redis.call('ZCARD', KEYS[1]) >= math.floor(limit) then return 0 end
-redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[3])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1
+#: What both scripts below begin with: holders and waiters that died are forgotten.
+_FORGET: Final = """
+redis.call('ZREMRANGEBYSCORE', slots_key, '-inf', now)
+for _, dead in ipairs(redis.call('ZRANGEBYSCORE', alive_key, '-inf', now)) do
+  redis.call('ZREM', waiting_key, dead)
+  redis.call('ZREM', alive_key, dead)
+end
+local limit = math.min(most, tonumber(redis.call('GET', limit_key) or most))
 """
+
+#: Takes a slot, or a place in the queue for one: by rank, and then as they came.
+_ENTER: Final = LuaScript(
+    _FORGET
+    + """
+if redis.call('ZSCORE', slots_key, slot) then return 1 end
+if not redis.call('ZSCORE', waiting_key, slot) then
+  redis.call('ZADD', waiting_key, string.format('%.0f', rank * 10000000000000 + now), slot)
+end
+redis.call('ZADD', alive_key, now + alive_ms, slot)
+local free = math.floor(limit) - redis.call('ZCARD', slots_key)
+local taken = redis.call('ZRANK', waiting_key, slot) < free
+if taken then
+  redis.call('ZADD', slots_key, now + lifetime_ms, slot)
+  redis.call('ZREM', waiting_key, slot)
+  redis.call('ZREM', alive_key, slot)
+end
+for _, key in ipairs({slots_key, waiting_key, alive_key}) do redis.call('PEXPIRE', key, lifetime_ms + alive_ms) end
+return taken and 1 or 0
+""",
+    keys=("slots_key", "limit_key", "waiting_key", "alive_key"),
+    arguments={"most": int, "lifetime_ms": int, "alive_ms": int, "rank": int, "slot": str},
 )
 
-_RENEW: Final = (
-    _NOW
+#: Gives a slot back, moves the limit, and hands free slots to those who wait longest.
+_LEAVE: Final = LuaScript(
+    _FORGET
     + """
-for k = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', now + ARGV[1], ARGV[k]) end
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-"""
-)
-
-_LEAVE: Final = """
-redis.call('ZREM', KEYS[1], ARGV[2])
-local most = tonumber(ARGV[1])
-local limit = math.min(most, tonumber(redis.call('GET', KEYS[2]) or most))
-if ARGV[3] == 'good' then
-  if limit < most then redis.call('SET', KEYS[2], math.min(most, limit + 1 / limit), 'EX', 3600) end
-elseif redis.call('SET', KEYS[3], 1, 'PX', ARGV[4], 'NX') then
-  redis.call('SET', KEYS[2], math.max(1, limit / 2), 'EX', 3600)
+for _, key in ipairs({slots_key, waiting_key, alive_key}) do redis.call('ZREM', key, slot) end
+if ending == 'good' then
+  if limit < most then
+    limit = math.min(most, limit + 1 / limit)
+    redis.call('SET', limit_key, limit, 'EX', 3600)
+  end
+elseif ending == 'bad' and redis.call('SET', cut_key, 1, 'PX', cut_ms, 'NX') then
+  limit = math.max(1, limit / 2)
+  redis.call('SET', limit_key, limit, 'EX', 3600)
+end
+while redis.call('ZCARD', slots_key) < math.floor(limit) do
+  local next = redis.call('ZPOPMIN', waiting_key)[1]
+  if not next then break end
+  redis.call('ZREM', alive_key, next)
+  redis.call('ZADD', slots_key, now + lifetime_ms, next)
+  redis.call('PEXPIRE', slots_key, lifetime_ms + alive_ms)
+  redis.call('RPUSH', wake_prefix .. next, 1)
+  redis.call('PEXPIRE', wake_prefix .. next, alive_ms)
 end
 return 1
-"""
+""",
+    keys=("slots_key", "limit_key", "waiting_key", "alive_key", "cut_key"),
+    arguments={
+        "most": int,
+        "lifetime_ms": int,
+        "alive_ms": int,
+        "slot": str,
+        "ending": str,
+        "cut_ms": int,
+        "wake_prefix": str,
+    },
+)
 
-_LOOK: Final = "return {redis.call('GET', KEYS[2]) or ARGV[1], redis.call('ZCARD', KEYS[1])}"
+_RENEW: Final = LuaScript(
+    """
+for k = slots_start, #ARGV do redis.call('ZADD', slots_key, 'XX', now + lifetime_ms, ARGV[k]) end
+redis.call('PEXPIRE', slots_key, lifetime_ms)
+return 1
+""",
+    keys=("slots_key",),
+    arguments={"lifetime_ms": int},
+    rest="slots",
+)
+
+_LOOK: Final = LuaScript(
+    "return {redis.call('GET', limit_key) or tostring(most), redis.call('ZCARD', slots_key)}",
+    keys=("slots_key", "limit_key"),
+    arguments={"most": int},
+)
 
 #: The limit halves once for one trouble, however many requests were under way in it.
 _CUT_MS: Final = 1000
@@ -74,29 +126,52 @@ _RECENT: Final = 1 / 32
 #: The place of a process that died is free again after so long.
 _LIFETIME: Final = 10.0
 
-#: How long a request waits for its place, and how long a Redis that is unavailable is not asked again, in seconds.
-_MAX_WAIT: Final = 30.0
+#: Who waits for a slot says so this often; who doesn't for longer is dead, and waits no more. In seconds.
+_ASK_EVERY: Final = 0.5
+_ALIVE: Final = 5.0
+
+#: A Redis that is unavailable is not asked again for so long, in seconds.
 _AWAY: Final = 5.0
 
 
+class Rank(IntEnum):
+    """Who gets a free slot first: chunks that are nearly done, so that work begun is finished before more begins."""
+
+    REPORT = 0
+    INFER = 1
+    UPLOAD = 2
+    OTHER = 3
+    #: Before a chunk is begun at all: while those at work leave a slot free.
+    CHUNK = 4
+
+
 class PacsConcurrencyLimit:
-    """The places at one PACS. Used by one process; the limit is shared by all that name the same PACS.
+    """The slots at one PACS. Used by one process; the limit is shared by all that name the same PACS.
 
     Parameters
     ----------
+    broker
+        Where the slots are kept.
     address
         Of the PACS. Only its hash reaches Redis.
     most
         Requests at a time, over all processes.
     lifetime
-        The place of a process that died is free again after so many seconds.
+        The slot of a process that died is free again after so many seconds.
     """
 
     def __init__(self, broker: Broker, address: str, *, most: int, lifetime: float = _LIFETIME) -> None:
         self.most = max(1, most)
+        #: Which requests these are; set by the stage that is at work.
+        self.rank = Rank.OTHER
+        #: Called every half second while a request waits for its slot. What it raises ends the waiting.
+        self.on_wait: Callable[[], object] = lambda: None
+        #: Seconds that this process has waited for slots: no failure of the PACS, and no part of a retry budget.
+        self.waited = 0.0
+        self._broker = broker
         self._lifetime_ms = int(lifetime * 1000)
-        name = f"cxr-pacs:{hashlib.sha256(address.encode()).hexdigest()[:16]}"
-        self._keys = [f"{name}:places", f"{name}:limit", f"{name}:cut"]
+        #: What its keys in Redis begin with.
+        self.name = f"cxr-pacs:{hashlib.sha256(address.encode()).hexdigest()[:16]}"
         self._enter = broker.script(_ENTER)
         self._leave = broker.script(_LEAVE)
         self._renew = broker.script(_RENEW)
@@ -108,64 +183,89 @@ class PacsConcurrencyLimit:
         self._usual: dict[str, float] = {}
 
     @contextmanager
-    def slot(self, kind: str) -> Iterator[None]:
-        """Hold a place for one request; how it ends moves the limit.
+    def slot(self, kind: str, rank: Rank | None = None) -> Iterator[None]:
+        """Hold a slot for one request, however long it takes to get one; how it ends moves the limit.
 
         Parameters
         ----------
         kind
-            What is asked: requests of one kind are compared in time.
-
-        Raises
-        ------
-        ServiceUnavailable
-            No place came free; nothing was asked of the PACS.
+            What is asked: requests of one kind are compared in time. Empty: nothing is asked, the limit stays.
+        rank
+            Other than :attr:`rank`.
         """
-        place = uuid.uuid4().hex
-        if not self._wait_for(place):
-            with self._alone:
-                yield
-            return
-        self._keep(place)
-        started = time.monotonic()
-        verdict = "bad"
+        slot = uuid.uuid4().hex
+        self._keep(slot)
+        ending = ""
+        taken = False
         try:
-            yield
-            verdict = self._judge(kind, time.monotonic() - started)
-        except (InstanceRejected, UsageError):
-            verdict = "good"  # it answered, and promptly or not it was about this one instance
-            raise
+            taken = self._wait_for(slot, self.rank if rank is None else rank)
+            if not taken:
+                with self._alone:
+                    yield
+                return
+            started = time.monotonic()
+            ending = "bad" if kind else ""
+            try:
+                yield
+                if kind:
+                    ending = self._judge(kind, time.monotonic() - started)
+            except (InstanceRejected, UsageError):
+                ending = "good"  # it answered, and promptly or not it was about this one instance
+                raise
         finally:
-            self._give_back(place, verdict)
+            self._give_back(slot, ending)
+
+    def admit(self) -> None:
+        """Wait until a slot is free that no chunk at work needs: a chunk begun earlier would only wait."""
+        with self.slot("", Rank.CHUNK):
+            pass
 
     def now(self) -> tuple[float, int]:
-        """Return the limit as it stands, and how many places are taken; for the metrics.
+        """Return the limit as it stands, and how many slots are taken; for the metrics.
 
         Raises
         ------
         ServiceUnavailable, UsageError
             Redis is unavailable or refuses us.
         """
-        limit, taken = self._look(self._keys[:2], [self.most])
+        limit, taken = self._look(
+            slots_key=f"{self.name}:places", limit_key=f"{self.name}:limit", most=self.most
+        )
         return min(float(self.most), float(limit)), int(taken)
 
-    def _wait_for(self, place: str) -> bool:
-        """Take a place; False when there is no Redis to ask."""
-        deadline = time.monotonic() + _MAX_WAIT
-        while time.monotonic() >= self._away_until:
-            try:
-                if self._enter(self._keys[:2], [self.most, self._lifetime_ms, place]):
+    def _keys(self) -> dict[str, str]:
+        return {
+            "slots_key": f"{self.name}:places",
+            "limit_key": f"{self.name}:limit",
+            "waiting_key": f"{self.name}:waiting",
+            "alive_key": f"{self.name}:alive",
+        }
+
+    def _wait_for(self, slot: str, rank: Rank) -> bool:
+        """Take a slot; False when there is no Redis to ask."""
+        began = time.monotonic()
+        try:
+            while time.monotonic() >= self._away_until:
+                if self._enter(
+                    **self._keys(),
+                    most=self.most,
+                    lifetime_ms=self._lifetime_ms,
+                    alive_ms=int(_ALIVE * 1000),
+                    rank=int(rank),
+                    slot=slot,
+                ):
                     return True
-            except (ServiceUnavailable, UsageError):
-                self._away_until = time.monotonic() + _AWAY
-                return False
-            if time.monotonic() > deadline:
-                raise ServiceUnavailable("every place at the PACS is taken: see CXR_PACS_REQUESTS")
-            time.sleep(random.uniform(0.002, 0.02))  # noqa: S311  # not for secrets
+                with self._broker.reached() as client:
+                    client.blpop([f"{self.name}:wake:{slot}"], timeout=_ASK_EVERY)
+                self.waited += time.monotonic() - began
+                began = time.monotonic()
+                self.on_wait()
+        except (ServiceUnavailable, UsageError):
+            self._away_until = time.monotonic() + _AWAY
         return False
 
-    def _keep(self, place: str) -> None:
-        self._held.add(place)
+    def _keep(self, slot: str) -> None:
+        self._held.add(slot)
         if self._keeper is None:
             self._keeper = threading.Thread(target=self._beat, name="pacs-places", daemon=True)
             self._keeper.start()
@@ -176,14 +276,26 @@ class PacsConcurrencyLimit:
             held = list(self._held)
             if held:
                 with suppress(ServiceUnavailable, UsageError):
-                    self._renew(self._keys[:1], [self._lifetime_ms, *held])
+                    self._renew(slots_key=f"{self.name}:places", lifetime_ms=self._lifetime_ms, slots=held)
 
-    def _give_back(self, place: str, verdict: str) -> None:
-        self._held.discard(place)
+    def _give_back(self, slot: str, ending: str) -> None:
+        self._held.discard(slot)
+        if time.monotonic() < self._away_until:
+            return
         try:
-            self._leave(self._keys, [self.most, place, verdict, _CUT_MS])
+            self._leave(
+                **self._keys(),
+                cut_key=f"{self.name}:cut",
+                most=self.most,
+                lifetime_ms=self._lifetime_ms,
+                alive_ms=int(_ALIVE * 1000),
+                slot=slot,
+                ending=ending,
+                cut_ms=_CUT_MS,
+                wake_prefix=f"{self.name}:wake:",
+            )
         except (ServiceUnavailable, UsageError):
-            self._away_until = time.monotonic() + _AWAY  # the place runs out by itself
+            self._away_until = time.monotonic() + _AWAY  # the slot runs out by itself
 
     def _judge(self, kind: str, took: float) -> str:
         usual = self._usual.get(kind, took)

@@ -122,7 +122,11 @@ def _list(
             click.echo(json.dumps(item_json(item, called)))
             continue
         outcome = f"{t(item['outcome']):<12} " if outcomes else ""
-        about = item["flags"] if item["outcome"] == Outcome.REPORTED.value else translated(item["detail"])
+        about = (
+            item["flags"]
+            if item["outcome"] == Outcome.REPORTED.value
+            else printable(translated(item["detail"]))
+        )
         more = f"  {called}" if called is not None else ""
         click.echo(f"{item['no']:>8}  {outcome}{item['reason']:<28} {about}{more}".rstrip())
     return count
@@ -161,7 +165,7 @@ def _in_words(item: dict[str, Any], name: str | None) -> Iterator[tuple[str, str
     yield "Name", name or ""
     yield "Outcome", t(item["outcome"])
     yield "Reason", f"{reason}: {t(MEANINGS.get(reason, ''))}" if reason else ""
-    yield "Detail", translated(item["detail"])
+    yield "Detail", printable(translated(item["detail"]))
     listed = item["chunk"] is None
     yield "Stage", t("listing") if listed else t(stages[item["stage"]]) if item["stage"] < len(stages) else ""
     yield "Attempts", str(item["attempts"] or "")
@@ -194,6 +198,32 @@ def quarantine_replay(out: Path, to: Path, reason: tuple[str, ...]) -> None:
     echo(f"Trying {count} items again.")
     sys.stdout.flush()
     work(settings, Paths(to.absolute()))
+
+
+@quarantine.command("give-up")
+@OUT
+@click.argument("items", type=click.IntRange(0), nargs=-1, required=True)
+def quarantine_give_up(out: Path, items: tuple[int, ...]) -> None:
+    """End items that the PACS fails on whenever they come, so that their run can end."""
+    from producer.run.folder import Paths, is_running
+    from producer.run.open import open_ledger
+
+    with closing(open_ledger(out)) as ledger:
+        ended = [item for item in items if ledger.item(item) is not None]
+        listed = int(ledger.get("listed", 0))
+    if ended:
+        raise UsageError(
+            f"{out}: item {ended[0]} has ended already: cxr-backlog quarantine show {out} {ended[0]}"
+        )
+    if unknown := [item for item in items if item >= listed]:
+        raise UsageError(f"{out}: there is no item {unknown[0]}: {listed} are listed")
+    paths = Paths(out)
+    with paths.give_up.open("a", encoding="ascii") as file:
+        file.writelines(f"{item}\n" for item in items)
+    if is_running(paths):
+        echo("The run gives it up now, and quarantines it.")
+    else:
+        echo(f"The run gives it up when it goes on: cxr-backlog resume {out}")
 
 
 def _namer(ledger: Ledger, out: Path) -> Callable[[dict[str, Any]], str]:

@@ -27,7 +27,7 @@ from producer.cli.options import (
 )
 from producer.cli.output import agree_on_copy, cores, echo, read_settings, summary_lines, work
 from producer.cli.status import look, progress_of
-from producer.run.folder import Paths
+from producer.run.folder import Paths, touch
 
 
 @click.command()
@@ -134,14 +134,17 @@ def resume(out: Path, copy: bool) -> None:
 @OUT
 @COPY
 def pause(out: Path, copy: bool) -> None:
-    """Send nothing new; what is in flight ends. Go on with 'resume'."""
-    from producer.run.folder import Paths, touch
-    from producer.run.open import open_ledger
-
-    with closing(open_ledger(out)) as ledger:
-        agree_on_copy(ledger, Paths(out), copy)
+    """Hold a run back, here and on every worker, within seconds. Go on with 'resume'."""
+    run_id = _unfinished(out, copy)
+    if run_id is None:
+        echo("The run is complete: there is nothing to pause.")
+        return
     touch(Paths(out).pause)
-    echo(f"Paused. Go on with: cxr-backlog resume {out}")
+    _tell_workers(run_id, "paused")
+    echo(
+        "Paused: nothing new is begun, and each worker process ends at most the image that it has."
+        f" Go on with: cxr-backlog resume {out}"
+    )
 
 
 @click.command()
@@ -149,19 +152,37 @@ def pause(out: Path, copy: bool) -> None:
 @COPY
 def cancel(out: Path, copy: bool) -> None:
     """Stop the run, here and on every worker. What was reported stays; 'resume' takes it up again."""
-    from producer.run.folder import Paths, touch
+    run_id = _unfinished(out, copy)
+    if run_id is None:
+        echo("The run is complete: there is nothing to cancel. 'cxr-backlog retract' takes it back.")
+        return
+    touch(Paths(out).cancel)
+    _tell_workers(run_id, "cancelled")
+    echo("Cancelled. What was reported stays; see 'cxr-backlog retract' to take it back.")
+
+
+def _unfinished(out: Path, copy: bool) -> str | None:
+    """Return the name of a run; None where it is complete."""
+    from producer.results.exports import summarise
     from producer.run.open import open_ledger
 
     with closing(open_ledger(out)) as ledger:
         agree_on_copy(ledger, Paths(out), copy)
-        run_id = ledger.get("job")["run"]
-    touch(Paths(out).cancel)
-    settings = read_settings()
-    if settings.redis_url:
-        from backlog.broker.claims import Claims
+        return None if summarise(ledger)["complete"] else str(ledger.get("job")["run"])
 
-        Claims(settings.broker).set_state(run_id, "cancelled")
-    echo("Cancelled. What was reported stays; see 'cxr-backlog retract' to take it back.")
+
+def _tell_workers(run_id: str, state: str) -> None:
+    """Tell the workers of a stack at once; those of an embedded run learn it from its producer."""
+    settings = read_settings()
+    if not settings.redis_url:
+        return
+    from backlog.broker.claims import Claims
+    from backlog.errors import ServiceUnavailable
+
+    try:
+        Claims(settings.broker).set_state(run_id, state)
+    except ServiceUnavailable as error:
+        echo(f"{error}: the run's producer tells the workers as soon as it is back.", err=True)
 
 
 @click.command()
@@ -175,7 +196,7 @@ def status(out: Path, watch: bool, as_json: bool) -> None:
     while True:
         summary = look(Paths(out))
         if as_json:
-            click.echo(json.dumps(summary))
+            echo(json.dumps(summary))
         else:
             for line in summary_lines(summary):
                 echo(line)

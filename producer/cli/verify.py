@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 #: How often a long command says how far it is.
 _SAY_SECONDS: Final = 10.0
+
+if TYPE_CHECKING:
+    from producer.ledger.ledger import Ledger
+    from producer.run.folder import Paths
 
 
 @click.command()
@@ -152,9 +156,9 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
         )
     with only_producer(paths):  # nobody resumes the run meanwhile
         ledger = open_ledger(out, write=True)
-        _settled(ledger, out)
+        _check_settled(ledger, paths)
         ledger.acquire()  # nor on another machine
-        _settled(ledger, out)
+        _check_settled(ledger, paths)
         settings = read_settings()
         with (
             closing(limited(pacs_of(ledger, settings, paths), settings, pacs_address(ledger, paths))) as pacs,
@@ -180,15 +184,40 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
     sys.exit(FAILED if done.changed else OK)
 
 
-def _settled(ledger: Any, out: Path) -> None:
-    """Insist that nothing is in flight: what a worker stores after a retraction nobody would know of."""
-    count = len(ledger.in_flight())
-    if count:
+def _check_settled(ledger: Ledger, paths: Paths) -> None:
+    """Insist that no worker is at work: what one stores after a retraction nobody would know of.
+
+    Raises
+    ------
+    UsageError
+        Chunks are in flight and the run is not cancelled; or a worker holds one of them still.
+    """
+    count, out = len(ledger.in_flight()), paths.out
+    if not count:
+        return
+    if not paths.cancel.exists():
         raise UsageError(
-            f"{out}: {count} chunks are in flight, whose reports the run doesn't know yet. First let them end: "
-            f"cxr-backlog resume {out}, until it is complete; or, to begin no others, from another terminal "
-            f"cxr-backlog pause {out}, and Ctrl-C when nothing moves any more"
+            f"{out}: {count} chunks are in flight, whose reports the run doesn't know yet. Stop the workers first: "
+            f"cxr-backlog cancel {out}; or let the chunks end: cxr-backlog resume {out}"
         )
+    if not ledger.get("stack", True):
+        if ledger.get("settled", False):
+            return  # its workers ended with its producer, and what they had finished is kept
+        raise UsageError(
+            f"{out}: the run was killed, and {count} chunks may have reports that it doesn't know yet. Let it look:"
+            f" cxr-backlog resume {out}, and Ctrl-C"
+        )
+    settings = read_settings()
+    if not settings.redis_url:
+        raise UsageError(
+            f"{out}: workers of a stack may hold {count} chunks of this run: set CXR_REDIS_URL to ask"
+        )
+    from backlog.broker.claims import Claims
+    from producer.dispatch.settle import settle
+
+    claims = Claims(settings.broker, lease_seconds=settings.lease_seconds)
+    if not settle(ledger, claims, str(ledger.get("job")["run"])):
+        raise UsageError(f"{out}: a worker is at work on an image of this run still: try again in a moment")
 
 
 @click.group()

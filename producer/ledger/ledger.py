@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from backlog.broker.messages import ItemRecord, Stage, StageTime
+from backlog.broker.messages import DEFERRED, ItemRecord, Stage, StageTime
 from backlog.errors import BacklogError, ServiceUnavailable, StorageFull, UsageError
+from backlog.fault_attribution import FaultHistory, Verdict
 from backlog.files import rename_exclusively
-from backlog.outcomes import Outcome
+from backlog.outcomes import Outcome, Reason
 from producer.ledger.rows import UNACCOUNTED, duplicate, item_row
 from producer.ledger.schema import (
+    DEFERRAL,
     DERIVED_RETRACTED,
     DERIVED_STORED,
     FOUND,
@@ -34,6 +36,10 @@ from producer.sources.base import Page
 #: How long one access waits for a lock of another program's, in seconds; whoever works on the run then says so and
 #: waits on. Nothing can interrupt SQLite while it waits.
 _LOCK_SECONDS: Final = 5.0
+
+#: An item that a server failed on is sent again after so many seconds, then after four times as many, and so on.
+_RETRY_AFTER: Final = 1.0
+_RETRY_AT_MOST: Final = 60.0
 
 
 class LedgerFenced(BacklogError):
@@ -94,6 +100,9 @@ class Ledger:
                 f"{path}: written by another version of this program (ledger {version}, not {VERSION})"
             )
         self._db.row_factory = sqlite3.Row
+        if write:
+            with _translated(path):
+                self._db.execute(DEFERRAL)
         self._epoch: int | None = None
 
     @classmethod
@@ -191,8 +200,28 @@ class Ledger:
     def waiting(self, limit: int) -> list[ChunkRow]:
         """Return the next chunks that were never dispatched."""
         return self._chunks(
-            "SELECT no, items FROM chunk WHERE state = 0 AND state < 2 ORDER BY no LIMIT ?", limit
+            "SELECT no, items FROM chunk WHERE state = 0 AND state < 2"
+            " AND no NOT IN (SELECT chunk FROM deferral) ORDER BY no LIMIT ?",
+            limit,
         )
+
+    def due(self, limit: int) -> list[ChunkRow]:
+        """Return chunks of one item that a server failed on, which it is time to send again."""
+        return self._chunks(
+            "SELECT no, items FROM chunk JOIN deferral ON chunk = no WHERE state = 0 AND state < 2"
+            " AND due <= ? ORDER BY due LIMIT ?",
+            time.time(),
+            max(0, limit),
+        )
+
+    def history(self, chunk: int) -> FaultHistory:
+        """Return when the one item of a chunk failed before and others were served; empty for any other chunk."""
+        row = self._execute("SELECT events FROM deferral WHERE chunk = ?", (chunk,)).fetchone()
+        return FaultHistory(json.loads(row["events"]) if row else ())
+
+    def deferred_chunks(self) -> frozenset[int]:
+        """Return the numbers of all chunks of one item that a server failed on, sent or not."""
+        return frozenset(row[0] for row in self._execute("SELECT chunk FROM deferral"))
 
     def in_flight(self) -> list[ChunkRow]:
         """Return the chunks that were dispatched and not harvested."""
@@ -202,8 +231,8 @@ class Ledger:
 
     # Both queries repeat the condition of the index chunk_open: SQLite doesn't see that it follows, and scans.
 
-    def _chunks(self, query: str, limit: int) -> list[ChunkRow]:
-        rows = self._execute(query, (limit,)).fetchall()
+    def _chunks(self, query: str, *values: float) -> list[ChunkRow]:
+        rows = self._execute(query, values).fetchall()
         return [ChunkRow(row["no"], [(item, ref) for item, ref in json.loads(row["items"])]) for row in rows]
 
     def dispatched(self, chunks: Iterable[int]) -> None:
@@ -235,18 +264,92 @@ class Ledger:
                 if self._harvested(chunk.no):
                     continue
                 took = (times or {}).get(chunk.no, {})
-                for i, (item, ref) in enumerate(chunk.items):
-                    record = self._once(item, records.get(i) or UNACCOUNTED)
-                    # When its stage ended, not when the producer came to look: that may have been away for hours.
-                    stage_time = took.get(Stage(record.get("stage", 0)))
-                    ended = stage_time["at"] / 1000 if stage_time else time.time()
-                    self._replace(item_row(item, ref, record, chunk.no, ended))
-                    self._keep_effects(item, record, ended)
-                self._execute("UPDATE chunk SET state = 2, items = '' WHERE no = ?", (chunk.no,))
+                for index, (item, ref) in enumerate(chunk.items):
+                    record = records.get(index) or UNACCOUNTED
+                    if record["outcome"] != DEFERRED or self._is_to_blame(chunk.no, item, ref, record):
+                        self._end(chunk.no, item, ref, record, took)
+                self._close(chunk.no)
                 self._db.executemany(
                     "INSERT OR REPLACE INTO timing VALUES (?, ?, ?, ?, ?)",
                     [(chunk.no, stage.value, t["ms"], t["items"], t["attempt"]) for stage, t in took.items()],
                 )
+
+    def keep_partial(self, chunk: ChunkRow, records: Mapping[int, ItemRecord]) -> None:
+        """Keep how some items of a chunk ended that was broken off; the chunk stays in flight."""
+        with self._transaction():
+            if self._harvested(chunk.no):
+                return
+            for index, (item, ref) in enumerate(chunk.items):
+                record = records.get(index)
+                if record is not None and record["outcome"] != DEFERRED:
+                    self._end(chunk.no, item, ref, record, {})
+
+    def give_up(self, item: int, detail: str) -> int | None:
+        """End an item that a server fails on; the others of its chunk go into a new one.
+
+        Returns
+        -------
+        int or None
+            The chunk that was in flight with it, which is over now; None where the item has ended, or is unknown.
+        """
+        with self._transaction():
+            for chunk in self._chunks("SELECT no, items FROM chunk WHERE state < 2 ORDER BY no"):
+                refs = dict(chunk.items)
+                if item not in refs or self.item(item) is not None:
+                    continue
+                record: ItemRecord = {
+                    "outcome": Outcome.QUARANTINED.value,
+                    "reason": Reason.PACS_FAILS.value,
+                    "detail": detail,
+                }
+                self._end(chunk.no, item, refs[item], record, {})
+                others = [pair for pair in chunk.items if pair[0] != item and self.item(pair[0]) is None]
+                if others:
+                    self._insert_chunk(others)
+                self._close(chunk.no)
+                return chunk.no
+        return None
+
+    def _end(
+        self,
+        chunk: int,
+        item: int,
+        ref: int | str,
+        record: ItemRecord,
+        took: Mapping[Stage, StageTime],
+    ) -> None:
+        record = self._once(item, record)
+        # When its stage ended, not when the producer came to look: that may have been away for hours.
+        stage_time = took.get(Stage(record.get("stage", 0)))
+        ended = stage_time["at"] / 1000 if stage_time else time.time()
+        self._replace(item_row(item, ref, record, chunk, ended))
+        self._keep_effects(item, record, ended)
+
+    def _close(self, chunk: int) -> None:
+        self._execute("UPDATE chunk SET state = 2, items = '' WHERE no = ?", (chunk,))
+        self._execute("DELETE FROM deferral WHERE chunk = ?", (chunk,))
+
+    def _insert_chunk(self, items: Sequence[tuple[int, int | str]]) -> int:
+        text = json.dumps(items, separators=(",", ":"))
+        cursor = self._execute("INSERT INTO chunk (items) VALUES (?)", (text,))
+        assert cursor.lastrowid is not None  # noqa: S101  # it was inserted
+        return cursor.lastrowid
+
+    def _is_to_blame(self, chunk: int, item: int, ref: int | str, record: ItemRecord) -> bool:
+        """Put an item aside that a server failed on, for a chunk of its own; True where it is to blame instead."""
+        row = self._execute("SELECT rounds, events FROM deferral WHERE chunk = ?", (chunk,)).fetchone()
+        rounds = row["rounds"] if row else 0
+        history = FaultHistory(json.loads(row["events"]) if row else ())
+        history.join(record.get("history", []))
+        if history.verdict is Verdict.ITEM:
+            record["outcome"] = Outcome.QUARANTINED.value
+            return True
+        due = time.time() + min(_RETRY_AT_MOST, _RETRY_AFTER * 4**rounds)
+        self._execute(
+            "INSERT INTO deferral VALUES (?, ?, ?, ?)",
+            (self._insert_chunk([(item, ref)]), due, rounds + 1, json.dumps(history.events)),
+        )
+        return False
 
     def _harvested(self, chunk: int) -> bool:
         row = self._execute("SELECT state FROM chunk WHERE no = ?", (chunk,)).fetchone()

@@ -11,6 +11,17 @@ from typing import Final
 #: Changes with the schema: a ledger of another version is refused, not guessed at.
 VERSION: Final = 3
 
+#: Chunks of one item that a server failed on, which is sent again alone. Added to ledgers of version 3 when they are
+#: opened to be written: those that an earlier version began have none such.
+DEFERRAL: Final = """
+CREATE TABLE IF NOT EXISTS deferral (
+    chunk INTEGER PRIMARY KEY,
+    due REAL NOT NULL,                      -- not before, in seconds since 1970
+    rounds INTEGER NOT NULL,                -- how often it was put aside
+    events TEXT NOT NULL                    -- JSON list, of backlog.fault_attribution.FaultHistory
+);
+"""
+
 SCHEMA: Final = f"""
 PRAGMA user_version = {VERSION};
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -64,7 +75,7 @@ CREATE TABLE effect (                       -- what this run changed or found in
 CREATE TABLE retracted (
     item INTEGER PRIMARY KEY, sr_sop_instance_uid TEXT NOT NULL, found INTEGER NOT NULL, at REAL NOT NULL
 );
-"""
+{DEFERRAL}"""
 
 #: Kinds of effects: a report stored by this run, one of an earlier run found instead, one deleted again.
 STORED: Final = "report.stored"

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 from backlog.broker.messages import TASKS, Job, Stage
 from backlog.errors import UsageError
 from backlog.outcomes import Outcome
-from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress, StageTimes
 from producer.ledger.ledger import Ledger
 from producer.monitoring.poller import Poller
@@ -121,17 +120,7 @@ class Metrics:
 
     # -- the producer's loop ----------------------------------------------------------------------------
 
-    def follow(self, dispatcher: Dispatcher) -> None:
-        """Have a dispatcher hand over what it knows, beside whoever it shows it to already."""
-        show = dispatcher.show
-
-        def both(seen: RunProgress) -> None:
-            self.show(seen)
-            show(seen)
-
-        dispatcher.show, dispatcher.took = both, self.took
-
-    def show(self, seen: RunProgress) -> None:
+    def on_progress(self, seen: RunProgress) -> None:
         """Take over how far the run is; at most once a second."""
         now = time.monotonic()
         if self._rates and now - self._rates[-1][0] < 1.0 and not seen.done:
@@ -144,13 +133,19 @@ class Metrics:
         )
         self._progress = replace(seen, sent=dict(seen.sent))
 
-    def took(self, times: StageTimes) -> None:
+    def on_stage_times(self, times: StageTimes) -> None:
         """Take over how long the stages of some chunks took."""
         for stages in times.values():
             for stage, spent in stages.items():
                 self._stage_seconds.labels(TASKS[stage]).observe(spent["ms"] / 1000)
                 self._stage_images.labels(TASKS[stage]).inc(spent["items"])
                 self._stage_attempts.labels(TASKS[stage]).inc(spent["attempt"])
+
+    def on_harvest(self) -> None:
+        """Do nothing: the ledger is read with the progress."""
+
+    def notify(self, text: str) -> None:
+        """Do nothing: Prometheus knows numbers only."""
 
     def _sent(self, chunk: int) -> float | None:
         return self._progress.sent.get(chunk)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -17,8 +17,10 @@ from backlog.output_file import OutputFile
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
 from backlog.settings import Settings
+from producer.dispatch.context import Observers, RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
+from producer.dispatch.settle import settle
 from producer.ledger.ledger import Ledger
 from producer.monitoring.missing_consumers import MissingConsumers
 from producer.results import exports
@@ -165,49 +167,77 @@ def _dispatch(
     app = make_app(settings)
     metrics = _metrics(settings, ledger, claims, app, job, pacs_url)
     watch = deletion_watch(settings, pacs, ledger, stores_images=source.first is Stage.UPLOAD)
-
     identity = IdentityWatch(ledger, claims, pacs, pacs_url, job, say)
-
-    def kept() -> None:
-        audit.catch_up()
-        identity.check()
-        if watch is not None:
-            watch.check()
-
     consumers = MissingConsumers(app, source.first)
-
-    def shown(progress: RunProgress) -> None:
-        consumers.follow(progress)
-        show(progress)
-
+    observer = Observers(
+        _RunObserver(show, say, audit, [identity.check, *([watch.check] if watch is not None else [])], consumers), *([metrics] if metrics is not None else [])
+    )
     dispatcher = Dispatcher(
-        ledger,
-        claims,
-        app,
-        source,
-        job,
-        chunk_size=int(ledger.get("chunk_size")),
-        window=settings.window or max(_WINDOW_LEAST, _WINDOW_PER_WORKER * workers),
-        reconcile_seconds=settings.reconcile_seconds,
-        pause_file=paths.pause,
-        stop=lambda: stop() or paths.cancel.exists(),
-        show=shown,
-        kept=kept,
-        say=say,
-        held=None if job["pacs"] else partial(_holds, pacs),
+        RunContext(
+            ledger,
+            claims,
+            app,
+            source,
+            job,
+            chunk_size=int(ledger.get("chunk_size")),
+            window=settings.window or max(_WINDOW_LEAST, _WINDOW_PER_WORKER * workers),
+            reconcile_seconds=settings.reconcile_seconds,
+            pause_file=paths.pause,
+            give_up_file=paths.give_up,
+            pacs_contains=None if job["pacs"] else partial(_holds, pacs),
+            pacs_answers=partial(_answers, pacs),
+        ),
+        observer,
     )
     # Workers of our own are started again by who started them, and take some seconds to come up.
     watched = nullcontext() if settings.redis_url.startswith("redis+socket") else consumers
     with closing(pacs), watched, metrics or nullcontext():
-        if metrics is not None:
-            metrics.follow(dispatcher)
-        dispatcher.run()
+        dispatcher.run(lambda: stop() or paths.cancel.exists())
+        if not dispatcher.progress.done and (paths.cancel.exists() or not ledger.get("stack", True)):
+            # Workers let go of its chunks within a third of the lease; what they reported until then is kept.
+            ledger.set("settled", settle(ledger, claims, job["run"]))
+            observer.on_harvest()
     if dispatcher.progress.done:
         # The run is complete, whether Redis is there to hear it or not; what it holds of the run expires there.
         with suppress(ServiceUnavailable):
             claims.drop(job["run"])
-    elif paths.cancel.exists():
-        claims.set_state(job["run"], "cancelled")
+
+
+class _RunObserver(Silent):
+    """Shows the user how far the run is; has the audit follow it, and what watches the PACS and the workers."""
+
+    def __init__(
+        self,
+        show: Callable[[RunProgress], None],
+        say: Callable[[str], None],
+        audit: Audit,
+        checks: Sequence[Callable[[], object]],
+        consumers: MissingConsumers,
+    ) -> None:
+        self._show, self._say, self._audit, self._checks, self._consumers = show, say, audit, checks, consumers
+
+    def on_progress(self, progress: RunProgress) -> None:
+        """Show it, with the workers that are missing."""
+        self._consumers.follow(progress)
+        self._show(progress)
+
+    def on_harvest(self) -> None:
+        """Have the audit follow, and check that the PACS is the run's and keeps what it is given."""
+        self._audit.catch_up()
+        for check in self._checks:
+            check()
+
+    def notify(self, text: str) -> None:
+        """Show a line."""
+        self._say(text)
+
+
+def _answers(pacs: Pacs) -> bool:
+    try:
+        pacs.identity()
+    except (ServiceUnavailable, UsageError):
+        return False
+    return True
 
 
 def _holds(pacs: Pacs, instance: str) -> bool:
@@ -241,6 +271,8 @@ def _workers(
     stopping: StopRequest,
 ) -> Iterator[str]:
     """Yield the broker's address: the given one, or that of a private Redis with workers beside it."""
+    ledger.set("stack", bool(settings.redis_url))  # then its workers live on when this process ends
+    ledger.set("settled", False)
     if settings.redis_url:
         yield settings.redis_url
         return

@@ -46,6 +46,11 @@ class Paths:
         return self.out / "cancel"
 
     @property
+    def give_up(self) -> Path:
+        """Items that the operator gives up, until the run's producer has read it."""
+        return self.out / "give-up"
+
+    @property
     def lock(self) -> Path:
         """Held by the run's producer."""
         return self.out / "lock"

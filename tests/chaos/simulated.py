@@ -17,6 +17,7 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.settings import Settings
+from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
@@ -52,13 +53,23 @@ class Simulated:
         return str(ref)
 
 
+class _Shown(Silent):
+    """An observer that shows the progress."""
+
+    def __init__(self, show: Callable[[RunProgress], None]) -> None:
+        self._show = show
+
+    def on_progress(self, progress: RunProgress) -> None:
+        self._show(progress)
+
+
 def produce(
     folder: Path, items: int, settings: Settings, *, window: int, show: Callable[[RunProgress], None]
 ) -> None:
     """Be the producer of a run until it is complete."""
     job = a_job("simulated")
     ledger = Ledger.create(folder / "ledger.sqlite", {"job": job})
-    Dispatcher(
+    context = RunContext(
         ledger,
         Claims(settings.broker, lease_seconds=settings.lease_seconds),
         make_app(settings),
@@ -68,9 +79,9 @@ def produce(
         window=window,
         reconcile_seconds=settings.reconcile_seconds,
         pause_file=folder / "pause",
-        stop=lambda: False,
-        show=show,
-    ).run()
+        give_up_file=folder / "give-up",
+    )
+    Dispatcher(context, _Shown(show)).run(lambda: False)
     ledger.close()
 
 

@@ -12,8 +12,8 @@ from backlog.broker.messages import TASKS, Job, Stage
 from backlog.log import set_up
 from backlog.outcomes import Outcome
 from backlog.settings import from_environment
-from worker.tasks.attempt import Attempt, Records
-from worker.tasks.chunk import run_stage
+from worker.tasks.attempt import Attempt
+from worker.tasks.chunk import StageRunner
 
 settings = from_environment()
 set_up(settings.log, level=30)
@@ -27,18 +27,18 @@ seconds_to_score = 0.0
 _SCORES = [0.5123456] * 18
 
 
-def infer(job: Job, _: Attempt, items: list[Any]) -> tuple[Records, list[Any]]:
+def infer(job: Job, attempt: Attempt, items: list[Any]) -> None:
     """Score nothing, in as much time as a model would take."""
     time.sleep(seconds_to_score)
     job["weights"], job["meaningful"], job["engine"] = "c" * 64, False, "chaos"
-    return {}, [item | {"scores": _SCORES, "flags": ["upsampled"]} for item in items]
-
-
-def report(job: Job, attempt: Attempt, items: list[Any]) -> tuple[Records, list[Any]]:
-    """Store nothing; return records as long as real ones."""
-    records: Records = {}
     for item in items:
-        records[item["i"]] = {
+        attempt.following[item["i"]] = item | {"scores": _SCORES, "flags": ["upsampled"]}
+
+
+def report(job: Job, attempt: Attempt, items: list[Any]) -> None:
+    """Store nothing; return records as long as real ones."""
+    for item in items:
+        attempt.records[item["i"]] = {
             "outcome": Outcome.REPORTED.value,
             "stage": Stage.REPORT.value,
             "attempts": attempt.claim.attempt,
@@ -55,12 +55,14 @@ def report(job: Job, attempt: Attempt, items: list[Any]) -> tuple[Records, list[
             "meaningful": job["meaningful"],
             "engine": job["engine"],
         }
-    return records, []
+
+
+runner = StageRunner(app, claims, settings.pacs_retry_seconds)
 
 
 def _register(stage: Stage, body: Any) -> None:
     def task(job: Job, chunk: int, items: list[Any]) -> None:
-        run_stage(app, claims, settings.pacs_retry_seconds, stage, job, chunk, items, partial(body, job))
+        runner.run(stage, job, chunk, items, partial(body, job))
 
     app.task(task, name=TASKS[stage])
 

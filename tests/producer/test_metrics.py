@@ -19,7 +19,8 @@ import pytest
 import requests
 
 from backlog.broker.celery_app import make_app
-from backlog.broker.claims import Claim, Claims
+from backlog.broker.claim import Claim
+from backlog.broker.claims import Claims
 from backlog.broker.messages import QUEUES, TASKS, Stage, task_id
 from backlog.errors import UsageError
 from backlog.outcomes import Reason
@@ -89,7 +90,9 @@ def test_items_are_counted_by_outcome_reason_and_stage(metrics: Metrics, ledger:
         lambda item: rejected(Reason.BLANK) if item % 8 == 0 else reported(item, some_scores(item)),
         chunks=2,
     )
-    metrics.show(progress(ledger, uploaded=64, inferred=48, in_flight=3, leased=2, resent=1, paused=True))
+    metrics.on_progress(
+        progress(ledger, uploaded=64, inferred=48, in_flight=3, leased=2, resent=1, paused=True)
+    )
     text = scrape(metrics)
     assert value(text, 'cxr_items_ended_total{outcome="reported",reason="",stage="report"}') == 28
     assert value(text, 'cxr_items_ended_total{outcome="quarantined",reason="blank",stage="infer"}') == 4
@@ -112,7 +115,7 @@ def test_items_are_counted_by_outcome_reason_and_stage(metrics: Metrics, ledger:
 
 
 def test_times_of_stages_become_histograms(metrics: Metrics) -> None:
-    metrics.took({1: dict(times(1, 16)), 10: dict(times(10, 16))})
+    metrics.on_stage_times({1: dict(times(1, 16)), 10: dict(times(10, 16))})
     text = scrape(metrics)
     assert value(text, 'cxr_stage_seconds_count{stage="infer"}') == 2
     assert value(text, 'cxr_stage_seconds_sum{stage="infer"}') == pytest.approx(2 * 16 * 0.130)
@@ -127,11 +130,11 @@ def test_the_time_left_follows_from_the_rate(
 ) -> None:
     clock = [1000.0]
     monkeypatch.setattr("producer.monitoring.metrics.time.monotonic", lambda: clock[0])
-    metrics.show(progress(ledger))
+    metrics.on_progress(progress(ledger))
     assert value(scrape(metrics), "cxr_eta_seconds") is None  # nothing is known yet
     harvest(ledger, lambda item: reported(item, some_scores(item)), chunks=2)
     clock[0] += 16.0
-    metrics.show(progress(ledger))
+    metrics.on_progress(progress(ledger))
     text = scrape(metrics)
     assert value(text, "cxr_items_per_second") == 2.0
     assert value(text, "cxr_eta_seconds") == 32.0
@@ -141,7 +144,7 @@ def test_what_waits_and_since_when(metrics: Metrics, ledger: Ledger) -> None:
     # Chunk 3 was sent a minute ago; chunk 4 has passed upload, and waits for inference since then.
     send(metrics, 3, Stage.UPLOAD)
     send(metrics, 5, Stage.UPLOAD)
-    metrics.show(progress(ledger, sent={3: time.time() - 60, 5: time.time()}))
+    metrics.on_progress(progress(ledger, sent={3: time.time() - 60, 5: time.time()}))
     claim = metrics.claims.claim(RUN, 4, Stage.UPLOAD, Stage.UPLOAD)
     assert isinstance(claim, Claim)
     claim.finish(Stage.INFER, {}, 16)
@@ -190,7 +193,7 @@ def test_while_redis_is_away_a_scrape_still_answers(
     with build(ledger, server.url, tmp_path) as metrics:
         wait_until(lambda: value(scrape(metrics), "cxr_redis_memory_bytes"))
         server.stop(9)
-        metrics.show(progress(ledger, waiting_reason="Redis is unavailable"))
+        metrics.on_progress(progress(ledger, waiting_reason="Redis is unavailable"))
         wait_until(lambda: value(scrape(metrics), "cxr_redis_memory_bytes") is None)
         wait_until(lambda: value(scrape(metrics), 'cxr_queue_consumers{queue="upload"}') is None)
         text = scrape(metrics)
@@ -251,7 +254,7 @@ def names(text: str) -> set[str]:
 
 def test_alerts_and_dashboard_ask_only_for_numbers_that_exist(metrics: Metrics, ledger: Ledger) -> None:
     harvest(ledger, lambda item: reported(item, some_scores(item)), chunks=1)
-    metrics.show(progress(ledger))
+    metrics.on_progress(progress(ledger))
     wait_until(lambda: value(scrape(metrics), 'cxr_queue_consumers{queue="upload"}') is not None)
     exists = names(scrape(metrics)) | {"cxr_eta_seconds"}
     for file in ("rules.yml", "rules.test.yml", "grafana/cxr-backlog.json"):
@@ -262,7 +265,7 @@ def test_alerts_and_dashboard_ask_only_for_numbers_that_exist(metrics: Metrics, 
 
 def test_the_exporter_pleases_promtool(metrics: Metrics, ledger: Ledger) -> None:
     need("promtool")
-    metrics.show(progress(ledger))
+    metrics.on_progress(progress(ledger))
     done = subprocess.run(
         ["promtool", "check", "metrics"], input=scrape(metrics), text=True, capture_output=True, timeout=60
     )
@@ -325,8 +328,8 @@ def test_a_real_prometheus_takes_the_numbers_and_every_panel_asks_it(
 ) -> None:
     harvest(ledger, lambda item: reported(item, some_scores(item)), chunks=2)
     send(metrics, 3, Stage.UPLOAD)
-    metrics.took({chunk: dict(times(chunk, 8)) for chunk in (1, 2)})
-    metrics.show(progress(ledger, in_flight=1, sent={3: time.time() - 60}))
+    metrics.on_stage_times({chunk: dict(times(chunk, 8)) for chunk in (1, 2)})
+    metrics.on_progress(progress(ledger, in_flight=1, sent={3: time.time() - 60}))
     wait_until(lambda: ask(prometheus, 'cxr_items_ended_total{outcome="reported"}'), 60, "it has scraped")
     (ended,) = ask(prometheus, 'sum(cxr_items_ended_total{outcome="reported"})')
     assert float(ended["value"][1]) == ledger.tally().ended

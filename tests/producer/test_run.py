@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 
 from backlog.broker.celery_app import make_app
-from backlog.broker.claims import Claim, Claims, Refusal
+from backlog.broker.claim import Claim
+from backlog.broker.claims import ChunkProgress, Claims, Refusal
 from backlog.broker.messages import ItemRecord, Stage
 from backlog.dicom.eligibility import Rules
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.settings import Settings
+from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.harvest import Harvester
 from producer.ledger import ledger as ledger_module
 from producer.ledger.ledger import Ledger, LedgerFenced
 from producer.run import create as begin
@@ -59,12 +62,22 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 Make = Callable[..., Dispatcher]
 
 
+class Noting(Silent):
+    """An observer that keeps what the user is told."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def notify(self, text: str) -> None:
+        self.said.append(text)
+
+
 @pytest.fixture
 def make(tmp_path: Path, claims: Claims, redis_url: str) -> Make:
     """Make the producer of a run of forty images in chunks of four; its steps are taken by hand."""
 
     def dispatcher(ledger: Ledger, said: list[str] | None = None) -> Dispatcher:
-        made = Dispatcher(
+        context = RunContext(
             ledger,
             claims,
             make_app(Settings(redis_url=redis_url)),
@@ -74,11 +87,10 @@ def make(tmp_path: Path, claims: Claims, redis_url: str) -> Make:
             window=8,
             reconcile_seconds=0,
             pause_file=tmp_path / "pause",
-            stop=lambda: True,
-            show=lambda _: None,
-            say=(said if said is not None else []).append,
+            give_up_file=tmp_path / "give-up",
         )
-        made.run()  # takes over, and stops at once
+        made = Dispatcher(context, Noting(said if said is not None else []))
+        made.begin()
         return made
 
     return dispatcher
@@ -160,19 +172,20 @@ def test_the_first_chunk_goes_alone_until_its_weights_are_known(
     """Found: a window of chunks went to workers with different weights, and one table held two models' scores."""
     producer = make(ledger)
     for _ in range(3):
-        producer._tick()
+        producer.step()
         assert [chunk.no for chunk in ledger.in_flight()] == [1]
     score(claims, 1, OURS)
-    producer._tick()
+    producer.step()
     assert [chunk.no for chunk in ledger.in_flight()] == [2, 3, 4, 5, 6, 7, 8, 9]
     assert ledger.get("job")["weights"] == OURS
 
 
 def test_a_chunk_without_scores_settles_nothing(claims: Claims, ledger: Ledger, make: Make) -> None:
     producer = make(ledger)
-    producer._tick()
-    claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, {})
-    producer._tick()
+    producer.step()
+    blank = rejected(Reason.BLANK)
+    claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, dict.fromkeys(range(4), blank))
+    producer.step()
     assert [chunk.no for chunk in ledger.in_flight()] == [2]
 
 
@@ -184,30 +197,55 @@ def test_a_page_that_the_ledger_could_not_keep_is_listed_again(
     monkeypatch.setattr(simulated, "PAGE", 10)
     with closing(Ledger.create(tmp_path / "again.sqlite", {"job": a_job(RUN)})) as ledger:
         producer = make(ledger)
-        producer.window = 3  # one page
-        producer._list()
-        producer.window = 30
+        producer.context.window = 3  # one page
+        producer.list_source()
+        producer.context.window = 30
         with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(ServiceUnavailable):
-                producer._list()
+                producer.list_source()
             other.execute("ROLLBACK")
-        producer._list()
+        producer.list_source()
         listed = [item for chunk in ledger.waiting(99) for item in chunk.items]
         assert listed == [(n, instance_of(n)) for n in range(40)]
+
+
+def test_a_chunk_that_redis_forgot_is_done_again(claims: Claims, ledger: Ledger, make: Make) -> None:
+    """Found: it was finished when asked for its stage and empty when asked for its records: eight internal errors."""
+    producer = make(ledger)
+    producer.step()
+    states = claims.progress(RUN, [1])
+    claims.broker.client.flushall()
+    finished = {1: replace(states.get(1, ChunkProgress(Stage.INFER, leased=False)), stage=Stage.FINISHED)}
+    over, again = Harvester(producer.context, producer.observer).harvest(producer.in_flight, finished)
+    assert (over, again) == ([], [1])
+    assert ledger.tally().ended == 0
+
+
+def test_a_chunk_without_some_records_is_done_again(claims: Claims, ledger: Ledger, make: Make) -> None:
+    producer = make(ledger)
+    producer.step()
+    claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, {0: rejected(Reason.BLANK)})
+    claims.broker.client.delete("inference")
+    producer.step()
+    assert ledger.tally().ended == 0
+    assert claims.broker.messages(RUN).waiting == {1}
+    score(claims, 1, OURS)
+    producer.step()
+    assert ledger.tally().reported == 4
 
 
 def test_a_chunk_of_other_weights_is_scored_again(claims: Claims, ledger: Ledger, make: Make) -> None:
     """Its message was sent before the weights were known, by an earlier version of this program perhaps."""
     said: list[str] = []
     producer = make(ledger, said)
-    producer._list()
+    producer.list_source()
     ledger.dispatched([1, 2, 3])
     producer = make(ledger, said)
     score(claims, 1, OURS, "torch")
     score(claims, 2, OTHERS)
     score(claims, 3, OURS, "onnxruntime")
-    producer._tick()
+    producer.step()
     assert ledger.tally().reported == 8
     assert ledger.get("job")["weights"] == OURS
     assert ledger.get("engines") == ["onnxruntime", "torch"]
@@ -218,7 +256,7 @@ def test_a_chunk_of_other_weights_is_scored_again(claims: Claims, ledger: Ledger
     assert ledger.get("foreign_reports") == [one["sr_instance"] for one in records_of(2, OTHERS, "").values()]
     assert 2 in claims.broker.messages(RUN).waiting
     score(claims, 2, OURS)
-    producer._tick()
+    producer.step()
     assert ledger.tally().reported == 12
     assert len(said) == 1
 
@@ -230,36 +268,36 @@ def test_workers_that_store_at_another_pacs_are_found_out(claims: Claims, ledger
     """An Orthanc before 1.11 has no identifier for them to compare; the first chunk goes alone."""
     producer = make(ledger)
     ours: set[str] = set()
-    producer.held = ours.__contains__
-    producer._tick()
+    producer.context.pacs_contains = ours.__contains__
+    producer.step()
     score(claims, 1, OURS)
     with pytest.raises(UsageError, match="CXR_PACS_URL"):
-        producer._tick()
+        producer.step()
     assert ledger.tally().ended == 0
     producer = make(ledger)  # resumed, with workers at the right one
     ours |= {one["sr_instance"] for one in records_of(1, OURS, "").values()}
-    producer.held = ours.__contains__
-    producer._send(producer._in_flight[1])
+    producer.context.pacs_contains = ours.__contains__
+    producer._send(producer.in_flight[1])
     score(claims, 1, OURS)
-    producer._tick()
+    producer.step()
     assert ledger.tally().reported == 4
-    assert producer.held is None  # asked once
+    assert producer.context.pacs_contains is None  # asked once
 
 
 def test_workers_that_miss_what_our_pacs_has_are_at_another(
     claims: Claims, ledger: Ledger, make: Make
 ) -> None:
     producer = make(ledger)
-    producer.held = lambda _: True
-    producer._tick()
+    producer.context.pacs_contains = lambda _: True
+    producer.step()
     gone = rejected(Reason.NOT_IN_PACS, instance=instance_of(0))
     claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, dict.fromkeys(range(4), gone))
     with pytest.raises(UsageError, match="another PACS"):
-        producer._tick()
-    producer.held = lambda _: False  # they are really gone
-    producer._send(producer._in_flight[1])
+        producer.step()
+    producer.context.pacs_contains = lambda _: False  # they are really gone
+    producer._send(producer.in_flight[1])
     claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, dict.fromkeys(range(4), gone))
-    producer._tick()
+    producer.step()
     assert ledger.tally().quarantined == {"not_in_pacs": 4}
 
 
@@ -272,13 +310,13 @@ def test_a_ledger_from_a_backup_is_worked_on_to_its_end(
     """Found: Redis knew as done what the older ledger had still to do, and refused it for ever."""
     ledger.set("job", a_job(RUN, weights=OURS))
     producer = make(ledger)
-    producer._tick()
+    producer.step()
     backup = (tmp_path / "ledger.sqlite", tmp_path / "ledger.sqlite-wal")
     kept = [part.read_bytes() for part in backup]
     for _ in range(2):
-        for no in list(producer._in_flight):
+        for no in list(producer.in_flight):
             score(claims, no, OURS)
-        producer._tick()
+        producer.step()
     assert producer.progress.done
     ledger.close()
     claims.broker.client.delete("inference")
@@ -289,11 +327,11 @@ def test_a_ledger_from_a_backup_is_worked_on_to_its_end(
     assert (restored.tally().reported, len(restored.in_flight()), len(restored.waiting(9))) == (0, 8, 2)
     producer = make(restored)
     for _ in range(2):  # lost when missed twice
-        producer._reconcile(claims.progress(RUN, producer._in_flight))
+        producer.reconcile(claims.progress(RUN, producer.in_flight))
     for _ in range(2):
-        for no in list(producer._in_flight):
+        for no in list(producer.in_flight):
             score(claims, no, OURS)
-        producer._tick()
+        producer.step()
     assert producer.progress.done
     assert restored.tally().reported == 40
     assert claims.claim(RUN, 1, Stage.INFER, Stage.INFER) is Refusal.DONE  # a late message is refused still
@@ -306,15 +344,15 @@ def test_a_producer_that_was_taken_over_sends_nothing_again(
     """Its successor may have harvested what it misses."""
     ledger.set("job", a_job(RUN, weights=OURS))
     earlier = make(ledger)
-    earlier._tick()
+    earlier.step()
     second = Ledger(tmp_path / "ledger.sqlite", write=True)
     successor = make(second)
     score(claims, 1, OURS)
-    successor._tick()
+    successor.step()
     claims.broker.client.delete("inference")
-    earlier._reconcile({})
+    earlier.reconcile({})
     with pytest.raises(LedgerFenced):
-        earlier._reconcile({})
+        earlier.reconcile({})
     assert claims.claim(RUN, 1, Stage.INFER, Stage.INFER) is Refusal.DONE
     second.close()
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from backlog.broker.celery_app import make_app
-from backlog.broker.claims import Claim, Claims, Refusal
+from backlog.broker.claim import Claim
+from backlog.broker.claims import Claims, Refusal
 from backlog.broker.messages import Stage
 from backlog.outcomes import Outcome, Reason
 from backlog.settings import from_environment

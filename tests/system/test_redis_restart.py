@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from backlog.broker.claims import Claim, Claims
+from backlog.broker.claim import Claim
+from backlog.broker.claims import Claims
 from backlog.broker.messages import Stage
 from tests.support.servers import ROOT, free_port, wait_until
 

@@ -38,7 +38,16 @@ def workers_of(server: OrthancServer) -> Iterator[WorkerResources]:
 def reported_through(pacs: Pacs, instances: list[str], job: Job = JOB) -> Records:
     """Write the reports of images as a worker does it."""
     claim = SimpleNamespace(
-        run="run", chunk=0, attempt=1, isolated=False, check=lambda: None, claims=SimpleNamespace()
+        run="run",
+        chunk=0,
+        attempt=1,
+        isolated=False,
+        kept={},
+        failures={},
+        clock=0,
+        seconds=0.0,
+        check=lambda: None,
+        claims=SimpleNamespace(served=lambda run, times: times),
     )
     items: list[ReportItem] = [
         {"i": i, "instance": instance, "scores": [*SCORES], "flags": []}
@@ -47,7 +56,9 @@ def reported_through(pacs: Pacs, instances: list[str], job: Job = JOB) -> Record
     process = WorkerResources(Settings())
     process.__dict__["pacs"] = pacs  # the cached connection
     process.__dict__["pacs_identity"] = ""
-    return report(process, job, Attempt(cast("Any", claim), Stage.REPORT, 5.0), items)[0]
+    attempt = Attempt(cast("Any", claim), Stage.REPORT, 5.0)
+    report(process, job, attempt, items)
+    return attempt.records
 
 
 def reported(process: WorkerResources, instances: list[str], job: Job = JOB) -> Records:

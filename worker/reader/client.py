@@ -11,7 +11,7 @@ import os
 import selectors
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -39,6 +39,10 @@ class Reader:
         self._fetch_seconds = settings.pacs_seconds * 2 + 10
         self._input_side = MODELS[settings.model].side
         self.rules = rules
+        self.waited = 0.0  #: seconds that it has waited for slots at the PACS
+        self.on_wait: Callable[[], object] = lambda: (
+            None
+        )  #: called meanwhile; what it raises ends the waiting
         self._process: Child | None = None
         self._ready = False
         self._buffer = bytearray()
@@ -161,6 +165,12 @@ class Reader:
 
     def _answer(self, instance: str) -> PreprocessedImage | RejectedImage:
         head, _ = self._frame(self._fetch_seconds, timed=False)
+        while (
+            head["state"] == "waiting"
+        ):  # for a slot at the PACS: nobody's fault, and it says so while it lasts
+            self.waited += head["seconds"]
+            self.on_wait()
+            head, _ = self._frame(self._fetch_seconds, timed=False)
         if head["state"] == "fetched":
             assert self._process is not None  # noqa: S101  # it has just answered
             began = cpu_seconds(self._process.pid)

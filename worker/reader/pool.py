@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from backlog.dicom.eligibility import Rules
@@ -31,6 +31,16 @@ class Readers:
         self, settings: Settings, rules: Rules, count: int, command: Sequence[str] = COMMAND
     ) -> None:
         self._readers = [Reader(settings, rules, command) for _ in range(count)]
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the processes have waited for slots at the PACS, one after the other."""
+        return max(reader.waited for reader in self._readers)
+
+    def call_while_waiting(self, step: Callable[[], object]) -> None:
+        """Have a function called while an image waits for a slot at the PACS; what it raises ends the reading."""
+        for reader in self._readers:
+            reader.on_wait = step
 
     @property
     def rules(self) -> Rules:

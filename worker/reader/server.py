@@ -14,7 +14,7 @@ import os
 import resource
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO
 
 from backlog.dicom.eligibility import Rules, flags
@@ -22,7 +22,7 @@ from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import where
 from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import limited
+from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit, Rank, limited
 from backlog.pacs.connect import connect
 from backlog.processes import die_with_parent
 from backlog.settings import from_environment
@@ -35,6 +35,9 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
     from worker.pixels.preprocess import model_input
 
     _write(answers, {"state": "ready"})
+    if isinstance(pacs, LimitedPacs):
+        pacs.limit.rank = Rank.INFER
+        pacs.limit.on_wait = _say_that_it_waits(answers, pacs.limit)
     rules, side, input_side = Rules(), 0, 0
     for line in requests:
         request = json.loads(line)
@@ -76,6 +79,16 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
             _write(answers, answer | {"state": "unavailable", "detail": str(error)})
         except Exception as error:  # noqa: BLE001  # the edge of one item: a bug of ours costs it, not the run
             _write(answers, answer | _rejected(Reason.INTERNAL_ERROR, where(error)))
+
+
+def _say_that_it_waits(answers: IO[bytes], limit: PacsConcurrencyLimit) -> Callable[[], None]:
+    told = [limit.waited]
+
+    def say() -> None:
+        _write(answers, {"state": "waiting", "seconds": limit.waited - told[0]})
+        told[0] = limit.waited
+
+    return say
 
 
 def _rejected(reason: Reason, detail: str) -> dict[str, str]:

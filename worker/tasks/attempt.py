@@ -1,6 +1,7 @@
-"""One attempt at one stage of one chunk, item by item: who is waited for, who is blamed, and when to stop.
+"""One attempt at one stage of one chunk, item by item: what is waited for, what is put aside, and when to stop.
 
-A server that is unavailable costs no item anything, and whatever goes wrong with one item costs no other.
+A server that is unavailable costs no item anything, and whatever goes wrong with one item costs no other. Whose fault
+a failure is :mod:`backlog.fault_attribution` says; here the events are gathered.
 """
 
 from __future__ import annotations
@@ -8,24 +9,26 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from backlog.broker.claims import Claim
-from backlog.broker.messages import ItemRecord, Stage
+from backlog.broker.claim import Claim
+from backlog.broker.messages import DEFERRED, ItemRecord, Stage
 from backlog.errors import (
     BacklogError,
     ClaimLost,
     InstanceRejected,
+    RunPaused,
     ServiceUnavailable,
     StorageFull,
     UsageError,
 )
+from backlog.fault_attribution import FaultHistory, Operation, Verdict
 from backlog.log import event, where
 from backlog.outcomes import Reason
-from worker.tasks.shutdown import Stopping, pause, stopping
+from worker.tasks.shutdown import Stopping, TimeUsedUp, pause, stopping
 
 T = TypeVar("T")
 
@@ -34,92 +37,146 @@ Records = dict[int, ItemRecord]
 
 _LONGEST_PAUSE: Final = 5.0
 
-#: Patience with the item after one that used all of it up, and with that one when it is tried again, in seconds.
+#: What is left to wait after an item that used the retry budget up, in seconds; after two in a row, nothing is.
 _SECOND_RETRY_BUDGET: Final = 15.0
 
+#: So many items in a row may be put aside at a chunk's end although nothing was served after them.
+_MAX_DEFERRED_AT_THE_END: Final = 2
 
-def item_fault(error: ServiceUnavailable) -> InstanceRejected:
+
+def item_fault(error: BacklogError) -> InstanceRejected:
     """Return the rejection of an item that a server fails on whenever it comes, and works for others.
 
-    An outage is never an item's fault; but such an item would keep its run from ending for ever.
+    Parameters
+    ----------
+    error
+        The last failure. A refusal (401, 403) of one item is a rule of the PACS for it, not a wrong password.
     """
-    return InstanceRejected(error.reason, f"again and again, and not on others: {error}")
+    reason = error.reason if isinstance(error, ServiceUnavailable) else Reason.REFUSED
+    return InstanceRejected(reason, f"again and again, and not on others: {error}")
+
+
+@dataclass
+class Deferred:
+    """An item that a server failed on until the retry budget was used up."""
+
+    item: Any
+    error: BacklogError
+    operation: Operation
+    history: FaultHistory
 
 
 @dataclass
 class Attempt:
-    """One attempt at one stage of one chunk, as a stage's code sees it."""
+    """One attempt at one stage of one chunk, as a stage's code sees it.
+
+    Parameters
+    ----------
+    claim
+        The chunk, which is ours.
+    stage
+        What is done with it.
+    retry_budget
+        Seconds that this attempt waits for servers that are unavailable, in all.
+    seconds
+        How long it may take before it hands the rest of the chunk back.
+    slot_wait
+        Returns how many seconds this process has ever waited for a slot at the PACS: no failure of it.
+    """
 
     claim: Claim
     stage: Stage
-    retry_budget: float  #: seconds that this attempt waits for servers that are unavailable, in all
-    #: Items that used the retry budget up. Whether they or the PACS are to blame, the others tell.
-    deferred: list[Any] = field(default_factory=list, init=False)
-    _failure: ServiceUnavailable | None = field(default=None, init=False)
-    _succeeded: bool = field(default=False, init=False)
-    _wrote: bool = field(default=False, init=False)
-    _second: float = field(init=False)
+    retry_budget: float
+    seconds: float = float("inf")
+    slot_wait: Callable[[], float] = lambda: 0.0
+    #: How items ended in this stage, and the others as the next stage gets them, by their position.
+    records: Records = field(default_factory=dict, init=False)
+    following: dict[int, Any] = field(default_factory=dict, init=False)
+    #: What is asked of a server just now; a stage that goes on to write says so.
+    operation: Operation = field(default=Operation.READ, init=False)
+    deferred: list[Deferred] = field(default_factory=list, init=False)
+    _failures_in_a_row: int = field(default=0, init=False)
+    _served: dict[Operation, int] = field(default_factory=dict, init=False)
+    _unproven: list[Operation] | None = field(default=None, init=False)
+    _told: float = field(default=0.0, init=False)
+    _now: int = field(default=0, init=False)
+    _second: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        self.following.update(self.claim.kept)
         self._second = min(self.retry_budget, _SECOND_RETRY_BUDGET)
+
+    # -- between items -------------------------------------------------------------------------------------------
 
     def go_on(self) -> None:
         """Call between items: stops where there is a reason to.
 
         Raises
         ------
-        ClaimLost, Stopping
-            Another worker has the chunk; this process is to end.
+        ClaimLost, RunPaused, Stopping, TimeUsedUp
+            Another worker has the chunk, or the run is cancelled; it is paused; this process is to end; the chunk
+            takes longer than one attempt may, and something of it is done.
         """
         self.claim.check()
         if stopping.is_set():
             raise Stopping
+        if self.claim.seconds > self.seconds and (self.records or len(self.following) > len(self.claim.kept)):
+            raise TimeUsedUp
 
-    def before(self, item: int) -> None:
+    def before(self, index: int) -> None:
         """Call before each item: as :meth:`go_on`, and leaves a current-item mark where one is needed."""
         self.go_on()
         if self.claim.isolated:
-            self.claim.set_current_item(item)
+            self.claim.set_current_item(index)
+
+    # -- waiting -------------------------------------------------------------------------------------------------
 
     def retry_while_unavailable(self, effect: Callable[[], T]) -> T:
         """Do something, again and again while a server is unavailable, until the retry budget is used up.
 
+        A refusal (a wrong password, another PACS, other weights) is not waited for.
+
         Raises
         ------
         ServiceUnavailable, UsageError
-            Still unavailable; still refused.
-        ClaimLost, Stopping
+            Still unavailable; refused.
+        ClaimLost, RunPaused, Stopping
             As in :meth:`before`.
         """
         seconds = 0.25
         while True:
-            started = time.monotonic()
+            started = self.clock()
             try:
                 return effect()
-            except (ServiceUnavailable, UsageError) as error:
-                if not self.wait_before_retry(error, time.monotonic() - started, seconds):
+            except ServiceUnavailable as error:
+                if not self.wait_before_retry(error, self.clock() - started, seconds):
                     raise
             seconds = min(seconds * 2, _LONGEST_PAUSE)
+
+    def clock(self) -> float:
+        """Return the time in seconds, which stands still while this process waits for a slot at the PACS."""
+        return time.monotonic() - self.slot_wait()
 
     def wait_before_retry(self, error: BacklogError, took: float, seconds: float) -> bool:
         """Wait a little before something is tried again, where there is retry budget left; say what is waited for.
 
         Parameters
         ----------
+        error
+            What went wrong.
         took
             How long it took to fail, which counts as waiting.
+        seconds
+            How long to wait.
         """
         self.retry_budget -= took
         if self.retry_budget <= 0:
             return False
         event("service.waiting", logging.WARNING, error=str(error), seconds=round(seconds, 2))
-        self._tell(error)
+        with suppress(BacklogError):  # where it is Redis that is unavailable, the producer sees that itself
+            self.claim.claims.tell(self.claim.run, str(error))
         self.wait(seconds)
         return True
-
-    def reset_retry_budget(self) -> None:
-        """Begin to wait anew, after the retry budget was used up over an item."""
-        self.retry_budget = self._second
 
     def wait(self, seconds: float) -> None:
         """Wait a little, with jitter; stopping interrupts it."""
@@ -129,17 +186,94 @@ class Attempt:
             raise Stopping
         self.claim.check()
 
-    def _tell(self, error: BacklogError) -> None:
-        with suppress(BacklogError):  # where it is Redis that is unavailable, the producer sees that itself
-            self.claim.claims.tell(self.claim.run, str(error))
+    # -- what is served and what is not --------------------------------------------------------------------------
 
-    def record(self, item: int, rejected: InstanceRejected, **known: Any) -> ItemRecord:
+    def record_success(self, operation: Operation) -> None:
+        """Say that a server did something for an item; kept in Redis too, where other chunks' items need it.
+
+        What it did for an item that it fails on afterwards proves nothing: inside :meth:`each` it counts at the end.
+        """
+        if self._unproven is not None:
+            self._unproven.append(operation)
+            return
+        self._served[operation] = self._tick()
+        if self._failures_in_a_row:
+            self._failures_in_a_row = 0
+            self.retry_budget = self._second
+        if self.claim.seconds - self._told >= 1.0:
+            self.tell_served()
+
+    def _tick(self) -> int:
+        """Return the time of an event in ms; of two, the later one has the later time."""
+        self._now = max(self._now + 1, self.claim.clock)
+        return self._now
+
+    def record_failure(self, item: Any, error: BacklogError) -> None:
+        """Put an item aside that a server failed on until the retry budget was used up.
+
+        Raises
+        ------
+        StorageFull
+            The PACS has no room left: no item's fault.
+        """
+        if isinstance(error, StorageFull):
+            raise error
+        operation = self.operation
+        if isinstance(error, ServiceUnavailable) and error.reason is Reason.UNREADABLE:
+            operation = Operation.SOURCE
+        known = next((one for one in self.deferred if one.item["i"] == item["i"]), None)
+        if known is None:
+            known = Deferred(item, error, operation, FaultHistory(self.claim.failures.get(item["i"], ())))
+            self.deferred.append(known)
+        known.error, known.operation = error, operation
+        known.history.served(self.tell_served().get(operation, 0))
+        known.history.failed(self._tick())
+        self._failures_in_a_row += 1
+        self.retry_budget = self._second if self._failures_in_a_row == 1 else 0.0
+
+    def tell_served(self) -> dict[Operation, int]:
+        """Keep in Redis when we were served last; return when any worker of the run was."""
+        self._told = self.claim.seconds
+        with suppress(ServiceUnavailable, UsageError):
+            return self.claim.claims.served(self.claim.run, self._served)
+        return self._served
+
+    def settle(self) -> None:
+        """End the attempt: items that are to blame end, others are put aside for the producer to send again, alone.
+
+        Raises
+        ------
+        ServiceUnavailable, UsageError
+            Nothing was served since they failed: the server is unavailable, for all that is known.
+        """
+        served = self.tell_served()
+        for one in self.deferred:
+            one.history.served(served.get(one.operation, 0))
+        doubtful = [one for one in self.deferred if one.history.verdict is Verdict.OUTAGE]
+        unproven = [one for one in doubtful if one.operation not in self._served]
+        if unproven or len(doubtful) > _MAX_DEFERRED_AT_THE_END:
+            raise doubtful[-1].error
+        for one in self.deferred:
+            index = one.item["i"]
+            known = {"instance": one.item["instance"]} if "instance" in one.item else {}
+            record = self.record(index, item_fault(one.error), **known)
+            if one.history.verdict is not Verdict.ITEM:
+                record["outcome"], record["history"] = DEFERRED, one.history.events
+            self.records[index] = record
+
+    def failures(self) -> dict[int, list[int]]:
+        """Return the histories of items that servers failed on, by position: what the next attempt goes on with."""
+        return {one.item["i"]: one.history.events for one in self.deferred}
+
+    # -- items ---------------------------------------------------------------------------------------------------
+
+    def record(self, index: int, rejected: InstanceRejected, **known: Any) -> ItemRecord:
         """Return the record of an item that ends here."""
         event(
             "instance.rejected",
             run=self.claim.run,
             chunk=self.claim.chunk,
-            item=item,
+            item=index,
             reason=rejected.reason.value,
             stage=self.stage.value,
         )
@@ -153,118 +287,53 @@ class Attempt:
         record.update(known)  # type: ignore[typeddict-item]  # UIDs and the PACS's id, where they are known
         return record
 
-    def each(self, items: Sequence[Any], effect: Callable[[Any], T]) -> tuple[Records, list[tuple[Any, T]]]:
-        """Do one thing for each item, one by one: (records of those that failed, results of the others).
+    def each(self, items: Sequence[Any], effect: Callable[[Any], None]) -> None:
+        """Do one thing for each item, one by one. The effect keeps what comes of it in this attempt.
 
-        An item that the PACS failed on is tried again before the last one. Where it fails again, and the PACS then
-        takes that one, which it did not have, the item is to blame and not an outage.
+        An item that a server failed on is tried again before the last one: that is the proof that it works.
         """
-        failed: Records = {}
-        done: list[tuple[Any, T]] = []
         for item in items[:-1]:
-            self._try(item, effect, failed, done)
-        failing = self._retry_deferred_items(effect, failed, done)
-        self._wrote = False
+            self._try(item, effect)
+        few = len(self.deferred) <= _MAX_DEFERRED_AT_THE_END
+        for one in [one for one in self.deferred if few or one.operation in self._served]:
+            self._try(one.item, effect)
         for item in items[-1:]:
-            self._try(item, effect, failed, done)
-        if self._failure is not None:
-            raise self._failure
-        for item, error in failing:
-            if not self._wrote:
-                raise error
-            known = {"instance": item["instance"]} if "instance" in item else {}
-            failed[item["i"]] = self.record(item["i"], item_fault(error), **known)
-        return failed, done
+            self._try(item, effect)
+        self.settle()
 
-    def _try(self, item: Any, effect: Callable[[Any], T], failed: Records, done: list[tuple[Any, T]]) -> None:
+    def _try(self, item: Any, effect: Callable[[Any], None]) -> None:
         self.before(item["i"])  # where this fails it is Redis that is unavailable
-        before = len(done)
+        proven = self._unproven = []
         try:
-            self._one(item, effect, failed, done)
-        except ServiceUnavailable as error:
-            self.defer_item(item, error)
-        if len(done) > before:
-            self.record_success()
+            self._one(item, effect)
+        except (ServiceUnavailable, UsageError) as error:
+            self._unproven = None
+            self.record_failure(item, error)
+        else:
+            self._unproven = None
+            for operation in proven:
+                self.record_success(operation)
+            self.deferred = [one for one in self.deferred if one.item["i"] != item["i"]]
 
-    def _retry_deferred_items(
-        self, effect: Callable[[Any], T], failed: Records, done: list[tuple[Any, T]]
-    ) -> list[tuple[Any, ServiceUnavailable]]:
-        """Return the suspects that fail again, with their errors."""
-        failing: list[tuple[Any, ServiceUnavailable]] = []
-        for item in self.deferred:
-            self.before(item["i"])
-            self.reset_retry_budget()
-            before = len(done)
-            try:
-                self._one(item, effect, failed, done)
-            except StorageFull:
-                raise
-            except ServiceUnavailable as error:
-                failing.append((item, error))
-            if len(done) > before:
-                self.record_success()
-        if self.deferred:
-            self.reset_retry_budget()
-        return failing
+    def _again(self, item: Any, effect: Callable[[Any], None]) -> None:
+        if self._unproven is not None:
+            self._unproven.clear()
+        effect(item)
 
-    def record_write(self) -> None:
-        """Say that the PACS took something that it did not have: it can write."""
-        self._wrote = True
-
-    def defer_item(self, item: Any, error: ServiceUnavailable) -> None:
-        """Go on with the next item, where the PACS failed on this one until the retry budget was used up.
-
-        Raises
-        ------
-        ServiceUnavailable
-            The PACS is unavailable, for all that is known: it failed on two in a row, or has no room left.
-        """
-        if self._failure is not None or isinstance(error, StorageFull):
-            raise error
-        self._failure = error
-        self.deferred.append(item)
-        self.reset_retry_budget()
-
-    def record_success(self) -> None:
-        """Say that the PACS did something for an item."""
-        self._succeeded = True
-        if self._failure is not None:
-            self._failure = None
-            self.reset_retry_budget()
-
-    def retry_deferred(self) -> Iterator[Any]:
-        """Yield the suspects, to be tried a last time.
-
-        Raises
-        ------
-        ServiceUnavailable
-            The PACS worked for no other item.
-        """
-        if self._failure is not None and not self._succeeded:
-            raise self._failure
-        for item in self.deferred:
-            self.reset_retry_budget()
-            yield item
-
-    def _one(self, item: Any, effect: Callable[[Any], T], failed: Records, done: list[tuple[Any, T]]) -> None:
+    def _one(self, item: Any, effect: Callable[[Any], None]) -> None:
+        index = item["i"]
         known = {"instance": item["instance"]} if "instance" in item else {}
         try:
-            done.append((item, self.retry_while_unavailable(lambda: effect(item))))
+            self.retry_while_unavailable(lambda: self._again(item, effect))
         except InstanceRejected as rejected:
-            failed[item["i"]] = self.record(item["i"], rejected, **known)
+            self.records[index] = self.record(index, rejected, **known)
         except MemoryError:
             # Uncaught it would stop the whole worker.
             starved = InstanceRejected(Reason.OUT_OF_MEMORY, "more memory than this worker has")
-            failed[item["i"]] = self.record(item["i"], starved, **known)
-        except (ServiceUnavailable, UsageError, ClaimLost, Stopping):
+            self.records[index] = self.record(index, starved, **known)
+        except (ServiceUnavailable, UsageError, ClaimLost, RunPaused, Stopping):
             raise
         except Exception as error:  # noqa: BLE001  # the edge of one item: a bug costs it, not the run
-            event(
-                "instance.failed",
-                logging.ERROR,
-                error=where(error),
-                chunk=self.claim.chunk,
-                item=item["i"],
-            )
+            event("instance.failed", logging.ERROR, error=where(error), chunk=self.claim.chunk, item=index)
             ours = InstanceRejected(Reason.INTERNAL_ERROR, where(error))
-            failed[item["i"]] = self.record(item["i"], ours, **known)
+            self.records[index] = self.record(index, ours, **known)

@@ -8,11 +8,10 @@ which reconcile sends again.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
 
 from celery import Celery
 from celery.exceptions import Reject
@@ -20,77 +19,146 @@ from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import Claims, Refusal
 from backlog.broker.messages import QUEUES, TASKS, Job, Stage, task_id
-from backlog.errors import ClaimLost, ServiceUnavailable, UsageError
+from backlog.errors import ClaimLost, RunCancelled, RunPaused, ServiceUnavailable, UsageError
 from backlog.log import event
-from worker.tasks.attempt import Attempt, Records
-from worker.tasks.shutdown import Stopping, pause
+from backlog.pacs.base import Pacs
+from backlog.pacs.concurrency_limit import LimitedPacs, Rank
+from worker.tasks.attempt import Attempt
+from worker.tasks.shutdown import Stopping, pause, stopping
 
-#: What a stage does with its items: records of those that ended, and the items of the next stage.
-WorkerResources = Callable[[Attempt, list[Any]], tuple[Records, list[Any]]]
+#: What a stage does with a chunk's items. What comes of each stands in the attempt.
+StageBody = Callable[[Attempt, list[Any]], None]
+
+#: How long an item is waited for that a server failed on before, in seconds: it comes again.
+_RETRY_SECONDS: Final = 3.0
+
+#: The part of Celery's hard time limit that an attempt takes before it hands the rest of its chunk back.
+_PART_OF_LIMIT: Final = 0.5
+
+#: The part after which a process that is told to end was told so by that limit.
+_LIMIT_REACHED: Final = 0.95
 
 
-def run_stage(
-    app: Celery,
-    claims: Claims,
-    retry_budget: float,
-    stage: Stage,
-    job: Job,
-    chunk: int,
-    items: list[Any],
-    process: WorkerResources,
-) -> None:
-    """Do one stage of one chunk, once.
+@dataclass(frozen=True)
+class StageRunner:
+    """Does stages of chunks in one worker process."""
 
-    Raises
-    ------
-    celery.exceptions.Reject
-        The chunk goes back into its queue, untried: a server is unavailable for too long, or this worker stops.
-    """
-    first = Stage.INFER if job["source"]["kind"] == "orthanc" else Stage.UPLOAD
-    started = time.monotonic()
-    try:
-        claim = claims.claim(job["run"], chunk, stage, first)
-    except (ServiceUnavailable, UsageError) as error:
-        _wait_a_little(error)
-        raise Reject(str(error), requeue=True) from None
-    if isinstance(claim, Refusal):
-        event("chunk.refused", run=job["run"], chunk=chunk, stage=stage.value, reason=claim.value)
-        return
-    try:
-        with claim:
-            todo = [item for item in items if item["i"] not in claim.finished_items]
-            records, following = process(Attempt(claim, stage, retry_budget), todo)
-            claim.check()
-            claim.finish(Stage(stage + 1) if following else Stage.FINISHED, records, len(todo))
-        if following:
-            send(app, Stage(stage + 1), job, chunk, following)
-    except ClaimLost:
-        event("chunk.lost", logging.WARNING, run=job["run"], chunk=chunk, stage=stage.value)
-        return
-    except (ServiceUnavailable, UsageError, OperationalError, Stopping) as error:
-        if not isinstance(error, Stopping):
-            waiting_reason = str(error)  # for the producer to show: the user sees that, not this log
-            _give_back(partial(claims.tell, job["run"], waiting_reason))
+    app: Celery
+    claims: Claims
+    retry_seconds: float  #: that an attempt waits for servers that are unavailable
+    pacs: Callable[[], Pacs] | None = None  #: where slots are waited for; None for nowhere
+    slot_wait: Callable[[], float] = lambda: 0.0
+
+    def run(self, stage: Stage, job: Job, chunk: int, items: list[Any], body: StageBody) -> None:
+        """Do one stage of one chunk, once.
+
+        Parameters
+        ----------
+        stage, job, chunk, items
+            What the message says.
+        body
+            What the stage does.
+
+        Raises
+        ------
+        celery.exceptions.Reject
+            The chunk goes back into its queue, untried: a server is unavailable for too long, the run is paused, or
+            this worker stops.
+        """
+        first = Stage.INFER if job["source"]["kind"] == "orthanc" else Stage.UPLOAD
+        try:
+            self._admit(stage)
+            claim = self.claims.claim(job["run"], chunk, stage, first)
+        except (ServiceUnavailable, UsageError, Stopping) as error:
+            if not isinstance(error, Stopping):
+                _wait_a_little(error)
+            raise Reject(str(error), requeue=True) from None
+        if claim is Refusal.PAUSED:
+            pause(1.0)
+            raise Reject("the run is paused", requeue=True)
+        if isinstance(claim, Refusal):
+            event("chunk.refused", run=job["run"], chunk=chunk, stage=stage.value, reason=claim.value)
+            return
+        limit = self.app.conf.task_time_limit
+        attempt = Attempt(
+            claim,
+            stage,
+            min(self.retry_seconds, _RETRY_SECONDS) if job.get("retry") else self.retry_seconds,
+            seconds=limit * _PART_OF_LIMIT,
+            slot_wait=self.slot_wait,
+        )
+        try:
+            with claim, self._waiting_as(attempt):
+                self._work(attempt, job, items, body)
+        except RunCancelled:
+            _give_back(attempt)
+        except ClaimLost:
+            event("chunk.lost", logging.WARNING, run=job["run"], chunk=chunk, stage=stage.value)
+        except (RunPaused, Stopping) as error:
+            _give_back(attempt)
+            raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None
+        except (ServiceUnavailable, UsageError, OperationalError) as error:
+            with suppress(
+                ServiceUnavailable, UsageError
+            ):  # for the producer to show: the user sees that, not this log
+                self.claims.tell(job["run"], str(error))
+            _give_back(attempt, came_back=True)
             _wait_a_little(error)
-        _give_back(claim.release)
-        raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None
-    except Exception:
-        _give_back(
-            claim.fail
-        )  # a bug in this stage: loud, and it counts, so that the next attempt goes item by item
-        raise
-    except BaseException:
-        _give_back(claim.release)  # somebody ends this process
-        raise
-    event(
-        "chunk.done",
-        run=job["run"],
-        chunk=chunk,
-        stage=stage.value,
-        items=len(todo),
-        attempt=claim.attempt,
-        ms=round(1000 * (time.monotonic() - started)),
-    )
+            raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None
+        except Exception:
+            # A bug in this stage: loud, and it counts, so that the next attempt goes item by item.
+            _give_back(attempt, counts=True)
+            raise
+        except BaseException:
+            # Somebody ends this process. Where it is the time limit the attempt counts, and the item at work with it.
+            _give_back(attempt, counts=claim.seconds > limit * _LIMIT_REACHED)
+            raise
+
+    def _work(self, attempt: Attempt, job: Job, items: list[Any], body: StageBody) -> None:
+        claim, stage = attempt.claim, attempt.stage
+        todo = [
+            item for item in items if item["i"] not in claim.finished_items and item["i"] not in claim.kept
+        ]
+        body(attempt, todo)
+        claim.check()
+        following = [attempt.following[index] for index in sorted(attempt.following)]
+        claim.finish(Stage(stage + 1) if following else Stage.FINISHED, attempt.records, len(todo))
+        attempt.tell_served()
+        if following:
+            send(self.app, Stage(stage + 1), job, claim.chunk, following)
+        event(
+            "chunk.done",
+            run=job["run"],
+            chunk=claim.chunk,
+            stage=stage.value,
+            items=len(todo),
+            attempt=claim.attempt,
+            ms=round(1000 * claim.seconds),
+        )
+
+    def _admit(self, stage: Stage) -> None:
+        """Wait for a slot at the PACS before a chunk is begun, and say which requests come now."""
+        pacs = self.pacs() if self.pacs else None
+        if isinstance(pacs, LimitedPacs):
+            pacs.limit.on_wait = _unless_stopping
+            pacs.limit.rank = RANKS[stage]
+            pacs.limit.admit()
+
+    @contextmanager
+    def _waiting_as(self, attempt: Attempt) -> Iterator[None]:
+        """Let who waits for a slot in an attempt stop for the attempt's reasons."""
+        pacs = self.pacs() if self.pacs else None
+        if isinstance(pacs, LimitedPacs):
+            pacs.limit.on_wait = attempt.go_on
+        yield
+
+
+RANKS: Final = {Stage.UPLOAD: Rank.UPLOAD, Stage.INFER: Rank.INFER, Stage.REPORT: Rank.REPORT}
+
+
+def _unless_stopping() -> None:
+    if stopping.is_set():
+        raise Stopping
 
 
 def send(app: Celery, stage: Stage, job: Job, chunk: int, items: list[Any]) -> None:
@@ -105,9 +173,16 @@ def send(app: Celery, stage: Stage, job: Job, chunk: int, items: list[Any]) -> N
     )
 
 
-def _give_back(how: Callable[[], None]) -> None:
+def _give_back(attempt: Attempt, *, counts: bool = False, came_back: bool = False) -> None:
     with suppress(ServiceUnavailable, UsageError):  # the lease runs out by itself
-        how()
+        attempt.claim.release(
+            counts=counts,
+            came_back=came_back,
+            records=attempt.records,
+            following=attempt.following,
+            failures=attempt.failures(),
+            operation=attempt.deferred[-1].operation.value if attempt.deferred else "",
+        )
 
 
 def _wait_a_little(error: BaseException) -> None:

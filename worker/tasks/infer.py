@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from backlog.broker.messages import InferItem, Job, ReportItem
-from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.broker.messages import InferItem, ItemRecord, Job, ReportItem
+from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.fault_attribution import Operation
 from backlog.log import event, where
 from backlog.model import SCORE_DIGITS
 from backlog.outcomes import Reason
-from worker.tasks.attempt import Attempt, Records, item_fault
+from worker.tasks.attempt import Attempt
 from worker.tasks.resources import WorkerResources
 
 if TYPE_CHECKING:
@@ -26,60 +27,63 @@ Scores = list[float | None]
 GPU_BATCH: Final = 32
 
 
-def infer(
-    process: WorkerResources, job: Job, attempt: Attempt, items: list[InferItem]
-) -> tuple[Records, list[ReportItem]]:
+def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[InferItem]) -> None:
     """Read and score each image; an image that can't be scored ends here with its reason."""
     attempt.retry_while_unavailable(lambda: process.check(job))
     attempt.retry_while_unavailable(lambda: process.check_weights(job))
-    records: Records = {}
-    following: list[ReportItem] = []
     waiting: list[tuple[InferItem, Any]] = []
 
     def score() -> None:
         for (item, picture), scores in zip(
             waiting, _scores(process.engine, [p.image for _, p in waiting]), strict=True
         ):
+            index = item["i"]
             if isinstance(scores, InstanceRejected):
-                records[item["i"]] = attempt.record(
-                    item["i"],
-                    scores,
-                    instance=item["instance"],
-                    sop_instance_uid=picture.sop_instance_uid,
-                    study_instance_uid=picture.study_instance_uid,
-                )
+                attempt.records[index] = _record(attempt, item, scores, picture)
                 continue
             flags = sorted(flag.value for flag in picture.flags)
-            following.append({"i": item["i"], "instance": item["instance"], "scores": scores, "flags": flags})
+            scored: ReportItem = {
+                "i": index,
+                "instance": item["instance"],
+                "scores": scores,
+                "flags": flags,
+            }
+            attempt.following[index] = scored
         waiting.clear()
 
     # On a CPU a batch of one lets reading and scoring overlap best, and costs nothing (docs/decisions.md).
     batch = 1 if attempt.claim.isolated or process.engine.name != "torch" else GPU_BATCH
-    for item, answer in _read(process.readers(job), attempt, items):
+    readers = process.readers(job)
+    readers.call_while_waiting(attempt.go_on)
+    for item, answer in _read(readers, attempt, items):
         if hasattr(answer, "rejection"):
-            records[item["i"]] = attempt.record(
-                item["i"],
-                answer.rejection,
-                instance=item["instance"],
-                sop_instance_uid=answer.sop_instance_uid,
-                study_instance_uid=answer.study_instance_uid,
-            )
+            attempt.records[item["i"]] = _record(attempt, item, answer.rejection, answer)
             continue
         waiting.append((item, answer))
         if len(waiting) >= batch:
             score()
     if waiting:
         score()
+    attempt.settle()
     # The report stage needs no weights, only their name: it travels with the run's job from here on.
     job["weights"], job["meaningful"] = process.weights.sha256, process.weights.meaningful
     job["engine"] = process.engine.name
-    for record in records.values():  # so that the producer knows them, though nothing has a score yet
+    for record in attempt.records.values():  # so that the producer knows them, though nothing has a score yet
         record["weights"], record["meaningful"], record["engine"] = (
             job["weights"],
             job["meaningful"],
             job["engine"],
         )
-    return records, following
+
+
+def _record(attempt: Attempt, item: InferItem, rejected: InstanceRejected, seen: Any) -> ItemRecord:
+    return attempt.record(
+        item["i"],
+        rejected,
+        instance=item["instance"],
+        sop_instance_uid=seen.sop_instance_uid,
+        study_instance_uid=seen.study_instance_uid,
+    )
 
 
 def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Iterator[tuple[InferItem, Any]]:
@@ -91,52 +95,53 @@ def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Ite
         attempt.before(ahead[0]["i"])
         answers = readers.read([item["instance"] for item in ahead])
         for item in ahead:
-            asked = time.monotonic()
+            asked = attempt.clock()
             try:
                 answer = next(answers)
             except (ServiceUnavailable, UsageError) as error:
-                if attempt.wait_before_retry(error, time.monotonic() - asked, 1.0):
+                refused = isinstance(error, UsageError)
+                if not refused and attempt.wait_before_retry(error, attempt.clock() - asked, 1.0):
                     break
-                if isinstance(error, UsageError):
-                    raise
-                attempt.defer_item(item, error)
+                attempt.record_failure(item, error)
                 at += 1
                 break
             at += 1
             if not hasattr(answer, "rejection"):
                 read = item
-                attempt.record_success()
+                attempt.record_success(Operation.READ)
             yield item, answer
             attempt.go_on()
-    for item in attempt.retry_deferred():
-        assert read is not None  # noqa: S101  # else the PACS were in doubt still
-        attempt.before(item["i"])
-        yield item, _again(readers, attempt, item, read)
+    for one in list(attempt.deferred):
+        answer = _again(readers, attempt, one.item, read)
+        if answer is not None:
+            attempt.deferred.remove(one)
+            yield one.item, answer
 
 
-def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem) -> Any:
-    """Ask a last time for an image that the PACS failed on; where it fails again, for one that it gave before.
+def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem | None) -> Any:
+    """Ask again for an image that the PACS failed on; where it fails again, for one that it gave before.
 
-    Raises
-    ------
-    ServiceUnavailable
-        The PACS gives neither.
+    Returns
+    -------
+    object
+        The image, or None.
     """
-    from worker.reader.protocol import RejectedImage
+    if proof is None:
+        return None  # it gave none at all
 
     def ask(one: InferItem) -> Any:
         (answer,) = readers.read([one["instance"]])
         return answer
 
+    attempt.before(item["i"])
     try:
         return attempt.retry_while_unavailable(lambda: ask(item))
-    except StorageFull:
-        raise
-    except ServiceUnavailable as error:
-        attempt.reset_retry_budget()
-        if hasattr(attempt.retry_while_unavailable(lambda: ask(proof)), "rejection"):
-            raise  # it gave this one before
-        return RejectedImage(item_fault(error))
+    except (ServiceUnavailable, UsageError) as error:
+        attempt.record_failure(item, error)
+    with suppress(ServiceUnavailable, UsageError):
+        if not hasattr(attempt.retry_while_unavailable(lambda: ask(proof)), "rejection"):
+            attempt.record_success(Operation.READ)
+    return None
 
 
 def _scores(engine: Engine, images: Sequence[Any]) -> list[Scores | InstanceRejected]:

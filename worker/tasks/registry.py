@@ -10,8 +10,8 @@ from celery import Celery
 
 from backlog.broker.messages import TASKS, Job, Stage
 from backlog.settings import Settings
-from worker.tasks.attempt import Attempt, Records
-from worker.tasks.chunk import run_stage
+from worker.tasks.attempt import Attempt
+from worker.tasks.chunk import StageRunner
 from worker.tasks.infer import infer
 from worker.tasks.report import report
 from worker.tasks.resources import WorkerResources
@@ -23,7 +23,7 @@ __all__ = ["WorkerResources", "infer", "register", "report", "upload"]
 def register(app: Celery, settings: Settings) -> WorkerResources:
     """Give an application its three tasks; returns what they hold on to."""
     process = WorkerResources(settings)
-    stages: dict[Stage, Callable[[WorkerResources, Job, Attempt, list[Any]], tuple[Records, list[Any]]]] = {
+    stages: dict[Stage, Callable[[WorkerResources, Job, Attempt, list[Any]], None]] = {
         Stage.UPLOAD: upload,
         Stage.INFER: infer,
         Stage.REPORT: report,
@@ -31,16 +31,18 @@ def register(app: Celery, settings: Settings) -> WorkerResources:
     for stage, body in stages.items():
 
         def task(job: Job, chunk: int, items: list[Any], stage: Stage = stage, body: Any = body) -> None:
-            run_stage(
-                app,
-                process.claims,
-                settings.pacs_retry_seconds,
-                stage,
-                job,
-                chunk,
-                items,
-                partial(body, process, job),
-            )
+            _runner(process, app).run(stage, job, chunk, items, partial(body, process, job))
 
         app.task(task, name=TASKS[stage])
     return process
+
+
+def _runner(process: WorkerResources, app: Celery) -> StageRunner:
+    """Return what does stages of chunks with a process's resources."""
+    return StageRunner(
+        app,
+        process.claims,
+        process.settings.pacs_retry_seconds,
+        pacs=(lambda: process.pacs) if process.settings.pacs_url else None,
+        slot_wait=process.slot_wait,
+    )

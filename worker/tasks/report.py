@@ -8,29 +8,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from backlog.broker.messages import ItemRecord, Job, ReportItem, Stage, model_of, numbers
 from backlog.dicom.comparison import same_data_set
 from backlog.dicom.header import Identity, identity, read_header
 from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected
+from backlog.fault_attribution import Operation
 from backlog.model import MODEL_VERSION, SCORE_DIGITS
 from backlog.outcomes import Flag, Outcome, Reason
 from backlog.pacs.base import Pacs, StoreResult
 from worker.sr import build as sr
 from worker.sr.inputs import SOP_CLASSES, Predecessor
 from worker.sr.uids import series_uid
-from worker.tasks.attempt import Attempt, Records
+from worker.tasks.attempt import Attempt
 from worker.tasks.resources import WorkerResources
 
 #: How far the scores of a report that is already there may lie from ours: another engine's rounding.
 SAME_SCORE: Final = 5e-3
 
 
-def report(
-    process: WorkerResources, job: Job, attempt: Attempt, items: list[ReportItem]
-) -> tuple[Records, list[Any]]:
+def report(process: WorkerResources, job: Job, attempt: Attempt, items: list[ReportItem]) -> None:
     """Write one report for each scored image into its study."""
     attempt.retry_while_unavailable(lambda: process.check(job))
     if job.get("derived_objects"):
@@ -38,11 +37,14 @@ def report(
 
         attempt.retry_while_unavailable(lambda: derived_objects.need(process, job))
     fidelity = _Fidelity(always=job.get("read_back", False))
-    records, done = attempt.each(items, lambda item: _report(process, attempt, job, item, fidelity))
-    for item, record in done:
+
+    def one(item: ReportItem) -> None:
+        attempt.operation = Operation.READ
+        record = _report(process, attempt, job, item, fidelity)
         record["attempts"] = attempt.claim.attempt
-        records[item["i"]] = record
-    return records, []
+        attempt.records[item["i"]] = record
+
+    attempt.each(items, one)
 
 
 @dataclass
@@ -85,12 +87,14 @@ def _report(
     )
     built = build(numbers(item["scores"]))
     sr.check(built.dicom, of, scores=numbers(item["scores"]), model=model, options=options)
+    attempt.record_success(Operation.READ)
+    attempt.operation = Operation.WRITE
     stored = process.pacs.store(
         built.dicom,
         replace(of, series_instance_uid=built.series_instance_uid, sop_instance_uid=built.sop_instance_uid),
     )
     if not stored.already:
-        attempt.record_write()
+        attempt.record_success(Operation.WRITE)
     held = fidelity.read_back(process.pacs, built.dicom, stored)
     ours = _is_same(built.dicom, held)  # also where an attempt before this one stored it and got no further
     if not ours and not stored.already:

@@ -96,6 +96,13 @@ class WorkerResources:
             self.engine.scores(np.zeros((1, 1, side, side), np.float32))
             self._readers.start()
 
+    def slot_wait(self) -> float:
+        """Return how many seconds this process and its readers have waited for slots at the PACS."""
+        made = self.__dict__  # what was never needed has waited for nothing
+        waited = made["_readers"].waited if "_readers" in made else 0.0
+        limit = getattr(made.get("pacs"), "limit", None)
+        return float(waited + (limit.waited if limit else 0.0))
+
     @cached_property
     def class_activation(self) -> ClassActivation:
         """The model with its maps, loaded: for pictures beside the reports."""

@@ -11,6 +11,10 @@ class Stopping(Exception):  # not an error: the worker was asked to stop
     """The process was asked to stop: hand the chunk back and leave."""
 
 
+class TimeUsedUp(Stopping):
+    """The chunk takes longer than one attempt may: hand the rest of it back; the next attempt goes on with that."""
+
+
 #: Set by :func:`ask_to_stop`: the next item is not begun.
 stopping = threading.Event()
 

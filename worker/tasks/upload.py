@@ -11,35 +11,36 @@ from backlog.dicom.eligibility import Rules
 from backlog.dicom.header import Identity, Screening, identity, read_header, screen
 from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected
+from backlog.fault_attribution import Operation
 from backlog.inputs.conversion import NOTHING, Picture, names_of, opened, reason_of_other
 from backlog.inputs.entries import FolderEntries, SourceFile, ZipEntries
 from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs, StoreResult
-from worker.tasks.attempt import Attempt, Records
+from worker.tasks.attempt import Attempt
 from worker.tasks.resources import WorkerResources
 
 #: Whether two files have the same pixels, decoded.
 SamePixels = Callable[[bytes, bytes], bool]
 
 
-def upload(
-    process: WorkerResources, job: Job, attempt: Attempt, items: list[UploadItem]
-) -> tuple[Records, list[InferItem]]:
+def upload(process: WorkerResources, job: Job, attempt: Attempt, items: list[UploadItem]) -> None:
     """Store each entry of the source in the PACS; what is there already is as good."""
     attempt.retry_while_unavailable(lambda: process.check(job))
     rules = Rules.from_spec(job["rules"])
     spec = job["source"].get("conversion", NOTHING)
     with _opened(job["source"]) as source:
 
-        def one(item: UploadItem) -> str:
-            dicom, found = _prepared(source.read(item["entry"]), rules, spec)
+        def one(item: UploadItem) -> None:
+            attempt.operation = Operation.WRITE
+            file = source.read(item["entry"])
+            attempt.record_success(Operation.SOURCE)
+            dicom, found = _prepared(file, rules, spec)
             stored = _store(process.pacs, dicom, found, process.same_pixels)
-            if not stored.already:
-                attempt.record_write()
-            return stored.instance
+            attempt.record_success(Operation.READ if stored.already else Operation.WRITE)
+            following: InferItem = {"i": item["i"], "instance": stored.instance}
+            attempt.following[item["i"]] = following
 
-        failed, done = attempt.each(items, one)
-    return failed, [{"i": item["i"], "instance": instance} for item, instance in done]
+        attempt.each(items, one)
 
 
 def _store(pacs: Pacs, dicom: bytes, found: Screening, same_pixels: SamePixels) -> StoreResult:

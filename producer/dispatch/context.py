@@ -1,0 +1,99 @@
+"""What the dispatch of one run works with, and who watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from celery import Celery
+
+from backlog.broker.claims import Claims
+from backlog.broker.messages import Job
+from producer.dispatch.progress import RunProgress, StageTimes
+from producer.ledger.ledger import Ledger
+from producer.sources.base import Source
+
+
+@dataclass
+class RunContext:
+    """One run, as its dispatch sees it."""
+
+    ledger: Ledger
+    claims: Claims
+    app: Celery
+    source: Source
+    job: Job
+    chunk_size: int
+    window: int  #: most chunks in flight; grows where workers wait for work
+    reconcile_seconds: float  #: between two looks for lost messages; 0 for never
+    pause_file: Path  #: present while the run is paused
+    give_up_file: Path  #: the numbers of items that the operator gives up, one a line
+    #: Whether our PACS has an instance, where it has no identifier that workers could compare; then None.
+    pacs_contains: Callable[[str], bool] | None = None
+    pacs_answers: Callable[[], bool] = lambda: False
+
+    @property
+    def run(self) -> str:
+        """The run's name."""
+        return self.job["run"]
+
+
+class RunObserver(Protocol):
+    """Who watches a run's dispatch. Called in the dispatcher's own thread."""
+
+    def on_progress(self, progress: RunProgress) -> None:
+        """Take over how far the run is; called at each step."""
+
+    def on_harvest(self) -> None:
+        """Follow the ledger, which may hold new effects; called at each step."""
+
+    def on_stage_times(self, times: StageTimes) -> None:
+        """Take over how long the stages of harvested chunks took."""
+
+    def notify(self, text: str) -> None:
+        """Tell the user something, in a line."""
+
+
+class Silent:
+    """An observer that does nothing; what others begin from."""
+
+    def on_progress(self, progress: RunProgress) -> None:
+        """Do nothing."""
+
+    def on_harvest(self) -> None:
+        """Do nothing."""
+
+    def on_stage_times(self, times: StageTimes) -> None:
+        """Do nothing."""
+
+    def notify(self, text: str) -> None:
+        """Do nothing."""
+
+
+class Observers:
+    """Several observers as one, told in their order."""
+
+    def __init__(self, *observers: RunObserver) -> None:
+        self.observers = observers
+
+    def on_progress(self, progress: RunProgress) -> None:
+        """Tell each."""
+        for one in self.observers:
+            one.on_progress(progress)
+
+    def on_harvest(self) -> None:
+        """Tell each."""
+        for one in self.observers:
+            one.on_harvest()
+
+    def on_stage_times(self, times: StageTimes) -> None:
+        """Tell each."""
+        for one in self.observers:
+            one.on_stage_times(times)
+
+    def notify(self, text: str) -> None:
+        """Tell each."""
+        for one in self.observers:
+            one.notify(text)

@@ -1,0 +1,52 @@
+"""Items that end without the workers: given up by the operator, or left when nothing else is.
+
+An item that a server fails on ends by what the run's other items tell (:mod:`backlog.fault_attribution`). Of the last
+items of a run nothing tells any more. They end where the PACS took others of this run, answers still, and has failed
+on them alone for long; never where more than a few are left, as in an outage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from backlog.broker.claims import ChunkProgress
+from backlog.fault_attribution import Operation, Verdict
+from producer.dispatch.context import RunContext
+from producer.ledger.ledger import ChunkRow
+
+#: Items that may be left at most, and for how long, in seconds: shorter where others were served since it failed first.
+_MAX_LEFT: Final = 3
+_LEFT_SECONDS: Final = 300.0
+_LEFT_AGAIN_SECONDS: Final = 60.0
+
+
+def requested(context: RunContext) -> list[int]:
+    """Return the items that the operator gave up since the last look, and forget the request."""
+    try:
+        text = context.give_up_file.read_text(encoding="ascii")
+    except OSError:
+        return []
+    context.give_up_file.unlink(missing_ok=True)
+    return [int(line) for line in text.split() if line.isdecimal()]
+
+
+def left_alone(
+    context: RunContext, in_flight: Mapping[int, ChunkRow], states: Mapping[int, ChunkProgress]
+) -> list[int]:
+    """Return the last items of a run that the PACS fails on, once nothing is left to compare them with."""
+    ledger = context.ledger
+    if not in_flight or not ledger.get("all_listed", False) or len(in_flight) > _MAX_LEFT:
+        return []
+    for number in in_flight:
+        state = states.get(number)
+        if state is None or state.back_operation not in (Operation.READ.value, Operation.WRITE.value):
+            return []
+        again = ledger.history(number).verdict is Verdict.LATER
+        if state.back_seconds < (_LEFT_AGAIN_SECONDS if again else _LEFT_SECONDS):
+            return []
+    left = [item for chunk in in_flight.values() for item, _ in chunk.items if ledger.item(item) is None]
+    tally = ledger.tally()
+    if len(left) > _MAX_LEFT or not tally.reported or int(ledger.get("listed", 0)) - tally.ended != len(left):
+        return []
+    return left if context.pacs_answers() else []

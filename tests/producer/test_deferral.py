@@ -1,0 +1,122 @@
+"""Items that a server fails on: put aside in the ledger, sent again alone, given up, or in a broken off chunk."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backlog.broker.messages import DEFERRED, ItemRecord, Stage
+from backlog.outcomes import Reason
+from producer.ledger import ledger as ledger_module
+from producer.ledger.ledger import ChunkRow, Ledger
+from tests.support.ended_runs import CHUNK, list_items, new_ledger, rejected, reported, some_scores
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    """A ledger of two chunks, of which the first is in flight."""
+    monkeypatch.setattr(ledger_module, "_RETRY_AFTER", 0.0)
+    made = new_ledger(tmp_path)
+    list_items(made, 2 * CHUNK)
+    made.dispatched([1])
+    yield made
+    made.close()
+
+
+def put_aside(*events: int) -> ItemRecord:
+    record = rejected(Reason.PACS_FAILS, stage=Stage.UPLOAD, history=list(events))
+    record["outcome"] = DEFERRED
+    return record
+
+
+def first_chunk(ledger: Ledger) -> ChunkRow:
+    return next(chunk for chunk in ledger.in_flight() if chunk.no == 1)
+
+
+def records(*failing: int, events: tuple[int, ...] = (1, 2)) -> dict[int, ItemRecord]:
+    return {i: put_aside(*events) if i in failing else reported(i, some_scores(i)) for i in range(CHUNK)}
+
+
+def test_an_item_that_was_put_aside_comes_again_alone(ledger: Ledger) -> None:
+    ledger.harvest([(first_chunk(ledger), records(3, 5))])
+    assert ledger.tally().ended == CHUNK - 2
+    assert [chunk.no for chunk in ledger.waiting(9)] == [2]  # it is no part of the ordinary window
+    assert [chunk.items for chunk in ledger.due(9)] == [[(3, 3)], [(5, 5)]]
+    assert ledger.deferred_chunks() == {chunk.no for chunk in ledger.due(9)}
+
+
+def test_a_harvest_twice_puts_an_item_aside_once(ledger: Ledger) -> None:
+    chunk = first_chunk(ledger)
+    for _ in range(2):
+        ledger.harvest([(chunk, records(3))])
+    assert [one.items for one in ledger.due(9)] == [[(3, 3)]]
+
+
+def test_an_item_ends_once_others_were_served_twice(ledger: Ledger) -> None:
+    ledger.harvest([(first_chunk(ledger), records(3, events=(10, 20)))])
+    for events, left in (((30,), 1), ((40, 50), 0)):
+        (again,) = ledger.due(9)
+        ledger.dispatched([again.no])
+        ledger.harvest([(again, {0: put_aside(*events)})])
+        assert len(ledger.due(9)) == left
+    assert ledger.tally().quarantined == {"pacs_fails": 1}
+    assert ledger.deferred_chunks() == frozenset()
+
+
+def test_an_item_that_a_server_takes_at_last_is_reported(ledger: Ledger) -> None:
+    ledger.harvest([(first_chunk(ledger), records(3))])
+    (again,) = ledger.due(9)
+    ledger.dispatched([again.no])
+    ledger.harvest([(again, {0: reported(3, some_scores(3))})])
+    assert ledger.tally().reported == CHUNK
+    assert ledger.deferred_chunks() == frozenset()
+
+
+def test_it_is_waited_longer_from_round_to_round(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "_RETRY_AFTER", 1000.0)
+    monkeypatch.setattr(ledger_module, "_RETRY_AT_MOST", 5000.0)
+    ledger.harvest([(first_chunk(ledger), records(3))])
+    (due,) = [row["due"] for row in ledger.select("SELECT due FROM deferral")]
+    assert 900 < due - time.time() <= 1000
+    assert ledger.due(9) == []
+
+
+def test_an_item_that_is_given_up_ends_and_its_chunk_goes_on(ledger: Ledger) -> None:
+    assert ledger.give_up(7, "given up by the operator") == 1
+    assert ledger.tally().quarantined == {"pacs_fails": 1}
+    assert ledger.in_flight() == []
+    others = [item for chunk in ledger.waiting(9) for item, _ in chunk.items]
+    assert sorted(others) == [item for item in range(2 * CHUNK) if item != 7]
+    assert ledger.give_up(7, "again") is None
+    assert ledger.give_up(10_000, "unknown") is None
+
+
+def test_what_a_broken_off_chunk_did_is_kept_and_may_be_done_again(ledger: Ledger) -> None:
+    chunk = first_chunk(ledger)
+    whole = records()
+    ledger.keep_partial(chunk, {i: whole[i] for i in range(5)} | {5: put_aside(1, 2)})
+    assert ledger.tally().reported == 5
+    assert [one.no for one in ledger.in_flight()] == [1]
+    ledger.harvest([(chunk, whole)])
+    assert ledger.tally().reported == CHUNK
+    assert len(list(ledger.select("SELECT * FROM effect"))) == CHUNK
+
+
+def test_a_ledger_of_an_earlier_version_learns_to_put_aside(tmp_path: Path) -> None:
+    made = new_ledger(tmp_path)
+    list_items(made, CHUNK)
+    made.dispatched([1])
+    path = made.path
+    made.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE deferral")
+    with closing(Ledger(path, write=False)) as read:
+        assert read.tally().ended == 0
+    with closing(Ledger(path, write=True)) as again:
+        again.harvest([(first_chunk(again), records(3))])
+        assert len(again.deferred_chunks()) == 1
