@@ -74,3 +74,16 @@ def set_up(form: str, level: int = logging.INFO) -> None:
     LOGGER.handlers[:] = [handler]
     LOGGER.setLevel(level)
     LOGGER.propagate = False
+
+
+def printable(text: str, most: int = 1000) -> str:
+    """Return a text that came from elsewhere as one line that a terminal may show.
+
+    Parameters
+    ----------
+    text
+        Of another process, a server or a message: an escape sequence in it could rewrite the screen.
+    most
+        Characters that are left of it.
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)[:most]

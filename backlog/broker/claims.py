@@ -34,6 +34,7 @@ from backlog.broker.claim import Claim, ClaimSteps, dump
 from backlog.broker.connection import Broker
 from backlog.broker.messages import TASKS, ItemRecord, Stage, StageTime
 from backlog.fault_attribution import Operation
+from backlog.log import printable
 from backlog.outcomes import Outcome, Reason
 
 #: An item at which its worker dies this often, while it is alone at work on it, is quarantined.
@@ -273,4 +274,4 @@ class Claims:
     def waiting_reason(self, run: str) -> str:
         """Return what workers of a run are waiting for, if anything."""
         with self.broker.reached() as client:
-            return str(client.get(f"cxr:{run}:trouble") or "")
+            return printable(str(client.get(f"cxr:{run}:trouble") or ""))

@@ -165,7 +165,7 @@ def _in_words(item: dict[str, Any], name: str | None) -> Iterator[tuple[str, str
     yield "Name", name or ""
     yield "Outcome", t(item["outcome"])
     yield "Reason", f"{reason}: {t(MEANINGS.get(reason, ''))}" if reason else ""
-    yield "Detail", printable(translated(item["detail"]))
+    yield "Detail", _detail(item)
     listed = item["chunk"] is None
     yield "Stage", t("listing") if listed else t(stages[item["stage"]]) if item["stage"] < len(stages) else ""
     yield "Attempts", str(item["attempts"] or "")
@@ -205,7 +205,7 @@ def quarantine_replay(out: Path, to: Path, reason: tuple[str, ...]) -> None:
 @click.argument("items", type=click.IntRange(0), nargs=-1, required=True)
 def quarantine_give_up(out: Path, items: tuple[int, ...]) -> None:
     """End items that the PACS fails on whenever they come, so that their run can end."""
-    from producer.run.folder import Paths, is_running
+    from producer.run.folder import Paths, is_running, touch
     from producer.run.open import open_ledger
 
     with closing(open_ledger(out)) as ledger:
@@ -218,12 +218,18 @@ def quarantine_give_up(out: Path, items: tuple[int, ...]) -> None:
     if unknown := [item for item in items if item >= listed]:
         raise UsageError(f"{out}: there is no item {unknown[0]}: {listed} are listed")
     paths = Paths(out)
+    touch(paths.give_up)  # as private as the others, and no link
     with paths.give_up.open("a", encoding="ascii") as file:
         file.writelines(f"{item}\n" for item in items)
     if is_running(paths):
         echo("The run gives it up now, and quarantines it.")
     else:
         echo(f"The run gives it up when it goes on: cxr-backlog resume {out}")
+
+
+def _detail(item: dict[str, Any]) -> str:
+    """Return an item's detail, which a worker wrote: an escape sequence in it could rewrite the screen."""
+    return printable(translated(item["detail"])) if item["detail"] else ""
 
 
 def _namer(ledger: Ledger, out: Path) -> Callable[[dict[str, Any]], str]:

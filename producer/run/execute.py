@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from backlog.broker.messages import Job, Stage, model_of
-from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.files import private_files
 from backlog.output_file import OutputFile
 from backlog.pacs.base import Pacs
@@ -123,6 +123,8 @@ def go_on(
                 publisher.withdraw()
                 ledger.set("seconds", seconds + time.monotonic() - started)
         audit.catch_up(durable=True)
+        if stopping.failure:
+            raise BacklogError(f"{stopping.failure}; then go on: cxr-backlog resume {paths.out}")
         exports.write_scores(ledger, OutputFile(paths.scores, force=True))
         summary = exports.write_summary(ledger, OutputFile(paths.summary, force=True))
         if summary["complete"]:
@@ -169,8 +171,9 @@ def _dispatch(
     watch = deletion_watch(settings, pacs, ledger, stores_images=source.first is Stage.UPLOAD)
     identity = IdentityWatch(ledger, claims, pacs, pacs_url, job, say)
     consumers = MissingConsumers(app, source.first)
+    checks = [identity.check, *([watch.check] if watch is not None else [])]
     observer = Observers(
-        _RunObserver(show, say, audit, [identity.check, *([watch.check] if watch is not None else [])], consumers), *([metrics] if metrics is not None else [])
+        _RunObserver(show, say, audit, checks, consumers), *([metrics] if metrics is not None else [])
     )
     dispatcher = Dispatcher(
         RunContext(
@@ -214,7 +217,13 @@ class _RunObserver(Silent):
         checks: Sequence[Callable[[], object]],
         consumers: MissingConsumers,
     ) -> None:
-        self._show, self._say, self._audit, self._checks, self._consumers = show, say, audit, checks, consumers
+        self._show, self._say, self._audit, self._checks, self._consumers = (
+            show,
+            say,
+            audit,
+            checks,
+            consumers,
+        )
 
     def on_progress(self, progress: RunProgress) -> None:
         """Show it, with the workers that are missing."""
@@ -297,6 +306,7 @@ def _workers(
         workers,
         chosen,
         on_restart=lambda name: say(f"The {name} process died; it was started again."),
+        on_give_up=stopping.give_up,
     ) as servers:
         stopping.on_second = servers.kill
         yield servers.redis_url

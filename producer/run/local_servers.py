@@ -20,6 +20,7 @@ from typing import Final
 
 from backlog.errors import BacklogError, UsageError
 from backlog.files import PrivateFolder, open_without_link
+from backlog.log import printable
 from backlog.processes import die_with_parent
 from backlog.settings import child_environment
 
@@ -28,6 +29,12 @@ _GRACE: Final = 30.0
 
 #: A process that dies again within this many seconds of its start waits as long before the next.
 _SETTLED: Final = 5.0
+
+#: A process that dies so often in a row within that time will not come up: the run ends, and says why.
+_MAX_QUICK_DEATHS: Final = 5
+
+#: Most characters of a process's last words that the user is shown.
+_LAST_WORDS: Final = 300
 
 
 @dataclass
@@ -39,6 +46,26 @@ class _Child:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     starts: int = 0
+    quick_deaths: int = 0  #: in a row
+    _buried: bool = True  #: its last death is counted
+
+    def bury(self) -> None:
+        """Count a death, once."""
+        if not self._buried:
+            quick = time.monotonic() - self.started < _SETTLED
+            self.quick_deaths = self.quick_deaths + 1 if quick else 0
+            self._buried = True
+
+    def last_words(self) -> str:
+        """Return the last line of its log, as it may be printed."""
+        try:
+            with self.log.open("rb") as log:
+                log.seek(max(0, self.log.stat().st_size - 4096))
+                lines = log.read().decode(errors="replace").split("\n")
+        except OSError:
+            return ""
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return printable(last.strip(), _LAST_WORDS)
 
     def start(self) -> None:
         with os.fdopen(open_without_link(self.log, os.O_WRONLY | os.O_APPEND), "ab") as log:
@@ -53,6 +80,7 @@ class _Child:
             )
         self.started = time.monotonic()
         self.starts += 1
+        self._buried = False
 
     @property
     def alive(self) -> bool:
@@ -71,12 +99,17 @@ class LocalServers:
         Inference processes.
     settings
         Settings for the workers, by field name, over the environment's.
+    on_restart
+        Called with the name of a process that died and was started again.
+    on_give_up
+        Called, once, with what to tell the user of a process that dies at each start.
     """
 
     logs: Path
     workers: int
     settings: dict[str, str]
     on_restart: Callable[[str], None] = lambda _: None
+    on_give_up: Callable[[str], None] = lambda _: None
     redis_url: str = field(init=False)
     _folder: PrivateFolder = field(init=False)
     _children: list[_Child] = field(default_factory=list, init=False)
@@ -166,6 +199,13 @@ class LocalServers:
             for child in self._children:
                 if child.alive or self._over.is_set():
                     continue
+                child.bury()
+                if child.quick_deaths >= _MAX_QUICK_DEATHS:
+                    self.on_give_up(
+                        f"the {child.name} process ended {child.quick_deaths} times as soon as it was started:"
+                        f" {child.last_words() or 'it said nothing'} (all of it in {child.log})"
+                    )
+                    return
                 if time.monotonic() - child.started < _SETTLED and child.starts > 1:
                     continue
                 try:

@@ -16,10 +16,16 @@ class StopRequest:
     def __init__(self) -> None:
         self._event = threading.Event()
         self.on_second: Callable[[], None] = lambda: None
+        self.failure = ""  #: why the run can't go on, where it is not the user who stops it
 
     def is_set(self) -> bool:
         """Whether the user asked to stop."""
         return self._event.is_set()
+
+    def give_up(self, failure: str) -> None:
+        """Stop because the run can't go on."""
+        self.failure = failure
+        self._event.set()
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
         """Handle a signal."""

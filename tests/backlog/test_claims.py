@@ -370,6 +370,11 @@ def test_trouble_is_told_and_forgotten(claims: Claims) -> None:
     assert claims.waiting_reason("run2") == ""
 
 
+def test_what_workers_say_can_not_rewrite_a_terminal(claims: Claims) -> None:
+    claims.tell(RUN, "away\x1b[2J\nnow")
+    assert claims.waiting_reason(RUN) == "away?[2J?now"
+
+
 # -- a Redis that can't or won't -----------------------------------------------------------------------------
 
 

@@ -9,12 +9,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from backlog.broker.claim import Claim
+from backlog.broker.claims import Claims
 from backlog.broker.messages import DEFERRED, ItemRecord, Stage
 from backlog.outcomes import Reason
+from producer.cli.main import main
 from producer.ledger import ledger as ledger_module
 from producer.ledger.ledger import ChunkRow, Ledger
-from tests.support.ended_runs import CHUNK, list_items, new_ledger, rejected, reported, some_scores
+from tests.support.ended_runs import CHUNK, ended_run, list_items, new_ledger, rejected, reported, some_scores
 
 
 @pytest.fixture
@@ -120,3 +124,60 @@ def test_a_ledger_of_an_earlier_version_learns_to_put_aside(tmp_path: Path) -> N
     with closing(Ledger(path, write=True)) as again:
         again.harvest([(first_chunk(again), records(3))])
         assert len(again.deferred_chunks()) == 1
+
+
+# -- the commands --------------------------------------------------------------------------------------------
+
+
+def say(*words: object) -> tuple[int, str]:
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    return done.exit_code, done.output
+
+
+def test_the_operator_may_give_an_item_up(tmp_path: Path) -> None:
+    new_ledger(tmp_path).close()
+    with closing(Ledger(tmp_path / "ledger.sqlite", write=True)) as ledger:
+        list_items(ledger, 4)
+    code, told = say("quarantine", "give-up", tmp_path, 2)
+    assert code == 0
+    assert "resume" in told
+    assert (tmp_path / "give-up").read_text() == "2\n"
+    assert say("quarantine", "give-up", tmp_path, 4)[0] == 2  # there is none
+    with closing(Ledger(tmp_path / "ledger.sqlite", write=True)) as ledger:
+        assert ledger.give_up(2, "given up by the operator") == 1
+    code, told = say("quarantine", "give-up", tmp_path, 2)
+    assert (code, "has ended already" in told) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["pause", "cancel"])
+def test_a_complete_run_says_that_it_is_complete(tmp_path: Path, command: str) -> None:
+    ended_run(tmp_path, 20).close()
+    code, told = say(command, tmp_path)
+    assert code == 0
+    assert "is complete" in told
+    assert not (tmp_path / command).exists()
+
+
+def test_a_cancelled_run_that_could_not_end_is_retracted(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: one image that the PACS failed on, and the reports of the others could not be taken back."""
+    monkeypatch.setenv("CXR_REDIS_URL", redis_url)
+    with closing(new_ledger(tmp_path)) as ledger:
+        list_items(ledger, CHUNK)
+        ledger.dispatched([1])
+        ledger.set("stack", True)
+        job = ledger.get("job")
+        job["pacs"] = ""
+        ledger.set("job", job)
+    claims = Claims(redis_url)
+    claim = claims.claim(job["run"], 1, Stage.UPLOAD, Stage.UPLOAD)
+    assert isinstance(claim, Claim)
+    claim.release(came_back=True, records={0: rejected(Reason.BLANK)})
+    code, told = say("retract", tmp_path, "--yes")
+    assert (code, "cancel" in told) == (2, True)
+    assert say("cancel", tmp_path)[0] == 0
+    code, told = say("retract", tmp_path, "--yes")
+    assert (code, "Deleted 0 reports" in told) == (0, True), told
+    with closing(Ledger(tmp_path / "ledger.sqlite", write=False)) as ledger:
+        assert ledger.tally().quarantined == {"blank": 1}  # what the chunk had done is known

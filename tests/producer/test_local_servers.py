@@ -63,6 +63,25 @@ def test_what_dies_at_once_is_not_started_in_a_circle(
     wait_until(lambda: len(restarted) >= 3, what="it is tried again, later")
 
 
+def test_what_dies_at_each_start_is_given_up_with_its_last_words(
+    servers: LocalServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: a worker without its library was started again for ever, and nobody said why nothing moved."""
+    said: list[str] = []
+    servers.on_give_up = said.append
+    monkeypatch.setattr(embedded, "_MAX_QUICK_DEATHS", 2)
+    servers._children[2].command = [
+        *(sys.executable, "-c"),
+        "raise SystemExit('no such library\\x1b[2J')",
+    ]
+    os.kill(servers.pids()["inference"], signal.SIGKILL)
+    wait_until(lambda: said, 30, "it is given up")
+    assert said[0].startswith(
+        "the inference process ended 2 times as soon as it was started: no such library?[2J"
+    )
+    assert len(said) == 1
+
+
 def test_a_machine_that_has_no_room_for_a_process_is_asked_again(
     servers: LocalServers, restarted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -571,6 +571,18 @@ def test_a_run_whose_own_servers_are_killed_goes_on(begin: Begin, tmp_path: Path
     accounted(out, count)
 
 
+def _settled(out: Path) -> int:
+    """How many items of a paused run have ended, once each worker has ended the image that it had."""
+    seen, since = ended(out), time.monotonic()
+    until = since + 60
+    while time.monotonic() - since < 5:  # longer than a lease, and than an image
+        assert time.monotonic() < until, "it goes on though it is paused"
+        time.sleep(0.1)
+        if ended(out) != seen:
+            seen, since = ended(out), time.monotonic()
+    return seen
+
+
 def test_a_run_is_paused_cancelled_and_taken_up_again(begin: Begin, cli: Cli, tmp_path: Path) -> None:
     count = 60
     zipped(tmp_path / "z.zip", count)
@@ -578,11 +590,8 @@ def test_a_run_is_paused_cancelled_and_taken_up_again(begin: Begin, cli: Cli, tm
     process = begin("run", "z.zip", "--out", "out", "--workers", 1, CXR_CHUNK_SIZE="1", CXR_WINDOW="2")
     wait_until(lambda: ended(out) > 0, 90, "something has ended")
     assert call("pause", out).returncode == 0
-    wait_until(lambda: not _in_flight(out), 60, "what was in flight has ended")
-    seen = ended(out)
+    seen = _settled(out)
     assert seen < count, "it was too fast to be paused: take more images"
-    time.sleep(1.0)  # nothing may happen now
-    assert ended(out) == seen
     assert json.loads(call("status", out, "--json").stdout)["state"] == "paused"
     assert "goes on" in call("resume", out).stdout
     wait_until(lambda: ended(out) > seen, 60, "it goes on")
@@ -592,17 +601,8 @@ def test_a_run_is_paused_cancelled_and_taken_up_again(begin: Begin, cli: Cli, tm
     assert process.returncode == 4, text
     assert json.loads(call("status", out, "--json").stdout)["state"] == "cancelled"
     fails(call("verify", out), 1, "^$")
-    # What is in flight may be stored still: it is taken back by nobody, so first it has to end.
-    assert _in_flight(out) > 0
-    fails(call("retract", out, "--yes"), 2, "in flight.*resume.*pause")
-    process = begin("resume", "out", CXR_CHUNK_SIZE="1", CXR_WINDOW="2")
-    wait_until(lambda: not out.joinpath("cancel").exists(), 60, "it is resumed")
-    assert call("pause", out).returncode == 0
-    wait_until(lambda: not _in_flight(out), 90, "what was in flight has ended")
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
     seen = ended(out)
-    assert seen < count, "it was too fast to be paused: take more images"
+    assert seen < count, "it was too fast to be cancelled: take more images"
     assert f"Deleted {seen} reports." in call("retract", out, "--yes").stdout
     assert not [one for one in (out / "pacs").rglob("*.dcm") if b"cxr-backlog" in one.read_bytes()]
     # Taken up again it does the rest, and what was taken back stays so.
@@ -612,13 +612,6 @@ def test_a_run_is_paused_cancelled_and_taken_up_again(begin: Begin, cli: Cli, tm
     assert verify.returncode == 0, verify.stdout
     assert f"Right       {count - seen}" in verify.stdout
     assert f"Retracted   {seen}" in verify.stdout
-
-
-def _in_flight(out: Path) -> int:
-    ledger = Ledger(Paths(out).ledger, write=False)
-    count = len(ledger.in_flight())
-    ledger.close()
-    return count
 
 
 def test_the_first_stage_of_a_zip_is_the_upload() -> None:
