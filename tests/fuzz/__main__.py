@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz [--seconds N] [header|pixels|zip|report|weights ...]``: look for what nobody thought of.
+"""``python -m tests.fuzz [--seconds N] [header|pixels|zip|entry|report|weights ...]``: look for what nobody thought of.
 
 The corpus is kept in ``.fuzz`` and grows from run to run; findings are saved beside it. The end status is 1
 where something was found.

@@ -17,11 +17,17 @@ from typing import Final
 
 import numpy as np
 
+from backlog.broker.messages import ConversionSpec
 from backlog.dicom.eligibility import Rules, flags
 from backlog.dicom.header import Screening, identity, read_header, screen
 from backlog.errors import InstanceRejected, UsageError
+from backlog.inputs.conversion import Picture, opened, reason_of_other
+from backlog.inputs.entries import SourceFile
+from backlog.inputs.image_names import Subject
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.outcomes import Reason
+from worker.ingest.identifiers import with_uids
+from worker.ingest.secondary_capture import wrapped
 from worker.model.torch_file import read_torch_file
 from worker.model.torch_pickle import NotATorchFile
 from worker.pixels.preprocess import model_input
@@ -29,6 +35,7 @@ from worker.sr.build import Model, Options, build, check, scores_of
 
 #: What a zip member may inflate to here.
 _MAX_MEMBER: Final = 1 << 20
+_MAKE_ALL: Final[ConversionSpec] = {"make_uids": True, "wrap_images": True}
 _UID: Final = re.compile(r"[0-9.]{3,64}")
 #: How far the float32 of the resize may leave the model's range.
 _ROUNDING: Final = 1e-2
@@ -93,6 +100,26 @@ def archive(file: bytes) -> None:
         place.unlink()
 
 
+def entry(file: bytes) -> None:
+    """Make of a source's file what an upload makes of it where everything was asked for."""
+    read = opened(SourceFile("a file.zip", file), _MAKE_ALL)
+    if isinstance(read, Picture):
+        made = wrapped(read.content, Subject())
+        _insist(made == wrapped(read.content, Subject()), "the same picture gives the same object")
+        _insist(_judged(made).identity is not None, "a wrapped picture has its UIDs")
+        return
+    try:
+        found = _judged(read.content)
+    except InstanceRejected as rejected:
+        raise reason_of_other(read, rejected) from None
+    if (
+        found.identity is None
+        and found.rejection is not None
+        and found.rejection.reason is Reason.INVALID_UID
+    ):
+        _judged(with_uids(read.content))
+
+
 def report(file: bytes) -> None:
     """Write a report by the file's header, and check it as the worker does before it is sent."""
     of = identity(read_header(file))
@@ -125,6 +152,7 @@ PATHS: Final[dict[str, Callable[[bytes], None]]] = {
     "header": header,
     "pixels": pixels,
     "zip": archive,
+    "entry": entry,
     "report": report,
     "weights": weights,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import zipfile
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from PIL import Image
 
 from producer.demo import backlog as synthetic
 from tests.support import dicom_images as made
@@ -143,10 +145,30 @@ def _weights() -> Iterator[bytes]:
         yield legacy_container(pickled)
 
 
+def _entries() -> Iterator[bytes]:
+    grey = Image.fromarray((chest(72, 70) >> 4).astype(np.uint8))
+    for kind, image in (
+        *(("PNG", one) for one in (grey, grey.convert("RGBA"), grey.convert("LA"), grey.convert("P"))),
+        ("PNG", Image.fromarray(chest(72, 70))),
+        *(("JPEG", one) for one in (grey, grey.convert("RGB"))),
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, kind)
+        yield buffer.getvalue()
+    yield gzip.compress(dicom(chest(64, 64)))
+    for syntax in (made.EXPLICIT, made.IMPLICIT, made.BIG, made.DEFLATED):
+        file = dicom(chest(64, 64), syntax)
+        yield file.replace(b"1.2.3.4", b"no.UID.")
+    yield b"a text\n" * 50
+    yield from (file for file in _zips() if len(file) < 2000)
+
+
 def seeds(path: str) -> list[bytes]:
     """Return the inputs that a path's fuzzing starts from; the first ones are sound."""
     if path == "zip":
         return list(_zips())
+    if path == "entry":
+        return [file for file in _entries() if len(file) <= MOST]
     if path == "weights":
         return [file for file in _weights() if len(file) <= MOST]
     found = [*_images(), *_data(MOST)] if path == "pixels" else list(_headers())

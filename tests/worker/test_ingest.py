@@ -106,6 +106,17 @@ def _with_study(file: bytes, value: bytes) -> bytes:
     return with_elements(file, explicit_element(0x0020000D, b"UI", value), b"\x28\0\x02\0")
 
 
+def test_a_file_of_pixel_data_alone_gets_uids_too() -> None:
+    file = nameless()
+    start = file.index(b"\xe0\x7f\x10\0")
+    only = with_uids(file[: 132 + 12 + _meta_length(file)] + file[start:])
+    assert screen(read_header(only), RULES).identity is not None
+
+
+def _meta_length(file: bytes) -> int:
+    return int.from_bytes(file[140:144], "little")
+
+
 def test_group_lengths_of_what_was_edited_are_dropped() -> None:
     length = explicit_element(0x00200000, b"UL", struct.pack("<I", 8))
     file = with_elements(nameless(), length, b"\x28\0\x02\0")

@@ -20,6 +20,8 @@ from backlog.dicom.eligibility_attributes import MODIFYING_EQUIPMENT, OWN_MODEL_
 from backlog.dicom.file_meta import media_storage_sop_class_uid
 from backlog.dicom.header import dataset_of, is_uid, text
 from backlog.dicom.parser import DEFLATED, EXPLICIT_LITTLE, ParsedFile, parse_file
+from backlog.errors import InstanceRejected
+from backlog.outcomes import Reason
 from backlog.report_uids import derived_uid
 from worker.sr import elements
 from worker.sr.document import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -47,7 +49,7 @@ def with_uids(dicom: bytes) -> bytes:
     Raises
     ------
     InstanceRejected
-        ``not_dicom``, ``too_large``.
+        ``not_dicom``, ``too_large``; ``invalid_uid`` where an element doesn't stand where it should.
     """
     parsed = parse_file(dicom)
     header = dataset_of(parsed)
@@ -130,9 +132,17 @@ def _places(parsed: ParsedFile, header: Dataset) -> dict[int, tuple[int, int, in
         if not isinstance(element, (RawDataElement, DataElement)) or not at:
             continue  # the mark of the pixel data
         long = not parsed.implicit and (element.VR or "") in _LONG_VRS
-        values.append((at - (12 if long else 8), int(tag), at))
+        start = at - (12 if long else 8)
+        if struct.unpack_from("<2H" if parsed.little else ">2H", parsed.body, start) != (
+            tag >> 16,
+            tag & 0xFFFF,
+        ):
+            raise InstanceRejected(
+                Reason.INVALID_UID, "UIDs are missing, and the header has no form to put some in"
+            )
+        values.append((start, int(tag), at))
     values.sort()
-    ends = [start for start, _, _ in values[1:]] + [parsed.header_end]
+    ends = [start for start, _, _ in [*values, (parsed.header_end, 0, 0)]][1:]
     return {tag: (start, end, value) for (start, tag, value), end in zip(values, ends, strict=True)}
 
 
