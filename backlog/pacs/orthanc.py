@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import requests
 from requests.adapters import HTTPAdapter
 
-from backlog.dicom.parser import read_until_pixel_data
+from backlog.dicom.parser import parse_file, read_until_pixel_data
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.base import StoreResult
@@ -119,7 +119,14 @@ class Orthanc:
         """Store one file. Orthanc answers ``AlreadyStored`` for a known SOP Instance UID and changes nothing."""
         if self._check_before_store and (held := self._held(of or _identity(dicom))):
             return StoreResult(held, already=True, study=self.study_of(held, of or _identity(dicom)))
-        answer = self._parsed(self._call("POST", "/instances", data=dicom))
+        try:
+            answer = self._parsed(self._call("POST", "/instances", data=dicom))
+        except InstanceRejected as rejected:
+            if rejected.reason is Reason.NOT_DICOM and _is_readable(dicom):
+                raise InstanceRejected(
+                    Reason.REFUSED, "the PACS can't read it, though it is readable DICOM: see the PACS's log"
+                ) from None
+            raise
         if (
             not isinstance(answer, dict)
             or answer.get("Status") not in ("Success", "AlreadyStored")
@@ -393,6 +400,14 @@ def _identity(dicom: bytes) -> Identity:
     from backlog.dicom.header import identity, read_header  # pydicom takes 150 ms to import
 
     return identity(read_header(dicom))
+
+
+def _is_readable(dicom: bytes) -> bool:
+    """Whether the walk over the elements, which asks less than Orthanc, finds pixel data behind them."""
+    try:
+        return parse_file(dicom).has_pixels
+    except InstanceRejected:
+        return False
 
 
 def _is_dicom(start: bytes) -> bool:

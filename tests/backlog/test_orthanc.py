@@ -70,6 +70,22 @@ def test_storing_again_changes_nothing(pacs: Orthanc, orthanc: OrthancServer) ->
     assert orthanc.get("/statistics").json()["CountInstances"] == 1
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"\x09\x00\x01\x10SQ\0\0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0",
+        b"\x09\x00\x01\x10OX\x04\0ABCD",
+    ],
+    ids=["a delimiter of nothing", "an unknown VR"],
+)
+def test_readable_dicom_that_orthanc_refuses_is_refused(
+    odd: bytes, pacs: Orthanc, orthanc: OrthancServer
+) -> None:
+    at = IMAGE.index(b"\x10\x00\x20\x00LO")
+    assert reason_of(lambda: pacs.store(IMAGE[:at] + odd + IMAGE[at:])) is Reason.REFUSED
+    assert orthanc.get("/statistics").json()["CountInstances"] == 0
+
+
 def test_what_is_no_dicom_is_to_blame_itself(pacs: Orthanc, orthanc: OrthancServer) -> None:
     assert reason_of(lambda: pacs.store(b"x" * 5000)) is Reason.NOT_DICOM
     assert reason_of(lambda: pacs.store(b"")) is Reason.NOT_DICOM

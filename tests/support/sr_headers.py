@@ -166,6 +166,12 @@ CASES: Final[dict[str, Case]] = {
     "charset missing": _case(charset=None),
     "charset empty": _case(charset=b""),
     "charset unknown": _case(charset=b"KLINGON"),
+    "charset unknown, name in Latin letters": _repaired(
+        _NAME, "MÜLLER^JÖRG".encode("latin-1"), "MÜLLER^JÖRG".encode(), b"KLINGON"
+    ),
+    "charset unknown beside a known one": _repaired(
+        _NAME, "MÜLLER^JÖRG".encode("latin-1"), "MÜLLER^JÖRG".encode(), b"ISO_IR 100\\ISO_IR 999"
+    ),
     "charset misspelt": _kept(_NAME, "MÜLLER^JÖRG".encode("latin-1"), "MÜLLER^JÖRG".encode(), b"ISO-IR 100"),
     "charset of control bytes": _case(charset=b"\0\1"),
     "charset with a null between": _kept(_NAME, b"DOE^JANE", charset=b"ISO_IR 100\\\2O\0 49"),

@@ -63,9 +63,10 @@ def declared_encodings(specific_character_set: bytes) -> list[str] | None:
     if all(term in DEFAULT_REPERTOIRE for term in terms):
         return None
     with quietly("ignore"):  # about spellings that pydicom understands all the same
+        warnings.filterwarnings("error", "Unknown encoding")  # it would take Latin-1 for it
         try:
             found = convert_encodings(terms)
-        except (LookupError, ValueError):
+        except (LookupError, ValueError, UserWarning):
             return None
     # pydicom takes the name of any codec of Python's too: of one that gives half characters, or none.
     return found if all(codecs.lookup(name).name in _codecs() for name in found) else None
