@@ -140,6 +140,19 @@ class Settings:
         allowed=(0, 65_535),
     )
     metrics_bind: str = _setting("127.0.0.1", "Address where it does; the numbers need no password.")
+    metrics_targets: str = _setting(
+        "",
+        "Folder where each run says where its numbers are, for Prometheus' file-based discovery. Empty: nowhere.",
+    )
+    pacs_link: str = _setting(
+        "",
+        "Where a browser reaches the PACS, `http(s)://…`, for the links of the summary page. Empty: CXR_PACS_URL.",
+    )
+    runs_folder: str = _setting(
+        "",
+        "Folder that every run's folder has to lie in; `runs` lists it and `runner` works through it. Empty: anywhere.",
+    )
+    run_inbox: bool = _setting(False, "The runner begins a run for each zip that is put into its inbox.")
 
     @property
     def broker(self) -> str:
@@ -283,10 +296,11 @@ _ELSEWHERE: Final = frozenset(
     for name in (
         "TEST_DATA INBOX OUT MODELS BIND UID GID TLS TLS_BIND INTERNAL SERVER REDIS_PORT "
         "ORTHANC_PORT ORTHANC_TLS_PORT ORTHANC_IDENTIFIER ORTHANC_INDEX ORTHANC_STORAGE "
-        "FLOWER_PORT FLOWER_USERNAME FLOWER_PASSWORD FLOWER_PREFIX REDIS_MAXMEMORY "
+        "FLOWER_PORT FLOWER_USERNAME FLOWER_PASSWORD FLOWER_PREFIX FLOWER_READ_ONLY REDIS_MAXMEMORY "
+        "MACHINE INFERENCE_WORKERS ENV_FILE RUNNER_LIMIT GATEWAY_PORT GATEWAY_BIND GATEWAY_LIMIT "
         "GRAFANA_PORT GRAFANA_USERNAME GRAFANA_PASSWORD PROMETHEUS_KEEP "
         "REDIS_LIMIT ORTHANC_LIMIT UPLOAD_LIMIT INFERENCE_LIMIT INFERENCE_GPU_LIMIT REPORT_LIMIT "
-        "FLOWER_LIMIT PRODUCER_LIMIT PAGE_LIMIT PROMETHEUS_LIMIT GRAFANA_LIMIT"
+        "FLOWER_LIMIT PRODUCER_LIMIT PROMETHEUS_LIMIT GRAFANA_LIMIT"
     ).split()
 )
 

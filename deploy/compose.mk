@@ -1,7 +1,7 @@
-# The stack of containers. N is the number of inference workers, by default one a core: make up N=4
+# The stack of containers. N is the number of inference workers, kept in .env: make up N=4
 COMPOSE ?= docker compose
 PYTHON ?= .venv/bin/python
-N ?= $(shell nproc)
+N ?=
 
 .PHONY: env model up down compose-test
 
@@ -11,13 +11,14 @@ env: ## Write .env with random passwords, and the folders inbox, out and models
 model: ## Fetch and verify the weights into models, if they are not there; 'up' does it too
 	$(COMPOSE) run --rm --build model
 
-up: ## Build and start the stack; N=4 starts four inference workers
-	$(COMPOSE) up --detach --build --wait --scale worker-inference=$(N)
+up: ## Build and start the stack, or upgrade all of it; N=4 keeps four inference workers
+	@sh deploy/workers.sh $(N)
+	$(COMPOSE) up --detach --build --wait --remove-orphans
 
 down: ## Stop the stack and a running producer; its volumes, runs and reports stay
 	$(COMPOSE) --profile '*' down --remove-orphans
 
 compose-test: ## Bring up a stack of its own and try it; needs a Docker Engine with Compose v2
 	@scripts/environment dev
-	$(PYTHON) -m pytest tests/compose/check_stack.py tests/compose/check_flower.py \
-	  tests/compose/check_tls.py
+	$(PYTHON) -m pytest tests/compose/check_stack.py tests/compose/check_runner.py \
+	  tests/compose/check_flower.py tests/compose/check_tls.py

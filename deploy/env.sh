@@ -19,6 +19,8 @@ CXR_REDIS_PASSWORD=$(secret)
 CXR_FLOWER_USERNAME=cxr
 CXR_FLOWER_PASSWORD=$(secret)
 CXR_GRAFANA_PASSWORD=$(secret)
+# How many inference workers there are: one for each core. 'make up N=4' changes it.
+CXR_INFERENCE_WORKERS=$(nproc)
 # Who the services run as, and who owns the runs' folders.
 CXR_UID=$uid
 CXR_GID=$gid

@@ -9,4 +9,10 @@ if [ ! -s "$identifier" ]; then
 fi
 CXR_ORTHANC_IDENTIFIER=$(cat "$identifier")
 export CXR_ORTHANC_IDENTIFIER
-exec Orthanc /etc/cxr/
+# Left out of the log, of which it would be most: a line for each time that a client has read an image's header and lets
+# go of the rest, as the workers do on purpose.
+pipe=${TMPDIR:-/tmp}/orthanc-log
+rm -f "$pipe"
+mkfifo -m 600 "$pipe"
+grep --line-buffered -v 'HttpOutput.cpp:.*has not sent the proper number of bytes in its body' <"$pipe" >&2 &
+exec Orthanc /etc/cxr/ 2>"$pipe"

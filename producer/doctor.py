@@ -26,7 +26,9 @@ from backlog.pacs.address import checked_address, without_password
 from backlog.pacs.connect import connect
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings, child_environment
+from backlog.version import build
 from producer.run.local_servers import redis_program
+from producer.runner.runs import runner_build
 
 if TYPE_CHECKING:
     from backlog.broker.connection import Broker
@@ -78,7 +80,7 @@ def examine(settings: Settings, out: Path, pacs: str = "") -> Iterator[Check]:
 
 
 def _versions() -> Check:
-    text = f"cxr-backlog {metadata.version('cxr-backlog')}, Python {sys.version.split()[0]}"
+    text = f"cxr-backlog {metadata.version('cxr-backlog')}, build {build()}, Python {sys.version.split()[0]}"
     return Check("ok", "versions", text)
 
 
@@ -169,24 +171,49 @@ def _redis(settings: Settings) -> Iterator[Check]:
         yield Check(
             "look", "clock", f"Redis's clock and this one differ by {drift:.0f} s", "let NTP set both"
         )
-    yield _workers(settings, claims.broker)
+    yield from _workers(settings, claims.broker)
 
 
-def _workers(settings: Settings, broker: Broker) -> Check:
+def _workers(settings: Settings, broker: Broker) -> Iterator[Check]:
     from backlog.broker.celery_app import make_app  # celery takes 300 ms to import
 
     try:
         with broker.reached():
             answers = make_app(settings).control.inspect(timeout=_PATIENCE / 2).active_queues() or {}
     except BacklogError as error:
-        return Check("BAD", "workers", f"they can't be asked: {error}", "correct what Redis refuses")
+        yield Check("BAD", "workers", f"they can't be asked: {error}", "correct what Redis refuses")
+        return
     heard = {queue["name"] for queues in answers.values() for queue in queues}
     deaf = [queue for queue in QUEUES.values() if queue not in heard]
     if deaf:
-        return Check(
+        yield Check(
             "look", "workers", f"nobody listens to {', '.join(deaf)}", "start such workers before a run"
         )
-    return Check("ok", "workers", f"{len(answers)} answer, and every queue has one")
+    else:
+        yield Check("ok", "workers", f"{len(answers)} answer, and every queue has one")
+    if answers:
+        yield _builds(settings, set(answers))
+
+
+def _builds(settings: Settings, names: set[str]) -> Check:
+    """Compare this program's code with that of the workers and of the runner."""
+    from backlog.broker.celery_app import make_app
+    from producer.run.worker_inventory import ask_workers
+
+    found = ask_workers(make_app(settings))
+    builds = dict.fromkeys(names, "") | {worker.name: worker.build for worker in found}
+    if settings.runs_folder and (of_runner := runner_build(Path(settings.runs_folder))):
+        builds["runner"] = of_runner
+    other = sorted(name for name, its in builds.items() if its != build())
+    if other:
+        return Check(
+            "look",
+            "builds",
+            f"other code than this program's ({build()}): "
+            + ", ".join(f"{name} ({builds[name] or 'older'})" for name in other),
+            "upgrade all of them together: in the stack of containers, make up",
+        )
+    return Check("ok", "builds", f"all run the code of this program ({build()})")
 
 
 def _pacs(settings: Settings, given: str) -> Check:

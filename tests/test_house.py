@@ -40,7 +40,7 @@ DOORS = {
     "celery": {
         *("backlog.broker.celery_app", "worker.main", "worker.__main__", "worker.health"),
         *("worker.tasks.chunk", "worker.tasks.registry"),
-        *("producer.dispatch.context", "producer.run.execute"),
+        *("producer.dispatch.context", "producer.run.execute", "producer.run.worker_inventory"),
         *(
             "producer.monitoring.metrics",
             "producer.monitoring.poller",
@@ -56,7 +56,7 @@ DOORS = {
     "jinja2": {"producer.page.page", "producer.validation.page"},
     "matplotlib": {"producer.page.charts"},
     "rich": _in("producer.cli"),
-    "prometheus_client": {"producer.monitoring.metrics"},
+    "prometheus_client": {"producer.monitoring.metrics", "producer.monitoring.runs"},
     "numpy": {*_in("worker"), *_in("producer.demo"), *_in("producer.validation")},
     "scipy": {"producer.validation.metrics"},  # an oracle of the tests besides
     "sklearn": {"producer.validation.metrics"},

@@ -7,6 +7,7 @@ library before it looks at its arguments.
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,7 +28,7 @@ def serve(app: Celery, queues: list[str], processes: int, name: str) -> NoReturn
     worker = app.Worker(
         queues=queues,
         concurrency=processes,
-        hostname=f"{name}@%h",
+        hostname=f"{name}@{socket.gethostname()}",
         loglevel="WARNING",
         without_gossip=True,
         without_mingle=True,
@@ -51,19 +52,23 @@ def _processes(text: str) -> int:
     return int(text)
 
 
-def main() -> None:
-    """Read the arguments and the environment, and work."""
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument(
         "--queues", type=_queues, required=True, help=f"Separated by commas: {', '.join(QUEUES.values())}."
     )
     parser.add_argument("--processes", type=_processes, required=True)
     parser.add_argument("--name", required=True, help="As Flower shows it, before @ and the host's name.")
-    arguments = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Read the arguments and the environment, and work."""
+    given = arguments()
     from worker.main import app  # reads the environment
 
-    serve(app, arguments.queues, arguments.processes, arguments.name)
+    serve(app, given.queues, given.processes, given.name)
 
 
 if __name__ == "__main__":

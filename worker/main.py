@@ -12,6 +12,7 @@ from typing import Any
 from billiard.process import active_children
 from celery.platforms import SecurityWarning
 from celery.signals import celeryd_after_setup, worker_init, worker_process_init, worker_shutting_down
+from celery.worker.control import inspect_command
 
 from backlog.broker.celery_app import make_app
 from backlog.broker.connection import Broker
@@ -19,6 +20,8 @@ from backlog.broker.messages import QUEUES, Stage
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.log import event, set_up
 from backlog.settings import from_environment
+from backlog.version import build
+from worker.derived.libraries import can_draw
 from worker.reader.spawn import preload
 from worker.tasks import registry as tasks
 from worker.tasks.shutdown import STOP_SIGNAL, ask_to_stop
@@ -33,6 +36,12 @@ process = tasks.register(app, settings)
 
 def _infers() -> bool:
     return QUEUES[Stage.INFER] in app.amqp.queues.consume_from
+
+
+@inspect_command(name="describe")
+def _describe(*_: Any, **__: Any) -> dict[str, Any]:
+    """Say which code this worker runs and what it can make: for `doctor`, and before a run begins."""
+    return {"build": build(), "queues": sorted(app.amqp.queues.consume_from), "draws": can_draw()}
 
 
 @worker_init.connect

@@ -17,7 +17,7 @@ import click
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
 from backlog.settings import interface_language
 from producer import translation
-from producer.cli import items, plan, results, run, system, validate, verify
+from producer.cli import items, plan, results, run, runner, system, validate, verify
 from producer.cli.help import translate_help
 from producer.cli.options import FAILED, UNAVAILABLE, USAGE
 from producer.translation import t, translated
@@ -104,8 +104,25 @@ def _fail(error: BaseException, status: int) -> NoReturn:
     sys.exit(status)
 
 
+def _print_version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        from backlog.version import build
+
+        click.echo(f"cxr-backlog {metadata.version('cxr-backlog')}, build {build()}")
+        ctx.exit()
+
+
 @click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="cxr-backlog")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and the build.",
+)
 def main() -> None:
     """Score a backlog of chest radiographs and put one DICOM SR per image back into its study.
 
@@ -120,6 +137,8 @@ for command in (
     run.pause,
     run.cancel,
     run.status,
+    runner.runs,
+    runner.runner,
     items.items,
     items.quarantine,
     verify.verify,

@@ -15,6 +15,8 @@ from producer.cli.options import INTERRUPTED, OK, QUARANTINED
 from producer.translation import t, translated
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from backlog.settings import Settings
     from producer.ledger.ledger import Ledger
     from producer.run.folder import Paths
@@ -39,6 +41,29 @@ def echo(text: str, *, err: bool = False) -> None:
 def say_beside(path: Path, text: str) -> None:
     """Print a line, but to standard error where standard output carries the file itself."""
     click.echo(translated(text), err=path == STDOUT)
+
+
+def need_runner(settings: Settings) -> Path:
+    """Return the folder that a runner works through.
+
+    Raises
+    ------
+    UsageError
+        None does.
+    """
+    from pathlib import Path
+
+    from backlog.errors import UsageError
+    from producer.runner.runs import runner_lives
+
+    folder = Path(settings.runs_folder)
+    if not settings.runs_folder:
+        raise UsageError("--detach leaves a run to the runner of CXR_RUNS_FOLDER, which is not set")
+    if not runner_lives(folder):
+        raise UsageError(
+            f"no runner works through {folder}: start it (docker compose up -d), or leave --detach out"
+        )
+    return folder
 
 
 def cores() -> int:

@@ -103,7 +103,7 @@ def _export_names(out: Path, path: Path, *, meta: bool, force: bool) -> None:
     "--orthanc",
     metavar="URL",
     default="",
-    help="Where a browser finds the Orthanc. Default: where the run did.",
+    help="Where a browser finds the Orthanc. Default: CXR_PACS_LINK, else where the run did.",
 )
 @click.option(
     "--to",
@@ -130,6 +130,7 @@ def summary(
     output = OutputFile(path, inputs=tuple(inputs), force=force)
     output.check(is_own_page)
     followed = follow(ledger, audit) if audit.exists() else None
+    orthanc = orthanc or read_settings().pacs_link
     found = write_page(ledger, output, baseline=earlier, groups=groups, orthanc=orthanc, audit=followed)
     if found.comparison:
         say_beside(path, drift_line(found.comparison))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -14,6 +15,7 @@ from producer.cli.options import (
     COPY,
     IMAGE_NAMES,
     IMAGE_TABLE,
+    INTERRUPTED,
     MAKE_UIDS,
     MODALITY,
     OUT,
@@ -25,9 +27,11 @@ from producer.cli.options import (
     conversion_of,
     selection_of,
 )
-from producer.cli.output import agree_on_copy, cores, echo, read_settings, summary_lines, work
+from producer.cli.output import agree_on_copy, cores, echo, need_runner, read_settings, summary_lines, work
 from producer.cli.status import look, progress_of
 from producer.run.folder import Paths, touch
+
+DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runner, and return at once.")
 
 
 @click.command()
@@ -60,6 +64,7 @@ from producer.run.folder import Paths, touch
 @WRAP_IMAGES
 @IMAGE_NAMES
 @IMAGE_TABLE
+@DETACH
 def run(
     source: str,
     pacs: str | None,
@@ -75,6 +80,7 @@ def run(
     wrap_images: bool,
     image_names: str,
     image_table: Path | None,
+    detach: bool,
 ) -> None:
     """Run the model over a backlog.
 
@@ -87,6 +93,8 @@ def run(
     settings = read_settings()
     if derived_objects is not None:
         settings = replace(settings, derived_objects=derived_objects)
+    if detach:
+        need_runner(settings)
     chosen = selection_of(since, modality, study_date)
     paths = Paths(out.absolute() if out else new_folder("cxr-run"))
     address = pacs or settings.pacs_url or str(paths.pacs)
@@ -107,20 +115,36 @@ def run(
             with suppress(OSError):
                 paths.out.rmdir()  # nothing was begun in it
         raise
+    if detach:
+        click.echo(f"Queued. See it: cxr-backlog runs; cxr-backlog status {paths.out}")
+        return
     work(settings, paths)
 
 
 @click.command()
 @OUT
 @COPY
-def resume(out: Path, copy: bool) -> None:
+@DETACH
+@click.option("--unless-held", is_flag=True, hidden=True, help="Not when it is paused, cancelled or stopped.")
+def resume(out: Path, copy: bool, detach: bool, unless_held: bool) -> None:
     """Go on with an interrupted, paused or cancelled run."""
     from producer.run.folder import Paths, is_running
     from producer.run.open import open_ledger
 
     paths = Paths(out.absolute())
+    held = (paths.pause, paths.cancel, paths.stopped)
     with closing(open_ledger(paths.out)) as ledger:
         agree_on_copy(ledger, paths, copy)
+    if unless_held:  # the runner's, who looked before: a user may have been faster
+        if any(path.exists() for path in held):
+            sys.exit(INTERRUPTED)
+        work(read_settings(), paths)
+    if detach:
+        need_runner(read_settings())
+        for path in (*held, paths.runner):
+            path.unlink(missing_ok=True)
+        click.echo(f"Queued. See it: cxr-backlog runs; cxr-backlog status {paths.out}")
+        return
     paused = paths.pause.exists()
     paths.pause.unlink(missing_ok=True)
     paths.cancel.unlink(missing_ok=True)

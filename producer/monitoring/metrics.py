@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,7 @@ from backlog.outcomes import Outcome
 from producer.dispatch.progress import RunProgress, StageTimes
 from producer.ledger.ledger import Ledger
 from producer.monitoring.poller import Poller
+from producer.monitoring.targets import announced
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -54,6 +56,7 @@ class Metrics:
     _ended: list[dict[str, Any]] = field(init=False, default_factory=list)
     _rates: deque[tuple[float, int]] = field(init=False, default_factory=deque)
     _stop: Callable[[], None] = field(init=False, default=lambda: None)
+    _announced: ExitStack = field(init=False, default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         try:
@@ -104,6 +107,9 @@ class Metrics:
                 f" ({error.strerror})"
             ) from error
         self.port = server.server_port
+        self._announced.enter_context(
+            announced(self.settings, f"run-{self.job['run']}", self.port, run=self.job["run"])
+        )
         self._poller.start()
 
         def stop() -> None:
@@ -115,8 +121,9 @@ class Metrics:
         self._stop = stop
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._stop()
+        self._announced.__exit__(*error)
 
     # -- the producer's loop ----------------------------------------------------------------------------
 

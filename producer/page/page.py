@@ -72,8 +72,7 @@ def write_page(
         from producer.page import charts  # matplotlib is optional, and takes a second
     except ImportError as error:
         raise UsageError(
-            "it needs jinja2 and matplotlib: install cxr-backlog[page] and run cxr-backlog summary OUT,"
-            " or in the stack of containers docker compose run --rm page OUT"
+            "it needs jinja2 and matplotlib: install cxr-backlog[page] and run cxr-backlog summary OUT"
         ) from error
     found = gather(ledger, baseline, groups)
     environment = Environment(

@@ -23,6 +23,7 @@ from producer.run.check_pacs import check_pacs
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address, place_facts
+from producer.run.worker_inventory import check_workers_can_draw
 from producer.sources.open import Selection, make_source
 
 
@@ -48,7 +49,9 @@ def create(
         The PACS is unavailable. Nothing was made.
     """
     pacs = checked_address(pacs)
+    check_place(settings, paths)
     refuse_another(paths)  # before anything is read; what counts is the look under the lock
+    check_workers_can_draw(settings, settings.derived_object_kinds)
     source = make_source(word, settings, pacs, paths, selection)
     check_pacs(settings, pacs, stores_images=source.first is Stage.UPLOAD)
     identity = _identity(settings, pacs)  # a wrong address or password ends here, and leaves nothing behind
@@ -119,6 +122,21 @@ def _identity(settings: Settings, address: str) -> str:
         pacs.close()
 
 
+def check_place(settings: Settings, paths: Paths) -> None:
+    """Refuse a run's folder outside the one for all runs: in a container it would be gone with the container.
+
+    Raises
+    ------
+    UsageError
+        See above.
+    """
+    folder = settings.runs_folder
+    if folder and Path(folder).resolve() not in paths.out.resolve().parents:
+        raise UsageError(
+            f"{paths.out}: runs are kept below {folder} only (CXR_RUNS_FOLDER): write --out {folder}/NAME"
+        )
+
+
 def refuse_another(paths: Paths) -> None:
     """Refuse a folder that holds a run, or files that a run there would replace.
 
@@ -163,6 +181,7 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     UsageError
         Nothing of that kind is quarantined, or the new folder holds a run already.
     """
+    check_place(settings, paths)
     refuse_another(paths)
     ledger = open_ledger(of.out)
     items = [item for item in ledger.items(Outcome.QUARANTINED) if not reasons or item["reason"] in reasons]

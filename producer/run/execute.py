@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -33,7 +32,9 @@ from producer.run.place import PACS_INSIDE, check_not_copy, pacs_address, settle
 from producer.run.published import Publisher
 from producer.run.same_pacs import RENAMED, IdentityWatch, another_pacs, is_run_pacs
 from producer.run.signals import StopRequest, stopping_on_signals
+from producer.run.stopwatch import Stopwatch
 from producer.run.worker_command import Stopped, prepare_model
+from producer.run.worker_inventory import check_workers_can_draw
 from producer.sources.base import Source
 
 if TYPE_CHECKING:
@@ -102,42 +103,47 @@ def go_on(
                 if not is_run_pacs(ledger, pacs):
                     raise another_pacs(pacs_url)
                 say(RENAMED)
+        check_workers_can_draw(settings, job.get("derived_objects", []))
         job["pacs"] = identity
         ledger.set("job", job)
+        paths.stopped.unlink(missing_ok=True)
+        stopping.on_interrupt = paths.stopped.touch
         with (
             suppress(Stopped),  # before there were any workers: interrupted, like later
             _workers(settings, paths, ledger, job, pacs_url, say, stopping) as redis_url,
         ):
             seconds = float(ledger.get("seconds", 0.0))
-            started = time.monotonic()
+            chosen = replace(settings, redis_url=redis_url)
             publisher = Publisher(paths.progress, seconds)
+
+            def shown(progress: RunProgress) -> None:
+                publisher.publish(progress)
+                show(progress)
+
+            watch = Stopwatch(ledger, shown)
             try:
-                chosen = replace(settings, redis_url=redis_url)
-
-                def shown(progress: RunProgress) -> None:
-                    publisher.publish(progress)
-                    show(progress)
-
-                _dispatch(chosen, paths, ledger, source, job, stopping.is_set, shown, say, audit)
+                _dispatch(chosen, paths, ledger, source, job, stopping.is_set, watch.show, say, audit)
             finally:
                 publisher.withdraw()
-                ledger.set("seconds", seconds + time.monotonic() - started)
+                watch.keep()
         audit.catch_up(durable=True)
         if stopping.failure:
             raise BacklogError(f"{stopping.failure}; then go on: cxr-backlog resume {paths.out}")
         exports.write_scores(ledger, OutputFile(paths.scores, force=True))
         summary = exports.write_summary(ledger, OutputFile(paths.summary, force=True))
         if summary["complete"]:
-            _write_page(ledger, paths, audit, say)
+            _write_page(ledger, paths, audit, say, settings.pacs_link)
         return summary, not summary["complete"]
 
 
-def _write_page(ledger: Ledger, paths: Paths, audit: Audit, say: Callable[[str], None]) -> None:
+def _write_page(
+    ledger: Ledger, paths: Paths, audit: Audit, say: Callable[[str], None], orthanc: str = ""
+) -> None:
     """Write the summary page. It is the last thing of a run, and the run is complete without it."""
     from producer.page.page import write_page
 
     try:
-        write_page(ledger, OutputFile(paths.page, force=True), audit=AuditResult(audit.head))
+        write_page(ledger, OutputFile(paths.page, force=True), orthanc=orthanc, audit=AuditResult(audit.head))
     except (UsageError, StorageFull) as error:
         say(f"No summary page: {error}")
 

@@ -51,6 +51,16 @@ class Paths:
         return self.out / "give-up"
 
     @property
+    def stopped(self) -> Path:
+        """Present once its user stopped the run by Ctrl-C: the runner doesn't go on with it."""
+        return self.out / "stopped"
+
+    @property
+    def runner(self) -> Path:
+        """Why the runner could not go on with the run."""
+        return self.out / "runner.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the run's producer."""
         return self.out / "lock"

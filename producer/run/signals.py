@@ -15,6 +15,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self.on_interrupt: Callable[[], object] = lambda: None  #: called at each Ctrl-C
         self.on_second: Callable[[], None] = lambda: None
         self.failure = ""  #: why the run can't go on, where it is not the user who stops it
 
@@ -27,8 +28,10 @@ class StopRequest:
         self.failure = failure
         self._event.set()
 
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
+        if number == signal.SIGINT:
+            self.on_interrupt()
         if self._event.is_set():
             self.on_second()
             os._exit(4)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
@@ -61,7 +63,34 @@ def make_source(
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
             raise UsageError(f"{path}: this folder can't be read (permission denied)")
+        _refuse_folder_of_zips(path)
         return FolderSource(path, paths.listing)
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder (SOURCE is a zip, a folder, or the word 'orthanc')")
     return ZipSource(path)
+
+
+#: How many zips a message names.
+_NAMED_ZIPS: Final = 10
+
+
+def _refuse_folder_of_zips(path: Path) -> None:
+    """Refuse a folder that holds zips and nothing else, as an inbox does: each is a run of its own.
+
+    Raises
+    ------
+    UsageError
+        It does. Names them.
+    """
+    with os.scandir(os.fsencode(path)) as entries:
+        names = sorted(os.fsdecode(entry.name) for entry in itertools.islice(entries, 1000))
+    zips = [name for name in names if name.lower().endswith(".zip")]
+    if not zips or len(zips) < len(names):
+        return
+    named = ", ".join(_printable(name) for name in zips[:_NAMED_ZIPS])
+    more = f" and {len(zips) - _NAMED_ZIPS} more" if len(zips) > _NAMED_ZIPS else ""
+    raise UsageError(f"{path}: holds zips, and each is a run of its own. Name one of them: {named}{more}")
+
+
+def _printable(name: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -78,12 +79,15 @@ def test_a_zip_becomes_reports(stack: Stack) -> None:
     assert (stack.run_folder("first") / "scores.csv").exists()
 
 
-def test_the_page_is_drawn_by_a_service_of_its_own(stack: Stack) -> None:
-    stack.compose("--profile", "page", "build", "page")
-    page = stack.run_folder("first") / "summary.html"
-    assert not page.exists()  # the producer's image is small
-    assert "/out/first/summary.html" in stack.compose("run", "--rm", "-T", "page", "/out/first")
-    assert "<svg" in page.read_text(encoding="utf-8")
+def test_the_page_and_every_export_are_made_by_the_producer(stack: Stack) -> None:
+    page = (stack.run_folder("first") / "summary.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    links = set(re.findall(r'href="(http://[^"#]+)', page))
+    assert links == {f"http://127.0.0.1:{stack.orthanc_port}/app/explorer.html"}
+    for form in ("parquet", "jsonl", "csv"):
+        done = stack.producer("export", "/out/first", "--format", form)
+        assert done.returncode == 0, done.stderr
+        assert (stack.run_folder("first") / f"scores.{form}").stat().st_size > 0
 
 
 def test_every_service_is_healthy_confined_and_limited(stack: Stack) -> None:
@@ -98,7 +102,7 @@ def test_every_service_is_healthy_confined_and_limited(stack: Stack) -> None:
             assert host["CapDrop"] == ["ALL"], service
             assert not host["CapAdd"], service
             assert host["Memory"] > 0, service
-            assert host["RestartPolicy"]["Name"] == "unless-stopped", service
+            assert host["RestartPolicy"]["Name"] == "always", service
             assert host["Init"], service
 
 
@@ -152,7 +156,7 @@ def test_workers_have_no_way_out(stack: Stack) -> None:
 
 def test_images_are_small_and_cpu_inference_has_no_pytorch(stack: Stack) -> None:
     base = size(PYTHON_IMAGE)
-    for name, most in (("producer", 150), ("upload", 150), ("report", 300), ("inference", 700)):
+    for name, most in (("producer", 450), ("upload", 150), ("report", 300), ("inference", 700)):
         assert size(f"cxr-backlog/{name}:0.1.0") - base <= most * MIB, name
     done = subprocess.run(
         stack.command("exec", "-T", "worker-inference", "python", "-c", "import torch"), capture_output=True
@@ -235,4 +239,11 @@ def test_flower_asks_for_a_password_and_keeps_its_tasks(stack: Stack) -> None:
         assert len(task["args"]) < 100
         assert task["kwargs"] == "{}"
     workers = stack.flower("/api/workers?refresh=1").json()
-    assert Counter(name.partition("@")[0] for name in workers) == {"upload": 1, "inference": 2, "report": 1}
+    assert sorted(workers) == ["inference-1@stack", "inference-2@stack", "report-1@stack", "upload-1@stack"]
+
+
+def test_flower_shows_and_changes_nothing(stack: Stack) -> None:
+    answer = stack.flower("/api/worker/shutdown/report-1@stack", method="POST")
+    assert answer.status_code == 403
+    page = stack.flower("/broker").text
+    assert set(re.findall(r"<td>(\w+)</td>", page)) >= {"upload", "inference", "report"}

@@ -14,7 +14,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         pytest.skip(reason)
     stack = Stack(tmp_path_factory.mktemp("stack"))
     stack.prepare()
-    for name in (*SERVICES[2:], "producer"):
+    for name in SERVICES[2:]:
         stack.compose(
             "build", name
         )  # one by one: the classic builder would make what they share several times

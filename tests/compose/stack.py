@@ -18,7 +18,7 @@ import requests
 from tests.support.servers import ROOT, free_port, wait_until
 
 #: Services that stay up; the one-shot ones are left out.
-SERVICES = ("redis", "orthanc", "worker-upload", "worker-inference", "worker-report", "flower")
+SERVICES = ("redis", "orthanc", "worker-upload", "worker-inference", "worker-report", "flower", "runner")
 
 
 def missing() -> str:
@@ -58,6 +58,7 @@ class Stack:
         subprocess.run(["sh", "deploy/env.sh"], cwd=self.folder, check=True)
         more = {f"CXR_{name.upper()}": str(self.folder / name) for name in ("inbox", "out", "models")}
         more |= {"CXR_WEIGHTS": "seeded", "CXR_THREADS": "1", "CXR_LEASE_SECONDS": "5", "CXR_CHUNK_SIZE": "4"}
+        more |= {"CXR_INFERENCE_WORKERS": "2", "CXR_ENV_FILE": str(self.env_file)}
         more |= {"CXR_ORTHANC_PORT": str(self.orthanc_port), "CXR_FLOWER_PORT": str(self.flower_port)}
         self.configure(**more)
         for folder in (self.folder, *self.folder.parents):
@@ -76,8 +77,9 @@ class Stack:
         assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def up(self, inference: int = 2) -> None:
-        self.compose("up", "--detach", "--wait", "--scale", f"worker-inference={inference}")
+    def up(self, inference: int | None = None) -> None:
+        scale = [] if inference is None else ["--scale", f"worker-inference={inference}"]
+        self.compose("up", "--detach", "--wait", *scale)
 
     def down(self, *more: str) -> None:
         self.compose("--profile", "*", "down", "--remove-orphans", *more)
@@ -136,10 +138,10 @@ class Stack:
         except sqlite3.OperationalError:
             return []  # it is being made
 
-    def flower(self, path: str, *, login: bool = True) -> requests.Response:
+    def flower(self, path: str, *, login: bool = True, method: str = "GET") -> requests.Response:
         name, password = self.settings["CXR_FLOWER_USERNAME"], self.settings["CXR_FLOWER_PASSWORD"]
         url = f"http://127.0.0.1:{self.flower_port}/flower{path}"
-        return requests.get(url, auth=(name, password) if login else None, timeout=30)
+        return requests.request(method, url, auth=(name, password) if login else None, timeout=30)
 
     def wait_for(self, predicate: Callable[[], object], seconds: float = 120, what: str = "") -> None:
         wait_until(predicate, seconds, what)

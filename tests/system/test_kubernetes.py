@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_images_are_those_of_compose(built: Built, compose: Any) -> None:
 
 def test_programs_are_started_as_in_compose(built: Built, compose: Any) -> None:
     base = {name: spec["containers"][0] for source, name, spec in pods(built) if source == "base"}
-    flags = [flag.replace("${CXR_FLOWER_PREFIX:-flower}", "flower") for flag in compose["flower"]["command"]]
+    flags = [re.sub(r"\$\{\w+:-(\w+)\}", r"\1", flag) for flag in compose["flower"]["command"]]
     assert base["flower"]["args"] == flags
     for name in ("redis", "orthanc"):
         own = {key for key in environment({"containers": [base[name]]}) if key.startswith("CXR_")}

@@ -11,7 +11,6 @@ report says, the picture isn't of this report and is not stored.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 from datetime import datetime
 from typing import Final
@@ -25,6 +24,7 @@ from backlog.log import event, where
 from backlog.outcomes import Flag, Reason
 from backlog.settings import DERIVED_OBJECTS
 from worker.derived import dicom as derived_dicom
+from worker.derived.libraries import can_draw
 from worker.sr.content import ReportContent, report_content
 from worker.sr.inputs import Model, Options
 from worker.sr.source_header import read_source
@@ -32,8 +32,6 @@ from worker.tasks.resources import WorkerResources
 
 #: How far the scores of a picture may lie from its report's: another engine's rounding.
 _SAME_SCORE: Final = 5e-3
-#: What drawing needs, by the name it is imported by.
-_DRAWING: Final = ("numpy", "onnxruntime", "PIL", "matplotlib")
 
 
 def need(process: WorkerResources, job: Job) -> None:
@@ -48,7 +46,7 @@ def need(process: WorkerResources, job: Job) -> None:
     if not set(kinds) <= set(DERIVED_OBJECTS):
         raise UsageError("the run asks for derived objects that this worker doesn't know: update it")
     if "capture" in kinds:
-        if any(importlib.util.find_spec(name) is None for name in _DRAWING):
+        if not can_draw():
             raise UsageError(
                 "this report worker can't draw: install cxr-backlog[inference,capture], or run without 'capture'"
             )

@@ -1,0 +1,72 @@
+"""docker-compose.yml and what the application reads: every setting reaches every service that runs its code."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import yaml
+
+from backlog.settings import Settings, from_environment, variable
+from tests.support.servers import ROOT
+
+#: Services that run the application's code, but Flower, which needs to know the broker alone.
+SERVICES = (
+    "worker-upload",
+    "worker-inference",
+    "worker-inference-gpu",
+    "worker-report",
+    "runner",
+    "producer",
+)
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_setting_reaches_the_service(compose: Any, service: str) -> None:
+    passed = {name for name in compose[service]["environment"] if name.startswith("CXR_")}
+    assert {variable(one) for one in fields(Settings)} <= passed
+    others = passed - {variable(one) for one in fields(Settings)}
+    # Set to nothing: the producer is given all of .env, and these are not its business.
+    assert others <= {"CXR_FLOWER_PASSWORD", "CXR_GRAFANA_PASSWORD"}
+    assert not any(compose[service]["environment"][name] for name in others)
+
+
+def test_a_setting_of_env_is_passed_on_under_its_own_name(compose: Any) -> None:
+    for service in SERVICES:
+        for name, value in compose[service]["environment"].items():
+            for used in re.findall(r"\$\{(CXR_\w+)", str(value or "")):
+                assert used == name or name == "CXR_PACS_LINK", (service, name, used)
+
+
+def test_what_compose_itself_reads_is_no_unknown_setting() -> None:
+    """The producer is given all of .env: a name that only compose knows must not be refused there."""
+    files = [
+        ROOT / "docker-compose.yml",
+        *(ROOT / "deploy").glob("*.yml"),
+        ROOT / "deploy/monitoring/compose.yml",
+    ]
+    used = {name for file in files for name in re.findall(r"\$\{(CXR_\w+)", file.read_text())}
+    written = set(re.findall(r"^(CXR_\w+)=", (ROOT / "deploy/env.sh").read_text(), re.MULTILINE))
+    own = {variable(one) for one in fields(Settings)}
+    from_environment(dict.fromkeys((used | written) - own, "1"))
+
+
+def test_services_come_back_after_the_engine_was_killed(compose: Any) -> None:
+    for name, service in compose.items():
+        assert service["restart"] == ("no" if name in ("volumes", "model", "producer") else "always"), name
+
+
+def test_the_producer_starts_no_service(compose: Any) -> None:
+    assert "depends_on" not in compose["producer"]
+
+
+def test_the_number_of_workers_stands_in_env(compose: Any) -> None:
+    assert compose["worker-inference"]["scale"] == "${CXR_INFERENCE_WORKERS:-1}"
+    assert "CXR_INFERENCE_WORKERS=" in (ROOT / "deploy/env.sh").read_text()
