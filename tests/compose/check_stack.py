@@ -156,7 +156,7 @@ def test_workers_have_no_way_out(stack: Stack) -> None:
 
 def test_images_are_small_and_cpu_inference_has_no_pytorch(stack: Stack) -> None:
     base = size(PYTHON_IMAGE)
-    for name, most in (("producer", 450), ("upload", 150), ("report", 300), ("inference", 700)):
+    for name, most in (("producer", 450), ("upload", 210), ("report", 70), ("inference", 300)):
         assert size(f"cxr-backlog/{name}:0.1.0") - base <= most * MIB, name
     done = subprocess.run(
         stack.command("exec", "-T", "worker-inference", "python", "-c", "import torch"), capture_output=True

@@ -64,6 +64,30 @@ def test_every_model_scores_as_torchxrayvision_does(name: str, weights_cache: Pa
     assert theirs[:, trained].std(0).max() > 0.01  # the comparison could have failed
 
 
+@pytest.mark.parametrize("name", [DEFAULT_MODEL, "densenet121-res224-nih", RESNET])
+def test_the_gpu_engine_has_the_same_networks(name: str, weights_cache: Path) -> None:  # noqa: F811
+    """In single precision they are the graph's scores, in half precision near them; both on the CPU here."""
+    import torch
+
+    from worker.model.engine import load
+    from worker.model.torch_engine import PARITY as HALF_PARITY
+    from worker.model.torch_engine import half_precision
+    from worker.model.torch_model import network
+
+    weights = locate("seeded", "", weights_cache, download=False, model=name)
+    images = sample_images(weights.model.side)[:1]
+    expected = OnnxForward(build_graph(weights), threads=1)(images)
+    single = load(weights, engine="torch", threads=1).scores(images)
+    np.testing.assert_allclose(single, expected, atol=PARITY)  # NaN in the same places
+    half = half_precision(network(weights), weights.model.points)
+    norms = [part for part in half.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    if name == RESNET:
+        assert not norms  # all are folded: each follows a convolution
+    with torch.inference_mode():
+        found = half(torch.from_numpy(images)).float().numpy()
+    np.testing.assert_allclose(found, expected, atol=HALF_PARITY)
+
+
 def test_the_table_of_models_is_that_of_torchxrayvision() -> None:
     from tests.support.spread_weights import reference
     from worker.model.weights import RELEASES
