@@ -24,7 +24,14 @@ def derived_uid(kind: str, *parts: str) -> str:
 
 
 def report_and_series_uid(
-    sop_instance_uid: str, *, model: str, weights_sha256: str, language: str, coding: str, iod: str
+    sop_instance_uid: str,
+    *,
+    model: str,
+    weights_sha256: str,
+    language: str,
+    coding: str,
+    iod: str,
+    operating_points_sha256: str = "",
 ) -> tuple[str, str]:
     """Return the SOP Instance UID and the Series Instance UID of the report of one image.
 
@@ -36,6 +43,9 @@ def report_and_series_uid(
         What made the scores.
     language, coding, iod
         How the report is written.
+    operating_points_sha256
+        Of the file that decides what is present; empty: the model's own point does.
     """
-    made_by = (model, weights_sha256, PREPROCESSING, SCHEMA, language, coding, iod)
+    points = (operating_points_sha256,) if operating_points_sha256 else ()
+    made_by = (model, weights_sha256, PREPROCESSING, SCHEMA, language, coding, iod, *points)
     return derived_uid("sr", sop_instance_uid, *made_by), derived_uid("series", sop_instance_uid, *made_by)

@@ -64,6 +64,13 @@ class SourceSpec(TypedDict):
     ]  #: zip and folder: what is made of files that are no DICOM object yet
 
 
+class OperatingPointsSpec(TypedDict):
+    """From which scores on a run's reports call findings present, where it isn't the model's own point."""
+
+    sha256: str  #: of the file that they come from
+    thresholds: dict[str, float]  #: by label; the others keep the model's
+
+
 class PredecessorSpec(TypedDict):
     """Which earlier run's reports a run's own refer to."""
 
@@ -72,6 +79,7 @@ class PredecessorSpec(TypedDict):
     language: str
     coding: str
     model: NotRequired[str]  #: absent in runs that began before there were others
+    operating_points: NotRequired[OperatingPointsSpec]
 
 
 class Job(TypedDict):
@@ -93,6 +101,7 @@ class Job(TypedDict):
     retry: NotRequired[
         bool
     ]  #: this chunk is one item that a server failed on before: it is not waited for long
+    operating_points: NotRequired[OperatingPointsSpec]
     derived_objects: NotRequired[
         list[str]
     ]  #: what is stored beside each report, of :data:`backlog.settings.DERIVED_OBJECTS`

@@ -60,6 +60,12 @@ DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runn
     metavar="OUT",
     help="An earlier run's folder: the new reports refer to its reports of the same images.",
 )
+@click.option(
+    "--operating-points",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Which score on each finding counts as present: a file of 'validate --propose'.",
+)
 @MAKE_UIDS
 @WRAP_IMAGES
 @IMAGE_NAMES
@@ -76,6 +82,7 @@ def run(
     read_back: bool,
     derived_objects: str | None,
     predecessor: Path | None,
+    operating_points: Path | None,
     make_uids: bool,
     wrap_images: bool,
     image_names: str,
@@ -108,6 +115,7 @@ def run(
             workers=workers or cores(),
             read_back=read_back,
             predecessor=predecessor,
+            operating_points=operating_points,
             conversion=conversion_of(make_uids, wrap_images, image_names, image_table),
         )
     except BaseException:

@@ -101,7 +101,8 @@ def validate(
 
         uncertain = _chosen("--uncertain", uncertain, labels.count(UNCERTAIN), "uncertain (-1)")
         blank = _chosen("--blank", blank, labels.count(BLANK), "blank")
-        found = figures(joined, uncertain=uncertain, blank=blank, rule=rule)
+        used = job.get("operating_points", {}).get("thresholds", {})
+        found = figures(joined, uncertain=uncertain, blank=blank, rule=rule, used=used)
         about = About(
             job["run"],
             str(ledger.get("model")),
@@ -315,6 +316,7 @@ def _write_points(files: _Files, about: Any, found: list[FindingFigures]) -> Non
     text = document(
         model=about.model,
         weights_sha256=about.weights_sha256,
+        weights_meaningful=about.meaningful,
         preprocessing=PREPROCESSING,
         rule=about.rule,
         created=datetime.now(UTC).replace(microsecond=0).isoformat(),

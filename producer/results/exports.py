@@ -154,6 +154,8 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
         "weights_meaningful": job["meaningful"],
         "engine": "+".join(ledger.get("engines", [])),
     }
+    if job.get("operating_points"):
+        summary["operating_points"] = job["operating_points"]
     if job.get("derived_objects"):
         summary["derived_objects"] = _derived_objects(ledger)
     return summary

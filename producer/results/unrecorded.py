@@ -67,6 +67,7 @@ def unrecorded(
                     language=job["language"],
                     coding=job["coding"],
                     iod=_IOD,
+                    operating_points_sha256=job.get("operating_points", {}).get("sha256", ""),
                 )
                 wanted[uids[0]] = (
                     int(item["no"]),

@@ -14,6 +14,7 @@ from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.files import private_files
 from backlog.inputs.conversion import NOTHING, names_of
+from backlog.model import PREPROCESSING
 from backlog.outcomes import Outcome
 from backlog.pacs.address import checked_address
 from backlog.pacs.connect import connect
@@ -25,6 +26,7 @@ from producer.run.open import open_ledger
 from producer.run.place import pacs_address, place_facts
 from producer.run.worker_inventory import check_workers_can_draw
 from producer.sources.open import Selection, make_source
+from producer.validation.operating_points import check_fits, read_operating_points
 
 
 def create(
@@ -37,6 +39,7 @@ def create(
     workers: int,
     read_back: bool = False,
     predecessor: Path | None = None,
+    operating_points: Path | None = None,
     conversion: ConversionSpec = NOTHING,
 ) -> None:
     """Make a run's folder and ledger; nothing is sent yet.
@@ -72,6 +75,8 @@ def create(
     }
     if settings.derived_object_kinds:
         job["derived_objects"] = settings.derived_object_kinds
+    if operating_points is not None:
+        _decide_with(job, operating_points)
     if predecessor is not None:
         job["predecessor"] = _predecessor(predecessor)
     facts: dict[str, Any] = {
@@ -218,13 +223,30 @@ def _predecessor(out: Path) -> PredecessorSpec:
     ledger.close()
     if not earlier["weights"]:
         raise UsageError(f"{out}: this run has scored nothing yet, so nothing can refer to it")
-    return {
+    spec: PredecessorSpec = {
         "weights": earlier["weights"],
         "meaningful": earlier["meaningful"],
         "language": earlier["language"],
         "coding": earlier["coding"],
         "model": model_of(earlier).name,
     }
+    if "operating_points" in earlier:
+        spec["operating_points"] = earlier["operating_points"]
+    return spec
+
+
+def _decide_with(job: Job, path: Path) -> None:
+    """Let a run's reports call findings present by the points of a file, and its workers have the weights of the file.
+
+    Raises
+    ------
+    UsageError
+        It is no such file, or is for another model or preprocessing version.
+    """
+    points = read_operating_points(path)
+    check_fits(points, model=model_of(job).name, preprocessing=PREPROCESSING, path=path)
+    job["operating_points"] = {"sha256": points.sha256, "thresholds": points.thresholds}
+    job["weights"], job["meaningful"] = points.weights_sha256, points.weights_meaningful
 
 
 def _chunk_size(settings: Settings, total: int | None, workers: int) -> int:

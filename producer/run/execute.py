@@ -297,9 +297,12 @@ def _workers(
     chosen["derived_objects"] = ",".join(job.get("derived_objects", []))
     model = prepare_model(stopping.is_set, **chosen)
     if job["weights"] and model["weights"] != job["weights"]:
-        raise UsageError(
-            "the weights are not those that this run began with: see CXR_WEIGHTS, or begin a new run"
+        began = (
+            "that its operating points were chosen for"
+            if "operating_points" in job
+            else "that this run began with"
         )
+        raise UsageError(f"the weights are not those {began}: see CXR_WEIGHTS, or begin a new run")
     job["weights"], job["meaningful"] = model["weights"], model["meaningful"]
     ledger.set("job", job)
     if not model["meaningful"]:

@@ -21,6 +21,7 @@ class OperatingPoints:
 
     model: str
     weights_sha256: str
+    weights_meaningful: bool  #: False of seeded weights
     preprocessing: str
     thresholds: dict[str, float]  #: by label, in (0, 1)
     sha256: str  #: of the file's content: what a report names
@@ -34,6 +35,7 @@ def document(
     *,
     model: str,
     weights_sha256: str,
+    weights_meaningful: bool,
     preprocessing: str,
     rule: str,
     created: str,
@@ -55,6 +57,7 @@ def document(
         "format": FORMAT,
         "model": model,
         "weights_sha256": weights_sha256,
+        "weights_meaningful": weights_meaningful,
         "preprocessing": preprocessing,
         "rule": rule,
         "created": created,
@@ -96,13 +99,14 @@ def read_operating_points(path: Path) -> OperatingPoints:
     if not all(isinstance(text, str) and text for text in texts):
         raise UsageError(f"{path}: it doesn't say for which model, weights and preprocessing it is")
     model, weights, preprocessing = (str(text) for text in texts)
-    return OperatingPoints(model, weights, preprocessing, thresholds, hashlib.sha256(raw).hexdigest())
+    meaningful = content.get("weights_meaningful") is not False
+    return OperatingPoints(
+        model, weights, meaningful, preprocessing, thresholds, hashlib.sha256(raw).hexdigest()
+    )
 
 
-def check_fits(
-    points: OperatingPoints, *, model: str, weights_sha256: str, preprocessing: str, path: Path
-) -> None:
-    """Refuse points that were chosen for other scores.
+def check_fits(points: OperatingPoints, *, model: str, preprocessing: str, path: Path) -> None:
+    """Refuse points that were chosen for other scores; which weights are there, the workers tell later.
 
     Raises
     ------
@@ -111,7 +115,6 @@ def check_fits(
     """
     for name, theirs, ours in (
         ("model", points.model, model),
-        ("weights", points.weights_sha256, weights_sha256),
         ("preprocessing version", points.preprocessing, preprocessing),
     ):
         if theirs != ours:

@@ -30,8 +30,18 @@ from tests.support.sr_reports import (
     headers,
     report,
 )
-from worker.sr.build import InstanceRejected, Options, Predecessor, build, report_uid, scores_of
+from worker.sr.build import (
+    InstanceRejected,
+    OperatingPoints,
+    Options,
+    Predecessor,
+    build,
+    report_uid,
+    scores_of,
+)
 from worker.sr.codes import vocabulary
+from worker.sr.content import percent_text, report_content
+from worker.sr.source_header import read_source
 
 _HEADERS = headers()
 
@@ -120,11 +130,11 @@ def test_another_model_option_or_image_gets_other_uids(other: Any) -> None:
 
 
 def test_uids_are_those_of_the_past() -> None:
-    # Changing how they are derived would write every report of the past a second time.
-    assert report_uid("1.2.3", MODEL, ENGLISH) == "2.25.272877857646767910979732268191937810562"
+    # Changing how they are derived would write every report of the past a second time. Preprocessing version 3.
+    assert report_uid("1.2.3", MODEL, ENGLISH) == "2.25.274534454191704644156286139630009074000"
     assert (
         report_uid("1.2.3", MODEL, Options("pt-BR", "snomed", "enhanced"))
-        == "2.25.243492892059435814622459863922525208436"
+        == "2.25.306379824112315935000510711847316656172"
     )
 
 
@@ -278,3 +288,31 @@ def test_a_report_is_the_object_that_the_pacs_is_told_it_is(name: str) -> None:
     made, of = report(image), identity(read_header(image))
     told = replace(of, series_instance_uid=made.series_instance_uid, sop_instance_uid=made.sop_instance_uid)
     assert replace(identity(read_header(made.dicom)), sop_class_uid=of.sop_class_uid) == told
+
+
+# -- operating points of a site ------------------------------------------------------------------------------
+
+POINTS = OperatingPoints("cd" * 32, {"Atelectasis": 0.7, "Mass": 0.25})
+
+
+def test_a_site_decides_what_counts_as_present() -> None:
+    scores = [0.6] * len(LABELS)
+    options = Options(operating_points=POINTS)
+    made, plain = report(scores=scores, options=options), report(scores=scores)
+    assert made.sop_instance_uid != plain.sop_instance_uid
+    content = report_content(read_source(GOOD), scores, (), model=MODEL, options=options, when=WHEN)
+    states = {finding.label: finding.present for finding in content.findings}
+    assert states == {label: label != "Atelectasis" for label in LABELS}
+    low = report_content(read_source(GOOD), [0.3] * len(LABELS), (), model=MODEL, options=options, when=WHEN)
+    assert [finding.label for finding in low.findings if finding.present] == ["Mass"]
+    assert "Mass 30.0%" in low.narrative
+    assert "Atelectasis=0.7, Mass=0.25, others=0.5" in content.parameters
+    assert "cd" * 32 in content.parameters
+    assert any("chosen at this site" in comment for comment in content.comments)
+
+
+@pytest.mark.parametrize("point", [0.5, 0.47123, 0.1, 0.9999])
+def test_a_number_agrees_with_the_word_beside_it(point: float) -> None:
+    for score in (point, point - 1e-7, point + 1e-7, point - 0.00004, point + 0.00004):
+        shown = float(percent_text(score, point))
+        assert (shown >= 100 * point) == (score >= point), (score, shown)

@@ -16,7 +16,7 @@ from backlog.model import PRODUCT
 from backlog.outcomes import Flag, Reason
 from worker.sr.content import report_content
 from worker.sr.document import encode
-from worker.sr.inputs import Model, Options, Predecessor
+from worker.sr.inputs import Model, OperatingPoints, Options, Predecessor
 from worker.sr.read import scores_of
 from worker.sr.source_header import read_source
 from worker.sr.uids import report_uid
@@ -26,6 +26,7 @@ __all__ = [
     "PRODUCT",
     "InstanceRejected",
     "Model",
+    "OperatingPoints",
     "Options",
     "Predecessor",
     "Reason",

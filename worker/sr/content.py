@@ -17,14 +17,12 @@ from backlog.model import DEFAULT_MODEL, LABELS, MODELS, PREPROCESSING, PRODUCT
 from backlog.outcomes import Flag, Reason
 from backlog.report_uids import SCHEMA
 from worker.sr.codes import PRIVATE_SCHEME, Code, Vocabulary, vocabulary
-from worker.sr.inputs import SOP_CLASSES, Model, Options, Predecessor
+from worker.sr.inputs import MODEL_POINT, SOP_CLASSES, Model, Options, Predecessor
 from worker.sr.source_header import SourceHeader
 from worker.sr.uids import device_uid, report_uid, series_uid, tracking_uid
 
 #: Who distributes the model, for the equipment that contributed.
 MODEL_MANUFACTURER: Final = "mlmed"
-#: Where a finding counts as present: torchxrayvision maps its operating point to this (models.py, op_norm).
-OPERATING_POINT: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -88,17 +86,20 @@ class ReportContent:
     flags: frozenset[Flag]
 
 
-def percent_text(score: float) -> str:
+def percent_text(score: float, point: float = MODEL_POINT) -> str:
     """Return a score in [0, 1] as a percentage of two decimals, as the reader sees it.
 
-    A score below the operating point never reads 50, or the number and the word next to it would disagree.
+    A score below the operating point never reads as one at it, nor the other way round, or the number and the word next
+    to it would disagree.
     """
     percent = round(100 * score, 2)
-    limit = 100 * OPERATING_POINT
-    return str(min(percent, limit - 0.01) if score < OPERATING_POINT else percent)
+    limit = math.ceil(round(10_000 * point, 6))  # the lowest number of hundredths that isn't below the point
+    return str(min(percent, (limit - 1) / 100) if score < point else max(percent, limit / 100))
 
 
-def _findings(scores: Sequence[float], sop_instance_uid: str, words: Vocabulary) -> tuple[Finding, ...]:
+def _findings(
+    scores: Sequence[float], sop_instance_uid: str, words: Vocabulary, options: Options
+) -> tuple[Finding, ...]:
     if len(scores) != len(LABELS):
         raise ValueError(f"{len(scores)} scores for {len(LABELS)} findings")
     findings = []
@@ -107,7 +108,7 @@ def _findings(scores: Sequence[float], sop_instance_uid: str, words: Vocabulary)
         known = math.isfinite(score)
         if known and not 0 <= score <= 1:
             raise InstanceRejected(Reason.INVALID_SCORES, f"the score of {label} is outside 0 to 1")
-        present = known and score >= OPERATING_POINT
+        present = known and score >= options.point(label)
         state = "present" if present else "absent" if known else "undetermined"
         findings.append(
             Finding(
@@ -118,7 +119,7 @@ def _findings(scores: Sequence[float], sop_instance_uid: str, words: Vocabulary)
                 present=present,
                 tracking_uid=tracking_uid(sop_instance_uid, label),
                 value=100 * score if known else None,
-                percent=percent_text(score) if known else "",
+                percent=percent_text(score, options.point(label)) if known else "",
             )
         )
     if all(finding.value is None for finding in findings):
@@ -126,10 +127,21 @@ def _findings(scores: Sequence[float], sop_instance_uid: str, words: Vocabulary)
     return tuple(findings)
 
 
+def _points(options: Options) -> str:
+    """Return where findings count as present, for whoever has to understand the report later."""
+    chosen = options.operating_points
+    if chosen is None:
+        return f"operating point={MODEL_POINT}"
+    points = ", ".join(
+        f"{label}={chosen.thresholds[label]}" for label in LABELS if label in chosen.thresholds
+    )
+    return f"operating points: {points}, others={MODEL_POINT}; operating points file sha256={chosen.sha256}"
+
+
 def _narrative(findings: Sequence[Finding], model: Model, words: Vocabulary) -> str:
     phrases = words.phrases
-    known = [(finding.value, finding.label) for finding in findings if finding.value is not None]
-    above = sorted((-value, label) for value, label in known if value >= 100 * OPERATING_POINT)
+    known = [finding for finding in findings if finding.value is not None]
+    above = sorted((-(finding.value or 0.0), finding.label) for finding in known if finding.present)
     sentences = [] if model.meaningful else [phrases["meaningless"]]
     if above:
         shown = (
@@ -145,11 +157,13 @@ def _narrative(findings: Sequence[Finding], model: Model, words: Vocabulary) -> 
     return " ".join(sentences)
 
 
-def _comments(flags: Collection[Flag], model: Model, words: Vocabulary) -> tuple[str, ...]:
+def _comments(flags: Collection[Flag], model: Model, words: Vocabulary, options: Options) -> tuple[str, ...]:
     phrases = words.phrases
     comments = (
         [phrases["disclaimer"]] if model.meaningful else [phrases["meaningless"], phrases["disclaimer"]]
     )
+    if options.operating_points is not None:
+        comments.append(phrases["local_points"])
     if flags:
         names = sorted(flag.value for flag in flags)
         # Every flag has its sentence, a test says; but for want of one no report shall be lost.
@@ -204,7 +218,7 @@ def report_content(
     words = vocabulary(options.language, options.coding)
     side = MODELS[model.name].side if model.name in MODELS else MODELS[DEFAULT_MODEL].side
     sop_instance_uid = report_uid(source.sop_instance_uid, model, options)
-    findings = _findings(scores, sop_instance_uid, words)
+    findings = _findings(scores, sop_instance_uid, words, options)
     complete = all(finding.value is not None for finding in findings)
     found = any(finding.present for finding in findings)
     all_flags = frozenset(flags) | source.flags
@@ -230,12 +244,12 @@ def report_content(
         completion=words.phrases["complete" if complete else "partial"],
         findings=findings,
         parameters=(
-            f"operating point={OPERATING_POINT}; input={side}x{side}; preprocessing={PREPROCESSING}; "
+            f"{_points(options)}; input={side}x{side}; preprocessing={PREPROCESSING}; "
             f"weights sha256={model.weights_sha256}"
         ),
         processing=words.codes[("all" if complete else "some") + ("_with" if found else "_without")],
         narrative=_narrative(findings, model, words),
-        comments=_comments(all_flags, model, words),
+        comments=_comments(all_flags, model, words, options),
         predecessor=predecessor,
         flags=all_flags,
     )

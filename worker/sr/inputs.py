@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +36,26 @@ class Model:
     meaningful: bool = True
 
 
+#: Where a finding counts as present: torchxrayvision maps its operating point to this (models.py, op_norm).
+MODEL_POINT: Final = 0.5
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """Thresholds that a site chose for some findings, and the file that they come from.
+
+    Parameters
+    ----------
+    sha256
+        Of the file, as 64 hexadecimal digits; part of the reports' UIDs.
+    thresholds
+        By label, in (0, 1); the other findings keep the model's own point.
+    """
+
+    sha256: str
+    thresholds: Mapping[str, float]
+
+
 @dataclass(frozen=True)
 class Options:
     """How reports are written, the same for a whole run; part of their UIDs.
@@ -47,11 +68,19 @@ class Options:
         ``open`` or ``snomed``: which codes the findings get.
     iod
         ``comprehensive3d``, ``comprehensive`` or ``enhanced``: the kind of SR document.
+    operating_points
+        Where findings count as present; None: at the model's own point.
     """
 
     language: str = "en"
     coding: str = "open"
     iod: str = "comprehensive3d"
+    operating_points: OperatingPoints | None = None
+
+    def point(self, label: str) -> float:
+        """Return from which score on a finding counts as present."""
+        chosen = self.operating_points
+        return MODEL_POINT if chosen is None else chosen.thresholds.get(label, MODEL_POINT)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Final
 from backlog.dicom.header import Identity
 from backlog.model import LABELS, PRODUCT
 from worker.sr.codes import Code, vocabulary
-from worker.sr.content import OPERATING_POINT, percent_text
+from worker.sr.content import percent_text
 from worker.sr.inputs import SOP_CLASSES, Model, Options
 from worker.sr.read import (
     CERTAINTY,
@@ -131,13 +131,13 @@ def _check_groups(document: Tree, scores: Sequence[float], options: Options) -> 
         raise MalformedReport("findings share a tracking UID")
     for name, group, wanted in zip(LABELS, found, scores, strict=True):
         if math.isfinite(wanted):
-            state = "present" if wanted >= OPERATING_POINT else "absent"
+            state = "present" if wanted >= options.point(name) else "absent"
             numbers = [
                 value(item, NUMERIC) for num in named(group, CERTAINTY) for item in children(num, MEASURED)
             ]
             if not math.isclose(score(group), wanted, rel_tol=1e-12, abs_tol=1e-300):
                 raise MalformedReport(f"the score of {name} is not the ledger's")
-            if numbers != [percent_text(wanted).encode()]:
+            if numbers != [percent_text(wanted, options.point(name)).encode()]:
                 raise MalformedReport(f"the score of {name} that is shown is not the ledger's")
         else:
             state = "undetermined"

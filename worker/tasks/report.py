@@ -10,7 +10,15 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from backlog.broker.messages import ItemRecord, Job, ReportItem, Stage, model_of, numbers
+from backlog.broker.messages import (
+    ItemRecord,
+    Job,
+    PredecessorSpec,
+    ReportItem,
+    Stage,
+    model_of,
+    numbers,
+)
 from backlog.dicom.comparison import same_data_set
 from backlog.dicom.header import Identity, identity, read_header
 from backlog.dicom.parser import parse_file
@@ -73,7 +81,7 @@ def _report(
         weights_sha256=job["weights"],
         meaningful=job["meaningful"],
     )
-    options = sr.Options(language=job["language"], coding=job["coding"])
+    options = sr.Options(language=job["language"], coding=job["coding"], operating_points=_points(job))
     header = process.pacs.header(item["instance"])
     of = identity(read_header(header))
     build = partial(
@@ -163,6 +171,11 @@ def _check_study(pacs: Pacs, stored: StoreResult, study: str, *, ours: bool) -> 
     )
 
 
+def _points(job: Job | PredecessorSpec) -> sr.OperatingPoints | None:
+    chosen = job.get("operating_points")
+    return None if chosen is None else sr.OperatingPoints(chosen["sha256"], chosen["thresholds"])
+
+
 def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | None:
     """Return the report that the run's predecessor wrote of this image, if the PACS holds it and it isn't our own."""
     earlier = job.get("predecessor")
@@ -171,7 +184,7 @@ def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | 
     model = sr.Model(
         model_of(earlier).name, MODEL_VERSION, earlier["weights"], meaningful=earlier["meaningful"]
     )
-    options = sr.Options(language=earlier["language"], coding=earlier["coding"])
+    options = sr.Options(earlier["language"], earlier["coding"], operating_points=_points(earlier))
     found = Predecessor(
         sop_class_uid=SOP_CLASSES[options.iod],
         sop_instance_uid=sr.report_uid(of.sop_instance_uid, model, options),
