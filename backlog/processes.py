@@ -1,8 +1,9 @@
-"""Processes that must not outlive the one that started them."""
+"""What processes may use, and that they must not outlive the one that started them."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 from typing import Final
 
@@ -16,3 +17,8 @@ def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
     It is the end of the thread that started it which counts (prctl(2)).
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def cores() -> int:
+    """Return how many cores this process may use: a container or `taskset` may give it fewer than there are."""
+    return len(os.sched_getaffinity(0))

@@ -66,13 +66,6 @@ def need_runner(settings: Settings) -> Path:
     return folder
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0))
-
-
 def agree_on_copy(ledger: Ledger, paths: Paths, copy: bool) -> None:
     """Have the user agree, by ``--copy`` or on the terminal, to write for a copy of a run.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from backlog.processes import cores
 from producer.cli.options import (
     IMAGE_NAMES,
     IMAGE_TABLE,
@@ -21,7 +22,7 @@ from producer.cli.options import (
     conversion_of,
     selection_of,
 )
-from producer.cli.output import cores, echo, printable, read_settings
+from producer.cli.output import echo, printable, read_settings
 from producer.translation import t
 
 

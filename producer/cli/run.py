@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from backlog.processes import cores
 from producer.cli.options import (
     COPY,
     IMAGE_NAMES,
@@ -27,7 +28,7 @@ from producer.cli.options import (
     conversion_of,
     selection_of,
 )
-from producer.cli.output import agree_on_copy, cores, echo, need_runner, read_settings, summary_lines, work
+from producer.cli.output import agree_on_copy, echo, need_runner, read_settings, summary_lines, work
 from producer.cli.status import look, progress_of
 from producer.run.folder import Paths, touch
 

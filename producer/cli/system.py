@@ -14,8 +14,9 @@ import click
 
 from backlog.errors import UsageError
 from backlog.output_file import STDOUT
+from backlog.processes import cores
 from producer.cli.options import FAILED, FORCE, OK
-from producer.cli.output import cores, echo, printable, read_settings, say_beside, work
+from producer.cli.output import echo, printable, read_settings, say_beside, work
 from producer.translation import t, translated
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
 from backlog.broker.messages import model_of
-from backlog.errors import UsageError
+from backlog.errors import BacklogError, UsageError
 from backlog.model import LABELS, not_evaluated
 from backlog.outcomes import Outcome
 from backlog.output_file import OutputFile, begins_with
@@ -73,7 +73,21 @@ def rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def write_scores(ledger: Ledger, to: Path | OutputFile, *, excel: bool = False) -> None:
+#: Rows that are written between two looks whether to give up: some milliseconds.
+_ROWS_A_LOOK: Final = 500
+
+
+class GivenUp(BacklogError):
+    """Writing was given up. The file is as it was before."""
+
+
+def write_scores(
+    ledger: Ledger,
+    to: Path | OutputFile,
+    *,
+    excel: bool = False,
+    give_up: Callable[[], bool] = lambda: False,
+) -> None:
     """Write the scores as CSV.
 
     Parameters
@@ -81,13 +95,22 @@ def write_scores(ledger: Ledger, to: Path | OutputFile, *, excel: bool = False) 
     excel
         As Excel opens it right where numbers have a decimal comma (Brazil, most of Europe): semicolons between the
         cells, and a byte order mark.
+    give_up
+        Asked now and then whether to leave it.
+
+    Raises
+    ------
+    GivenUp
+        ``give_up`` said so. A file that was there is as it was.
     """
     with OutputFile.of(to).open_text(_OWN_CSV) as file:
         if excel:
             file.write(_BYTE_ORDER_MARK)
         writer = csv.writer(file, delimiter=";" if excel else ",")
         writer.writerow(COLUMNS)
-        for row in rows(ledger):
+        for number, row in enumerate(rows(ledger)):
+            if number % _ROWS_A_LOOK == 0 and give_up():
+                raise GivenUp(f"gave up after {number} rows")
             cells = [cell(row[column]) for column in COLUMNS]
             writer.writerow([_decimal_comma(one) for one in cells] if excel else cells)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -15,6 +15,7 @@ from backlog.files import private_files
 from backlog.output_file import OutputFile
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
+from backlog.processes import cores
 from backlog.settings import Settings
 from producer.dispatch.context import Observers, RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from backlog.broker.claims import Claims
     from producer.monitoring.metrics import Metrics  # an extra's library
 
+
+#: How long a run that is to stop may take to write its scores, in seconds: ten million take minutes.
+_ENDING_SECONDS: Final = 10.0
 
 #: Chunks in flight for each inference process, and at least.
 _WINDOW_PER_WORKER: Final = 8
@@ -129,11 +133,29 @@ def go_on(
         audit.catch_up(durable=True)
         if stopping.failure:
             raise BacklogError(f"{stopping.failure}; then go on: cxr-backlog resume {paths.out}")
-        exports.write_scores(ledger, OutputFile(paths.scores, force=True))
+        _write_scores(ledger, paths, stopping, say)
         summary = exports.write_summary(ledger, OutputFile(paths.summary, force=True))
         if summary["complete"]:
             _write_page(ledger, paths, audit, say, settings.pacs_link)
         return summary, not summary["complete"]
+
+
+def _write_scores(ledger: Ledger, paths: Paths, stopping: StopRequest, say: Callable[[str], None]) -> None:
+    """Write scores.csv; a run that is to stop takes no longer over it than a user waits, or a container may."""
+    asked: list[float] = []
+
+    def give_up() -> bool:
+        if not asked and (stopping.is_set() or paths.cancel.exists()):
+            asked.append(time.monotonic())
+        return bool(asked) and time.monotonic() - asked[0] > _ENDING_SECONDS
+
+    try:
+        exports.write_scores(ledger, OutputFile(paths.scores, force=True), give_up=give_up)
+    except exports.GivenUp:
+        say(
+            f"{paths.scores} takes more than {_ENDING_SECONDS:g} s, and stays as it was; the scores so far:"
+            f" cxr-backlog export {paths.out}"
+        )
 
 
 def _write_page(
@@ -308,7 +330,7 @@ def _workers(
     if not model["meaningful"]:
         say("SEEDED WEIGHTS: the scores mean nothing. Every report and every row says so.")
     workers = int(ledger.get("workers"))
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // workers)
+    threads = settings.threads or max(1, cores() // workers)
     chosen["threads"] = str(threads)
     with LocalServers(
         paths.logs,

@@ -18,6 +18,7 @@ from backlog.outcomes import Reason
 from backlog.pacs.address import without_password
 from producer.cli.main import main
 from producer.ledger.ledger import Ledger
+from producer.results import audit_log
 from producer.results.audit_log import GENESIS, Audit, verify
 from tests.support.ended_runs import (
     ended_run,
@@ -217,6 +218,25 @@ def test_verify_names_the_first_wrong_line(ledger: Ledger, path: Path, what: str
     assert verdict.broken == first, verdict
     assert verdict.why
     assert verdict.head.seq == first - 1
+
+
+def test_a_file_that_nobody_touched_is_not_read_again(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten million lines took a minute before a run went on."""
+    with Audit(ledger, path) as audit:
+        audit.catch_up()
+        head = audit.head
+    whole = path.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(audit_log, "_links", None)
+        with Audit(ledger, path) as audit:
+            assert audit.head == head
+            assert audit.catch_up() == 0
+    assert path.read_bytes() == whole
+    path.write_bytes(whole.replace(b"report.stored", b"report.stOred", 1))  # of the same size
+    with Audit(ledger, path) as audit:
+        assert audit.damaged is not None
 
 
 def test_a_damaged_middle_is_kept_aside_and_written_again(ledger: Ledger, path: Path) -> None:

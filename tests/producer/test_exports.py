@@ -14,6 +14,7 @@ from backlog.errors import StorageFull, UsageError
 from backlog.model import LABELS, MODELS
 from backlog.outcomes import Reason
 from producer.ledger.ledger import Ledger
+from producer.results import exports
 from producer.results.exports import (
     COLUMNS,
     MEANINGLESS,
@@ -64,6 +65,21 @@ def test_scores_have_a_row_for_each_reported_item(ledger: Ledger, tmp_path: Path
     assert [float(table[0][label]) for label in LABELS] == [0.5] * 18
     assert table[1]["sop_instance_uid"] == "1.2.2"
     assert table[1]["flags"] == "signed upsampled"
+
+
+def test_writing_that_is_given_up_leaves_the_old_file(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: after Ctrl-C a run of ten million images wrote its scores for 160 s."""
+    monkeypatch.setattr(exports, "_ROWS_A_LOOK", 1)
+    path = tmp_path / "scores.csv"
+    write_scores(ledger, path)
+    before = path.read_bytes()
+    looks = iter([False, False, True])
+    with pytest.raises(exports.GivenUp, match="after 2 rows"):
+        write_scores(ledger, path, give_up=lambda: next(looks))
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob(".cxr-*"))
 
 
 def test_labels_are_the_models_eighteen() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import sqlite3
 import threading
 import time
@@ -28,16 +29,18 @@ from producer.dispatch.harvest import Harvester
 from producer.ledger import ledger as ledger_module
 from producer.ledger.ledger import Ledger, LedgerFenced
 from producer.run import create as begin
+from producer.run import execute
 from producer.run import folder as run_folder
 from producer.run.create import create
 from producer.run.folder import Paths, is_running, new_folder, only_producer
 from producer.run.open import open_ledger, source_of
+from producer.run.signals import StopRequest
 from producer.sources import open as sources_open
 from producer.sources.open import Selection
 from producer.sources.orthanc import OrthancSource
 from tests.chaos import simulated
 from tests.chaos.simulated import Simulated, instance_of
-from tests.support.ended_runs import rejected, reported, some_scores
+from tests.support.ended_runs import harvest, list_items, rejected, reported, some_scores
 from tests.support.jobs import a_job
 from tests.support.servers import OrthancServer
 
@@ -161,6 +164,23 @@ def test_a_pause_follows_no_link(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can't be written"):
         run_folder.touch(tmp_path / "pause")
     assert not (tmp_path / "precious").exists()
+
+
+def test_a_run_that_is_to_stop_says_who_writes_the_rest_of_its_scores(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_items(ledger, 4)
+    harvest(ledger, lambda item: reported(item, some_scores(item)))
+    monkeypatch.setattr(execute, "_ENDING_SECONDS", -1.0)
+    said: list[str] = []
+    paths, stopping = Paths(tmp_path), StopRequest()
+    execute._write_scores(ledger, paths, stopping, said.append)
+    assert paths.scores.exists()
+    assert not said
+    stopping(signal.SIGTERM, None)
+    execute._write_scores(ledger, paths, stopping, said.append)
+    assert len(said) == 1
+    assert f"cxr-backlog export {tmp_path}" in said[0]
 
 
 # -- one model -----------------------------------------------------------------------------------------------

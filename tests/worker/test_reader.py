@@ -372,7 +372,7 @@ def test_a_pacs_that_is_away_is_told_by_several_readers_too(
     [
         (Settings(), False, 1),
         (Settings(readers=3), False, 3),
-        (Settings(), True, min(16, os.cpu_count() or 1)),
+        (Settings(), True, min(16, len(os.sched_getaffinity(0)))),
         (Settings(engine="onnxruntime"), True, 1),
         (Settings(readers=5, engine="torch"), True, 5),
     ],

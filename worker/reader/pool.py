@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from backlog.dicom.eligibility import Rules
+from backlog.processes import cores
 from backlog.settings import Settings
 from worker.model.engine import may_use_gpu
 from worker.reader.client import Reader
@@ -21,7 +21,7 @@ def how_many(settings: Settings) -> int:
     """Return how many readers an inference process has: one for a CPU, one for each core for a GPU."""
     if settings.readers:
         return settings.readers
-    return min(_MAX, os.cpu_count() or 1) if may_use_gpu(settings.engine) else 1
+    return min(_MAX, cores()) if may_use_gpu(settings.engine) else 1
 
 
 class Readers:

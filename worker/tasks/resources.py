@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from backlog.model import MODELS
 from backlog.pacs.base import Pacs
 from backlog.pacs.concurrency_limit import limited
 from backlog.pacs.connect import connect
+from backlog.processes import cores
 from backlog.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class WorkerResources:
         """The model, loaded."""
         from worker.model.engine import load  # takes a second
 
-        threads = self.settings.threads or os.cpu_count() or 1
+        threads = self.settings.threads or cores()
         return load(self.weights, engine=self.settings.engine, threads=threads)
 
     def readers(self, job: Job) -> Readers:
