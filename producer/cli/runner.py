@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from backlog.errors import UsageError
-from producer.cli.output import cores, printable, read_settings
+from backlog.processes import cores
+from producer.cli.output import printable, read_settings
 
 if TYPE_CHECKING:
     from producer.runner.runs import RunInfo
