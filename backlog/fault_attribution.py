@@ -63,6 +63,11 @@ class FaultHistory:
                 self.served(at)
 
     @property
+    def unanswered(self) -> bool:
+        """Whether nothing was served since the item failed last."""
+        return len(self.events) % 2 == 1
+
+    @property
     def verdict(self) -> Verdict:
         """What the events say."""
         if len(self.events) >= _ENOUGH:

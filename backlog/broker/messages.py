@@ -98,6 +98,9 @@ class Job(TypedDict):
     engine: str  #: what scored this chunk; set by the infer task
     read_back: NotRequired[bool]  #: read each report back after storing it, and compare
     predecessor: NotRequired[PredecessorSpec]
+    history: NotRequired[
+        list[int]
+    ]  #: with ``retry``: events of :class:`backlog.fault_attribution.FaultHistory`
     retry: NotRequired[
         bool
     ]  #: this chunk is one item that a server failed on before: it is not waited for long

@@ -223,7 +223,7 @@ class Dispatcher:
         items: list[dict[str, Any]] = [{"i": index, key: ref} for index, (_, ref) in enumerate(chunk.items)]
         job = context.job
         if retry or chunk.no in context.ledger.deferred_chunks():
-            job = {**job, "retry": True}
+            job = {**job, "retry": True, "history": context.ledger.history(chunk.no).events}
         with (
             context.claims.broker.reached()
         ):  # what kombu doesn't know of Redis's errors it passes on as it is

@@ -38,11 +38,14 @@ def left_alone(
     ledger = context.ledger
     if not in_flight or not ledger.get("all_listed", False) or len(in_flight) > _MAX_LEFT:
         return []
+    served = context.claims.served(context.run)
     for number in in_flight:
         state = states.get(number)
         if state is None or state.back_operation not in (Operation.READ.value, Operation.WRITE.value):
             return []
-        again = ledger.history(number).verdict is Verdict.LATER
+        history = ledger.history(number)
+        history.served(served.get(Operation(state.back_operation), 0))
+        again = history.verdict is not Verdict.OUTAGE
         if state.back_seconds < (_LEFT_AGAIN_SECONDS if again else _LEFT_SECONDS):
             return []
     left = [item for chunk in in_flight.values() for item, _ in chunk.items if ledger.item(item) is None]

@@ -23,6 +23,7 @@ from backlog.dicom.eligibility import Rules
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.settings import Settings
+from producer.dispatch import give_up
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.harvest import Harvester
@@ -279,6 +280,32 @@ def test_a_chunk_of_other_weights_is_scored_again(claims: Claims, ledger: Ledger
     producer.step()
     assert ledger.tally().reported == 12
     assert len(said) == 1
+
+
+def test_the_last_items_of_a_run_end_where_nothing_is_left_to_compare_with(
+    claims: Claims, ledger: Ledger, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.set("job", a_job(RUN, weights=OURS))
+    producer = make(ledger)
+    for _ in range(2):
+        producer.step()
+        for number in sorted(producer.in_flight.keys() - {10}):
+            score(claims, number, OURS)
+    producer.step()
+    assert list(producer.in_flight) == [10]
+    done = {i: one for i, one in records_of(10, OURS, "onnxruntime").items() if i}
+    claimed(claims, 10, Stage.INFER).release(came_back=True, records=done, operation="read")
+    producer.step()
+    monkeypatch.setattr(give_up, "_LEFT_SECONDS", 0.0)
+    producer.step()  # the PACS does not answer: an outage, for all that is known
+    assert ledger.tally().ended == 36
+    producer.context.pacs_answers = lambda: True
+    producer.step()  # more than three items are left, by the ledger
+    assert ledger.tally().ended == 36
+    ledger.keep_partial(producer.in_flight[10], claims.records(RUN, 10))
+    producer.step()
+    assert ledger.tally().quarantined == {"pacs_fails": 1}
+    assert producer.step()
 
 
 # -- one PACS ------------------------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ class Attempt:
         How long it may take before it hands the rest of the chunk back.
     slot_wait
         Returns how many seconds this process has ever waited for a slot at the PACS: no failure of it.
+    history
+        Events of the one item of a chunk that was put aside before.
     """
 
     claim: Claim
@@ -89,6 +91,7 @@ class Attempt:
     retry_budget: float
     seconds: float = float("inf")
     slot_wait: Callable[[], float] = lambda: 0.0
+    history: Sequence[int] = ()
     #: How items ended in this stage, and the others as the next stage gets them, by their position.
     records: Records = field(default_factory=dict, init=False)
     following: dict[int, Any] = field(default_factory=dict, init=False)
@@ -223,7 +226,9 @@ class Attempt:
             operation = Operation.SOURCE
         known = next((one for one in self.deferred if one.item["i"] == item["i"]), None)
         if known is None:
-            known = Deferred(item, error, operation, FaultHistory(self.claim.failures.get(item["i"], ())))
+            known = Deferred(
+                item, error, operation, FaultHistory(self.claim.failures.get(item["i"], self.history))
+            )
             self.deferred.append(known)
         known.error, known.operation = error, operation
         known.history.served(self.tell_served().get(operation, 0))
@@ -249,7 +254,9 @@ class Attempt:
         served = self.tell_served()
         for one in self.deferred:
             one.history.served(served.get(one.operation, 0))
-        doubtful = [one for one in self.deferred if one.history.verdict is Verdict.OUTAGE]
+        doubtful = [
+            one for one in self.deferred if one.history.unanswered and one.history.verdict is not Verdict.ITEM
+        ]
         unproven = [one for one in doubtful if one.operation not in self._served]
         if unproven or len(doubtful) > _MAX_DEFERRED_AT_THE_END:
             raise doubtful[-1].error

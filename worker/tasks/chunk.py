@@ -86,6 +86,7 @@ class StageRunner:
             min(self.retry_seconds, _RETRY_SECONDS) if job.get("retry") else self.retry_seconds,
             seconds=limit * _PART_OF_LIMIT,
             slot_wait=self.slot_wait,
+            history=job.get("history", ()),
         )
         try:
             with claim, self._waiting_as(attempt):
