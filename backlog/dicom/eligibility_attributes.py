@@ -59,6 +59,7 @@ class EligibilityAttributes:
         regions = _codes(tags, "AnatomicRegionSequence")
         views = _codes(tags, "ViewCodeSequence", "ViewModifierCodeSequence")
         breeds = _codes(tags, "PatientBreedCodeSequence")
+        contributing = tags.get("ContributingEquipmentSequence")
         return cls(
             sop_class_uid=_text(tags, "SOPClassUID"),
             modality=_text(tags, "Modality"),
@@ -77,6 +78,13 @@ class EligibilityAttributes:
             protocol_name=_text(tags, "ProtocolName"),
             species=_text(tags, "PatientSpeciesDescription"),
             species_codes=tuple(value for value, _ in _codes(tags, "PatientSpeciesCodeSequence")),
+            modified_by=tuple(
+                _text(item, "ManufacturerModelName")
+                for item in (contributing if isinstance(contributing, list) else ())
+                if isinstance(item, Mapping)
+                and MODIFYING_EQUIPMENT
+                in [value for value, _ in _codes(item, "PurposeOfReferenceCodeSequence")]
+            ),
             capture_device=_text(tags, "SecondaryCaptureDeviceManufacturerModelName"),
             breed=" ".join([_text(tags, "PatientBreedDescription"), *(value for value, _ in breeds)]).strip(),
         )

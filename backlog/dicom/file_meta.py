@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
-from backlog.dicom.elements import LONG_VRS
+from backlog.dicom.parser import file_meta_elements
 
-_START: Final = 132  # 128 bytes and "DICM"
+_PREAMBLE: Final = 132  # 128 bytes and "DICM"
 _MEDIA_STORAGE_SOP_CLASS: Final = 0x0002
 
 
@@ -16,16 +15,9 @@ def media_storage_sop_class_uid(dicom: bytes | memoryview) -> str:
 
     Some archives took the SOP class out of their data sets and left it here.
     """
-    at = _START
-    while at + 12 <= len(dicom):
-        group, element = struct.unpack_from("<HH", dicom, at)
-        if group != 2:
-            break
-        if bytes(dicom[at + 4 : at + 6]) in LONG_VRS:
-            length, value = struct.unpack_from("<I", dicom, at + 8)[0], at + 12
-        else:
-            length, value = struct.unpack_from("<H", dicom, at + 6)[0], at + 8
+    data = memoryview(dicom)
+    start = _PREAMBLE if bytes(data[_PREAMBLE - 4 : _PREAMBLE]) == b"DICM" else 0
+    for element, value, length in file_meta_elements(data, start):
         if element == _MEDIA_STORAGE_SOP_CLASS:
-            return bytes(dicom[value : value + min(length, 64)]).rstrip(b"\0 ").decode("latin-1")
-        at = value + length
+            return bytes(data[value : value + min(length, 64)]).rstrip(b"\0 ").decode("latin-1")
     return ""

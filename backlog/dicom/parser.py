@@ -110,8 +110,25 @@ def parse_file(dicom: bytes | memoryview) -> ParsedFile:
 
 
 def _file_meta(data: memoryview, at: int) -> tuple[str, int]:
-    """Return the transfer syntax and where the data set begins (PS3.10 7.1: explicit little; some write implicit)."""
+    """Return the transfer syntax and where the data set begins."""
     uid = ""
+    for element, value, length in file_meta_elements(data, at):
+        if value + length > len(data):
+            raise InstanceRejected(Reason.NOT_DICOM, "file meta information runs past the end")
+        if element == 0x0010:
+            uid = bytes(data[value : value + min(length, 64)]).rstrip(b"\0 ").decode("ascii", "replace")
+        at = value + length
+    if not uid:
+        raise InstanceRejected(Reason.NOT_DICOM, "no transfer syntax")
+    return uid, at
+
+
+def file_meta_elements(data: memoryview, at: int) -> Iterator[tuple[int, int, int]]:
+    """Yield element number, place of the value and length of the file meta information's elements.
+
+    PS3.10 7.1: explicit little. Some write it implicit; and where an implicit length runs past the end, it is rather
+    the value representation that is damaged.
+    """
     while at + 8 <= len(data):
         group, element = struct.unpack_from("<HH", data, at)
         if group != 2:
@@ -121,18 +138,12 @@ def _file_meta(data: memoryview, at: int) -> tuple[str, int]:
             if at + 12 > len(data):
                 break
             length, value = struct.unpack_from("<I", data, at + 8)[0], at + 12
-        elif vr in SHORT_VRS:
-            length, value = struct.unpack_from("<H", data, at + 6)[0], at + 8
         else:
             length, value = struct.unpack_from("<I", data, at + 4)[0], at + 8
-        if value + length > len(data):
-            raise InstanceRejected(Reason.NOT_DICOM, "file meta information runs past the end")
-        if element == 0x0010:
-            uid = bytes(data[value : value + min(length, 64)]).rstrip(b"\0 ").decode("ascii", "replace")
+            if vr in SHORT_VRS or value + length > len(data):
+                length = struct.unpack_from("<H", data, at + 6)[0]
+        yield element, value, length
         at = value + length
-    if not uid:
-        raise InstanceRejected(Reason.NOT_DICOM, "no transfer syntax")
-    return uid, at
 
 
 def _inflate(deflated: memoryview) -> memoryview:

@@ -166,12 +166,12 @@ def body_examined(text: str, also: frozenset[str]) -> Body:
     meanings, more = terms.found(text)
     if meanings - {"silent"}:
         return _body(meanings)
-    if not more and all(" " <= sign <= "~" and sign != "?" for sign in text if not sign.isalpha()):
+    if not more and text.isascii() and "?" not in text and text.isprintable():
         return Body.UNKNOWN
-    read = [terms.found(reading) for reading in readings(text)]
+    read = [(meanings, more), *(terms.found(reading) for reading in readings(text))]
+    known = [one for one in read if one[0] - {"silent"}]
     # One that is understood to its last word is no accident.
-    whole = [one for one in read if not one[1]] or read
-    others = {_body(meanings) for meanings, _ in whole} - {Body.UNKNOWN}
+    others = {_body(meanings) for meanings, _ in [one for one in known if not one[1]] or known}
     if not others:
         guessed = terms.undamaged(text)
         others = {_body(guessed)} if guessed else set()

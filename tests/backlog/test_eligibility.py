@@ -338,6 +338,7 @@ def test_tags_by_keyword_give_the_same_facts_as_the_bytes() -> None:
         "SeriesDescription": "PA",
         "ProtocolName": "Chest",
         "PatientSpeciesDescription": "Human",
+        "SecondaryCaptureDeviceManufacturerModelName": "cxr-backlog",
         "PatientBreedDescription": "None",
     }
     of_tags = EligibilityAttributes.from_tags(
@@ -353,7 +354,13 @@ def test_tags_by_keyword_give_the_same_facts_as_the_bytes() -> None:
     )
 
 
-_ABSENT = ("has_pixel_data", "anatomic_region_codes", "anatomic_region_meanings", "species_codes")
+_ABSENT = (
+    "has_pixel_data",
+    "anatomic_region_codes",
+    "anatomic_region_meanings",
+    "species_codes",
+    "modified_by",
+)
 
 
 def _code(value: str) -> Any:
