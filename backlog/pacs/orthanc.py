@@ -9,12 +9,15 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from http.client import RemoteDisconnected
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ProtocolError
 
 from backlog.dicom.parser import parse_file, read_until_pixel_data
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
@@ -367,9 +370,20 @@ class Orthanc:
     def _call(self, method: str, path: str, **more: Any) -> requests.Response:
         with translated(self.url):
             # A redirected POST would arrive as a GET, and look like a refusal of every image.
-            response = self._session.request(
-                method, self.url + path, timeout=self._timeout, allow_redirects=False, **more
+            ask = partial(
+                self._session.request,
+                method,
+                self.url + path,
+                timeout=self._timeout,
+                allow_redirects=False,
+                **more,
             )
+            try:
+                response = ask()
+            except requests.ConnectionError as error:
+                if not _was_idle(error):
+                    raise
+                response = ask()
         if response.is_redirect:
             response.close()
             raise UsageError(f"the PACS at {self.url} redirects elsewhere: give its own address")
@@ -394,6 +408,17 @@ class Orthanc:
 def _hashed(*identifiers: str) -> str:
     name = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
     return "-".join(name[at : at + 8] for at in range(0, 40, 8))
+
+
+def _was_idle(error: requests.ConnectionError) -> bool:
+    """Whether a server closed a connection as the request was on its way, without an answer (RFC 9112 section 9.3.1).
+
+    Orthanc closes an idle connection after a second. Where its answers take that long, every second request would
+    fail, and with it all that needs more than one. None of our requests does harm when it is made twice.
+    """
+    cause = error.args[0] if error.args else None
+    inner = cause.args[1] if isinstance(cause, ProtocolError) and len(cause.args) > 1 else None
+    return isinstance(inner, (RemoteDisconnected, ConnectionResetError, BrokenPipeError))
 
 
 def _identity(dicom: bytes) -> Identity:

@@ -68,11 +68,16 @@ def state_in_pacs(pacs: Pacs, instance: str, sha256: str, seconds: float = 0.0) 
     seconds
         How long to wait for a PACS that is unavailable.
     """
+    return read_in_pacs(pacs, instance, sha256, seconds)[0]
+
+
+def read_in_pacs(pacs: Pacs, instance: str, sha256: str, seconds: float = 0.0) -> tuple[str, bytes]:
+    """Return the state of an object as `state_in_pacs` does, and what the PACS holds of it."""
     try:
         held = retried(lambda: pacs.fetch(instance), seconds)
     except InstanceRejected:
-        return "missing"
-    return "right" if hashlib.sha256(held).hexdigest() == sha256 else "different"
+        return "missing", b""
+    return ("right" if hashlib.sha256(held).hexdigest() == sha256 else "different"), held
 
 
 def reported_pages(ledger: Ledger, after: int = -1) -> Iterator[list[dict[str, Any]]]:

@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from backlog.dicom.header import Identity
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
-from producer.results.reported import derived_objects, reported_pages, retried, state_in_pacs
+from producer.results.reported import derived_objects, read_in_pacs, reported_pages, retried, state_in_pacs
 from producer.results.unrecorded import unrecorded
 
 #: Requests at a time.
@@ -72,8 +73,12 @@ def verify(
     found.unaccounted = int(ledger.get("listed", 0)) - ledger.tally().ended
     found.all_listed = bool(ledger.get("all_listed", False))
 
+    doubtful: list[dict[str, Any]] = []
+
     def look(item: dict[str, Any]) -> str:
-        verdict = state_in_pacs(pacs, item["sr_instance"], item["sr_sha256"], retry_seconds)
+        verdict, held = read_in_pacs(pacs, item["sr_instance"], item["sr_sha256"], retry_seconds)
+        if verdict == "right" and not _lies_with_image(pacs, item, held):
+            doubtful.append(item)
         if verdict == "missing" and item["taken"]:
             return "retracted"
         for one in derived_objects(item) if verdict == "right" else ():
@@ -85,8 +90,10 @@ def verify(
     with ThreadPoolExecutor(_ABREAST) as pool:
         for page in reported_pages(ledger, after):
             twice = _twice(page, pacs, retry_seconds)
-            misfiled = _misfiled(page, pacs, retry_seconds)
-            for item, verdict in zip(page, pool.map(look, page), strict=True):
+            doubtful.clear()
+            verdicts = list(pool.map(look, page))
+            misfiled = _misfiled(doubtful, pacs, retry_seconds)
+            for item, verdict in zip(page, verdicts, strict=True):
                 number = int(item["no"])
                 if verdict == "right" and number in twice | misfiled:
                     (found.twice if number in twice else found.misfiled).append(number)
@@ -112,6 +119,44 @@ def _twice(page: list[dict[str, Any]], pacs: Pacs, seconds: float) -> set[int]:
     uids = [str(item["sr_sop_instance_uid"]) for item in page]
     held = retried(lambda: pacs.find(uids), seconds) or {}
     return {int(item["no"]) for item in page if len(held.get(item["sr_sop_instance_uid"], ())) > 1}
+
+
+def _lies_with_image(pacs: Pacs, item: dict[str, Any], report: bytes) -> bool:
+    """Whether the ids of a report and its image prove that both lie in one patient's study; False where they don't.
+
+    An id is a hash of the Patient ID and the UIDs that the PACS read. So whatever is picked out of the report's bytes
+    here, in the encoding that we write: where it gives both ids, it is what the PACS has read of both.
+    """
+    patient = _first(report, b"\x10\x00\x20\x00LO")
+    study = _first(report, b"\x20\x00\x0d\x00UI")
+    series = _values(report, b"\x20\x00\x0e\x00UI")
+    of = Identity(study, "", "", "", patient)
+
+    def gives(instance: str, sop_instance_uid: str) -> bool:
+        return any(
+            pacs.expected_id(replace(of, series_instance_uid=one, sop_instance_uid=sop_instance_uid))
+            == instance
+            for one in series
+        )
+
+    return gives(str(item["sr_instance"]), str(item["sr_sop_instance_uid"])) and gives(
+        str(item["instance"]), str(item["sop_instance_uid"])
+    )
+
+
+def _first(report: bytes, mark: bytes) -> str:
+    return next(iter(_values(report, mark)), "")
+
+
+def _values(report: bytes, mark: bytes) -> list[str]:
+    """Return the values of all elements with a tag and value representation, in order, each once."""
+    found: dict[str, None] = {}
+    at = report.find(mark)
+    while at >= 0:
+        length = int.from_bytes(report[at + 6 : at + 8], "little")
+        found[report[at + 8 : at + 8 + length].decode("utf-8", "replace").strip(" \0")] = None
+        at = report.find(mark, at + 8)
+    return list(found)
 
 
 def _misfiled(page: list[dict[str, Any]], pacs: Pacs, seconds: float) -> set[int]:

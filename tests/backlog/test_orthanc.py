@@ -439,6 +439,36 @@ def test_a_broken_connection_is_waited_for(broken: bytes) -> None:
         client.close()
 
 
+def test_a_connection_that_was_closed_as_idle_is_opened_again() -> None:
+    """Orthanc closes one after a second; a request that was on its way then has no answer."""
+    closing_once: list[bool] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            if closing_once:
+                closing_once.clear()
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            self.wfile.write(answer(200, b"abc").replace(b"Connection: close\r\n", b""))
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    with closing(Orthanc(f"http://127.0.0.1:{server.server_port}", seconds=5)) as client:
+        for _ in range(3):
+            assert client.fetch(NOBODY) == b"abc"
+            closing_once.append(True)
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
 def test_a_silent_pacs_is_given_up_in_time() -> None:
     for part in (
         b"",

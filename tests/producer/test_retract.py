@@ -56,6 +56,9 @@ class Held:
     def find(self, uids: list[str]) -> dict[str, list[str]]:
         return {}
 
+    def expected_id(self, of: object) -> str:
+        return ""
+
     def studies_of(self, instances: list[str]) -> dict[str, str]:
         return {}
 
