@@ -31,6 +31,6 @@ ENV
 fi
 
 umask 022
-for folder in inbox out models; do
+for folder in inbox out out/.targets models; do
   [ -d "$folder" ] || { mkdir "$folder"; [ "$(id -u)" != 0 ] || chown "$uid:$gid" "$folder"; }
 done

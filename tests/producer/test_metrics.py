@@ -30,6 +30,7 @@ from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
 from producer.monitoring import poller as poller_module
 from producer.monitoring.metrics import Metrics
+from producer.monitoring.runs import RunsMetrics
 from tests.conftest import need
 from tests.support.ended_runs import harvest, list_items, new_ledger, rejected, reported, some_scores, times
 from tests.support.servers import ROOT, RedisServer, free_port, wait_until
@@ -257,6 +258,7 @@ def test_alerts_and_dashboard_ask_only_for_numbers_that_exist(metrics: Metrics, 
     metrics.on_progress(progress(ledger))
     wait_until(lambda: value(scrape(metrics), 'cxr_queue_consumers{queue="upload"}') is not None)
     exists = names(scrape(metrics)) | {"cxr_eta_seconds"}
+    exists |= {family.name for family in RunsMetrics(Settings(), list).collect()}
     for file in ("rules.yml", "rules.test.yml", "grafana/cxr-backlog.json"):
         asked = names((MONITORING / file).read_text())
         assert asked
@@ -287,16 +289,13 @@ def test_rules_are_right_and_ring_when_they_have_to() -> None:
 
 @pytest.fixture
 def prometheus(metrics: Metrics, tmp_path: Path) -> Iterator[str]:
-    """The project's own configuration in a real Prometheus, but for where the producer is and how often it is asked."""
+    """The project's own configuration in a real Prometheus, which a run's own file tells where to ask."""
     need("prometheus")
     configuration = (MONITORING / "prometheus.yml").read_text()
-    found, sources = re.subn(
-        r"    dns_sd_configs:\n      - .*\n",
-        f'    static_configs: [{{ targets: ["127.0.0.1:{metrics.port}"] }}]\n',
-        configuration,
-    )
-    assert sources == 1
-    (tmp_path / "prometheus.yml").write_text(found.replace("15s", "1s"))
+    (tmp_path / "prometheus.yml").write_text(configuration.replace("15s", "1s"))
+    (tmp_path / "targets").mkdir()
+    target = [{"targets": [f"127.0.0.1:{metrics.port}"], "labels": {"run": RUN}}]
+    (tmp_path / "targets" / f"run-{RUN}.json").write_text(json.dumps(target))
     shutil.copy(MONITORING / "rules.yml", tmp_path)
     url = f"127.0.0.1:{free_port()}"
     command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--web.listen-address={url}"]
@@ -331,7 +330,7 @@ def test_a_real_prometheus_takes_the_numbers_and_every_panel_asks_it(
     metrics.on_stage_times({chunk: dict(times(chunk, 8)) for chunk in (1, 2)})
     metrics.on_progress(progress(ledger, in_flight=1, sent={3: time.time() - 60}))
     wait_until(lambda: ask(prometheus, 'cxr_items_ended_total{outcome="reported"}'), 60, "it has scraped")
-    (ended,) = ask(prometheus, 'sum(cxr_items_ended_total{outcome="reported"})')
+    (ended,) = ask(prometheus, f'sum by (run) (cxr_items_ended_total{{outcome="reported",run="{RUN}"}})')
     assert float(ended["value"][1]) == ledger.tally().ended
     wait_until(lambda: ask(prometheus, "cxr:items_ended:sum"), 30, "a rule has recorded")
     # A message waits, and nobody listens: this alert has begun to count its minutes.
@@ -340,7 +339,7 @@ def test_a_real_prometheus_takes_the_numbers_and_every_panel_asks_it(
     wait_until(lambda: ask(prometheus, "rate(cxr_stage_seconds_sum[5m])"), 30, "a second scrape")
     board = json.loads((MONITORING / "grafana" / "cxr-backlog.json").read_text())
     asked = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
-    silent = [query for query in asked if not ask(prometheus, query.replace("$producer", ".*"))]
+    silent = [query for query in asked if not ask(prometheus, query.replace("$run", ".*"))]
     # Of what hasn't happened here, and in a folder instead of a PACS, there is nothing to show.
     may_be = ("eta", "reason", "redis_memory_max", "pacs", "attempts", "increase")
     assert not [query for query in silent if not any(word in query for word in may_be)], silent
