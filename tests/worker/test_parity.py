@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 
 from backlog.errors import InstanceRejected
 from tests.support.cases import case, dicom_cases, needs_data
-from tests.support.spread_weights import reference, spread_model
+from tests.support.spread_weights import distorted, reference, spread_model
+from worker.model.engine import load
+from worker.model.weights import Weights
 from worker.pixels.preprocess import model_input
 
 pytestmark = [
@@ -118,6 +121,22 @@ def test_scores_equal_the_references_wherever_it_is_right(model: Any) -> None:
     # Where it is wrong the scores must really differ, or the departure would be for nothing.
     for name in REFERENCE_WRONG:
         assert (measured[name] or 0) > 100 * TOLERANCE, name
+
+
+def test_the_graph_scores_as_the_reference_where_scores_are_spread(model: Any, tmp_path: Path) -> None:
+    """Operating points multiply rounding, and these weights reach both sides of all of them."""
+    import torch
+
+    path = tmp_path / "spread.pt"
+    torch.save(model.state_dict(), path)
+    weights = Weights(path, hashlib.sha256(path.read_bytes()).hexdigest(), meaningful=True)
+    pictures = distorted([model_input(case(name)).image for name in PICTURES])
+    theirs = np.stack([scores(model, picture[0]) for picture in pictures])
+    engine = load(weights, engine="onnxruntime", threads=1)
+    apart = np.abs(engine.scores(pictures) - theirs)
+    print(f"largest difference {apart.max():.1e} over {apart.size} scores")
+    assert apart.max() <= 1e-5
+    assert (np.ptp(theirs, axis=0) > 0.2).all()
 
 
 def test_the_same_picture_has_the_same_scores_however_it_is_stored(model: Any) -> None:
