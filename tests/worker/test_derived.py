@@ -36,12 +36,12 @@ from tests.worker.test_chunk import Message, Shop, images, shop  # noqa: F401  #
 from worker.derived import capture as derived_capture
 from worker.derived import dicom as derived_dicom
 from worker.derived.capture import draw
-from worker.derived.pdf import _MARGIN, _WIDTH, _lines, _wide, cells, write_pdf
+from worker.derived.pdf import _MARGIN, _WIDTH, _lines, _wide, by_score, cells, write_pdf
 from worker.model.class_activation import ClassActivation, ClassActivationMaps
 from worker.model.engine import load
 from worker.model.weights import Weights, locate
 from worker.pixels.preprocess import model_input
-from worker.sr.content import ReportContent, report_content
+from worker.sr.content import ReportContent, report_content, score_text
 from worker.sr.inputs import Model, Options
 from worker.sr.source_header import read_source
 from worker.tasks import derived as derived_objects
@@ -199,6 +199,26 @@ def test_the_pdf_says_what_the_report_says(options: Options, tmp_path: Path) -> 
     assert of.words.phrases["capture_meaningless"] not in text
     for patient in ("DOE", "JANE", "PID-0007", "1960"):
         assert patient not in text
+
+
+def test_the_table_begins_with_the_highest_score(tmp_path: Path) -> None:
+    of = said(options=PORTUGUESE)
+    text = text_of(write_pdf(of), tmp_path)
+    values = [finding.value or 0.0 for finding in by_score(of)]
+    assert values == sorted(values, reverse=True)
+    shown = [score_text(value, of.words) for value in values]
+    assert all(re.fullmatch(r"\d{1,3},\d%", one) for one in shown)
+    table = re.findall(r"\s(\d{1,3},\d%)\s+(?:Presente|Ausente|Present|Absent)", text)
+    assert table == shown
+    highest = by_score(of)[0]
+    assert f"{of.words.findings[highest.label].name} {shown[0]}" in of.narrative
+
+
+def test_a_score_below_the_operating_point_never_reads_as_one_at_it() -> None:
+    words = said().words
+    assert [score_text(value, words) for value in (49.96, 49.999999, 50.0, 50.04, 0.0, 100.0)] == [
+        *("49.9%", "49.9%", "50.0%", "50.0%", "0.0%", "100.0%")
+    ]
 
 
 def test_the_pdf_of_seeded_weights_says_that_its_scores_mean_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backlog.errors import UsageError
-from worker.derived.pdf import cells
+from worker.derived.pdf import by_score, cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,10 +132,10 @@ def _table(pen: ImageDraw.ImageDraw, report_content: ReportContent, highest: int
     x, step = 3 * _GAP + 2 * SIDE, SIDE // 20
     _line(pen, (x, 58), phrases["capture_finding"], 20, _TEXT, 250)
     pen.text((x + 400, 58), phrases["capture_score"], _TEXT, _font(20), anchor="ra")
-    for row, finding in enumerate(report_content.findings):
+    for row, finding in enumerate(by_score(report_content)):
         y = _TOP + 4 + row * step
         colour = _TEXT if finding.present else _DIM
-        if row == highest:
+        if finding is report_content.findings[highest]:
             pen.rectangle((x - 6, y - 4, x + _TABLE, y + step - 6), outline=_ALARM)
         name, percent, state = cells(report_content, finding)
         _line(pen, (x, y), name, 18, colour, 320)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from worker.sr.content import Finding, ReportContent
+from worker.sr.content import Finding, ReportContent, score_text
 
 #: A4, in points.
 _WIDTH: Final = 595
@@ -112,7 +112,7 @@ def _lines(report_content: ReportContent) -> Iterator[_Line]:
         tuple(zip(_COLUMNS, (phrases["capture_finding"], phrases["capture_score"], ""), strict=True)),
         bold=True,
     )
-    for finding in report_content.findings:
+    for finding in by_score(report_content):
         yield _Line(tuple(zip(_COLUMNS, cells(report_content, finding), strict=True)), bold=finding.present)
     yield _Line(())
     for text in (report_content.narrative, *report_content.comments):
@@ -121,10 +121,18 @@ def _lines(report_content: ReportContent) -> Iterator[_Line]:
 
 
 def cells(report_content: ReportContent, finding: Finding) -> tuple[str, str, str]:
-    """Return a finding's row of the table: its name, its score, what that means."""
-    percent = f"{finding.percent} %" if finding.percent else "-"
+    """Return a finding's row of the table: its name, its score as the summary writes it, what that means."""
+    percent = "-" if finding.value is None else score_text(finding.value, report_content.words)
     name = report_content.words.findings[finding.label].name
-    return name, percent.replace(".", report_content.words.phrases["decimal"]), finding.state.meaning
+    return name, percent, finding.state.meaning
+
+
+def by_score(report_content: ReportContent) -> list[Finding]:
+    """Return the findings as a reader wants them: the highest score first, what has none last."""
+    return sorted(
+        report_content.findings,
+        key=lambda finding: (finding.value is None, -(finding.value or 0.0), finding.label),
+    )
 
 
 def _paragraph(

@@ -86,6 +86,20 @@ class ReportContent:
     flags: frozenset[Flag]
 
 
+def score_text(value: float, words: Vocabulary) -> str:
+    """Return a score as running text and tables write it: one decimal, in the report's language.
+
+    Parameters
+    ----------
+    value
+        100 times the score. One below the model's operating point never reads as one at it.
+    """
+    shown = round(value, 1)
+    limit = 100 * MODEL_POINT
+    shown = min(shown, limit - 0.1) if value < limit else shown
+    return f"{shown:.1f}%".replace(".", words.phrases["decimal"])
+
+
 def percent_text(score: float, point: float = MODEL_POINT) -> str:
     """Return a score in [0, 1] as a percentage of two decimals, as the reader sees it.
 
@@ -144,10 +158,7 @@ def _narrative(findings: Sequence[Finding], model: Model, words: Vocabulary) -> 
     above = sorted((-(finding.value or 0.0), finding.label) for finding in known if finding.present)
     sentences = [] if model.meaningful else [phrases["meaningless"]]
     if above:
-        shown = (
-            f"{words.findings[label].name} {-value:.1f}%".replace(".", phrases["decimal"])
-            for value, label in above
-        )
+        shown = (f"{words.findings[label].name} {score_text(-value, words)}" for value, label in above)
         sentences.append(phrases["above"].format(findings="; ".join(shown)))
     else:
         sentences.append(phrases["none_above"].format(count=len(known)))
