@@ -143,7 +143,9 @@ class StageRunner:
         if isinstance(pacs, LimitedPacs):
             pacs.limit.on_wait = _unless_stopping
             pacs.limit.rank = RANKS[stage]
-            pacs.limit.admit()
+            # A chunk at its last stage is work begun: it waits with its own requests.
+            if stage is not Stage.REPORT:
+                pacs.limit.admit()
 
     @contextmanager
     def _waiting_as(self, attempt: Attempt) -> Iterator[None]:
