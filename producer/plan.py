@@ -199,7 +199,7 @@ ADVICE: Final = {
     Reason.IMAGE_FILE: "PNG and JPEG radiographs are scored with --wrap-images",
     Reason.ARCHIVE_FILE: "not read in place (a tar, a 7z, a zip in a zip in a zip): unpack them, and give the folder",
     Reason.INVALID_UID: "UIDs are missing or none; --make-uids makes them from the files' content",
-    Reason.BODY_PART_UNREADABLE: "name those of the words below that mean the chest in CXR_BODY_PARTS",
+    Reason.BODY_PART_UNREADABLE: "name words that mean the chest in CXR_BODY_PARTS (--names shows rare ones too)",
     Reason.NOT_CHEST: "CXR_ANY_BODY_PART=true scores them all the same",
     Reason.LATERAL: "CXR_LATERALS=true scores them all the same",
     Reason.FOR_PROCESSING: "CXR_FOR_PROCESSING=true scores them all the same",

@@ -89,15 +89,22 @@ def _plan_lines(made: Any, names: bool) -> list[str]:
             if reason in ADVICE:
                 lines.append(f"            {t(ADVICE[reason])}")
             if reason.value == "body_part_unreadable":
-                lines += [
-                    f"            {printable(word)!r} {n}" for word, n in made.unreadable.most_common(20)
-                ]
+                lines += [f"            {printable(word)!r} {n}" for word, n in _words(made, names)[:20]]
             if names:
                 lines += [f"            e.g. {printable(name)}" for name in made.examples.get(reason, [])]
     lines += [f"PACS      NOT FIT: {problem}" for problem in made.pacs_problems]
     count = cores()
     lines.append(f"Time      about {_duration(made.seconds(count))} with the {count} cores of this machine")
     return lines
+
+
+#: How many items make a body part a term of the archive; what stands in fewer may be a name typed there.
+_RECURS = 3
+
+
+def _words(made: Any, names: bool) -> list[tuple[str, int]]:
+    """Return the body parts that weren't understood; those of a few items only where names may be shown."""
+    return [(word, count) for word, count in made.unreadable.most_common() if names or count >= _RECURS]
 
 
 def _plan_json(made: Any, names: bool) -> dict[str, Any]:
@@ -120,7 +127,7 @@ def _plan_json(made: Any, names: bool) -> dict[str, Any]:
         "flags": {flag.value: count for flag, count in made.assumed.items()},
         "skipped": ending(made.skipped()),
         "quarantined": ending(made.quarantined()),
-        "unreadable_body_parts": dict(made.unreadable.most_common()),
+        "unreadable_body_parts": dict(_words(made, names)),
         "seconds": round(made.seconds(cores()), 1),
     }
 
