@@ -13,6 +13,7 @@ from bench import (
     bench_scale,
     bench_stages,
     bench_start,
+    bench_validation,
     bench_workers,
     end_to_end,
 )
@@ -35,6 +36,8 @@ def main() -> None:
     bench_stages.main(8 if quick else 40)
     print("\n# Simulated workers", flush=True)
     bench_scale.main()
+    print("\n# Comparison with labels", flush=True)
+    bench_validation.main(*((50, 100_000) if quick else (200, 1_000_000)))
     print("\n# One worker and two", flush=True)
     bench_workers.main(*((40, 1) if quick else (200, 2)))
     print("\n# End to end", flush=True)

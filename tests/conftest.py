@@ -23,6 +23,11 @@ def need(program: str) -> None:
         pytest.skip(f"{program} is not installed")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes name no test: they hold times and random numbers, and each process has to find the same tests."""
+    return argname if isinstance(val, (bytes, bytearray)) else None
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's own CXR_* settings don't reach the tests."""

@@ -38,7 +38,7 @@ def a_zip() -> bytes:
         *[("x.tif", b"II*\0" + bytes(9), Reason.IMAGE_FILE), ("x.gif", b"GIF89a", Reason.IMAGE_FILE)],
         *[("study.zip", a_zip(), Reason.ARCHIVE_FILE), ("x", a_zip(), Reason.ARCHIVE_FILE)],
         ("x.tar", bytes(257) + b"ustar\0" + bytes(200), Reason.ARCHIVE_FILE),
-        ("x.tar.gz", gzip.compress(b"x"), Reason.ARCHIVE_FILE),
+        ("x.tar.gz", gzip.compress(b"x", mtime=0), Reason.ARCHIVE_FILE),
         # What calls itself one and holds something else may be a damaged radiograph.
         *[("labels.csv", b"\0\1\2" * 100, None), ("x.jpg", b"\0" * 100, None), ("x.dcm", b"no image", None)],
         *[("paper.pdf", b"\0" * 10, None), ("IM0001", b"no image", None), ("x.dcm", b"", None), ("x.zip", b"x", None)],

@@ -218,7 +218,9 @@ def test_the_table_is_long_enough() -> None:
     assert len({command for command, _, _ in ROWS}) == len(ROWS)
 
 
-@pytest.mark.parametrize(("command", "status", "first"), ROWS, ids=[row[0] for row in ROWS])
+@pytest.mark.parametrize(
+    ("command", "status", "first"), ROWS, ids=[re.sub(r"(127\.0\.0\.1):\d+", r"\1", row[0]) for row in ROWS]
+)
 def test_a_wrong_use_ends_with_one_clear_line(
     place: Path, monkeypatch: pytest.MonkeyPatch, command: str, status: int, first: str
 ) -> None:

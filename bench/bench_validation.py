@@ -1,0 +1,106 @@
+"""Comparison with labels: whether the intervals hold what they promise, and what a million rows cost.
+
+``python -m bench.bench_validation [DRAWS] [ROWS]``
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backlog.model import LABELS
+from producer.ledger.ledger import Ledger
+from producer.sources.base import Source
+from producer.validation import metrics
+from producer.validation.join import join
+from producer.validation.labels import read_labels
+from producer.validation.metrics import Ranking, Resampling
+from tests.support.ended_runs import harvest, list_items, new_ledger, reported, some_scores
+
+#: Distance of the means of two normal distributions; their AUC is Phi(distance / sqrt 2).
+_DISTANCE = 1.0
+_AUC = 0.5 * (1 + math.erf(_DISTANCE / 2))
+
+
+def main(draws: int = 200, rows: int = 1_000_000) -> None:
+    """Print both."""
+    print("## Comparison with labels\n")
+    print("| patients | images each | intervals of 95 % that hold the AUC |\n|---|---|---|")
+    for patients, images in ((100, 1), (300, 1), (100, 4)):
+        print(f"| {patients} | {images} | {100 * coverage(patients, images, draws):.1f} % of {draws} |")
+    read, joined, megabytes = million(rows)
+    print(
+        f"\n{rows:,} rows: read in {read:.1f} s, joined in {joined:.1f} s of CPU, {megabytes:.0f} MB at most"
+    )
+
+
+def coverage(patients: int, images: int, draws: int) -> float:
+    """Return how many intervals hold the true AUC, as a share."""
+    held = 0
+    for seed in range(draws):
+        scores, truth, clusters = drawn(patients, images, seed)
+        resampling = Resampling(clusters, seed)
+        resampling.draws = 400
+        found = resampling.interval(metrics.auc(scores, truth), Ranking(scores, truth).auc)
+        held += found.low <= _AUC <= found.high
+    return held / draws
+
+
+def drawn(
+    patients: int, images: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Return scores, labels and patients: half of a score's spread is the patient's own."""
+    random = np.random.default_rng(seed)
+    truth = random.random(patients) < 0.35
+    own = random.normal(0, math.sqrt(0.5) if images > 1 else 0.0, patients)
+    spread = math.sqrt(1 - (0.5 if images > 1 else 0.0))
+    scores = np.repeat(np.where(truth, _DISTANCE, 0.0) + own, images) + random.normal(
+        0, spread, patients * images
+    )
+    return scores, np.repeat(truth, images), np.repeat(np.arange(patients), images)
+
+
+def million(rows: int) -> tuple[float, float, float]:
+    """Return the CPU seconds of reading and of joining so many rows, and the process's peak in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = _ledger(Path(folder), rows)
+        table = Path(folder) / "labels.csv"
+        with table.open("w", encoding="utf-8") as file:
+            file.write("sop_instance_uid," + ",".join(LABELS) + "\n")
+            file.writelines(
+                f"1.2.3.{row},{','.join('01'[(row >> k) & 1] for k in range(18))}\n" for row in range(rows)
+            )
+        before = time.process_time()
+        labels = read_labels(table)
+        between = time.process_time()
+        joined = join(ledger, labels, source=_no_source)
+        after = time.process_time()
+        if len(joined.keys) != rows:
+            raise AssertionError("not every row was joined")
+        ledger.close()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return between - before, after - between, peak
+
+
+def _no_source() -> Source:
+    raise AssertionError("file names are not asked for")
+
+
+def _ledger(folder: Path, rows: int) -> Ledger:
+    ledger = new_ledger(folder)
+    list_items(ledger, rows)
+    scores = [some_scores(seed) for seed in range(64)]
+    harvest(ledger, lambda item: reported(item, scores[item % 64]))
+    return ledger
+
+
+if __name__ == "__main__":
+    main(*(int(json.loads(one)) for one in sys.argv[1:3]))
