@@ -75,7 +75,7 @@ def progress_of(paths: Paths) -> RunProgress:
 def _at_work(paths: Paths, published: Published | None) -> bool:
     from producer.run.folder import is_running
 
-    return is_running(paths) or (published is not None and published.fresh)
+    return is_running(paths) or (published is not None and published.fresh_elsewhere)
 
 
 def _idle(paths: Paths) -> str:

@@ -7,6 +7,7 @@ in another terminal, or on another machine that sees the folder, reads this file
 from __future__ import annotations
 
 import json
+import socket
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -34,11 +35,12 @@ class Published:
     seconds: float  #: at work on the run, in all
     rate: float  #: reports per second since this producer began
     at: float  #: seconds since 1970
+    host: str  #: where
 
     @property
-    def fresh(self) -> bool:
-        """Whether its producer is probably at work."""
-        return abs(time.time() - self.at) <= FRESH  # another machine's clock may be ahead
+    def fresh_elsewhere(self) -> bool:
+        """Whether a producer on another machine is probably at work; of one on this machine the run's lock tells."""
+        return self.host != socket.gethostname() and abs(time.time() - self.at) <= FRESH  # clocks may differ
 
 
 class Publisher:
@@ -70,7 +72,13 @@ class Publisher:
         spent = now - self._started
         news = {name: value for name, value in asdict(progress).items() if name not in _OWN}
         rate = (progress.tally.reported - self._first) / spent if spent > 1 else 0.0
-        content = {"at": time.time(), "seconds": self._before + spent, "rate": rate, "progress": news}
+        content = {
+            "at": time.time(),
+            "host": socket.gethostname(),
+            "seconds": self._before + spent,
+            "rate": rate,
+            "progress": news,
+        }
         temporary = self._path.with_name(f"{self._path.name}.part")
         with suppress(OSError):
             temporary.write_text(json.dumps(content), encoding="utf-8")
@@ -89,7 +97,11 @@ def read_published(path: Path) -> Published | None:
         news = dict(content["progress"])
         news["tally"] = Tally(**news["tally"])
         return Published(
-            RunProgress(**news), float(content["seconds"]), float(content["rate"]), float(content["at"])
+            RunProgress(**news),
+            float(content["seconds"]),
+            float(content["rate"]),
+            float(content["at"]),
+            str(content["host"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import time
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_what_is_published_is_read_back(tmp_path: Path) -> None:
     publisher.publish(at(8))  # within the same second: not written
     found = read_published(tmp_path / "progress.json")
     assert found is not None
-    assert found.fresh
+    assert not found.fresh_elsewhere, "it was published here"
     assert found.seconds >= 100
     assert (found.progress.tally, found.progress.waiting_reason) == (
         Tally(7, {}, {"blank": 3}),
@@ -72,7 +73,7 @@ def begun(out: Path) -> Paths:
 
 def test_a_live_run_has_its_time_and_pace(tmp_path: Path) -> None:
     paths = begun(tmp_path)
-    news = {"at": time.time(), "seconds": 60.0, "rate": 0.5}
+    news = {"at": time.time(), "host": "elsewhere", "seconds": 60.0, "rate": 0.5}
     progress = {"listed": 40, "all_listed": True, "total": 40, "uploaded": 30, "inferred": 20}
     tally = {"reported": 16, "skipped": {}, "quarantined": {}}
     paths.progress.write_text(json.dumps(news | {"progress": progress | {"tally": tally}}))
@@ -81,10 +82,13 @@ def test_a_live_run_has_its_time_and_pace(tmp_path: Path) -> None:
     assert found["seconds_left"] == 48
     assert progress_of(paths).uploaded == 30
     paths.progress.write_text(
-        json.dumps(news | {"at": news["at"] - FRESH - 60, "progress": progress | {"tally": tally}})
+        json.dumps(news | {"at": time.time() - FRESH - 60, "progress": progress | {"tally": tally}})
     )
     assert look(paths)["state"] == "interrupted"
     assert "no producer is at work" in progress_of(paths).waiting_reason
+    here = news | {"host": socket.gethostname(), "progress": progress | {"tally": tally}}
+    paths.progress.write_text(json.dumps(here))
+    assert look(paths)["state"] == "interrupted", "its producer was killed here, and holds no lock"
     with only_producer(paths):
         assert look(paths)["state"] == "running"
 
