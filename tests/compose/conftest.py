@@ -14,6 +14,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         pytest.skip(reason)
     stack = Stack(tmp_path_factory.mktemp("stack"))
     stack.prepare()
+    stack.compose("build", "model")
     for name in SERVICES[2:]:
         stack.compose(
             "build", name
