@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polib
 
+from backlog.model import scores_notice
 from backlog.outcomes import Outcome
 from backlog.settings import Settings
 from producer.cli.help import help_messages
@@ -96,6 +97,7 @@ def messages() -> list[str]:
         *(field.metadata["help"] for field in fields(Settings)),
         *MEANINGS.values(),
         *ADVICE.values(),
+        scores_notice(meaningful=False),
         *WORDS,
     ]
     for folder in FOLDERS:
