@@ -275,6 +275,12 @@ def interface_language(environment: Mapping[str, str] | None = None) -> str:
     return "pt-BR" if locale.partition("_")[0].partition(".")[0].lower() == "pt" else "en"
 
 
+def log_form(environment: Mapping[str, str] | None = None) -> str:
+    """Return CXR_LOG before the settings are read, which refuses a wrong value; until then it is ``human``."""
+    given = os.environ if environment is None else environment
+    return "json" if given.get(f"{PREFIX}LOG", "").strip() == "json" else "human"
+
+
 def child_environment(**settings: str) -> dict[str, str]:
     """Return this process's environment with some settings, by field name, for a process that we start."""
     given = {PREFIX + name.upper(): value for name, value in settings.items()}

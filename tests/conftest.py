@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from backlog.log import LOGGER
 from tests.support.servers import ROOT, OrthancServer, RedisServer, missing
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -26,6 +28,17 @@ def need(program: str) -> None:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes name no test: they hold times and random numbers, and each process has to find the same tests."""
     return argname if isinstance(val, (bytes, bytearray)) else None
+
+
+@pytest.fixture(autouse=True)
+def _log_as_at_the_start() -> Iterator[None]:
+    """A command or a worker that a test runs in this process sets the log up for itself alone."""
+    handlers, level, propagate = LOGGER.handlers[:], LOGGER.level, LOGGER.propagate
+    LOGGER.handlers[:], LOGGER.propagate = [], True
+    LOGGER.setLevel(logging.NOTSET)
+    yield
+    LOGGER.handlers[:], LOGGER.propagate = handlers, propagate
+    LOGGER.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

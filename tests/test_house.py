@@ -184,6 +184,43 @@ def test_one_module_reads_the_environment() -> None:
     assert readers == {"backlog.settings"}
 
 
+_LOGGERS = {
+    *("getLogger", "basicConfig", "get_task_logger", "get_logger"),
+    *("logging.debug", "logging.info", "logging.warning", "logging.error", "logging.exception"),
+    *("logging.critical", "logging.log"),
+}
+
+
+def _asks_for_a_logger(tree: ast.AST) -> bool:
+    return any(
+        {ast.unparse(node), ast.unparse(node).rpartition(".")[2]} & _LOGGERS
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Attribute, ast.Name))
+    ) or any(
+        isinstance(node, ast.ImportFrom) and node.module in ("logging", "celery.utils.log")
+        for node in ast.walk(tree)
+    )
+
+
+def test_one_module_asks_for_loggers() -> None:
+    """So every line has a form that can be chosen, and fields from the list of `backlog.log`."""
+    askers = {module for module, path in modules().items() if _asks_for_a_logger(ast.parse(path.read_text()))}
+    assert askers == {"backlog.log"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import logging as log\nlog.getLogger()",
+        "from logging import getLogger",
+        "import logging\nlogging.warning('x')",
+        "from celery.utils.log import get_task_logger",
+    ],
+)
+def test_the_look_for_loggers_sees_each_way(source: str) -> None:
+    assert _asks_for_a_logger(ast.parse(source))
+
+
 def test_no_shell_no_pickle_no_eval() -> None:
     for module, path in modules().items():
         for node in ast.walk(ast.parse(path.read_text())):

@@ -7,7 +7,6 @@ message quotes one.
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import struct
@@ -31,6 +30,7 @@ from backlog.dicom.eligibility_attributes import MODIFYING_EQUIPMENT, Eligibilit
 from backlog.dicom.file_meta import media_storage_sop_class_uid
 from backlog.dicom.parser import ParsedFile, parse_file
 from backlog.errors import InstanceRejected
+from backlog.log import silenced
 from backlog.outcomes import Reason
 
 #: What a report can carry: digits and dots, PS3.5 9.1, except that leading zeros are kept as they came.
@@ -323,15 +323,9 @@ def _element(header: Dataset, attribute: str | int) -> Raw | None:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep pydicom from warning: it quotes values, which are a patient's, and logs what it warns of."""
-    logger = logging.getLogger("pydicom")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = before
+    with silenced("pydicom"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _codes(header: Dataset, keyword: str, below: str = "") -> tuple[tuple[str, str], ...]:

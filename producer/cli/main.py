@@ -6,7 +6,6 @@ Nothing heavy is imported here: `--help` answers in a third of a second.
 from __future__ import annotations
 
 import io
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ from typing import IO, Any, NoReturn
 import click
 
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
-from backlog.settings import interface_language
+from backlog.log import set_up, set_up_terminal
+from backlog.settings import interface_language, log_form
 from producer import translation
 from producer.cli import items, plan, results, run, runner, system, validate, verify
 from producer.cli.help import translate_help
@@ -41,7 +41,7 @@ class _Commands(click.Group):
                 )  # a terminal that knows ASCII alone costs an accent, not a run
         translation.use(interface_language())
         translate_help(self)
-        _print_warnings()
+        _set_up_log()
         return super().main(*args, **more)
 
     def make_context(self, *args: Any, **more: Any) -> click.Context:
@@ -87,16 +87,12 @@ def _named() -> Iterator[None]:
         raise _WrongUse(translated(error.format_message()), error.ctx) from error
 
 
-class _Warnings(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(translated(record.getMessage()), err=True)
-
-
-def _print_warnings() -> None:
-    """Let what the producer's modules warn of reach the user as a line."""
-    logger = logging.getLogger("producer")
-    logger.handlers = [_Warnings(logging.WARNING)]
-    logger.propagate = False
+def _set_up_log() -> None:
+    """Let what the producer's modules warn of reach the user as a line, or a collector of logs as JSON."""
+    if log_form() == "json" and not sys.stderr.isatty():
+        set_up("json")
+    else:
+        set_up_terminal(lambda text: click.echo(translated(text), err=True))
 
 
 def _fail(error: BaseException, status: int) -> NoReturn:

@@ -7,7 +7,6 @@ people tell apart, and a hatch keeps the second series apart on black-and-white 
 from __future__ import annotations
 
 import io
-import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -21,12 +20,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from backlog.log import errors_alone
 from backlog.model import LABELS
 from producer.page.drift import Scores
 from producer.page.statistics import LATENCY_EDGES, Figures, Latency, Throughput
 
 # It logs where it keeps its fonts, which is of no use to the user.
-logging.getLogger("matplotlib").setLevel(logging.ERROR)
+errors_alone("matplotlib")
 
 _BLUE: Final = "#0072b2"
 _ORANGE: Final = "#e69f00"

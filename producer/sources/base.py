@@ -9,7 +9,6 @@ so that an interrupted enumeration goes on where it stopped.
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,10 +19,8 @@ from backlog.broker.messages import SourceSpec, Stage
 from backlog.errors import SourceUnavailable, UsageError
 from backlog.files import is_storage_unavailable
 from backlog.inputs.zip_archive import Member
+from backlog.log import warn
 from backlog.outcomes import Reason
-
-#: Its warnings reach the user as lines on the terminal.
-_log: Final = logging.getLogger(__name__)
 
 #: Entries of one page.
 PAGE: Final = 5000
@@ -102,7 +99,7 @@ def never_silent(pages: Iterator[Page], warning: str) -> Iterator[Page]:
     for page in pages:
         empty = empty and not page.entries
         if page.last and empty:
-            _log.warning("%s", warning)
+            warn("source.empty", warning)
         yield page
 
 

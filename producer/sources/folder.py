@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -23,13 +22,10 @@ from backlog.inputs.entries import (
     parse_record,
 )
 from backlog.inputs.zip_archive import ZipArchive
+from backlog.log import warn
 from backlog.outcomes import Reason
 from producer.sources import base as sources
 from producer.sources.base import Entry, Page, never_silent, reason_by_name, system_file
-
-#: Its warnings reach the user as lines on the terminal.
-_log: Final = logging.getLogger(__name__)
-
 
 #: Most folders that a warning names.
 _NAMED: Final = 5
@@ -88,21 +84,26 @@ class FolderSource:
         except OSError as error:
             raise StorageFull(f"{self.listing}: can't be written ({error.strerror})") from error
         if passed.links:
-            _log.warning(
-                "%s: %d links to folders were not followed; what is behind them is no part of this run",
-                self.path,
-                passed.links,
+            warn(
+                "source.links_not_followed",
+                f"{self.path}: {passed.links} links to folders were not followed; what is behind them is no part of"
+                " this run",
+                count=passed.links,
             )
         if passed.unreadable:
             some = ", ".join(os.fsdecode(one) for one in passed.unreadable[:_NAMED])
-            _log.warning(
-                "%s: %d folders can't be read (permission denied), and count as unreadable: %s",
-                self.path,
-                len(passed.unreadable),
-                some,
+            unreadable = len(passed.unreadable)
+            warn(
+                "source.folders_unreadable",
+                f"{self.path}: {unreadable} folders can't be read (permission denied), and count as unreadable: {some}",
+                count=unreadable,
             )
         if passed.runs:
-            _log.warning("%s: %d folders of runs were left out", self.path, passed.runs)
+            warn(
+                "source.runs_left_out",
+                f"{self.path}: {passed.runs} folders of runs were left out",
+                count=passed.runs,
+            )
 
     def _inside(self, relative: bytes) -> list[int | None]:
         """Return the places in a zip of the folder, which is read in place; none where it can't be, or is none."""

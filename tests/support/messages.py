@@ -31,7 +31,7 @@ SPEAKING = {
     **dict.fromkeys(("ServiceUnavailable", "StorageFull", "SourceUnavailable", "LedgerFenced"), (0,)),
     **dict.fromkeys(("say_beside", "InstanceRejected", "refuse"), (1,)),
     "Check": (2, 3),
-    "warning": (0,),
+    "warn": (1,),
 }
 
 #: What commands call the lines that they print.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from backlog.errors import UsageError
+from backlog.log import event
 from backlog.model import DEFAULT_MODEL, LABELS, MODELS, Model
 from worker.model.weights import Weights
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LOG: Final = logging.getLogger(__name__)
 
 ENGINES: Final = ("auto", "onnxruntime", "torch")
 
@@ -166,7 +166,7 @@ def _gpu_is_usable() -> bool:
 
     if torch.cuda.is_available():
         return True
-    _LOG.warning("engine.gpu_unusable torch=%s", torch.__version__)
+    event("engine.gpu_unusable", logging.WARNING, version=torch.__version__)
     return False
 
 

@@ -7,7 +7,6 @@ read from a file: who may write into the cache can't change a score.
 from __future__ import annotations
 
 import hashlib
-import logging
 import platform
 from contextlib import suppress
 from importlib import metadata
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from backlog.errors import UsageError
+from backlog.log import event
 from worker.model.densenet import densenet_graph
 from worker.model.exact import exact_scores
 from worker.model.layers import DoesNotFit
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from worker.model.weights import Weights
 
-_LOG: Final = logging.getLogger(__name__)
 
 _BUILDERS: Final = {"densenet121": densenet_graph, "resnet50": resnet_graph}
 #: A graph's scores equal the exact ones to this.
@@ -139,7 +138,7 @@ def check_scores(
             f"the scores of {weights.path} by ONNX Runtime differ from the exact ones by {difference:.1e}, more than"
             f" {tolerance:.1e}: these weights can't be run on this machine; set CXR_ENGINE=torch or use another"
         )
-    _LOG.info("model.checked difference=%.1e", difference)
+    event("model.checked", difference=f"{difference:.1e}")
     with suppress(OSError):  # a cache that can't be written costs the check each time
         note.touch()
 

@@ -7,7 +7,6 @@ costs a GPU a few milliseconds, and the same kernels give an image the same scor
 from __future__ import annotations
 
 import copy
-import logging
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from backlog.log import event
 from backlog.model import LABELS
 from worker.model.network import sample_images
 from worker.model.torch_model import Scorer, network
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from worker.model.weights import Weights
 
-_LOG: Final = logging.getLogger(__name__)
 
 #: Images in one forward pass.
 BATCH: Final = 32
@@ -87,7 +86,7 @@ def first_in_parity(scorers: Sequence[nn.Module], device: torch.device, exact: T
     for choice, scorer in enumerate(scorers):
         forward = TorchForward(scorer, device, exact.side)
         difference = float(np.abs(forward(images) - expected)[trained].max())
-        _LOG.info("engine.parity choice=%d difference=%.1e", choice, difference)
+        event("engine.parity", choice=choice, difference=f"{difference:.1e}")
         if difference <= PARITY:  # false for NaN, as from an overflow of half precision
             return forward
     raise RuntimeError(f"the device {device.type} doesn't reproduce the model's scores")

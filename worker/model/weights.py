@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import logging
 import re
 import urllib.request
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from backlog.errors import UsageError
+from backlog.log import event
 from backlog.model import DEFAULT_MODEL, MODELS, Model
 from worker.model.cache import exclusive, write_atomically
-
-_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -231,7 +229,7 @@ def _released(cache: Path, release: Release, model: str, sha256: str, *, downloa
 def _download(release: Release, model: str, sha256: str, path: Path, by_hand: str) -> None:
     if not release.url.startswith(("https://", "http://")):
         raise ValueError("weights are downloaded over HTTP only")
-    _LOG.info("weights.download url=%s", release.url)
+    event("weights.download", url=release.url)
     try:
         with urllib.request.urlopen(release.url, timeout=_SECONDS_WITHOUT_AN_ANSWER) as answer:  # noqa: S310
             content = answer.read((release.size or _MAX_DOWNLOAD) + 1)

@@ -6,7 +6,6 @@ Each ``clean_*`` function returns the value in its standard form, or None when n
 from __future__ import annotations
 
 import codecs
-import logging
 import math
 import re
 import warnings
@@ -19,6 +18,7 @@ from typing import Final, Literal
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 
 from backlog.dicom.header import DEFAULT_REPERTOIRE
+from backlog.log import silenced
 
 #: What ends the reach of an escape sequence within a value (PS3.5 section 6.1.2.5.3).
 _DELIMITERS: Final = frozenset(b"\t\n\f\r^=\\")
@@ -41,14 +41,9 @@ _SEXES: Final = {"M": "M", "F": "F", "O": "O", "MALE": "M", "FEMALE": "F", "OTHE
 @contextmanager
 def quietly(action: Literal["ignore", "error"]) -> Iterator[None]:
     """Ignore pydicom's warnings or raise them, and log none: they quote values, and those are a patient's."""
-    logger = logging.getLogger("pydicom")
-    before, logger.disabled = logger.disabled, True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(action)
-            yield
-    finally:
-        logger.disabled = before
+    with silenced("pydicom"), warnings.catch_warnings():
+        warnings.simplefilter(action)
+        yield
 
 
 def declared_encodings(specific_character_set: bytes) -> list[str] | None:
