@@ -114,6 +114,7 @@ _EXTRAS: Final = {
     "page": ("jinja2", "matplotlib"),
     "monitor": ("prometheus-client",),
     "parquet": ("pyarrow",),
+    "validate": ("scikit-learn", "scipy"),
 }
 
 

@@ -53,13 +53,13 @@ DOORS = {
         "worker.tasks.chunk",
         "producer.dispatch.dispatcher",
     },
-    "jinja2": {"producer.page.page", "producer.validation.page"},
+    "jinja2": {"producer.page.page", "producer.validation.page", "producer.cli.validate"},
     "matplotlib": {"producer.page.charts"},
     "rich": _in("producer.cli"),
     "prometheus_client": {"producer.monitoring.metrics", "producer.monitoring.runs"},
     "numpy": {*_in("worker"), *_in("producer.demo"), *_in("producer.validation")},
-    "scipy": {"producer.validation.metrics"},  # an oracle of the tests besides
-    "sklearn": {"producer.validation.metrics"},
+    "scipy": {"producer.validation.metrics", "producer.cli.validate"},  # an oracle of the tests besides
+    "sklearn": {"producer.validation.metrics", "producer.cli.validate"},
     "gdcm": {"worker.pixels.codecs", "producer.demo.compress"},
     "openjpeg": {"worker.pixels.codecs", "producer.demo.compress"},
     "jpeg_ls": {"worker.pixels.codecs", "producer.demo.compress"},

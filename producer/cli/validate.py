@@ -90,6 +90,7 @@ def validate(
     if table is None:
         raise click.UsageError("--labels FILE is needed: the table to compare with")
     _check_rule(rule)
+    _need_libraries()
     from producer.run.open import open_ledger
 
     with closing(open_ledger(out)) as ledger:
@@ -148,6 +149,7 @@ def compare(
     to: Path | None,
 ) -> None:
     """Compare two runs on the same images: differences, changed decisions, and with --labels the AUC of each."""
+    _need_libraries()
     from producer.run.open import open_ledger
     from producer.validation.compare import auc_differences, with_auc_differences
     from producer.validation.compare import compare as compare_runs
@@ -199,6 +201,18 @@ class _Files:
             file.write(text)
 
 
+def _need_libraries() -> None:
+    """Refuse at once where the extra is not installed."""
+    try:
+        import jinja2  # noqa: F401
+        import scipy.stats  # noqa: F401
+        import sklearn.metrics  # noqa: F401
+    except ImportError as error:
+        from backlog.errors import UsageError
+
+        raise UsageError(f"this command needs {error.name}: install cxr-backlog[validate]") from error
+
+
 def _chosen(option: str, choice: str | None, count: int, what: str) -> str:
     """Return what such labels count as: never decided in silence where there are any."""
     if choice is None and count:
@@ -231,15 +245,10 @@ def _join(
     names: Path | None,
     by: tuple[str, ...],
 ) -> tuple[Labels, Joined]:
-    try:
-        from producer.validation.join import join
-        from producer.validation.labels import columns_of, read_labels
-    except ImportError as error:
-        from backlog.errors import UsageError
-
-        raise UsageError(f"this needs {error.name}: install cxr-backlog[validate]") from error
     from producer.run.folder import Paths
     from producer.run.open import source_of
+    from producer.validation.join import join
+    from producer.validation.labels import columns_of, read_labels
 
     there = columns_of(table)
     labels = read_labels(table, key=key, readers=readers or "", by=[name for name in by if name in there])

@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,18 @@ def test_seeded_weights_mean_nothing_here_too(tmp_path: Path) -> None:
     done = call("validate", tmp_path / "run", "--labels", path)
     assert "SEEDED WEIGHTS: THE SCORES MEAN NOTHING" in done.output
     assert "SEEDED WEIGHTS" in (tmp_path / "run" / "validation" / "validation.html").read_text()
+
+
+@pytest.mark.parametrize("module", ["sklearn.metrics", "scipy.stats", "jinja2"])
+@pytest.mark.parametrize("command", ["validate", "compare"])
+def test_a_missing_library_is_named_with_its_extra(
+    run: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, module: str, command: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    done = call(command, run, *([run] if command == "compare" else ["--labels", labels]))
+    assert done.exit_code == 2
+    assert f"this command needs {module}" in done.output
+    assert "install cxr-backlog[validate]" in done.output
 
 
 # -- two runs ------------------------------------------------------------------------------------------------
