@@ -140,7 +140,7 @@ def test_the_model_is_scored_without_telemetry(tmp_path: Path, model_cache: Path
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from worker.model.engine import load; from worker.model.weights import locate; from pathlib import Path\n"
         f"cache = Path({str(model_cache)!r})\n"
-        "load(locate('seeded', '', cache, download=False), engine='onnxruntime', cache=cache, threads=1)"
+        "load(locate('seeded', '', cache, download=False), engine='onnxruntime', threads=1)"
     )
     trace = traced(tmp_path / "trace", sys.executable, "-c", code, home=home, ORT_DISABLE_TELEMETRY="0")
     assert trace.peers() == set()

@@ -13,10 +13,21 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import need
 from tests.support.servers import RedisServer, wait_until
 from worker.reader.spawn import COMMAND
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own: at a shared one another test's worker may still be waiting for messages."""
+    need("redis-server")
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield server
+    server.stop()
 
 
 @contextmanager
