@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from backlog.broker.messages import ItemRecord
 from backlog.errors import StorageFull, UsageError
 from backlog.model import LABELS, MODELS
 from backlog.outcomes import Reason
+from backlog.output_file import OutputFile
 from producer.ledger.ledger import Ledger
 from producer.results import exports
 from producer.results.exports import (
     COLUMNS,
     MEANINGLESS,
+    OWN,
     WRITERS,
     summarise,
     write_jsonl,
@@ -103,6 +106,20 @@ def test_parquet_is_written_in_groups(
     monkeypatch.setattr("producer.results.exports._GROUP", 2)
     write_parquet(ledger, tmp_path / "x.parquet")
     assert parquet.read_table(tmp_path / "x.parquet")["item"].to_pylist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_parquet_without_pyarrow_says_where_to_export(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    path = tmp_path / "x.parquet"
+    if is_there:
+        path.write_bytes(b"PAR1")  # to tell whose it is needs pyarrow too
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"pip install 'cxr-backlog\[parquet\]'"):
+        OutputFile(path).check(OWN["parquet"])
+        write_parquet(ledger, path)
+    assert path.exists() == is_there
 
 
 def test_seeded_weights_are_named_in_every_row(tmp_path: Path) -> None:
