@@ -104,6 +104,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 @pytest.fixture(autouse=True)
 def _always_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_pacs, "_INTERVAL", 0.0)
+    monkeypatch.setattr(check_pacs, "_SHARE", 0)
 
 
 def client(server: OrthancServer) -> Orthanc:
@@ -156,3 +157,31 @@ def test_own_images_that_are_gone_stop_the_run(orthanc: OrthancServer, ledger: L
         listed.check()  # of an Orthanc's own images others may delete some
         with pytest.raises(UsageError, match="4 images that this run stored are gone"):
             watch.check()
+
+
+def test_a_slow_pacs_is_looked_at_more_rarely(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found: at 1 s an answer half of all requests were the producer's own looks."""
+    clock, looks = [1000.0], []
+
+    class Slow:
+        def statistics(self) -> dict[str, int]:
+            looks.append(clock[0])
+            clock[0] += 1.0
+            return {"CountPatients": 3}
+
+        def last_change(self) -> int:
+            clock[0] += 1.0
+            return 7
+
+        def new_patients(self, since: int) -> tuple[int, int]:
+            clock[0] += 1.0
+            return since, 0
+
+    monkeypatch.setattr(check_pacs, "_INTERVAL", 2.0)
+    monkeypatch.setattr(check_pacs, "_SHARE", 10)
+    monkeypatch.setattr("producer.run.check_pacs.time.monotonic", lambda: clock[0])
+    watch = DeletionWatch(Slow(), ledger, stores_images=False)  # type: ignore[arg-type]  # what it asks of one
+    while clock[0] < 1220:
+        watch.check()
+        clock[0] += 0.1
+    assert len(looks) == 10  # 2 s of each 22
