@@ -741,8 +741,8 @@ worker.reader.server.main()
     (message,) = shop.take(Stage.INFER)
     shop.process.readers(message[0]).start()
     goes_back(shop, Stage.INFER, message, retry_budget=4.0)
-    # Twice for one image, twice for the next. By the pauses alone it would be five times each.
-    assert 2 <= len(asked.read_text()) <= 6
+    # Two or three times for one image and for the next, as the pauses are drawn. By the pauses alone: five times each.
+    assert 2 <= len(asked.read_text()) < 10
     assert "timed out" in shop.claims.waiting_reason("run1")
 
 
