@@ -53,7 +53,10 @@ DOORS = {
         "worker.tasks.chunk",
         "producer.dispatch.dispatcher",
     },
-    "jinja2": {"producer.page.page", "producer.validation.page", "producer.cli.validate"},
+    "jinja2": {
+        *("producer.page.page", "producer.validation.page", "producer.gallery.page"),
+        "producer.cli.validate",
+    },
     "matplotlib": {"producer.page.charts"},
     "rich": _in("producer.cli"),
     "prometheus_client": {"producer.monitoring.metrics", "producer.monitoring.runs"},
@@ -73,7 +76,12 @@ DOORS = {
     "highdicom": set(),  # an oracle of the tests and the bench
     "click": {f"producer.cli.{path.stem}" for path in (ROOT / "producer" / "cli").glob("*.py")},
     "pyarrow": {"producer.results.exports"},
-    "PIL": {"worker.inspection", "worker.derived.capture", "worker.ingest.secondary_capture"},
+    "PIL": {
+        "worker.inspection",
+        "worker.gallery_images",
+        "worker.derived.capture",
+        "worker.ingest.secondary_capture",
+    },
     "pickle": {"worker.model.torch_pickle"},
     "pickletools": {"worker.model.torch_pickle"},
     "pylibjpeg_libjpeg": set(),  # GPL

@@ -17,7 +17,7 @@ from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, U
 from backlog.log import set_up, set_up_terminal
 from backlog.settings import interface_language, log_form
 from producer import translation
-from producer.cli import items, plan, results, run, runner, system, validate, verify
+from producer.cli import gallery, items, plan, results, run, runner, system, validate, verify
 from producer.cli.help import translate_help
 from producer.cli.options import FAILED, UNAVAILABLE, USAGE
 from producer.translation import t, translated
@@ -141,6 +141,7 @@ for command in (
     verify.retract,
     results.export,
     results.summary,
+    gallery.gallery,
     validate.validate,
     validate.compare,
     verify.audit,

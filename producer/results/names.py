@@ -82,7 +82,7 @@ def write_names(
 
     def known(row: dict[str, Any]) -> dict[str, str] | None:
         try:
-            return _values(pacs.header(row["instance"]), attributes)
+            return header_values(pacs.header(row["instance"]), attributes)
         except InstanceRejected:
             return None
 
@@ -93,7 +93,7 @@ def write_names(
         while group := list(islice(stream, _GROUP)):
             for row, values in zip(group, pool.map(known, group), strict=True):
                 missing += values is None
-                name = _file_name(source, row["ref"])
+                name = file_name(source, row["ref"])
                 more = [(values or {}).get(column, "") for column in attributes]
                 cells = [*(row[column] for column in _IDS), name, *more, *(row[label] for label in LABELS)]
                 writer.writerow([cell(one) for one in cells])
@@ -109,12 +109,13 @@ def _with_references(ledger: Ledger) -> Iterator[dict[str, Any]]:
         yield row | {"ref": json.loads(item["ref"]), "instance": item["instance"]}
 
 
-def _file_name(source: Source, reference: int | str) -> str:
-    """Return what the source calls an item; empty for an Orthanc, whose instances have no file names."""
+def file_name(source: Source, reference: int | str) -> str:
+    """Return what a source calls an item; empty for an Orthanc, whose instances have no file names."""
     return "" if source.spec["kind"] == "orthanc" else source.name(reference)
 
 
-def _values(header: bytes, attributes: dict[str, str]) -> dict[str, str]:
+def header_values(header: bytes, attributes: dict[str, str]) -> dict[str, str]:
+    """Return the values of attributes of :data:`NAMES` or :data:`META`, by column."""
     from backlog.dicom.header import patient_id, read_header, text  # pydicom takes a fifth of a second
 
     found = read_header(header)

@@ -6,7 +6,9 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, UsageError
@@ -74,14 +76,62 @@ def ask_worker(
         except BaseException:
             process.kill()
             raise
-    if process.returncode == USAGE:
-        raise UsageError(errors.strip().splitlines()[-1])
-    if process.returncode == KNOWN_FAILURE:
-        raise BacklogError(errors.strip().splitlines()[-1])
-    if process.returncode != 0:
-        raise BacklogError(f"{module} failed:\n{errors.strip()}")
+    _check_end(module, process.returncode, errors)
     answer: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return answer
+
+
+def stream_worker(module: str, request: Mapping[str, Any], **settings: str) -> Iterator[dict[str, Any]]:
+    """Run a module of the worker's in a process of its own, and yield the JSON objects that it prints, line by line.
+
+    Parameters
+    ----------
+    request
+        What it is asked, on its standard input: its arguments could be seen by all users of the machine.
+
+    Raises
+    ------
+    UsageError, BacklogError
+        As :func:`ask_worker`.
+    """
+    need_worker()
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", module],
+            env=child_environment(**settings),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        ) as process,
+    ):
+        assert process.stdin is not None  # noqa: S101  # it was opened with a pipe
+        assert process.stdout is not None  # noqa: S101
+        try:
+            with suppress(BrokenPipeError):  # it has ended: its status tells why
+                process.stdin.write(json.dumps(request))
+                process.stdin.close()
+            for line in process.stdout:
+                yield json.loads(line)
+            process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        errors.seek(0)
+        _check_end(module, process.returncode, errors.read())
+
+
+def _check_end(module: str, status: int | None, errors: str) -> None:
+    """Raise what a program of the worker's ended with."""
+    if status == USAGE:
+        raise UsageError(errors.strip().splitlines()[-1])
+    if status == KNOWN_FAILURE:
+        raise BacklogError(errors.strip().splitlines()[-1])
+    if status != 0:
+        raise BacklogError(f"{module} failed:\n{errors.strip()}")
 
 
 def _answer(process: subprocess.Popen[str], stop: Callable[[], bool]) -> tuple[str, str]:

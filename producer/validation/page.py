@@ -5,14 +5,14 @@ The curves are drawn by the template as SVG. Nothing on the page names an image 
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata, resources
+from importlib import metadata
 from typing import Any, Final
 
 from backlog.errors import UsageError
 from backlog.output_file import OutputFile, begins_with
+from producer.phrases import read_phrases
 from producer.validation.compare import Comparison
 from producer.validation.join import Joined
 from producer.validation.metrics import Interval
@@ -36,13 +36,6 @@ class About:
     blank: str
     rule: str
     notes: tuple[str, ...]
-
-
-def phrases(language: str) -> dict[str, str]:
-    """Return the page's sentences (``phrases.tsv``)."""
-    table = resources.files("producer.validation").joinpath("phrases.tsv").read_text(encoding="utf-8")
-    rows = csv.DictReader(table.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    return {row["key"]: row[language] for row in rows}
 
 
 def write_validation(
@@ -82,7 +75,7 @@ def _write(to: OutputFile, template: str, language: str, **values: Any) -> None:
     environment.filters["interval"] = lambda value, digits=3: _interval(value, digits, comma=comma)
     text = environment.get_template(template).render(
         mark=_MARK,
-        words=phrases(language),
+        words=read_phrases("producer.validation", language),
         language=language,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=metadata.version("cxr-backlog"),

@@ -39,12 +39,14 @@ class ClassActivationMaps:
 
 
 class ClassActivation:
-    """The model with its maps, loaded: ONNX Runtime on one thread.
+    """The model with its maps, loaded: ONNX Runtime on a CPU.
 
     Parameters
     ----------
     weights
         From `worker.model.weights.locate`.
+    threads
+        How many threads it may use.
 
     Raises
     ------
@@ -52,8 +54,8 @@ class ClassActivation:
         ONNX Runtime isn't installed, or the weights can't be loaded.
     """
 
-    def __init__(self, weights: Weights) -> None:
-        self._forward = OnnxForward(build_graph(weights), threads=1)
+    def __init__(self, weights: Weights, threads: int = 1) -> None:
+        self._forward = OnnxForward(build_graph(weights), threads=threads)
 
     def __call__(self, image: NDArray[np.float32]) -> ClassActivationMaps:
         """Map one image of (side, side) in [-1024, 1024]."""

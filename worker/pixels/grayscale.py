@@ -117,22 +117,20 @@ def _modality_lut(
         if written:  # but it can't be read
             flags.add(Flag.MODALITY_LUT_IGNORED)
         return stored
-    table = _table(items[0], declared)
+    table = lookup_table(items[0], declared)
     if table is None:
         flags.add(Flag.MODALITY_LUT_IGNORED)
         return stored
     first, entries, bits = table
     flags.add(Flag.MODALITY_LUT)
-    # The true depth of what the table gives, by the rule of compressed streams: 8 and 16 are sizes of words.
-    used = max(int(entries.max()).bit_length(), 1)
-    bits = used if bits in (8, 16) else max(bits, used)
     every = np.arange(stored.low, stored.high + 1)
     whole = entries[np.clip(every - first, 0, len(entries) - 1)]
     values = whole[stored.values.astype(np.int32) - stored.low]
     return replace(stored, values=values, bits=bits, low=0, high=(1 << bits) - 1)
 
 
-def _table(item: Dataset, declared: Declared) -> tuple[int, NDArray[np.uint16], int] | None:
+def lookup_table(item: Dataset, declared: Declared) -> tuple[int, NDArray[np.uint16], int] | None:
+    """Return the first value that a LUT maps, its entries, and their depth in bits; None where it makes no sense."""
     descriptor = number_list(item, "LUTDescriptor")
     data = raw_bytes(item, "LUTData")
     if len(descriptor) != 3:
@@ -148,4 +146,8 @@ def _table(item: Dataset, declared: Declared) -> tuple[int, NDArray[np.uint16], 
         entries = np.frombuffer(data.value, np.uint8)[:count].astype(np.uint16)
     else:
         return None
-    return (first, entries, bits) if entries.min() < entries.max() else None
+    if entries.min() == entries.max():
+        return None
+    # The true depth of what the table gives, by the rule of compressed streams: 8 and 16 are sizes of words.
+    used = max(int(entries.max()).bit_length(), 1)
+    return first, entries, used if bits in (8, 16) else max(bits, used)

@@ -10,7 +10,7 @@ Whoever changes what the model sees raises ``PREPROCESSING`` in ``backlog/model.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +22,7 @@ from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from worker.pixels.attributes import declared
 from worker.pixels.decode import decode
+from worker.pixels.display import Displayed, displayed
 from worker.pixels.grayscale import grey_image, polarity, without_colour
 from worker.pixels.orientation import turn_of
 from worker.pixels.resize import SIZE, centre_crop, resize
@@ -51,9 +52,12 @@ class ModelInput:
     flags: frozenset[Flag]
     bits: int  #: the depth that the range was taken from
     shown: NDArray[np.uint8] | None = None  #: (N, N), the same square in the same window, for people's eyes
+    displayed: Displayed | None = None  #: the whole image as a viewer shows it, where it was asked for
 
 
-def model_input(dicom: bytes | memoryview, side: int = 0, *, input_side: int = SIZE) -> ModelInput:
+def model_input(
+    dicom: bytes | memoryview, side: int = 0, *, input_side: int = SIZE, display_side: int = 0
+) -> ModelInput:
     """Decode one file of PS3.10.
 
     Parameters
@@ -63,6 +67,9 @@ def model_input(dicom: bytes | memoryview, side: int = 0, *, input_side: int = S
         side and less than twice as many; with its own where it has fewer.
     input_side
         Pixels on a side of what the model sees.
+    display_side
+        Where it isn't 0, the whole image is returned too, in the contrast in which a viewer shows it, with at least
+        so many pixels on its longer side and less than twice as many; with its own where it has fewer.
 
     Raises
     ------
@@ -71,12 +78,12 @@ def model_input(dicom: bytes | memoryview, side: int = 0, *, input_side: int = S
         ``unsupported_pixels``, ``unsupported_transfer_syntax``, ``blank``, ``out_of_memory``.
     """
     try:
-        return _model_input(dicom, side, input_side)
+        return _model_input(dicom, side, input_side, display_side)
     except MemoryError:
         raise InstanceRejected(Reason.OUT_OF_MEMORY, "decoding needs more memory than the limit") from None
 
 
-def _model_input(dicom: bytes | memoryview, side: int, input_side: int) -> ModelInput:
+def _model_input(dicom: bytes | memoryview, side: int, input_side: int, display_side: int) -> ModelInput:
     layout = parse_file(dicom)
     header = dataset_of(layout)
     promise = declared(header)
@@ -104,7 +111,11 @@ def _model_input(dicom: bytes | memoryview, side: int, input_side: int) -> Model
         reasons | grey.flags | _geometry(grey.image.shape[0], grey.image.shape[1], input_side) | _looks(small)
     )
     shown = _shown(square, grey.scale, grey.offset, side) if side else None
-    return ModelInput(image, frozenset(flags), grey.bits, shown)
+    seen = None
+    if display_side:
+        upright = turn.applied(grey.image) if Flag.ORIENTATION_CORRECTED in flags else grey.image
+        seen = displayed(replace(grey, image=upright), header, promise, display_side)
+    return ModelInput(image, frozenset(flags), grey.bits, shown, seen)
 
 
 def _shown(square: NDArray[Any], scale: float, offset: float, side: int) -> NDArray[np.uint8]:

@@ -47,12 +47,14 @@ class Reader:
         self._ready = False
         self._buffer = bytearray()
 
-    def read(self, instances: Sequence[str], side: int = 0) -> Iterator[PreprocessedImage | RejectedImage]:
+    def read(
+        self, instances: Sequence[str], side: int = 0, display_side: int = 0
+    ) -> Iterator[PreprocessedImage | RejectedImage]:
         """Ask for images at once; return an iterator over one answer for each, in order, while the reader works ahead.
 
         Parameters
         ----------
-        side
+        side, display_side
             As in `worker.pixels.preprocess.model_input`.
 
         Raises
@@ -60,13 +62,13 @@ class Reader:
         ServiceUnavailable, UsageError
             Here or while iterating: the PACS is unavailable or refuses us. Ask again from this instance on.
         """
-        answers = self._answers(instances, side)
+        answers = self._answers(instances, side, display_side)
         next(answers, None)
         # Begun: an iterator that is dropped now knows that its answers are on their way, and stops the reader.
         return cast("Iterator[PreprocessedImage | RejectedImage]", answers)
 
     def _answers(
-        self, instances: Sequence[str], side: int
+        self, instances: Sequence[str], side: int, display_side: int
     ) -> Iterator[PreprocessedImage | RejectedImage | None]:
         """Yield None when the images have been asked for, then the answers."""
         asked = False
@@ -75,7 +77,7 @@ class Reader:
         while done < len(instances):
             waiting = deque(instances[done:])
             try:
-                self._ask(waiting, side)
+                self._ask(waiting, side, display_side)
                 if not asked:
                     asked = True
                     yield None
@@ -140,11 +142,16 @@ class Reader:
             forks = self._command is COMMAND and may_fork()
             self._process = fork() if forks else spawn(self._command)
 
-    def _ask(self, instances: deque[str], side: int) -> None:
+    def _ask(self, instances: deque[str], side: int, display_side: int) -> None:
         self.start()
         # The rules once: requests longer than a pipe, and answers that nobody reads yet, would wait for each other.
         told: list[dict[str, Any]] = [
-            {"rules": self.rules.spec(), "side": side, "input_side": self._input_side}
+            {
+                "rules": self.rules.spec(),
+                "side": side,
+                "input_side": self._input_side,
+                "display_side": display_side,
+            }
         ]
         told += [{"instance": instance} for instance in instances]
         request = "".join(json.dumps(one) + "\n" for one in told)
@@ -192,13 +199,17 @@ class Reader:
                 edge = self._input_side
                 image = np.frombuffer(blob, dtype=np.float32, count=edge * edge).reshape(edge, edge)
                 found = frozenset(Flag(name) for name in head["flags"])
-                shown = np.frombuffer(blob, dtype=np.uint8, offset=image.nbytes)
+                rest = np.frombuffer(blob, dtype=np.uint8, offset=image.nbytes)
+                side = head["side"]
+                displayed = rest[side * side :]
                 return PreprocessedImage(
                     image,
                     found,
                     head["sop"],
                     head["study"],
-                    shown.reshape(head["side"], head["side"]) if shown.size else None,
+                    rest[: side * side].reshape(side, side) if side else None,
+                    displayed.reshape(head["display"]) if displayed.size else None,
+                    head.get("contrast", ""),
                 )
             case "rejected":
                 rejection = InstanceRejected(Reason(head["reason"]), head["detail"])

@@ -52,13 +52,15 @@ class Readers:
         for reader in self._readers:
             reader.rules = rules
 
-    def read(self, instances: Sequence[str], side: int = 0) -> Iterator[PreprocessedImage | RejectedImage]:
+    def read(
+        self, instances: Sequence[str], side: int = 0, display_side: int = 0
+    ) -> Iterator[PreprocessedImage | RejectedImage]:
         """Yield one answer for each instance, in order; all readers work ahead (`worker.reader.client.Reader.read`)."""
         count = len(self._readers)
         shares: list[Iterator[PreprocessedImage | RejectedImage]] = []
         try:
             for place, reader in enumerate(self._readers):
-                shares.append(reader.read(instances[place::count], side))
+                shares.append(reader.read(instances[place::count], side, display_side))
             for place in range(len(instances)):
                 yield next(shares[place % count])
         finally:

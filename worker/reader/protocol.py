@@ -25,6 +25,8 @@ class PreprocessedImage:
     sop_instance_uid: str
     study_instance_uid: str
     shown: NDArray[np.uint8] | None = None  #: (N, N), where it was asked for
+    displayed: NDArray[np.uint8] | None = None  #: (rows, columns), the whole image, where it was asked for
+    contrast: str = ""  #: of `displayed`: `worker.pixels.display.Contrast`
 
 
 @dataclass(frozen=True)

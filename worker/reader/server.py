@@ -38,17 +38,18 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
     if isinstance(pacs, LimitedPacs):
         pacs.limit.rank = Rank.INFER
         pacs.limit.on_wait = _say_that_it_waits(answers, pacs.limit)
-    rules, side, input_side = Rules(), 0, 0
+    rules, side, input_side, display_side = Rules(), 0, 0, 0
     for line in requests:
         request = json.loads(line)
         if "rules" in request:  # of all that follow
-            rules, side, input_side = (
+            rules, side, input_side, display_side = (
                 Rules.from_spec(request["rules"]),
                 request["side"],
                 request["input_side"],
+                request["display_side"],
             )
             continue
-        answer = {"instance": request["instance"], "sop": "", "study": ""}
+        answer: dict[str, object] = {"instance": request["instance"], "sop": "", "study": ""}
         try:
             dicom = pacs.fetch(request["instance"])
             _write(answers, answer | {"state": "fetched"})
@@ -59,15 +60,18 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
                 answer["study"] = found.identity.study_instance_uid
             if found.rejection is not None:
                 raise found.rejection
-            seen = model_input(dicom, side, input_side=input_side)
+            seen = model_input(dicom, side, input_side=input_side, display_side=display_side)
             names = sorted(flag.value for flag in seen.flags | flags(found.attributes, rules))
             shown = b"" if seen.shown is None else seen.shown.tobytes()
-            _write(
-                answers,
-                answer
-                | {"state": "picture", "flags": names, "side": 0 if seen.shown is None else len(seen.shown)},
-                seen.image.tobytes() + shown,
-            )
+            answer |= {"flags": names, "side": 0 if seen.shown is None else len(seen.shown)}
+            displayed = b""
+            if seen.displayed is not None:
+                displayed = seen.displayed.image.tobytes()
+                answer |= {
+                    "display": seen.displayed.image.shape,
+                    "contrast": seen.displayed.contrast.value,
+                }
+            _write(answers, answer | {"state": "picture"}, seen.image.tobytes() + shown + displayed)
         except InstanceRejected as rejected:
             _write(answers, answer | _rejected(rejected.reason, rejected.detail))
         except MemoryError:

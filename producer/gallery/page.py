@@ -1,0 +1,226 @@
+"""``gallery.html``: selected images on one self-contained page, in English or Portuguese.
+
+All that comes from a header or a ledger reaches the page as JSON and is shown as text, never as markup. The page's own
+script is the only one that its Content Security Policy allows, and it may load nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata, resources
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from backlog.broker.messages import model_of
+from backlog.errors import UsageError
+from backlog.model import LABELS
+from backlog.output_file import OutputFile, begins_with
+from backlog.pacs.address import without_password
+from producer.gallery.images import Picture, Pictures
+from producer.gallery.selection import Wanted, scores_of
+from producer.phrases import read_phrases
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backlog.broker.messages import Job
+    from backlog.settings import Settings
+
+_MARK: Final = "<!-- cxr-backlog gallery: patients' images -->"
+is_own_gallery = begins_with(_MARK.encode())
+
+#: What a viewer's address may hold, and the ledger's column that it stands for.
+_PLACEHOLDERS: Final = ("study_instance_uid", "sop_instance_uid", "instance")
+#: Orthanc's own explorer.
+_EXPLORER: Final = "/app/explorer.html#instance?uuid={instance}"
+#: From which score on a finding counts as present, where the run has no operating points of its own.
+_MODELS_OWN: Final = 0.5
+
+
+@dataclass(frozen=True)
+class About:
+    """What the page is about."""
+
+    job: Job
+    model: str
+    wanted: Wanted
+    notes: tuple[str, ...]
+
+    @property
+    def points(self) -> list[float]:
+        """From which score on each finding counts as present, in the order of `backlog.model.LABELS`."""
+        thresholds = self.job.get("operating_points", {}).get("thresholds", {})
+        return [thresholds.get(label, _MODELS_OWN) for label in LABELS]
+
+
+def need_page() -> None:
+    """Raise UsageError where the library of the page is missing: before the images are drawn."""
+    if importlib.util.find_spec("jinja2") is None:
+        raise UsageError("the page needs jinja2: install cxr-backlog[page]")
+
+
+def check_viewer(template: str) -> None:
+    """Refuse an address of a viewer that leads nowhere.
+
+    Raises
+    ------
+    UsageError
+        It is no http address, has an unknown placeholder, or none.
+    """
+    if not template:
+        return
+    held = re.findall(r"\{([^}]*)\}", template)
+    known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)
+    if not template.startswith(("http://", "https://")):
+        raise UsageError(f"{template}: no address of a viewer (http://… or https://…)")
+    if not held or not set(held) <= set(_PLACEHOLDERS):
+        raise UsageError(f"{template}: a viewer's address needs one of {known}, and no other")
+
+
+def viewer_of(address: str, template: str, settings: Settings) -> Callable[[dict[str, Any]], str]:
+    """Return what gives an image's link: the viewer's, else Orthanc's; empty for a folder's images.
+
+    Parameters
+    ----------
+    address
+        Of the run's PACS.
+    template
+        Checked by :func:`check_viewer`; empty for the default.
+    """
+    if not template and address.startswith(("http://", "https://")):
+        template = without_password(settings.pacs_link or address).rstrip("/") + _EXPLORER
+
+    def link(row: dict[str, Any]) -> str:
+        found = template
+        for name in _PLACEHOLDERS:
+            found = found.replace(f"{{{name}}}", quote(str(row[name] or ""), safe=""))
+        return found
+
+    return link
+
+
+def write_gallery(
+    to: OutputFile,
+    about: About,
+    pictures: Pictures,
+    names: dict[int, dict[str, str]] | None,
+    link: Callable[[dict[str, Any]], str],
+    language: str,
+) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    to
+        Must be private: it holds patients' images.
+    names
+        What identifies each image, by item; None where the user did not ask for it.
+
+    Raises
+    ------
+    StorageFull
+        There is no room for the page.
+    """
+    assert to.private  # noqa: S101  # see above
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # optional
+
+    environment = Environment(
+        loader=PackageLoader("producer.gallery", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    words = read_phrases("producer.gallery", language)
+    script, style = _own("gallery.js"), _own("gallery.css")
+    parts = environment.get_template("gallery.html.j2").generate(
+        mark=_MARK,
+        words=words,
+        language=language,
+        about=about,
+        selection=_selection(about.wanted, words),
+        named=names is not None,
+        pictures=pictures,
+        data=_data(about, pictures, names, link, words, language),
+        script=script,
+        style=style,
+        policy=f"default-src 'none'; img-src data:; script-src {_hash(script)}; style-src {_hash(style)};"
+        " base-uri 'none'; form-action 'none'",
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        version=metadata.version("cxr-backlog"),
+    )
+    with to.open_text(is_own_gallery) as file:
+        for part in parts:
+            file.write(part)
+
+
+def _own(name: str) -> str:
+    return resources.files("producer.gallery").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    """Return how a Content Security Policy names a script or style by its content."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode('ascii')}'"
+
+
+def _selection(wanted: Wanted, words: dict[str, str]) -> str:
+    """Say in a line how the images were chosen."""
+    parts = []
+    if wanted.listed is not None:
+        parts.append(words["by_list"].format(file=wanted.listed.name))
+    elif wanted.sample:
+        parts.append(words["by_sample"].format(count=wanted.sample))
+    elif wanted.finding:
+        parts.append(words["by_finding"].format(finding=wanted.finding.replace("_", " ")))
+    if wanted.flag:
+        parts.append(words["by_flag"].format(flag=wanted.flag))
+    return "; ".join(parts)
+
+
+def _data(
+    about: About,
+    pictures: Pictures,
+    names: dict[int, dict[str, str]] | None,
+    link: Callable[[dict[str, Any]], str],
+    words: dict[str, str],
+    language: str,
+) -> dict[str, Any]:
+    """Return what the page's script works with."""
+    return {
+        "run": about.job["run"],
+        "language": language,
+        "labels": list(LABELS),
+        "evaluated": list(model_of(about.job).evaluated),
+        "points": about.points,
+        "finding": LABELS.index(about.wanted.finding) if about.wanted.finding else None,
+        "words": words,
+        "images": [
+            _image(one, None if names is None else names.get(one.row["no"], {}), link)
+            for one in pictures.shown
+        ],
+    }
+
+
+def _image(
+    one: Picture, names: dict[str, str] | None, link: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
+    return {
+        "item": one.row["no"],
+        "sop": one.row["sop_instance_uid"],
+        "study": one.row["study_instance_uid"],
+        "scores": scores_of(one.row),
+        "flags": one.row["flags"].split(),
+        "link": link(one.row),
+        "names": names,
+        "width": one.width,
+        "height": one.height,
+        "contrast": one.contrast,
+        "heat": one.heat,
+        "cells": one.cells,
+        "other_scores": one.other_scores,
+    }
