@@ -91,6 +91,8 @@ def open_without_link(path: Path, flags: int) -> int:
 
     Parameters
     ----------
+    path
+        The file; it is made with mode 0600 where it is missing.
     flags
         Of `os.open`, beside O_CREAT, O_NOFOLLOW and O_CLOEXEC.
 
@@ -108,6 +110,8 @@ def replacing(target: Path, mode: int) -> Iterator[IO[bytes]]:
 
     Parameters
     ----------
+    target
+        The file to replace; its folder exists.
     mode
         The new file's permissions.
     """

@@ -64,6 +64,8 @@ def examine(settings: Settings, out: Path, pacs: str = "") -> Iterator[Check]:
 
     Parameters
     ----------
+    settings
+        The settings of this process.
     out
         Where the run's folder would be.
     pacs

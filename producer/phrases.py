@@ -11,6 +11,8 @@ def read_phrases(package: str, language: str) -> dict[str, str]:
 
     Parameters
     ----------
+    package
+        The package that holds ``phrases.tsv``.
     language
         ``en`` or ``pt-BR``.
     """

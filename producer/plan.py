@@ -92,10 +92,18 @@ def make_plan(
 
     Parameters
     ----------
-    conversion
-        What the run would make of files that are no DICOM objects yet.
+    word
+        SOURCE of the command line: a path, or ``orthanc``.
+    settings
+        The settings of this process.
+    pacs
+        The address of the PACS, or its folder; empty for the settings' own.
+    selection
+        Which part of an Orthanc is taken.
     sample
         Most headers to read; they are spread over the source. 0 reads every one.
+    conversion
+        What the run would make of files that are no DICOM objects yet.
     """
     with PrivateFolder() as folder:
         source = make_source(word, settings, pacs, Paths(folder), selection)

@@ -22,6 +22,12 @@ def serve(app: Celery, queues: list[str], processes: int, name: str) -> NoReturn
 
     Parameters
     ----------
+    app
+        The application with its tasks.
+    queues
+        Names of the queues to take from.
+    processes
+        Number of worker processes.
     name
         As Flower shows it, before @ and the host's name.
     """

@@ -27,6 +27,10 @@ def inspect(dicom: bytes, settings: Settings, picture: OutputFile | None, *, sco
 
     Parameters
     ----------
+    dicom
+        The whole file.
+    settings
+        The settings of this process.
     picture
         Where the 224 × 224 picture that the model sees is written, as PNG. Never onto the file itself.
     score

@@ -89,6 +89,12 @@ class Claims:
 
         Parameters
         ----------
+        run
+            The run's id.
+        chunk
+            The chunk's number in the run, from 0.
+        stage
+            The stage to do now.
         first
             The stage at which chunks of this run begin.
 
@@ -144,6 +150,8 @@ class Claims:
 
         Parameters
         ----------
+        run
+            The run's id.
         times
             When we were, to be kept where it is later.
         """
@@ -227,6 +235,15 @@ class Claims:
         """Put a lost chunk back to its first stage; its deaths and decided items stay. False while it is leased.
 
         The ledger hasn't harvested it, so it isn't done, whatever Redis remembers: a ledger may come from a backup.
+
+        Parameters
+        ----------
+        run
+            The run's id.
+        chunk
+            The chunk's number in the run.
+        first
+            The stage at which chunks of this run begin.
         """
         return bool(
             self.steps.restart(

@@ -198,7 +198,17 @@ def numbers(scores: Iterable[float | None]) -> list[float]:
 
 
 def task_id(run: str, chunk: int, stage: Stage) -> str:
-    """Return the id of the task that does one stage of one chunk. Reconcile reads it back."""
+    """Return the id of the task that does one stage of one chunk. Reconcile reads it back.
+
+    Parameters
+    ----------
+    run
+        The run's id, which holds no dot.
+    chunk
+        The chunk's number in the run.
+    stage
+        The stage that the task does.
+    """
     return f"{run}.{chunk}.{stage.value}"
 
 

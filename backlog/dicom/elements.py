@@ -109,7 +109,24 @@ def read_element(
     *,
     implicit: bool,
 ) -> tuple[bytes, int, int]:
-    """Return VR, length and where the value begins; what is odd goes into ``opaque`` and ``edits``."""
+    """Return VR, length and where the value begins; what is odd goes into ``opaque`` and ``edits``.
+
+    Parameters
+    ----------
+    reader
+        The file's bytes and byte order.
+    at
+        Offset of the element's tag, in bytes.
+    tag
+        The element's tag, as group << 16 | element.
+    opaque
+        For each open sequence, the innermost last: whether its items are written in implicit VR. Changed
+        here.
+    edits
+        Where the VR is replaced: its offset and the new two bytes. Appended to here.
+    implicit
+        Whether the transfer syntax is Implicit VR Little Endian (PS3.5 A.1).
+    """
     if tag >> 16 == 0xFFFE or implicit:
         return reader.implicit(at)
     if opaque and opaque[-1]:

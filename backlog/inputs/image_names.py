@@ -109,6 +109,10 @@ def image_names(pattern: str, table: str, sha256: str = "") -> ImageNames:
 
     Parameters
     ----------
+    pattern
+        Path pattern with fields in braces; empty for none.
+    table
+        Path of the CSV table; empty for none.
     sha256
         Of the table that the run began with; empty for any.
 

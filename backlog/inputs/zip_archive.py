@@ -340,6 +340,8 @@ class ZipArchive:
 
         Parameters
         ----------
+        member
+            The member, from this archive's directory.
         limit
             Most bytes that a member may have, whatever it declares: an archive can hold a bomb.
 

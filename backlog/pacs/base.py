@@ -38,6 +38,8 @@ class Pacs(Protocol):
 
         Parameters
         ----------
+        dicom
+            The whole file (PS3.10).
         of
             Which object it is, where that is known: a report's header takes 5 ms to read.
         """
@@ -52,6 +54,8 @@ class Pacs(Protocol):
 
         Parameters
         ----------
+        instance
+            The PACS's own id of the instance.
         of
             Which object it is by our reading; where the PACS reads its header in the same way it isn't asked.
         """

@@ -368,7 +368,17 @@ class LimitedPacs:
 
 
 def limited(pacs: Pacs, settings: Settings, address: str = "") -> Pacs:
-    """Return a PACS as all that share it may use it: by default that of the settings. A folder needs no limit."""
+    """Return a PACS as all that share it may use it: by default that of the settings. A folder needs no limit.
+
+    Parameters
+    ----------
+    pacs
+        The PACS, as one process alone would use it.
+    settings
+        Redis, which the limit is kept in, and the number of requests at a time.
+    address
+        The PACS's URL or folder; empty for the settings' own.
+    """
     address = address or settings.pacs_url
     if not settings.broker or not address.startswith(("http://", "https://")):
         return pacs

@@ -32,6 +32,8 @@ class OrthancConfiguration:
 
         Parameters
         ----------
+        system
+            The JSON object that ``/system`` answers.
         writable
             Whether it takes a store, as asked.
         """

@@ -50,7 +50,23 @@ _STEP: Final = 1 << 16
 
 
 class Orthanc:
-    """A PACS that is an Orthanc. One per process: the session's connection is kept alive."""
+    """A PACS that is an Orthanc. One per process: the session's connection is kept alive.
+
+    Parameters
+    ----------
+    url
+        Address without user and password.
+    username
+        Of HTTP basic authentication; empty for none.
+    password
+        Of the same user.
+    ca
+        Path of a file of certificate authorities (PEM); empty for the system's.
+    storage
+        Orthanc's storage folder, where it can be read on this machine.
+    seconds
+        How long to wait for an answer.
+    """
 
     def __init__(
         self,
@@ -252,6 +268,10 @@ class Orthanc:
 
         Parameters
         ----------
+        since
+            Offset of the first series.
+        limit
+            Most series to return.
         query
             DICOM keywords and what they have to match; empty for everything, which Orthanc answers faster.
         """

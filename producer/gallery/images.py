@@ -51,8 +51,12 @@ def draw(
 
     Parameters
     ----------
+    job
+        The run: its model and rules.
     rows
         Of the ledger.
+    settings
+        Where the PACS and the weights are.
     pacs
         The address of the run's PACS, or its folder.
     progress

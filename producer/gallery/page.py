@@ -91,6 +91,8 @@ def viewer_of(address: str, template: str, settings: Settings) -> Callable[[dict
         Of the run's PACS.
     template
         Checked by :func:`check_viewer`; empty for the default.
+    settings
+        The address of the PACS that a browser reaches, where it is another.
     """
     if not template and address.startswith(("http://", "https://")):
         template = without_password(settings.pacs_link or address).rstrip("/") + _EXPLORER
@@ -118,8 +120,16 @@ def write_gallery(
     ----------
     to
         Must be private: it holds patients' images.
+    about
+        The run and the selection, for the page's head.
+    pictures
+        What was drawn.
     names
         What identifies each image, by item; None where the user did not ask for it.
+    link
+        Gives the address of an image in a viewer, empty for none; from :func:`viewer_of`.
+    language
+        ``en`` or ``pt-BR``.
 
     Raises
     ------

@@ -111,6 +111,8 @@ class Ledger:
 
         Parameters
         ----------
+        path
+            The ledger's file, in an existing folder.
         facts
             What is fixed for the run: its source, its settings, its start.
 
@@ -256,6 +258,8 @@ class Ledger:
 
         Parameters
         ----------
+        harvested
+            Each chunk, and how its items ended by their position in it.
         times
             How long the stages of each chunk took, by the chunk's number.
         """

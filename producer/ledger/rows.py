@@ -35,8 +35,14 @@ def item_row(item: int, ref: int | str, record: ItemRecord, chunk: int, ended: f
 
     Parameters
     ----------
+    item
+        The item's number in the run.
     ref
         Where its source finds it.
+    record
+        How the item ended, as a worker recorded it.
+    chunk
+        The number of the chunk that held it.
     ended
         When, in seconds since 1970.
     """

@@ -21,11 +21,13 @@ def announced(settings: Settings, name: str, port: int, **labels: str) -> Iterat
 
     Parameters
     ----------
+    settings
+        They name the folder of targets.
     name
         Of the file, without its ending.
     port
         Where they are served, at this host's own address.
-    labels
+    **labels
         That Prometheus adds to each of them.
 
     Raises
@@ -62,6 +64,8 @@ def prune(settings: Settings, keep: set[str]) -> None:
 
     Parameters
     ----------
+    settings
+        They name the folder of targets.
     keep
         Names of the files of runs that are at work, or were interrupted.
     """

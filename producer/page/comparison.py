@@ -49,6 +49,10 @@ def compare(ledger: Ledger, baseline: Ledger, scores: drift.Scores, groups: Path
 
     Parameters
     ----------
+    ledger
+        The run's ledger.
+    baseline
+        The ledger of the earlier run.
     scores
         The run's own, as :func:`producer.page.drift.collect` returns them.
     groups

@@ -49,6 +49,10 @@ def write_page(
 
     Parameters
     ----------
+    ledger
+        The run's ledger.
+    to
+        The HTML file.
     baseline
         An earlier run, whose scores this run's are compared with.
     groups

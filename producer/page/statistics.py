@@ -92,6 +92,8 @@ def gather(ledger: Ledger, baseline: Ledger | None = None, groups: Path | None =
 
     Parameters
     ----------
+    ledger
+        The run's ledger.
     baseline
         The ledger of an earlier run to compare the scores with.
     groups

@@ -168,6 +168,10 @@ def verify(ledger: Ledger, path: Path, head: str = "") -> AuditResult:
 
     Parameters
     ----------
+    ledger
+        The run's ledger.
+    path
+        The audit's file.
     head
         A line's hash, noted earlier, that must stand in the chain; empty for none.
 

@@ -110,6 +110,10 @@ def write_scores(
 
     Parameters
     ----------
+    ledger
+        The run's ledger.
+    to
+        The CSV file.
     excel
         As Excel opens it right where numbers have a decimal comma (Brazil, most of Europe): semicolons between the
         cells, and a byte order mark.

@@ -61,8 +61,16 @@ def write_names(
 
     Parameters
     ----------
+    ledger
+        The run's ledger.
+    source
+        The run's source, which knows the file names.
+    pacs
+        The run's PACS, which holds the headers.
     to
         Must be private: see :class:`backlog.output_file.OutputFile`.
+    meta
+        Whether to add the columns of :data:`META`.
     progress
         Called with the number of rows written so far.
 

@@ -40,6 +40,8 @@ def retried(request: Callable[[], T], seconds: float) -> T:
 
     Parameters
     ----------
+    request
+        Makes the request once, and returns its answer.
     seconds
         How long, in all.
 
@@ -65,6 +67,12 @@ def state_in_pacs(pacs: Pacs, instance: str, sha256: str, seconds: float = 0.0) 
 
     Parameters
     ----------
+    pacs
+        The run's PACS.
+    instance
+        The PACS's own id of the object.
+    sha256
+        Hex digest of the file as it was stored.
     seconds
         How long to wait for a PACS that is unavailable.
     """
@@ -72,7 +80,19 @@ def state_in_pacs(pacs: Pacs, instance: str, sha256: str, seconds: float = 0.0) 
 
 
 def read_in_pacs(pacs: Pacs, instance: str, sha256: str, seconds: float = 0.0) -> tuple[str, bytes]:
-    """Return the state of an object as `state_in_pacs` does, and what the PACS holds of it."""
+    """Return the state of an object as `state_in_pacs` does, and what the PACS holds of it.
+
+    Parameters
+    ----------
+    pacs
+        The run's PACS.
+    instance
+        The PACS's own id of the object.
+    sha256
+        Hex digest of the file as it was stored.
+    seconds
+        How long to wait for a PACS that is unavailable.
+    """
     try:
         held = retried(lambda: pacs.fetch(instance), seconds)
     except InstanceRejected:

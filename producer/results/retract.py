@@ -56,6 +56,10 @@ def retract(
 
     Parameters
     ----------
+    ledger
+        The run's ledger.
+    pacs
+        The run's PACS.
     read
         Reads an item's header from the run's source; None where that is gone.
     retry_seconds

@@ -47,6 +47,10 @@ def unrecorded(
 
     Parameters
     ----------
+    ledger
+        The run's ledger.
+    pacs
+        The run's PACS.
     read
         Reads an item's header from the run's source; None where that is gone.
     seconds

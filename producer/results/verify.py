@@ -55,6 +55,10 @@ def verify(
 
     Parameters
     ----------
+    ledger
+        The run's ledger.
+    pacs
+        The run's PACS.
     read
         Reads an item's header from the run's source; None where that is gone.
     retry_seconds

@@ -65,6 +65,10 @@ def go_on(
 
     Parameters
     ----------
+    settings
+        The settings of this process.
+    paths
+        The run's folder.
     show
         Called with the progress, ten times a second.
     say

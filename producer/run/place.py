@@ -22,6 +22,8 @@ def place_facts(paths: Paths, pacs: str) -> dict[str, Any]:
 
     Parameters
     ----------
+    paths
+        The run's folder.
     pacs
         The address of the run's PACS, or its folder.
     """
@@ -85,6 +87,10 @@ def check_not_copy(ledger: Ledger, paths: Paths, *, agreed: bool) -> None:
 
     Parameters
     ----------
+    ledger
+        The run's ledger.
+    paths
+        The folder where the ledger is now.
     agreed
         The user knows that it is a copy, and means it.
 

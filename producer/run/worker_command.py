@@ -27,6 +27,8 @@ def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> 
     ----------
     stop
         Asked several times a second whether to give up.
+    **settings
+        Settings of that process, by field name, instead of this one's.
 
     Returns
     -------
@@ -53,6 +55,17 @@ def ask_worker(
     module: str, *arguments: str, stop: Callable[[], bool] = lambda: False, **settings: str
 ) -> dict[str, Any]:
     """Run a module of the worker's in a process of its own and return the JSON object that it prints.
+
+    Parameters
+    ----------
+    module
+        The module's full name, as for ``python -m``.
+    *arguments
+        Its command line.
+    stop
+        Asked several times a second whether to give up.
+    **settings
+        Settings of that process, by field name, instead of this one's.
 
     Raises
     ------
@@ -86,8 +99,12 @@ def stream_worker(module: str, request: Mapping[str, Any], **settings: str) -> I
 
     Parameters
     ----------
+    module
+        The module's name, as for ``python -m``.
     request
         What it is asked, on its standard input: its arguments could be seen by all users of the machine.
+    **settings
+        Settings of the process other than this one's, by field name.
 
     Raises
     ------

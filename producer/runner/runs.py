@@ -75,6 +75,8 @@ def find_runs(root: Path, known: Iterable[RunInfo] = ()) -> Iterator[RunInfo]:
 
     Parameters
     ----------
+    root
+        The folder below which runs are.
     known
         The runs of an earlier look: a complete one whose ledger has not changed since is not read again.
     """
@@ -146,7 +148,17 @@ def write_failure(paths: Paths, failure: Failure) -> None:
 
 
 def write_whole(path: Path, value: dict[str, Any], mode: int = 0o644) -> None:
-    """Write a small JSON file, whole or not at all; readers never see half of it."""
+    """Write a small JSON file, whole or not at all; readers never see half of it.
+
+    Parameters
+    ----------
+    path
+        The file, in an existing folder.
+    value
+        What is written, as JSON.
+    mode
+        The new file's permissions.
+    """
     temporary = path.with_name(f"{path.name}.part")
     temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
     temporary.chmod(mode)

@@ -35,6 +35,16 @@ def make_source(
 
     Parameters
     ----------
+    word
+        SOURCE of the command line: a path, or ``orthanc``.
+    settings
+        The settings of this process.
+    pacs
+        The address of the PACS, or its folder; empty for the settings' own.
+    paths
+        The run's folder, where a folder's listing is kept.
+    selection
+        Which part of an Orthanc is taken.
     rules
         What is eligible; a run's own where it has begun, else the settings'.
 

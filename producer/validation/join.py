@@ -86,6 +86,10 @@ def join(
 
     Parameters
     ----------
+    ledger
+        The run's ledger.
+    labels
+        The table of the site's own labels.
     source
         Opens the run's source; called only where file names are wanted and ``names`` doesn't give them.
     names

@@ -87,7 +87,17 @@ def brier(scores: Scores, truth: Truth) -> float:
 
 
 def decide(scores: Scores, truth: Truth, threshold: float) -> Decision:
-    """Return the decisions at a threshold."""
+    """Return the decisions at a threshold.
+
+    Parameters
+    ----------
+    scores
+        (N,), in [0, 1].
+    truth
+        (N,), whether the finding is present.
+    threshold
+        Least score that counts as present.
+    """
     present = scores >= threshold
     tp, fp = int((present & truth).sum()), int((present & ~truth).sum())
     fn, tn = int((~present & truth).sum()), int((~present & ~truth).sum())
@@ -119,7 +129,17 @@ def reliability(scores: Scores, truth: Truth) -> list[Bin]:
 
 
 def curve(scores: Scores, truth: Truth, points: int = 200) -> list[tuple[float, float]]:
-    """Return the ROC curve as (1 - specificity, sensitivity), at most so many points."""
+    """Return the ROC curve as (1 - specificity, sensitivity), at most so many points.
+
+    Parameters
+    ----------
+    scores
+        (N,), in [0, 1].
+    truth
+        (N,), whether the finding is present.
+    points
+        Most points to return.
+    """
     false, true, _ = roc_curve(truth, scores)
     if len(false) > points:
         chosen = np.unique(np.linspace(0, len(false) - 1, points).round().astype(int))
@@ -197,6 +217,10 @@ def propose(scores: Scores, truth: Truth, rule: str) -> float | None:
 
     Parameters
     ----------
+    scores
+        (N,), in [0, 1].
+    truth
+        (N,), whether the finding is present.
     rule
         ``youden`` (the largest sensitivity + specificity - 1, Youden 1950), or ``sensitivity=0.9`` (the highest
         threshold that has it), ``specificity=0.95`` or ``ppv=0.8`` (the lowest that has it).

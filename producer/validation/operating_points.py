@@ -46,6 +46,16 @@ def document(
 
     Parameters
     ----------
+    model
+        The model's name.
+    weights_sha256
+        Hex digest of the weights file.
+    weights_meaningful
+        False for seeded weights, whose scores mean nothing.
+    preprocessing
+        The version of the preprocessing.
+    rule
+        The rule that chose the points.
     created
         ISO 8601.
     source
@@ -107,6 +117,17 @@ def read_operating_points(path: Path) -> OperatingPoints:
 
 def check_fits(points: OperatingPoints, *, model: str, preprocessing: str, path: Path) -> None:
     """Refuse points that were chosen for other scores; which weights are there, the workers tell later.
+
+    Parameters
+    ----------
+    points
+        The points, as read from the file.
+    model
+        The name of the run's model.
+    preprocessing
+        The version of the run's preprocessing.
+    path
+        The file, for the message.
 
     Raises
     ------

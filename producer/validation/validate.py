@@ -65,6 +65,8 @@ def figures(
 
     Parameters
     ----------
+    joined
+        Labels beside scores.
     uncertain, blank
         What a label of -1, or an empty one, counts as: one of :data:`CHOICES`.
     rule

@@ -47,7 +47,7 @@ def draw(
 
     Parameters
     ----------
-    draft
+    report_content
         What the report says.
     shown
         (N, N), the square that the model sees, in grey.

@@ -38,6 +38,8 @@ def capture(report_content: ReportContent, pixels: NDArray[np.uint8]) -> bytes:
 
     Parameters
     ----------
+    report_content
+        The report that the picture belongs to: it gives patient, study and UIDs.
     pixels
         (rows, columns, 3), RGB.
     """

@@ -79,7 +79,17 @@ _NAMED: Final = {0x00080016: "SOPClassUID", 0x00080018: "SOPInstanceUID"}
 
 
 def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """Return preamble and file meta information of a file (PS3.10 7.1)."""
+    """Return preamble and file meta information of a file (PS3.10 7.1).
+
+    Parameters
+    ----------
+    sop_class_uid
+        Media Storage SOP Class UID (0002,0002).
+    sop_instance_uid
+        Media Storage SOP Instance UID (0002,0003).
+    transfer_syntax_uid
+        Transfer Syntax UID (0002,0010).
+    """
     group = (
         elements.raw(0x00020001, "OB", b"\0\1")
         + elements.text(0x00020002, "UI", sop_class_uid)

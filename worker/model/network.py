@@ -110,6 +110,8 @@ def check_scores(
 
     Parameters
     ----------
+    weights
+        The verified weights that the graph was built from.
     score
         Images to scores, by the graph.
     cache

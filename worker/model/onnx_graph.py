@@ -83,7 +83,19 @@ class OnnxGraph:
         return name
 
     def node(self, op: str, name: str, *inputs: str, **attributes: int | float | Sequence[int]) -> str:
-        """Add one operation; return the name of its result."""
+        """Add one operation; return the name of its result.
+
+        Parameters
+        ----------
+        op
+            The ONNX operator's name.
+        name
+            The name of the node and of its result.
+        *inputs
+            Names of the tensors that it takes.
+        **attributes
+            The operator's attributes.
+        """
         self.nodes.append(
             b"".join(
                 [

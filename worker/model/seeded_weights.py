@@ -48,7 +48,17 @@ def seeded_file(architecture: str, points: Sequence[float], seed: int = 0) -> by
 
 
 def seeded_state(architecture: str, points: Sequence[float], seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Draw the numbers."""
+    """Draw the numbers.
+
+    Parameters
+    ----------
+    architecture
+        ``densenet121`` or ``resnet50``.
+    points
+        The operating point of each label.
+    seed
+        Of the random numbers; the same seed gives the same weights.
+    """
     # Uniform float32 numbers are exact integer arithmetic; normal ones depend on the vector unit.
     generator = np.random.default_rng(seed)
     shapes, head = {"densenet121": (densenet121, "classifier"), "resnet50": (resnet50, "fc")}[architecture]

@@ -75,6 +75,15 @@ def torch_forward(
 def first_in_parity(scorers: Sequence[nn.Module], device: torch.device, exact: TorchForward) -> TorchForward:
     """Take the first scorer that gives the exact one's scores, to `PARITY`, on this device.
 
+    Parameters
+    ----------
+    scorers
+        The candidates, the fastest first.
+    device
+        The device that they run on.
+    exact
+        The model in float32 on the CPU, which they are compared with.
+
     Raises
     ------
     RuntimeError

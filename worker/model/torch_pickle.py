@@ -74,7 +74,19 @@ class Storage(_Unchangeable):
 
 
 class Tensor(_Unchangeable):
-    """A view of a storage: offset, shape and strides in elements."""
+    """A view of a storage: offset, shape and strides in elements.
+
+    Parameters
+    ----------
+    storage
+        The numbers that it is a view of.
+    offset
+        Of its first element in the storage, in elements.
+    shape
+        Elements along each axis.
+    strides
+        Elements from one index to the next along each axis.
+    """
 
     __slots__ = ("offset", "shape", "storage", "strides")
 

@@ -18,6 +18,15 @@ from worker.pixels.codestream import HTJ2K, JPEG_2000, JPEG_LS, JPEG_XL, LOSSLES
 def decoded(stream: bytes, codestream: Codestream, declared: Declared) -> bytes:
     """Decode a compressed image.
 
+    Parameters
+    ----------
+    stream
+        The compressed frame.
+    codestream
+        What the stream's own header declares.
+    declared
+        What the DICOM header declares.
+
     Returns
     -------
     bytes

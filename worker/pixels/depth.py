@@ -36,6 +36,15 @@ def depth_of_codestream(codestream: Codestream, declared: Declared, flags: set[F
 
     A stream of more bits knows better. A stream of fewer bits contradicts nothing, with two exceptions: in the lossy
     processes of JPEG the pixels had to be scaled to its 8 or 12 bits, and 8 bits are words of their own.
+
+    Parameters
+    ----------
+    codestream
+        What the stream's own header declares.
+    declared
+        What the DICOM header declares.
+    flags
+        ``codestream_depth`` is added where the two differ.
     """
     bits = declared.bits_stored
     if codestream.bits == bits:
@@ -52,6 +61,17 @@ def without_overshoot(
 
     An image of 12 bits with a saturated area decodes to 4152: its depth is still 12. An image that was deeper
     before it was coded has many pixels far beyond.
+
+    Parameters
+    ----------
+    values
+        The decoded values, of any shape.
+    bits
+        The image's depth, 1 to 16.
+    flags
+        What was clipped is added.
+    signed
+        Whether values are signed (Pixel Representation 1, PS3.3 C.7.6.3.1).
     """
     low, high = range_of(bits, signed=signed)
     if holds((low, high), int(values.min()), int(values.max())):
@@ -79,6 +99,17 @@ def deep_enough(
 
     All of them, but for a few that stand so far off that the image would lose three quarters of its contrast
     to them: those are clipped.
+
+    Parameters
+    ----------
+    values
+        The decoded values, of any shape.
+    bits
+        The declared depth, 1 to 16.
+    flags
+        ``outliers_clipped`` is added where values were clipped.
+    signed
+        Whether values are signed (Pixel Representation 1, PS3.3 C.7.6.3.1).
     """
     least, most = int(values.min()), int(values.max())
     used = next(n for n in range(bits, 17) if holds(range_of(n, signed=signed), least, most))
@@ -100,5 +131,15 @@ def range_of(bits: int, *, signed: bool) -> tuple[int, int]:
 
 
 def holds(ends: tuple[int, int], least: int, most: int) -> bool:
-    """Whether a range holds the values between two others."""
+    """Whether a range holds the values between two others.
+
+    Parameters
+    ----------
+    ends
+        The range's lowest and highest value, both included.
+    least
+        The lower value.
+    most
+        The higher value.
+    """
     return ends[0] <= least and most <= ends[1]

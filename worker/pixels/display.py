@@ -51,6 +51,10 @@ def displayed(grey: Grey, header: Dataset, declared: Declared, side: int) -> Dis
     ----------
     grey
         From `worker.pixels.grayscale.grey_image`, turned upright.
+    header
+        For the window and the VOI LUT.
+    declared
+        What the header declares of the pixels.
     side
         As ``display_side`` of `worker.pixels.preprocess.model_input`.
     """

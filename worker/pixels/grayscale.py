@@ -91,7 +91,19 @@ def polarity(header: Dataset, declared: Declared) -> tuple[bool, frozenset[Flag]
 
 
 def grey_image(stored: StoredValues, header: Dataset, declared: Declared, *, inverted: bool) -> Grey:
-    """Return the image and the map that puts its black at -1024 and its white at 1024."""
+    """Return the image and the map that puts its black at -1024 and its white at 1024.
+
+    Parameters
+    ----------
+    stored
+        Stored values in rows and columns.
+    header
+        For the Modality LUT (PS3.3 C.11.1).
+    declared
+        What the DICOM header declares of the pixels.
+    inverted
+        Whether the lowest value is shown white (MONOCHROME1).
+    """
     flags = set(stored.flags)
     mapped = _modality_lut(stored, header, declared, flags)
     image, low, high = mapped.values, mapped.low, mapped.high

@@ -67,7 +67,17 @@ def native_words(parsed: ParsedFile, declared: Declared) -> tuple[NDArray[Any], 
 
 
 def arranged(words: NDArray[Any], declared: Declared, *, planar: bool) -> NDArray[Any]:
-    """Return words in rows and columns, colour last."""
+    """Return words in rows and columns, colour last.
+
+    Parameters
+    ----------
+    words
+        (rows × columns × samples,), in the order of the file.
+    declared
+        Rows, columns and samples per pixel.
+    planar
+        Whether each colour is a plane of its own (Planar Configuration 1, PS3.3 C.7.6.3.1.3).
+    """
     rows, columns, samples = declared.rows, declared.columns, declared.samples
     if samples == 1:
         return words.reshape(rows, columns)

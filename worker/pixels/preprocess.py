@@ -62,6 +62,8 @@ def model_input(
 
     Parameters
     ----------
+    dicom
+        The whole file.
     side
         Where it isn't 0, the square is returned too as people look at it, with at least so many pixels a
         side and less than twice as many; with its own where it has fewer.

@@ -31,7 +31,17 @@ _MAX_READER_CRASHES: Final = 2
 
 
 class Reader:
-    """A reader process and its pipe. Started when first asked, started again when it dies."""
+    """A reader process and its pipe. Started when first asked, started again when it dies.
+
+    Parameters
+    ----------
+    settings
+        Time and memory limits, and the PACS, of the reader.
+    rules
+        Which images are eligible.
+    command
+        The program that is started.
+    """
 
     def __init__(self, settings: Settings, rules: Rules, command: Sequence[str] = COMMAND) -> None:
         self._command = command
@@ -54,6 +64,8 @@ class Reader:
 
         Parameters
         ----------
+        instances
+            The PACS's own ids of the images.
         side, display_side
             As in `worker.pixels.preprocess.model_input`.
 

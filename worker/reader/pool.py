@@ -25,7 +25,19 @@ def how_many(settings: Settings) -> int:
 
 
 class Readers:
-    """Readers that share each chunk: the first image goes to the first, the second to the second, and so on."""
+    """Readers that share each chunk: the first image goes to the first, the second to the second, and so on.
+
+    Parameters
+    ----------
+    settings
+        Time and memory limits, and the PACS, of the readers.
+    rules
+        Which images are eligible.
+    count
+        Number of reader processes, at least 1.
+    command
+        The program that is started.
+    """
 
     def __init__(
         self, settings: Settings, rules: Rules, count: int, command: Sequence[str] = COMMAND

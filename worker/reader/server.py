@@ -30,7 +30,17 @@ from worker.reader.protocol import LENGTHS
 
 
 def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
-    """Answer requests until their end. The body of the reader's process."""
+    """Answer requests until their end. The body of the reader's process.
+
+    Parameters
+    ----------
+    requests
+        Pipe that requests are read from.
+    answers
+        Pipe that answers are written to.
+    pacs
+        The PACS that images are fetched from.
+    """
     from backlog.dicom.header import read_header, screen  # after the memory limit is set
     from worker.pixels.preprocess import model_input
 

@@ -93,6 +93,8 @@ def score_text(value: float, words: Vocabulary) -> str:
     ----------
     value
         100 times the score. One below the model's operating point never reads as one at it.
+    words
+        The report's language; it gives the decimal mark.
     """
     shown = round(value, 1)
     limit = 100 * MODEL_POINT

@@ -52,7 +52,17 @@ def encode(report_content: ReportContent) -> bytes:
 
 
 def file_of(sop_class_uid: str, sop_instance_uid: str, elements: Iterable[bytes]) -> bytes:
-    """Return a DICOM file (PS3.10) of encoded elements, in explicit VR little endian."""
+    """Return a DICOM file (PS3.10) of encoded elements, in explicit VR little endian.
+
+    Parameters
+    ----------
+    sop_class_uid
+        Media Storage SOP Class UID (0002,0002).
+    sop_instance_uid
+        Media Storage SOP Instance UID (0002,0003).
+    elements
+        The data set's encoded elements, by ascending tag.
+    """
     meta = b"".join(
         (
             sr.raw(0x00020001, "OB", b"\0\1"),

@@ -35,7 +35,17 @@ def raw(tag: int, vr: str, value: bytes) -> bytes:
 
 
 def text(tag: int, vr: str, value: str) -> bytes:
-    """Return one element of characters in UTF-8, padded to even length as its VR asks."""
+    """Return one element of characters in UTF-8, padded to even length as its VR asks.
+
+    Parameters
+    ----------
+    tag
+        The element's tag, as group << 16 | element.
+    vr
+        Its value representation (PS3.5 6.2).
+    value
+        Its value, not padded.
+    """
     encoded = value.encode()
     if len(encoded) & 1:
         encoded += b"\0" if vr == "UI" else b" "
@@ -71,17 +81,47 @@ def _name(relationship: str, value_type: str, concept: Code | None) -> bytes:
 
 
 def code_item(relationship: str, name: Code, value: Code) -> bytes:
-    """Return a CODE content item."""
+    """Return a CODE content item.
+
+    Parameters
+    ----------
+    relationship
+        How it relates to its parent: Relationship Type (PS3.3 C.17.3.2.4).
+    name
+        The concept's name.
+    value
+        The concept's value.
+    """
     return _name(relationship, "CODE", name) + code(0x0040A168, value)
 
 
 def text_item(relationship: str, name: Code, value: str) -> bytes:
-    """Return a TEXT content item."""
+    """Return a TEXT content item.
+
+    Parameters
+    ----------
+    relationship
+        How it relates to its parent: Relationship Type (PS3.3 C.17.3.2.4).
+    name
+        The concept's name.
+    value
+        The text.
+    """
     return _name(relationship, "TEXT", name) + text(0x0040A160, "UT", value)
 
 
 def uid_item(relationship: str, name: Code, value: str) -> bytes:
-    """Return a UIDREF content item."""
+    """Return a UIDREF content item.
+
+    Parameters
+    ----------
+    relationship
+        How it relates to its parent: Relationship Type (PS3.3 C.17.3.2.4).
+    name
+        The concept's name.
+    value
+        The UID.
+    """
     return _name(relationship, "UIDREF", name) + text(0x0040A124, "UI", value)
 
 
@@ -91,7 +131,19 @@ def reference(sop_class_uid: str, sop_instance_uid: str) -> bytes:
 
 
 def image_item(relationship: str, name: Code, referenced: bytes, children: Iterable[bytes] = ()) -> bytes:
-    """Return an IMAGE content item for a :func:`reference`."""
+    """Return an IMAGE content item for a :func:`reference`.
+
+    Parameters
+    ----------
+    relationship
+        How it relates to its parent: Relationship Type (PS3.3 C.17.3.2.4).
+    name
+        The concept's name.
+    referenced
+        The encoded :func:`reference`.
+    children
+        Encoded content items below it.
+    """
     return items(0x00081199, referenced) + _name(relationship, "IMAGE", name) + _children(children)
 
 
@@ -103,7 +155,23 @@ def number_item(
     unit: Code,
     children: Iterable[bytes] = (),
 ) -> bytes:
-    """Return a NUM content item: the decimal that is shown, and the exact number where it has more."""
+    """Return a NUM content item: the decimal that is shown, and the exact number where it has more.
+
+    Parameters
+    ----------
+    relationship
+        How it relates to its parent: Relationship Type (PS3.3 C.17.3.2.4).
+    name
+        The concept's name.
+    decimal
+        The number as a DS of at most 16 characters (PS3.5 6.2).
+    exact
+        The same in double precision; None where the decimal is exact.
+    unit
+        The unit's code, of UCUM.
+    children
+        Encoded content items below it.
+    """
     value = (
         code(0x004008EA, unit)
         + (raw(0x0040A161, "FD", struct.pack("<d", exact)) if exact is not None else b"")
@@ -113,7 +181,17 @@ def number_item(
 
 
 def container_item(name: Code, children: Iterable[bytes], template: str = "") -> bytes:
-    """Return a CONTAINER content item, with the template that its children follow."""
+    """Return a CONTAINER content item, with the template that its children follow.
+
+    Parameters
+    ----------
+    name
+        The concept's name.
+    children
+        Encoded content items below it.
+    template
+        Template Identifier (PS3.16); empty for none.
+    """
     return b"".join(
         (
             _name("CONTAINS", "CONTAINER", name),

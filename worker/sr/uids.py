@@ -13,12 +13,32 @@ DERIVED_SCHEMA: Final = "1"
 
 
 def report_uid(source_sop_instance_uid: str, model: Model, options: Options) -> str:
-    """Return the SOP Instance UID of the report of one image; needs neither the image nor its header."""
+    """Return the SOP Instance UID of the report of one image; needs neither the image nor its header.
+
+    Parameters
+    ----------
+    source_sop_instance_uid
+        Of the image.
+    model
+        What scored the image.
+    options
+        What the report's content depends on beside image and model.
+    """
     return _uids(source_sop_instance_uid, model, options)[0]
 
 
 def series_uid(source_sop_instance_uid: str, model: Model, options: Options) -> str:
-    """Return the Series Instance UID of the report: one series each, as OHIF shows one SR of a series."""
+    """Return the Series Instance UID of the report: one series each, as OHIF shows one SR of a series.
+
+    Parameters
+    ----------
+    source_sop_instance_uid
+        Of the image.
+    model
+        What scored the image.
+    options
+        What the report's content depends on beside image and model.
+    """
     return _uids(source_sop_instance_uid, model, options)[1]
 
 

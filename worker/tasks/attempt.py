@@ -275,7 +275,17 @@ class Attempt:
     # -- items ---------------------------------------------------------------------------------------------------
 
     def record(self, index: int, rejected: InstanceRejected, **known: Any) -> ItemRecord:
-        """Return the record of an item that ends here."""
+        """Return the record of an item that ends here.
+
+        Parameters
+        ----------
+        index
+            The item's position in the chunk.
+        rejected
+            Why it ends.
+        **known
+            Further fields of the record.
+        """
         event(
             "instance.rejected",
             run=self.claim.run,

@@ -165,7 +165,21 @@ def _unless_stopping() -> None:
 
 
 def send(app: Celery, stage: Stage, job: Job, chunk: int, items: list[Any]) -> None:
-    """Send a chunk's message for one stage. Its printed form shows no more than run, chunk and count."""
+    """Send a chunk's message for one stage. Its printed form shows no more than run, chunk and count.
+
+    Parameters
+    ----------
+    app
+        The application.
+    stage
+        The stage that the message asks for.
+    job
+        The run, as its messages carry it.
+    chunk
+        The chunk's number in the run.
+    items
+        The chunk's items, as JSON.
+    """
     app.send_task(
         TASKS[stage],
         args=[job, chunk, items],

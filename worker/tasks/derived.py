@@ -59,6 +59,21 @@ def write(
 ) -> list[DerivedRecord]:
     """Make and store what the run asks for beside one report; return what became of each.
 
+    Parameters
+    ----------
+    process
+        What this worker process holds: PACS, engine, settings.
+    job
+        The run, as its messages carry it.
+    item
+        The scored image.
+    header
+        The beginning of the image's file, up to its pixel data.
+    model
+        What scored the image.
+    options
+        What the report's content depends on beside image and model.
+
     Raises
     ------
     ServiceUnavailable, UsageError

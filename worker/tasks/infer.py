@@ -28,7 +28,19 @@ GPU_BATCH: Final = 32
 
 
 def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[InferItem]) -> None:
-    """Read and score each image; an image that can't be scored ends here with its reason."""
+    """Read and score each image; an image that can't be scored ends here with its reason.
+
+    Parameters
+    ----------
+    process
+        What this worker process holds: PACS, engine, settings.
+    job
+        The run, as its messages carry it.
+    attempt
+        This attempt at the chunk; it takes the records of items that end here.
+    items
+        The chunk's items that have not ended yet.
+    """
     attempt.retry_while_unavailable(lambda: process.check(job))
     attempt.retry_while_unavailable(lambda: process.check_weights(job))
     waiting: list[tuple[InferItem, Any]] = []

@@ -38,7 +38,19 @@ SAME_SCORE: Final = 5e-3
 
 
 def report(process: WorkerResources, job: Job, attempt: Attempt, items: list[ReportItem]) -> None:
-    """Write one report for each scored image into its study."""
+    """Write one report for each scored image into its study.
+
+    Parameters
+    ----------
+    process
+        What this worker process holds: PACS, engine, settings.
+    job
+        The run, as its messages carry it.
+    attempt
+        This attempt at the chunk; it takes the records of items that end here.
+    items
+        The chunk's items that have not ended yet.
+    """
     attempt.retry_while_unavailable(lambda: process.check(job))
     if job.get("derived_objects"):
         from worker.tasks import derived as derived_objects  # a run without pays nothing for them

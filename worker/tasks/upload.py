@@ -24,7 +24,19 @@ SamePixels = Callable[[bytes, bytes], bool]
 
 
 def upload(process: WorkerResources, job: Job, attempt: Attempt, items: list[UploadItem]) -> None:
-    """Store each entry of the source in the PACS; what is there already is as good."""
+    """Store each entry of the source in the PACS; what is there already is as good.
+
+    Parameters
+    ----------
+    process
+        What this worker process holds: PACS, engine, settings.
+    job
+        The run, as its messages carry it.
+    attempt
+        This attempt at the chunk; it takes the records of items that end here.
+    items
+        The chunk's items that have not ended yet.
+    """
     attempt.retry_while_unavailable(lambda: process.check(job))
     rules = Rules.from_spec(job["rules"])
     spec = job["source"].get("conversion", NOTHING)
