@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,10 +28,12 @@ from producer.cli.options import selection_of
 from producer.ledger.ledger import Ledger
 from producer.run.create import create
 from producer.run.folder import Paths
+from producer.run.published import read_published
 from producer.sources.open import Selection
 from tests.conftest import Cli
 from tests.support.dicom_images import chest, dicom
 from tests.support.ended_runs import ended_run, harvest, list_items, new_ledger, reported, some_scores
+from tests.support.report_gate import ReportGate
 from tests.support.servers import ROOT, OrthancServer, RedisServer, free_port, wait_until
 
 PROGRAM = str(Path(sys.executable).with_name("cxr-backlog"))
@@ -419,6 +421,18 @@ def begin(model_cache: Path, tmp_path: Path) -> Begin:
     return start
 
 
+@pytest.fixture
+def gate(orthanc: OrthancServer) -> Iterator[ReportGate]:
+    """A gate before an empty Orthanc, closed: no count of images is too small for an interruption."""
+    with ReportGate(orthanc.port) as made:
+        yield made
+
+
+def behind(orthanc: OrthancServer) -> dict[str, str]:
+    """Settings for a run whose reports a gate holds back for as long as a test likes."""
+    return orthanc.environment | {"CXR_PACS_RETRY_SECONDS": "600"}
+
+
 def ended(out: Path) -> int:
     try:
         ledger = Ledger(Paths(out).ledger, write=False)
@@ -440,6 +454,7 @@ def alive(pids: list[int]) -> list[int]:
 
 
 def accounted(out: Path, count: int) -> None:
+    """Assert that each of so many items has one report on record."""
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["complete"], summary["total"], summary["reported"]) == (True, count, count), summary
     ledger = Ledger(Paths(out).ledger, write=False)
@@ -447,12 +462,6 @@ def accounted(out: Path, count: int) -> None:
     assert len(reports) == count
     assert not ledger.waiting(1) + ledger.in_flight()
     ledger.close()
-    held = [
-        one
-        for one in (out / "pacs").rglob("*.dcm")
-        if b"1.2.840.10008.5.1.4.1.1.88." in one.read_bytes()[:800]
-    ]
-    assert len(held) == count
 
 
 def more_than(out: Path, before: int) -> None:
@@ -485,12 +494,15 @@ def at_once(process: subprocess.Popen[str]) -> int:
     return -signal.SIGKILL
 
 
-def test_a_run_is_gone_on_with_however_it_was_ended(begin: Begin, cli: Cli, tmp_path: Path) -> None:
-    count = 120
-    out = tmp_path / "out"
+def test_a_run_is_gone_on_with_however_it_was_ended(
+    begin: Begin, cli: Cli, tmp_path: Path, orthanc: OrthancServer, gate: ReportGate
+) -> None:
+    count, a_round = 40, 8
+    out, settings = tmp_path / "out", behind(orthanc) | {"CXR_CHUNK_SIZE": "2"}
     zipped(tmp_path / "z.zip", count)
-    process = begin("run", "z.zip", "--out", "out", "--workers", 1, CXR_CHUNK_SIZE="2")
+    process = begin("run", "z.zip", "--out", "out", "--workers", 1, "--pacs", gate.url, **settings)
     for end in (once, limited, twice, at_once):
+        gate.allow(a_round)
         more_than(out, ended(out))
         pids = children(process)
         fails(call("resume", out, CXR_WEIGHTS="seeded"), 2, "another producer is at work")
@@ -502,13 +514,14 @@ def test_a_run_is_gone_on_with_however_it_was_ended(begin: Begin, cli: Cli, tmp_
             assert json.loads((out / "summary.json").read_text())["complete"] is False
             assert not alive(pids), "something was left behind"
         gone(pids)
-        assert ended(out) < count, "it was too fast to be interrupted: take more images"
         assert json.loads(call("status", out, "--json").stdout)["state"] == "interrupted"
         if end is not at_once:
-            process = begin("resume", "out", CXR_CHUNK_SIZE="2")
-    done = cli("resume", "out")
+            process = begin("resume", "out", **settings)
+    gate.open()
+    done = cli("resume", "out", **settings)
     assert done.returncode == 0, done.stderr
     accounted(out, count)
+    assert len(orthanc.reports()) == count
 
 
 def test_a_run_is_interrupted_while_the_model_is_prepared(begin: Begin, cli: Cli, tmp_path: Path) -> None:
@@ -529,6 +542,8 @@ def test_a_run_is_interrupted_while_the_model_is_prepared(begin: Begin, cli: Cli
     done = cli("resume", "out")
     assert done.returncode == 0, done.stderr
     accounted(tmp_path / "out", 2)
+    held = [path.read_bytes()[:800] for path in (tmp_path / "out" / "pacs").rglob("*.dcm")]
+    assert sum(b"1.2.840.10008.5.1.4.1.1.88." in one for one in held) == 2
 
 
 def child_with(process: subprocess.Popen[str], words: list[str]) -> psutil.Process:
@@ -542,33 +557,39 @@ def child_with(process: subprocess.Popen[str], words: list[str]) -> psutil.Proce
     return one
 
 
-def test_a_run_whose_own_servers_are_killed_goes_on(begin: Begin, tmp_path: Path) -> None:
+def test_a_run_whose_own_servers_are_killed_goes_on(
+    begin: Begin, tmp_path: Path, orthanc: OrthancServer, gate: ReportGate
+) -> None:
     """Redis first, with all that it held, then each of the two workers, with their processes."""
-    count = 90
+    count, a_round = 30, 8
     out = tmp_path / "out"
     zipped(tmp_path / "z.zip", count)
     process = begin(
-        "run",
-        "z.zip",
-        "--out",
-        "out",
-        "--workers",
-        1,
+        *("run", "z.zip", "--out", "out", "--workers", 1, "--pacs", gate.url),
+        **behind(orthanc),
         CXR_CHUNK_SIZE="2",
         CXR_RECONCILE_SECONDS="1",
         CXR_LEASE_SECONDS="3",
     )
     for words in (["redis-server"], ["--name", "io"], ["--name", "inference"]):
+        gate.allow(a_round)
         more_than(out, ended(out))
         victim = child_with(process, words)
         for one in [victim, *victim.children(recursive=True)]:
             one.kill()
-        assert ended(out) < count, "it was too fast to be hurt: take more images"
+    gate.open()
     text, _ = process.communicate(timeout=200)
     assert process.returncode == 0, text
     for name in ("redis", "io", "inference"):
         assert f"The {name} process died; it was started again." in text
     accounted(out, count)
+    assert len(orthanc.reports()) == count
+
+
+def is_held(out: Path) -> bool:
+    """Whether the run's producer has told its workers that it is paused."""
+    published = read_published(Paths(out).progress)
+    return published is not None and published.progress.paused
 
 
 def _settled(out: Path) -> int:
@@ -583,15 +604,20 @@ def _settled(out: Path) -> int:
     return seen
 
 
-def test_a_run_is_paused_cancelled_and_taken_up_again(begin: Begin, cli: Cli, tmp_path: Path) -> None:
-    count = 60
+def test_a_run_is_paused_cancelled_and_taken_up_again(
+    begin: Begin, cli: Cli, tmp_path: Path, orthanc: OrthancServer, gate: ReportGate
+) -> None:
+    count, pacs = 40, orthanc.environment
     zipped(tmp_path / "z.zip", count)
-    out = tmp_path / "out"
-    process = begin("run", "z.zip", "--out", "out", "--workers", 1, CXR_CHUNK_SIZE="1", CXR_WINDOW="2")
-    wait_until(lambda: ended(out) > 0, 90, "something has ended")
+    out, settings = tmp_path / "out", behind(orthanc) | {"CXR_CHUNK_SIZE": "1", "CXR_WINDOW": "2"}
+    process = begin("run", "z.zip", "--out", "out", "--workers", 1, "--pacs", gate.url, **settings)
+    gate.allow(3)
+    more_than(out, 0)
     assert call("pause", out).returncode == 0
+    wait_until(lambda: is_held(out), 60, "the workers are told")
+    gate.allow(20)  # from now on it is the pause that holds them back, each but for the image that it has
     seen = _settled(out)
-    assert seen < count, "it was too fast to be paused: take more images"
+    assert seen <= 4, "it goes on though it is paused"
     assert json.loads(call("status", out, "--json").stdout)["state"] == "paused"
     assert "goes on" in call("resume", out).stdout
     wait_until(lambda: ended(out) > seen, 60, "it goes on")
@@ -600,15 +626,16 @@ def test_a_run_is_paused_cancelled_and_taken_up_again(begin: Begin, cli: Cli, tm
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 4, text
     assert json.loads(call("status", out, "--json").stdout)["state"] == "cancelled"
-    fails(call("verify", out), 1, "^$")
+    fails(call("verify", out, **pacs), 1, "^$")
     seen = ended(out)
-    assert seen < count, "it was too fast to be cancelled: take more images"
-    assert f"Deleted {seen} reports." in call("retract", out, "--yes").stdout
-    assert not [one for one in (out / "pacs").rglob("*.dcm") if b"cxr-backlog" in one.read_bytes()]
+    assert len(orthanc.reports()) == seen
+    assert f"Deleted {seen} reports." in call("retract", out, "--yes", **pacs).stdout
+    assert not orthanc.reports()
     # Taken up again it does the rest, and what was taken back stays so.
-    done = cli("resume", "out")
+    gate.open()
+    done = cli("resume", "out", **settings)
     assert done.returncode == 0, done.stderr
-    verify = call("verify", out)
+    verify = call("verify", out, **pacs)
     assert verify.returncode == 0, verify.stdout
     assert f"Right       {count - seen}" in verify.stdout
     assert f"Retracted   {seen}" in verify.stdout
