@@ -133,6 +133,7 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
     from producer.run.folder import Paths, is_running, only_producer
     from producer.run.open import open_ledger, pacs_of, reader_of
     from producer.run.place import pacs_address
+    from producer.run.published import read_published
 
     if not yes:
         ledger = open_ledger(out)
@@ -150,15 +151,14 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
     paths = Paths(out)
     with closing(open_ledger(out)) as ledger:  # and the lock is not laid where no run is
         agree_on_copy(ledger, paths, copy)
-    if is_running(paths):
-        raise UsageError(
-            f"{out}: the run is at work. Let it end, or pause it and interrupt it when nothing moves any more"
-        )
+    published = read_published(paths.progress)
+    if is_running(paths) or (published is not None and published.fresh_elsewhere):
+        raise UsageError(f"{out}: the run is at work. Let it end, or stop it: cxr-backlog cancel {out}")
     with only_producer(paths):  # nobody resumes the run meanwhile
         ledger = open_ledger(out, write=True)
-        _check_settled(ledger, paths)
+        _cancel_and_settle(ledger, paths)
         ledger.acquire()  # nor on another machine
-        _check_settled(ledger, paths)
+        _cancel_and_settle(ledger, paths)
         settings = read_settings()
         with (
             closing(limited(pacs_of(ledger, settings, paths), settings, pacs_address(ledger, paths))) as pacs,
@@ -184,22 +184,25 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
     sys.exit(FAILED if done.changed else OK)
 
 
-def _check_settled(ledger: Ledger, paths: Paths) -> None:
-    """Insist that no worker is at work: what one stores after a retraction nobody would know of.
+def _cancel_and_settle(ledger: Ledger, paths: Paths) -> None:
+    """Cancel the run and wait until no worker is at work: what one stores after a retraction nobody would know of.
 
     Raises
     ------
     UsageError
-        Chunks are in flight and the run is not cancelled; or a worker holds one of them still.
+        A worker holds a chunk still, or nothing tells whether one does.
     """
+    from producer.results.exports import summarise
+    from producer.run.folder import touch
+
     count, out = len(ledger.in_flight()), paths.out
-    if not count:
+    if summarise(ledger)["complete"]:
         return
     if not paths.cancel.exists():
-        raise UsageError(
-            f"{out}: {count} chunks are in flight, whose reports the run doesn't know yet. Stop the workers first: "
-            f"cxr-backlog cancel {out}; or let the chunks end: cxr-backlog resume {out}"
-        )
+        touch(paths.cancel)  # nor does the runner go on with it
+        echo("The run is not complete: it is cancelled first.")
+    if not count:
+        return
     if not ledger.get("stack", True):
         if ledger.get("settled", False):
             return  # its workers ended with its producer, and what they had finished is kept

@@ -11,16 +11,22 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from backlog.broker.claim import Claim
+from backlog.broker.claims import Claims, Refusal
+from backlog.broker.messages import Stage
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 from backlog.pacs import folder
 from producer.cli.main import main
-from producer.ledger.ledger import Ledger
+from producer.dispatch.progress import RunProgress
+from producer.ledger.ledger import Ledger, Tally
 from producer.results import reported as reported_module
 from producer.results import retract as retraction
 from producer.results import verify as verification
 from producer.results.audit_log import Audit
 from producer.results.audit_log import verify as follow
+from producer.run.folder import Paths
+from producer.run.published import Publisher
 from tests.support.ended_runs import harvest, list_items, new_ledger, reported, some_scores
 
 COUNT = 7
@@ -214,3 +220,56 @@ def test_another_pacs_at_the_same_address_is_refused(
     monkeypatch.setattr("backlog.pacs.orthanc.Orthanc.identity", lambda self: "another")
     status, text = command(words[0], tmp_path / "out", *words[1:])
     assert (status, "not the one that this run began with" in text) == (2, True), text
+
+
+# -- a run that has not ended --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A run of a stack whose producer is gone: one report on record, one chunk in flight."""
+    out = tmp_path / "out"
+    a_run(out, tmp_path / "pacs")
+    ledger = Ledger(out / "ledger.sqlite", write=True)
+    ledger.set("stack", True)
+    list_items(ledger, 1)
+    (chunk,) = ledger.waiting(1)
+    ledger.dispatched([chunk.no])
+    ledger.close()
+    return out
+
+
+def test_a_run_in_a_stack_is_cancelled_and_its_leases_are_waited_for(
+    begun: Path, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXR_REDIS_URL", redis_url)
+    monkeypatch.setenv("CXR_LEASE_SECONDS", "1")
+    ledger = Ledger(begun / "ledger.sqlite", write=False)
+    run, (chunk,) = str(ledger.get("job")["run"]), ledger.in_flight()
+    ledger.close()
+    claims = Claims(redis_url, lease_seconds=1)
+    claim = claims.claim(run, chunk.no, Stage.UPLOAD, Stage.UPLOAD)
+    assert isinstance(claim, Claim)
+    assert claims.progress(run, [chunk.no])[chunk.no].leased
+    status, text = command("retract", begun, "--yes")
+    assert (status, "it is cancelled first" in text, "Deleted 1 reports" in text) == (0, True, True), text
+    assert not claims.progress(run, [chunk.no])[chunk.no].leased
+    assert claims.claim(run, chunk.no, Stage.UPLOAD, Stage.UPLOAD) is Refusal.CANCELLED
+    assert Paths(begun).cancel.exists()
+    assert not list((tmp_path / "pacs").rglob("*.dcm"))
+
+
+def test_a_run_at_work_on_another_machine_is_left_alone(begun: Path, tmp_path: Path) -> None:
+    Publisher(Paths(begun).progress, 0.0).publish(RunProgress(2, True, 2, 1, 1, Tally(1, {}, {})))
+    news = json.loads(Paths(begun).progress.read_text())
+    Paths(begun).progress.write_text(json.dumps(news | {"host": "another"}))
+    status, text = command("retract", begun, "--yes")
+    assert (status, "the run is at work" in text) == (2, True), text
+    assert not Paths(begun).cancel.exists()
+    assert list((tmp_path / "pacs").rglob("*.dcm"))
+
+
+def test_without_its_redis_a_run_in_a_stack_is_not_retracted(begun: Path, tmp_path: Path) -> None:
+    status, text = command("retract", begun, "--yes")
+    assert (status, "set CXR_REDIS_URL" in text) == (2, True), text
+    assert list((tmp_path / "pacs").rglob("*.dcm"))

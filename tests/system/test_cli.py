@@ -641,6 +641,26 @@ def test_a_run_is_paused_cancelled_and_taken_up_again(
     assert f"Retracted   {seen}" in verify.stdout
 
 
+def test_an_interrupted_run_is_retracted_in_one_step(
+    begin: Begin, tmp_path: Path, orthanc: OrthancServer, gate: ReportGate
+) -> None:
+    zipped(tmp_path / "z.zip", 20)
+    out, settings = tmp_path / "out", behind(orthanc) | {"CXR_CHUNK_SIZE": "4"}
+    process = begin("run", "z.zip", "--out", "out", "--workers", 1, "--pacs", gate.url, **settings)
+    gate.allow(6)
+    more_than(out, 0)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 4, text
+    assert orthanc.reports()
+    for said in ("it is cancelled first", "Deleted 0 reports"):
+        done = call("retract", out, "--yes", **orthanc.environment)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+        assert not orthanc.reports()
+    assert json.loads(call("status", out, "--json").stdout)["state"] == "cancelled"
+
+
 def test_the_first_stage_of_a_zip_is_the_upload() -> None:
     """The tests above count on it."""
     from producer.sources.zip import ZipSource
