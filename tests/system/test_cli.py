@@ -626,16 +626,16 @@ def test_a_run_is_paused_cancelled_and_taken_up_again(
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 4, text
     assert json.loads(call("status", out, "--json").stdout)["state"] == "cancelled"
-    fails(call("verify", out, **pacs), 1, "^$")
+    fails(call("verify", out, cwd=tmp_path, **pacs), 1, "^$")
     seen = ended(out)
     assert len(orthanc.reports()) == seen
-    assert f"Deleted {seen} reports." in call("retract", out, "--yes", **pacs).stdout
+    assert f"Deleted {seen} reports." in call("retract", out, "--yes", cwd=tmp_path, **pacs).stdout
     assert not orthanc.reports()
     # Taken up again it does the rest, and what was taken back stays so.
     gate.open()
     done = cli("resume", "out", **settings)
     assert done.returncode == 0, done.stderr
-    verify = call("verify", out, **pacs)
+    verify = call("verify", out, cwd=tmp_path, **pacs)
     assert verify.returncode == 0, verify.stdout
     assert f"Right       {count - seen}" in verify.stdout
     assert f"Retracted   {seen}" in verify.stdout
@@ -654,7 +654,7 @@ def test_an_interrupted_run_is_retracted_in_one_step(
     assert process.returncode == 4, text
     assert orthanc.reports()
     for said in ("it is cancelled first", "Deleted 0 reports"):
-        done = call("retract", out, "--yes", **orthanc.environment)
+        done = call("retract", out, "--yes", cwd=tmp_path, **orthanc.environment)
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
         assert not orthanc.reports()
