@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from backlog.broker.messages import Job
 from backlog.dicom.header import Identity, identity, read_header, text
-from backlog.errors import InstanceRejected
+from backlog.errors import InstanceRejected, UsageError
+from backlog.log import warn
 from backlog.pacs.base import Pacs
 from backlog.report_uids import report_and_series_uid
 from producer.ledger.ledger import Ledger
@@ -116,6 +117,14 @@ def _identity(
             return identity(read_header(read(json.loads(item["ref"]))))
     except (InstanceRejected, OSError):
         pass  # it is gone, or no DICOM file: nothing was written of it
+    except UsageError:
+        # An authorization plug-in or a proxy's filter may forbid one image: the workers could not read it either.
+        retried(pacs.identity, seconds)  # refused too where it is the password that is wrong
+        warn(
+            "image.forbidden",
+            f"item {item['no']}: the PACS forbids reading its image, so no report of it is looked for",
+            item=int(item["no"]),
+        )
     return None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from backlog.dicom.header import identity, read_header
-from backlog.errors import ServiceUnavailable
+from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs
 from backlog.pacs.folder import FolderPacs
@@ -73,6 +73,35 @@ def test_reports_of_items_that_are_not_reported_are_found(pacs: Pacs, tmp_path: 
         assert (after.unrecorded, after.retracted) == ([], 2)
         assert pacs.fetch(earlier[0]["sr_instance"])  # an earlier run's
         assert all(pacs.fetch(one) for one in images)
+
+
+def test_one_forbidden_image_fails_neither_verify_nor_retract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Found: a filter that forbids one image had both end as if the password were wrong."""
+    pacs = FolderPacs(tmp_path / "pacs")
+    images = [pacs.store(image(number)).instance for number in range(COUNT)]
+    records = reported_through(pacs, images[:5])
+    real = FolderPacs.header
+
+    def forbidden(self: FolderPacs, instance: str) -> bytes:
+        if instance == images[5]:
+            raise UsageError("refuses the user or the password")
+        return real(self, instance)
+
+    monkeypatch.setattr(FolderPacs, "header", forbidden)
+    rejection = rejected(Reason.REFUSED, instance=images[5])
+    with closing(a_ledger(tmp_path / "out", lambda item: records[item] if item < 5 else rejection)) as ledger:
+        assert verify(ledger, pacs).complete
+        assert "item 5: the PACS forbids reading its image" in caplog.text
+        assert retract(ledger, pacs).reports == 5
+
+    def refused(self: FolderPacs) -> str:
+        raise UsageError("refuses the user or the password")
+
+    monkeypatch.setattr(FolderPacs, "identity", refused)  # now it is the password
+    with closing(a_ledger(tmp_path / "again", lambda _: rejection)) as ledger, pytest.raises(UsageError):
+        verify(ledger, pacs)
 
 
 def test_reports_of_unfinished_items_are_found(pacs: Pacs, tmp_path: Path) -> None:
