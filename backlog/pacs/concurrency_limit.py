@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from backlog.broker.connection import Broker
 from backlog.broker.lua import LuaScript
@@ -38,13 +38,14 @@ end
 local limit = math.min(most, tonumber(redis.call('GET', limit_key) or most))
 """
 
-#: Takes a slot, or a place in the queue for one: by rank, and then as they came.
+#: Takes a slot, or a place in the queue for one: by rank, then the chunk that was begun first, then as they came.
 _ENTER: Final = LuaScript(
     _FORGET
     + """
 if redis.call('ZSCORE', slots_key, slot) then return 1 end
 if not redis.call('ZSCORE', waiting_key, slot) then
-  redis.call('ZADD', waiting_key, string.format('%.0f', rank * 10000000000000 + now), slot)
+  local since = begun > 0 and begun or now
+  redis.call('ZADD', waiting_key, string.format('%.0f', rank * 10000000000000 + since), slot)
 end
 redis.call('ZADD', alive_key, now + alive_ms, slot)
 local free = math.floor(limit) - redis.call('ZCARD', slots_key)
@@ -58,7 +59,7 @@ for _, key in ipairs({slots_key, waiting_key, alive_key}) do redis.call('PEXPIRE
 return taken and 1 or 0
 """,
     keys=("slots_key", "limit_key", "waiting_key", "alive_key"),
-    arguments={"most": int, "lifetime_ms": int, "alive_ms": int, "rank": int, "slot": str},
+    arguments={"most": int, "lifetime_ms": int, "alive_ms": int, "rank": int, "begun": int, "slot": str},
 )
 
 #: Gives a slot back, moves the limit, and hands free slots to those who wait longest.
@@ -141,8 +142,13 @@ class Rank(IntEnum):
     INFER = 1
     UPLOAD = 2
     OTHER = 3
-    #: Before a chunk is begun at all: while those at work leave a slot free.
-    CHUNK = 4
+
+
+class Turn(NamedTuple):
+    """A request's place in the queue: that of its chunk, so that chunks end one after the other, not all at last."""
+
+    rank: Rank = Rank.OTHER
+    begun: int = 0  #: when its chunk was, in ms by the Redis server's clock; 0 for a request of no chunk
 
 
 class PacsConcurrencyLimit:
@@ -162,8 +168,8 @@ class PacsConcurrencyLimit:
 
     def __init__(self, broker: Broker, address: str, *, most: int, lifetime: float = _LIFETIME) -> None:
         self.most = max(1, most)
-        #: Which requests these are; set by the stage that is at work.
-        self.rank = Rank.OTHER
+        #: Which requests these are; set for the chunk that is at work.
+        self.turn = Turn()
         #: Called every half second while a request waits for its slot. What it raises ends the waiting.
         self.on_wait: Callable[[], object] = lambda: None
         #: Seconds that this process has waited for slots: no failure of the PACS, and no part of a retry budget.
@@ -183,22 +189,20 @@ class PacsConcurrencyLimit:
         self._usual: dict[str, float] = {}
 
     @contextmanager
-    def slot(self, kind: str, rank: Rank | None = None) -> Iterator[None]:
+    def slot(self, kind: str) -> Iterator[None]:
         """Hold a slot for one request, however long it takes to get one; how it ends moves the limit.
 
         Parameters
         ----------
         kind
             What is asked: requests of one kind are compared in time. Empty: nothing is asked, the limit stays.
-        rank
-            Other than :attr:`rank`.
         """
         slot = uuid.uuid4().hex
         self._keep(slot)
         ending = ""
         taken = False
         try:
-            taken = self._wait_for(slot, self.rank if rank is None else rank)
+            taken = self._wait_for(slot)
             if not taken:
                 with self._alone:
                     yield
@@ -216,8 +220,8 @@ class PacsConcurrencyLimit:
             self._give_back(slot, ending)
 
     def admit(self) -> None:
-        """Wait until a slot is free that no chunk at work needs: a chunk begun earlier would only wait."""
-        with self.slot("", Rank.CHUNK):
+        """Wait until a slot is free that no chunk needs which goes first."""
+        with self.slot(""):
             pass
 
     def now(self) -> tuple[float, int]:
@@ -241,7 +245,7 @@ class PacsConcurrencyLimit:
             "alive_key": f"{self.name}:alive",
         }
 
-    def _wait_for(self, slot: str, rank: Rank) -> bool:
+    def _wait_for(self, slot: str) -> bool:
         """Take a slot; False when there is no Redis to ask."""
         began = time.monotonic()
         try:
@@ -251,7 +255,8 @@ class PacsConcurrencyLimit:
                     most=self.most,
                     lifetime_ms=self._lifetime_ms,
                     alive_ms=int(_ALIVE * 1000),
-                    rank=int(rank),
+                    rank=int(self.turn.rank),
+                    begun=self.turn.begun,
                     slot=slot,
                 ):
                     return True

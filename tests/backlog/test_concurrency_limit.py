@@ -17,7 +17,7 @@ from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.outcomes import Reason
 from backlog.pacs import concurrency_limit
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit, Rank, limited
+from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit, Rank, Turn, limited
 from backlog.pacs.connect import connect
 from backlog.settings import from_environment
 from tests.support.servers import OrthancServer, RedisServer, free_port, wait_until
@@ -187,24 +187,37 @@ def test_who_waits_for_a_slot_may_stop_waiting(redis_url: str) -> None:
 
 def test_a_free_slot_goes_to_the_work_that_is_nearest_to_its_end(redis_url: str) -> None:
     """Found: with forty workers at a slow PACS every chunk was begun, and none was finished."""
-    holder, *others = limits(redis_url, 5, most=1)
-    ranks = [Rank.CHUNK, Rank.UPLOAD, Rank.INFER, Rank.REPORT]
-    order: list[Rank] = []
+    turns = [Turn(Rank.UPLOAD, 1), Turn(Rank.INFER, 2), Turn(Rank.REPORT, 3)]
+    assert _served_in_order(redis_url, turns) == turns[::-1]
 
-    def ask(one: PacsConcurrencyLimit, rank: Rank) -> None:
-        with one.slot("fetch", rank):
-            order.append(rank)
+
+def test_chunks_end_one_after_the_other(redis_url: str) -> None:
+    """Found: thirty-six chunks took turns at a slow PACS, and the first was read when the last was."""
+    turns = [Turn(Rank.INFER, 30), Turn(Rank.INFER), Turn(Rank.INFER, 10), Turn(Rank.INFER, 20)]
+    order = _served_in_order(redis_url, turns)
+    assert order == [Turn(Rank.INFER, 10), Turn(Rank.INFER, 20), Turn(Rank.INFER, 30), Turn(Rank.INFER)]
+
+
+def _served_in_order(redis_url: str, turns: list[Turn]) -> list[Turn]:
+    """Let one process after another ask while the only slot is held; return in which order they are served."""
+    holder, *others = limits(redis_url, 1 + len(turns), most=1)
+    order: list[Turn] = []
+
+    def ask(one: PacsConcurrencyLimit) -> None:
+        with one.slot("fetch"):
+            order.append(one.turn)
 
     threads = []
     with holder.slot("fetch"):
         client = Broker(redis_url).client
-        for count, (one, rank) in enumerate(zip(others, ranks, strict=True), 1):
-            threads.append(threading.Thread(target=ask, args=(one, rank)))
+        for count, (one, turn) in enumerate(zip(others, turns, strict=True), 1):
+            one.turn = turn
+            threads.append(threading.Thread(target=ask, args=(one,)))
             threads[-1].start()
             wait_until(partial(_waiting, client, holder, count), 10)
     for thread in threads:
         thread.join(10)
-    assert order == ranks[::-1]
+    return order
 
 
 def test_the_first_to_ask_is_the_first_to_be_served(redis_url: str) -> None:

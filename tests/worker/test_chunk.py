@@ -24,6 +24,7 @@ from pydicom import dcmread
 from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import Claims
+from backlog.broker.connection import Broker
 from backlog.broker.messages import DEFERRED, QUEUES, ItemRecord, Job, SourceSpec, Stage
 from backlog.dicom.eligibility import Rules
 from backlog.errors import ClaimLost, InstanceRejected, ServiceUnavailable, StorageFull, UsageError
@@ -31,6 +32,7 @@ from backlog.fault_attribution import Operation
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.log import LOGGER
 from backlog.outcomes import Reason
+from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit
 from backlog.settings import Settings
 from tests.support.dicom_images import chest, dicom
 from tests.support.jobs import a_job
@@ -972,3 +974,65 @@ def test_a_chunk_that_was_decided_whole_ends(shop: Shop) -> None:
         shop.claims.broker.client.hdel(claim.key, "lease")
     shop.do_all()
     assert shop.records()[0]["reason"] == "killed_worker"
+
+
+# -- waiting for a slot at the PACS --------------------------------------------------------------------------
+
+
+def _waits_for_a_slot(
+    shop: Shop, during: Callable[[], object], limit: int = 3600
+) -> tuple[list[Any], BaseException | None]:
+    """Do a chunk while another holds the PACS's only slot; return what began, and what ended it."""
+    broker = shop.claims.broker
+    holder, ours = (
+        PacsConcurrencyLimit(Broker(shop.settings.redis_url), "http://pacs", most=1) for _ in "ab"
+    )
+    pacs = LimitedPacs(shop.process.pacs, ours)
+    job = shop.submit(images(1))
+    (message,) = shop.take(Stage.UPLOAD)
+    shop.app.conf.task_time_limit = limit
+    begun: list[Any] = []
+    ended: list[BaseException] = []
+
+    def body(attempt: Attempt, items: list[Any]) -> None:
+        begun.extend(items)
+
+    def work() -> None:
+        try:
+            StageRunner(shop.app, shop.claims, 0.0, pacs=lambda: pacs).run(
+                Stage.UPLOAD, job, 1, message[2], body
+            )
+        except Reject as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=work)
+    with holder.slot("fetch"):
+        thread.start()
+        wait_until(lambda: broker.client.zcard(f"{ours.name}:waiting") == 1, 10)
+        during()
+        assert begun == []
+    thread.join(20)
+    return begun, ended[0] if ended else None
+
+
+def test_a_chunk_that_waits_for_the_pacs_is_leased(shop: Shop) -> None:
+    """Found: its message was with a worker and it had no lease, so that it was sent again, 59 times."""
+    leased: list[bool] = []
+    begun, ended = _waits_for_a_slot(shop, lambda: leased.append(shop.claims.progress("run1", [1])[1].leased))
+    assert leased == [True]
+    assert (len(begun), ended) == (1, None)
+
+
+def test_a_chunk_whose_turn_never_comes_goes_back_untried(shop: Shop) -> None:
+    """The hard limit would end the process, and count."""
+
+    def until_it_went_back() -> None:
+        wait_until(lambda: not shop.claims.progress("run1", [1])[1].leased, 20)
+
+    begun, ended = _waits_for_a_slot(shop, until_it_went_back, limit=2)
+    assert begun == []
+    assert isinstance(ended, Reject)
+    assert ended.requeue
+    claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
+    assert isinstance(claim, Claim)
+    assert claim.attempt == 1

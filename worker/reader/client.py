@@ -19,6 +19,7 @@ from backlog.dicom.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.model import MODELS
 from backlog.outcomes import Flag, Reason
+from backlog.pacs.concurrency_limit import Turn
 from backlog.settings import Settings
 from worker.reader.protocol import LENGTHS, PreprocessedImage, RejectedImage
 from worker.reader.spawn import COMMAND, Child, cpu_seconds, fork, may_fork, spawn
@@ -50,9 +51,9 @@ class Reader:
         self._input_side = MODELS[settings.model].side
         self.rules = rules
         self.waited = 0.0  #: seconds that it has waited for slots at the PACS
-        self.on_wait: Callable[[], object] = lambda: (
-            None
-        )  #: called meanwhile; what it raises ends the waiting
+        #: Called meanwhile; what it raises ends the waiting.
+        self.on_wait: Callable[[], object] = lambda: None
+        self.turn = Turn()  #: of its requests, in the queue for slots
         self._process: Child | None = None
         self._ready = False
         self._buffer = bytearray()
@@ -163,6 +164,7 @@ class Reader:
                 "side": side,
                 "input_side": self._input_side,
                 "display_side": display_side,
+                "turn": self.turn,
             }
         ]
         told += [{"instance": instance} for instance in instances]

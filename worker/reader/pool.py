@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from backlog.dicom.eligibility import Rules
+from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
 from backlog.processes import cores
 from backlog.settings import Settings
 from worker.model.engine import may_use_gpu
@@ -49,10 +50,10 @@ class Readers:
         """Seconds that the processes have waited for slots at the PACS, one after the other."""
         return max(reader.waited for reader in self._readers)
 
-    def call_while_waiting(self, step: Callable[[], object]) -> None:
-        """Have a function called while an image waits for a slot at the PACS; what it raises ends the reading."""
+    def follow(self, limit: PacsConcurrencyLimit) -> None:
+        """Let images wait for a slot at the PACS as this process does: in the same turn, and for as long."""
         for reader in self._readers:
-            reader.on_wait = step
+            reader.turn, reader.on_wait = limit.turn, limit.on_wait
 
     @property
     def rules(self) -> Rules:

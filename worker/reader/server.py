@@ -22,7 +22,7 @@ from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import where
 from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit, Rank, limited
+from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit, Rank, Turn, limited
 from backlog.pacs.connect import connect
 from backlog.processes import die_with_parent
 from backlog.settings import from_environment
@@ -46,7 +46,6 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
 
     _write(answers, {"state": "ready"})
     if isinstance(pacs, LimitedPacs):
-        pacs.limit.rank = Rank.INFER
         pacs.limit.on_wait = _say_that_it_waits(answers, pacs.limit)
     rules, side, input_side, display_side = Rules(), 0, 0, 0
     for line in requests:
@@ -58,6 +57,9 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
                 request["input_side"],
                 request["display_side"],
             )
+            if isinstance(pacs, LimitedPacs):
+                rank, begun = request["turn"]
+                pacs.limit.turn = Turn(Rank(rank), begun)
             continue
         answer: dict[str, object] = {"instance": request["instance"], "sop": "", "study": ""}
         try:

@@ -126,6 +126,18 @@ class Attempt:
         if self.claim.seconds > self.seconds and (self.records or len(self.following) > len(self.claim.kept)):
             raise TimeUsedUp
 
+    def go_on_waiting(self) -> None:
+        """Call while a request waits for its slot: as :meth:`go_on`; what waits for too long goes back undone too.
+
+        Raises
+        ------
+        ClaimLost, RunPaused, Stopping, TimeUsedUp
+            As there.
+        """
+        self.go_on()
+        if self.claim.seconds > self.seconds:
+            raise TimeUsedUp
+
     def before(self, index: int) -> None:
         """Call before each item: as :meth:`go_on`, and leaves a current-item mark where one is needed."""
         self.go_on()

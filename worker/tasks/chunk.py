@@ -8,8 +8,8 @@ which reconcile sends again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,9 +22,9 @@ from backlog.broker.messages import QUEUES, TASKS, Job, Stage, task_id
 from backlog.errors import ClaimLost, RunCancelled, RunPaused, ServiceUnavailable, UsageError
 from backlog.log import event
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import LimitedPacs, Rank
+from backlog.pacs.concurrency_limit import LimitedPacs, Rank, Turn
 from worker.tasks.attempt import Attempt
-from worker.tasks.shutdown import Stopping, pause, stopping
+from worker.tasks.shutdown import Stopping, pause
 
 #: What a stage does with a chunk's items. What comes of each stands in the attempt.
 StageBody = Callable[[Attempt, list[Any]], None]
@@ -67,11 +67,9 @@ class StageRunner:
         """
         first = Stage.INFER if job["source"]["kind"] == "orthanc" else Stage.UPLOAD
         try:
-            self._admit(stage)
             claim = self.claims.claim(job["run"], chunk, stage, first)
-        except (ServiceUnavailable, UsageError, Stopping) as error:
-            if not isinstance(error, Stopping):
-                _wait_a_little(error)
+        except (ServiceUnavailable, UsageError) as error:
+            _wait_a_little(error)
             raise Reject(str(error), requeue=True) from None
         if claim is Refusal.PAUSED:
             pause(1.0)
@@ -89,7 +87,8 @@ class StageRunner:
             history=job.get("history", ()),
         )
         try:
-            with claim, self._waiting_as(attempt):
+            with claim:
+                self._wait_for_turn(attempt)
                 self._work(attempt, job, items, body)
         except RunCancelled:
             _give_back(attempt)
@@ -137,31 +136,19 @@ class StageRunner:
             ms=round(1000 * claim.seconds),
         )
 
-    def _admit(self, stage: Stage) -> None:
-        """Wait for a slot at the PACS before a chunk is begun, and say which requests come now."""
-        pacs = self.pacs() if self.pacs else None
-        if isinstance(pacs, LimitedPacs):
-            pacs.limit.on_wait = _unless_stopping
-            pacs.limit.rank = RANKS[stage]
-            # A chunk at its last stage is work begun: it waits with its own requests.
-            if stage is not Stage.REPORT:
-                pacs.limit.admit()
+    def _wait_for_turn(self, attempt: Attempt) -> None:
+        """Wait until the PACS has a slot for a chunk, before any of its items is marked as at work.
 
-    @contextmanager
-    def _waiting_as(self, attempt: Attempt) -> Iterator[None]:
-        """Let who waits for a slot in an attempt stop for the attempt's reasons."""
+        Its lease is held meanwhile: a chunk without one would be sent again.
+        """
         pacs = self.pacs() if self.pacs else None
         if isinstance(pacs, LimitedPacs):
-            pacs.limit.on_wait = attempt.go_on
-        yield
+            pacs.limit.turn = Turn(RANKS[attempt.stage], attempt.claim.claimed_ms)
+            pacs.limit.on_wait = attempt.go_on_waiting
+            pacs.limit.admit()
 
 
 RANKS: Final = {Stage.UPLOAD: Rank.UPLOAD, Stage.INFER: Rank.INFER, Stage.REPORT: Rank.REPORT}
-
-
-def _unless_stopping() -> None:
-    if stopping.is_set():
-        raise Stopping
 
 
 def send(app: Celery, stage: Stage, job: Job, chunk: int, items: list[Any]) -> None:

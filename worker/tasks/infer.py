@@ -66,7 +66,6 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
     # On a CPU a batch of one lets reading and scoring overlap best, and costs nothing (docs/decisions.md).
     batch = 1 if attempt.claim.isolated or process.engine.name != "torch" else GPU_BATCH
     readers = process.readers(job)
-    readers.call_while_waiting(attempt.go_on)
     for item, answer in _read(readers, attempt, items):
         if hasattr(answer, "rejection"):
             attempt.records[item["i"]] = _record(attempt, item, answer.rejection, answer)

@@ -13,7 +13,7 @@ from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError
 from backlog.model import MODELS
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import limited
+from backlog.pacs.concurrency_limit import LimitedPacs, limited
 from backlog.pacs.connect import connect
 from backlog.processes import cores
 from backlog.settings import Settings
@@ -66,8 +66,10 @@ class WorkerResources:
         return load(self.weights, engine=self.settings.engine, threads=threads)
 
     def readers(self, job: Job) -> Readers:
-        """Return the readers, told a run's rules; the same processes for every run."""
+        """Return the readers, told a run's rules and a chunk's turn at the PACS; the same processes for every run."""
         self._readers.rules = Rules.from_spec(job["rules"])
+        if isinstance(self.pacs, LimitedPacs):
+            self._readers.follow(self.pacs.limit)
         return self._readers
 
     @cached_property
