@@ -13,7 +13,7 @@ from backlog.broker.connection import Broker
 from backlog.broker.messages import Stage
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
 from tests.conftest import need
-from tests.support.servers import RedisServer, wait_until
+from tests.support.servers import RedisServer, free_port, wait_until
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def configure(server: RedisServer, *words: str) -> None:
 @pytest.fixture
 def cluster(redis: RedisServer) -> RedisServer:
     redis.stop()
-    redis.options = ["--cluster-enabled", "yes"]
+    # By default the bus is at the port plus 10000, which a free port may not allow.
+    redis.options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
     redis.start()
     port = str(redis.port)
     subprocess.run(
