@@ -37,6 +37,9 @@ PREPROCESSING: Final = "3"
 #: In Manufacturer and similar places: by it the system knows its own reports and files.
 PRODUCT: Final = "cxr-backlog"
 
+#: Where a finding counts as present: torchxrayvision maps its operating point to this (models.py, op_norm).
+OPERATING_POINT: Final = 0.5
+
 #: What defines the models, as the reports name it.
 MODEL_VERSION: Final = "torchxrayvision 1.5.7"
 

@@ -15,7 +15,7 @@ from typing import Final, Literal, NotRequired, TypedDict
 
 from backlog.dicom.eligibility import RulesSpec
 from backlog.errors import UsageError
-from backlog.model import DEFAULT_MODEL, MODELS, Model
+from backlog.model import DEFAULT_MODEL, LABELS, MODELS, OPERATING_POINT, Model
 
 
 class Stage(IntEnum):
@@ -190,6 +190,12 @@ def model_of(run: Job | PredecessorSpec) -> Model:
     if name not in MODELS:
         raise UsageError(f"the run's model is {name[:64]!r}, which this version doesn't know: update it")
     return MODELS[name]
+
+
+def points_of(run: Job | PredecessorSpec) -> list[float]:
+    """Return from which score on a run calls each of `backlog.model.LABELS` present."""
+    thresholds = run["operating_points"]["thresholds"] if "operating_points" in run else {}
+    return [thresholds.get(label, OPERATING_POINT) for label in LABELS]
 
 
 def numbers(scores: Iterable[float | None]) -> list[float]:

@@ -329,6 +329,25 @@ class Orthanc:
         """Return one study with its main tags. Rejected as ``not_in_pacs`` when it is gone."""
         return self._json(f"/studies/{_checked(study)}")
 
+    def has_labels(self) -> bool:
+        """Return whether it and its database keep labels: since Orthanc 1.12 (Orthanc Book, "Labels")."""
+        return self._json("/system").get("HasLabels") is True
+
+    def labels(self, study: str) -> list[str]:
+        """Return a study's labels. Rejected as ``not_in_pacs`` when the study is gone."""
+        answer = self._parsed(self._call("GET", f"/studies/{_checked(study)}/labels"))
+        if not isinstance(answer, list):
+            raise self._stranger()
+        return [str(label) for label in answer]
+
+    def put_label(self, study: str, label: str) -> None:
+        """Put a label (letters, digits, ``-`` and ``_``) on a study; one that is there stays."""
+        self._call("PUT", f"/studies/{_checked(study)}/labels/{label}")
+
+    def remove_label(self, study: str, label: str) -> None:
+        """Take a label off a study; one that is not there is no error."""
+        self._call("DELETE", f"/studies/{_checked(study)}/labels/{label}")
+
     def simplified_tags(self, instance: str) -> dict[str, Any]:
         """Return one instance's header as keywords and text."""
         return self._json(f"/instances/{_checked(instance)}/simplified-tags")

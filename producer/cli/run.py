@@ -67,6 +67,11 @@ DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runn
     metavar="FILE",
     help="Which score on each finding counts as present: a file of 'validate --propose'.",
 )
+@click.option(
+    "--label-findings",
+    is_flag=True,
+    help="Label the studies in Orthanc (1.12 or later) with the findings that are present, as ai-pneumothorax.",
+)
 @MAKE_UIDS
 @WRAP_IMAGES
 @IMAGE_NAMES
@@ -84,6 +89,7 @@ def run(
     derived_objects: str | None,
     predecessor: Path | None,
     operating_points: Path | None,
+    label_findings: bool,
     make_uids: bool,
     wrap_images: bool,
     image_names: str,
@@ -117,6 +123,7 @@ def run(
             read_back=read_back,
             predecessor=predecessor,
             operating_points=operating_points,
+            label_findings=label_findings,
             conversion=conversion_of(make_uids, wrap_images, image_names, image_table),
         )
     except BaseException:

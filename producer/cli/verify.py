@@ -128,6 +128,7 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
     """Delete the reports that a run wrote, what it stored beside them, and nothing else."""
     from backlog.pacs.concurrency_limit import limited
     from producer.results.audit_log import Audit
+    from producer.results.labels import count_labels
     from producer.results.retract import beside, written
     from producer.results.retract import retract as take_back
     from producer.run.folder import Paths, is_running, only_producer
@@ -142,8 +143,11 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
             click.echo(item["sr_sop_instance_uid"])
             count += 1
         derived_objects = beside(ledger)
+        labels = sum(count_labels(ledger).values())
         ledger.close()
         also = f", and {derived_objects} pictures and PDFs beside them" if derived_objects else ""
+        if labels:
+            echo(f"It put {labels} labels on studies, which are taken off first.")
         echo(
             f"{count} reports were written by this run{also}. Delete them with: cxr-backlog retract {out} --yes"
         )
@@ -179,6 +183,7 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
     echo(
         f"Deleted {done.reports} reports{also}."
         + (f" {done.left} were gone or changed already and were left alone." if done.left else "")
+        + (f" Took {done.labels} labels off studies." if done.labels else "")
         + (f" Deleted {done.unrecorded} reports of items that were not reported." if done.unrecorded else "")
     )
     sys.exit(FAILED if done.changed else OK)

@@ -16,7 +16,7 @@ from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from backlog.broker.messages import model_of
+from backlog.broker.messages import model_of, points_of
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from backlog.output_file import OutputFile, begins_with
@@ -38,8 +38,6 @@ is_own_gallery = begins_with(_MARK.encode())
 _PLACEHOLDERS: Final = ("study_instance_uid", "sop_instance_uid", "instance")
 #: Orthanc's own explorer.
 _EXPLORER: Final = "/app/explorer.html#instance?uuid={instance}"
-#: From which score on a finding counts as present, where the run has no operating points of its own.
-_MODELS_OWN: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,7 @@ class About:
     @property
     def points(self) -> list[float]:
         """From which score on each finding counts as present, in the order of `backlog.model.LABELS`."""
-        thresholds = self.job.get("operating_points", {}).get("thresholds", {})
-        return [thresholds.get(label, _MODELS_OWN) for label in LABELS]
+        return points_of(self.job)
 
 
 def need_page() -> None:

@@ -26,9 +26,12 @@ from producer.ledger.schema import (
     DERIVED_RETRACTED,
     DERIVED_STORED,
     FOUND,
+    LABELLED,
+    LABELS,
     RETRACTED,
     SCHEMA,
     STORED,
+    UNLABELLED,
     VERSION,
 )
 from producer.sources.base import Page
@@ -103,6 +106,7 @@ class Ledger:
         if write:
             with _translated(path):
                 self._db.execute(DEFERRAL)
+                self._db.execute(LABELS)
         self._epoch: int | None = None
 
     @classmethod
@@ -431,6 +435,38 @@ class Ledger:
             for item in items:
                 self._effect(DERIVED_RETRACTED, item, time.time())
             self._drop("retracting")
+
+    def labels_of(self, study: str) -> dict[str, int | None]:
+        """Return which labels of a study this run knows, and for which item it put them there; None: it did not."""
+        rows = self._execute("SELECT label, item, state FROM study_label WHERE study = ?", (study,))
+        return {row["label"]: row["item"] if row["state"] == 1 else None for row in rows}
+
+    def keep_labels(self, found: Iterable[tuple[str, str, int, bool]]) -> None:
+        """Keep that labels are about to be put on studies: (study, label, item, whether they were not there).
+
+        What was kept once stays so: a label that this run put is there when it looks again.
+        """
+        with self._transaction():
+            for study, label, item, ours in found:
+                self._execute(
+                    "INSERT OR IGNORE INTO study_label VALUES (?, ?, ?, ?)", (study, label, item, int(ours))
+                )
+
+    def labels_put(self, last: int, items: Iterable[int]) -> None:
+        """Keep that the labels of all items are put up to an effect, and for which items there were any to put."""
+        with self._transaction():
+            for item in items:
+                self._effect(LABELLED, item, time.time())
+            self._set("labelled", last)
+
+    def labels_removed(self, labels: Iterable[tuple[str, str, int]]) -> None:
+        """Keep which labels were taken off again: (study, label, item)."""
+        with self._transaction():
+            for study, label, item in labels:
+                self._execute(
+                    "UPDATE study_label SET state = 2 WHERE study = ? AND label = ?", (study, label)
+                )
+                self._effect(UNLABELLED, item, time.time())
 
     def group(self, studies: Iterable[tuple[str, str]]) -> None:
         """Tell which group each study (by its UID) belongs to, for this connection's queries alone.

@@ -22,6 +22,16 @@ CREATE TABLE IF NOT EXISTS deferral (
 );
 """
 
+#: Labels on the PACS's studies. Added in the same way.
+LABELS: Final = """
+CREATE TABLE IF NOT EXISTS study_label (
+    study TEXT, label TEXT,                 -- the PACS's own id
+    item INTEGER NOT NULL,                  -- the first whose report asked for it
+    state INTEGER NOT NULL,                 -- 0 was there before, 1 put by this run or about to be, 2 taken off again
+    PRIMARY KEY (study, label)
+) WITHOUT ROWID;
+"""
+
 SCHEMA: Final = f"""
 PRAGMA user_version = {VERSION};
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -75,7 +85,7 @@ CREATE TABLE effect (                       -- what this run changed or found in
 CREATE TABLE retracted (
     item INTEGER PRIMARY KEY, sr_sop_instance_uid TEXT NOT NULL, found INTEGER NOT NULL, at REAL NOT NULL
 );
-{DEFERRAL}"""
+{DEFERRAL}{LABELS}"""
 
 #: Kinds of effects: a report stored by this run, one of an earlier run found instead, one deleted again.
 STORED: Final = "report.stored"
@@ -84,3 +94,6 @@ RETRACTED: Final = "report.retracted"
 #: The same of what this run stored beside a report, and deleted again.
 DERIVED_STORED: Final = "derived_objects.stored"
 DERIVED_RETRACTED: Final = "derived_objects.retracted"
+#: Labels that this run put on a study for an item's findings, and took off again.
+LABELLED: Final = "labels.put"
+UNLABELLED: Final = "labels.removed"

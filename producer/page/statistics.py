@@ -18,6 +18,7 @@ from producer.page import drift
 from producer.page.comparison import Comparison, compare
 from producer.page.drift import Distribution
 from producer.results import exports
+from producer.results.labels import WANTED
 
 #: Most bars of the chart over time.
 _BARS: Final = 40
@@ -152,6 +153,7 @@ def _facts(ledger: Ledger) -> dict[str, str]:
         "Coding": job["coding"],
         "Modalities": ", ".join(job["rules"]["modalities"]),
         "Laterals scored": "yes" if job["rules"]["laterals"] else "no",
+        **({"Findings labelled in Orthanc": "yes"} if ledger.get(WANTED) else {}),
         "Images in a chunk": str(ledger.get("chunk_size")),
         "Python, here": platform.python_version(),
         **{f"{name}, here": version for name, version in versions.items() if version},

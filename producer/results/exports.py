@@ -15,6 +15,7 @@ from backlog.outcomes import Outcome
 from backlog.output_file import OutputFile, begins_with
 from producer.ledger.ledger import Ledger
 from producer.ledger.schema import FOUND
+from producer.results.labels import WANTED, count_labels
 
 _IDS: Final = ("item", "sop_instance_uid", "study_instance_uid", "sr_sop_instance_uid", "flags")
 COLUMNS: Final = (*_IDS, *LABELS)
@@ -203,6 +204,8 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
     }
     if job.get("operating_points"):
         summary["operating_points"] = job["operating_points"]
+    if ledger.get(WANTED):
+        summary["study_labels"] = count_labels(ledger)
     if job.get("derived_objects"):
         summary["derived_objects"] = _derived_objects(ledger)
     return summary

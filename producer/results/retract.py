@@ -12,6 +12,7 @@ from backlog.outcomes import Outcome
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
 from producer.ledger.schema import DERIVED_RETRACTED, RETRACTED
+from producer.results.labels import remove_labels
 from producer.results.reported import REPORTED, derived_objects, reported_pages, retried, state_in_pacs
 from producer.results.unrecorded import unrecorded
 
@@ -27,6 +28,7 @@ class Retraction:
     left: int = 0  #: reports that stay, being changed, or were gone already
     changed: int = 0  #: those of them that the PACS holds in another form
     derived_objects: int = 0
+    labels: int = 0  #: on studies, in an Orthanc
     unrecorded: int = 0  #: reports of items that don't count as reported, and those made with other weights
 
 
@@ -51,6 +53,8 @@ def retract(
 ) -> Retraction:
     """Delete exactly the reports that this run wrote and what it stored beside them, and keep that they were deleted.
 
+    Labels that it put on studies are taken off first.
+
     What was changed since is another program's and stays. A run can have stored derived objects beside reports of an
     earlier run: they go, the reports stay. Broken off anywhere, it goes on where it was.
 
@@ -67,7 +71,7 @@ def retract(
     progress
         Called with how many reports were looked at.
     """
-    done = Retraction()
+    done = Retraction(labels=remove_labels(ledger, pacs, retry_seconds))
     looked = 0
     with ThreadPoolExecutor(_ABREAST) as pool:
         state = partial(state_in_pacs, pacs, seconds=retry_seconds)

@@ -20,6 +20,7 @@ from backlog.pacs.address import checked_address
 from backlog.pacs.connect import connect
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
+from producer.results.labels import WANTED, check_labels
 from producer.run.check_pacs import check_pacs
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger
@@ -40,6 +41,7 @@ def create(
     read_back: bool = False,
     predecessor: Path | None = None,
     operating_points: Path | None = None,
+    label_findings: bool = False,
     conversion: ConversionSpec = NOTHING,
 ) -> None:
     """Make a run's folder and ledger; nothing is sent yet.
@@ -57,7 +59,8 @@ def create(
     check_workers_can_draw(settings, settings.derived_object_kinds)
     source = make_source(word, settings, pacs, paths, selection)
     check_pacs(settings, pacs, stores_images=source.first is Stage.UPLOAD)
-    identity = _identity(settings, pacs)  # a wrong address or password ends here, and leaves nothing behind
+    # A wrong address or password ends here, and leaves nothing behind.
+    identity = _identity(settings, pacs, label_findings=label_findings)
     now = datetime.now(UTC).replace(microsecond=0)
     job: Job = {
         "run": _name(now),
@@ -89,6 +92,8 @@ def create(
         "workers": workers,
         "chunk_size": _chunk_size(settings, source.total, workers),
     }
+    if label_findings:
+        facts[WANTED] = True
     _make(paths, facts)
 
 
@@ -110,19 +115,22 @@ def _converting(spec: SourceSpec, conversion: ConversionSpec) -> SourceSpec:
     return {**spec, "conversion": conversion}
 
 
-def _identity(settings: Settings, address: str) -> str:
+def _identity(settings: Settings, address: str, *, label_findings: bool) -> str:
     """Return which PACS is at an address.
 
     Raises
     ------
     UsageError
-        It is no address, holds a password, or the PACS there refuses ours.
+        It is no address, holds a password, the PACS there refuses ours, or keeps no labels where they are wanted.
     ServiceUnavailable
         Nobody answers there.
     """
     pacs = connect(settings, address)
     try:
-        return pacs.identity()
+        identity = pacs.identity()
+        if label_findings:
+            check_labels(pacs)
+        return identity
     finally:
         pacs.close()
 
@@ -195,6 +203,8 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
         raise UsageError(f"{of.out}: nothing is quarantined{of_kind}")
     facts = {key: ledger.get(key) for key in ("word", "selection", "model", "workers", "chunk_size")}
     facts["pacs"] = pacs_address(ledger, of)
+    if ledger.get(WANTED):
+        facts[WANTED] = True
     job: Job = ledger.get("job")
     ledger.close()
     now = datetime.now(UTC).replace(microsecond=0)

@@ -25,6 +25,7 @@ from producer.ledger.ledger import Ledger
 from producer.monitoring.missing_consumers import MissingConsumers
 from producer.results import exports
 from producer.results.audit_log import Audit, AuditResult
+from producer.results.labels import WANTED, StudyLabels
 from producer.run.check_pacs import check_pacs, deletion_watch
 from producer.run.folder import Paths, only_producer
 from producer.run.local_servers import LocalServers
@@ -203,7 +204,8 @@ def _dispatch(
     watch = deletion_watch(settings, pacs, ledger, stores_images=source.first is Stage.UPLOAD)
     identity = IdentityWatch(ledger, claims, pacs, pacs_url, job, say)
     consumers = MissingConsumers(app, source.first)
-    checks = [identity.check, *([watch.check] if watch is not None else [])]
+    labels = StudyLabels(ledger, pacs, job) if ledger.get(WANTED) else None
+    checks = [one.check for one in (identity, watch, labels) if one is not None]
     observer = Observers(
         _RunObserver(show, say, audit, checks, consumers), *([metrics] if metrics is not None else [])
     )
@@ -232,6 +234,8 @@ def _dispatch(
             # Workers let go of its chunks within a third of the lease; what they reported until then is kept.
             ledger.set("settled", settle(ledger, claims, job["run"]))
             observer.on_harvest()
+        if labels is not None and dispatcher.progress.done:
+            labels.finish(settings.pacs_retry_seconds)
     if dispatcher.progress.done:
         # The run is complete, whether Redis is there to hear it or not; what it holds of the run expires there.
         with suppress(ServiceUnavailable):

@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backlog.errors import UsageError
-from backlog.model import LABELS
+from backlog.model import LABELS, OPERATING_POINT
 from producer.ledger.ledger import Ledger
 from producer.validation import metrics
 from producer.validation.join import Joined
 from producer.validation.labels import NEGATIVE, POSITIVE
 from producer.validation.metrics import Interval, Ranking, Resampling
-from producer.validation.validate import MODEL_POINT
 
 #: Images that the page lists.
 MOST_DIFFERENT: Final = 50
@@ -154,7 +153,7 @@ def _paired(
 
 def _difference(label: str, one: NDArray[Any], other: NDArray[Any], draws: Resampling) -> FindingDifference:
     difference = np.nan_to_num(other - one)
-    present, later = one >= MODEL_POINT, other >= MODEL_POINT
+    present, later = one >= OPERATING_POINT, other >= OPERATING_POINT
     mean = draws.interval(
         float(difference.mean()), lambda weights: float((weights * difference).sum() / weights.sum())
     )

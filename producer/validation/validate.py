@@ -9,14 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from backlog.model import LABELS
+from backlog.model import LABELS, OPERATING_POINT
 from producer.validation import metrics
 from producer.validation.join import Joined
 from producer.validation.labels import BLANK, NO_COLUMN, POSITIVE, UNCERTAIN
 from producer.validation.metrics import MIN_OF_EACH, Bin, Decision, Interval, Ranking, Resampling
-
-#: The model's own operating point after normalisation (torchxrayvision, models.py, op_norm).
-MODEL_POINT: Final = 0.5
 
 #: What may be done with a label that is uncertain or blank.
 CHOICES: Final = ("ignore", "positive", "negative")
@@ -72,7 +69,7 @@ def figures(
     rule
         How operating points are proposed (:func:`producer.validation.metrics.propose`); empty: none are.
     used
-        The points that the run decided with, by label; :data:`MODEL_POINT` for the others.
+        The points that the run decided with, by label; `OPERATING_POINT` for the others.
     """
     found = []
     for k, label in enumerate(LABELS):
@@ -91,7 +88,7 @@ def figures(
                 joined,
                 kept,
                 rule,
-                (used or {}).get(label, MODEL_POINT),
+                (used or {}).get(label, OPERATING_POINT),
             )
         )
     return found

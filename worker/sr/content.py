@@ -13,11 +13,11 @@ from datetime import datetime, timedelta, timezone
 from typing import Final
 
 from backlog.errors import InstanceRejected
-from backlog.model import DEFAULT_MODEL, LABELS, MODELS, PREPROCESSING, PRODUCT
+from backlog.model import DEFAULT_MODEL, LABELS, MODELS, OPERATING_POINT, PREPROCESSING, PRODUCT
 from backlog.outcomes import Flag, Reason
 from backlog.report_uids import SCHEMA
 from worker.sr.codes import PRIVATE_SCHEME, Code, Vocabulary, vocabulary
-from worker.sr.inputs import MODEL_POINT, SOP_CLASSES, Model, Options, Predecessor
+from worker.sr.inputs import SOP_CLASSES, Model, Options, Predecessor
 from worker.sr.source_header import SourceHeader
 from worker.sr.uids import device_uid, report_uid, series_uid, tracking_uid
 
@@ -97,12 +97,12 @@ def score_text(value: float, words: Vocabulary) -> str:
         The report's language; it gives the decimal mark.
     """
     shown = round(value, 1)
-    limit = 100 * MODEL_POINT
+    limit = 100 * OPERATING_POINT
     shown = min(shown, limit - 0.1) if value < limit else shown
     return f"{shown:.1f}%".replace(".", words.phrases["decimal"])
 
 
-def percent_text(score: float, point: float = MODEL_POINT) -> str:
+def percent_text(score: float, point: float = OPERATING_POINT) -> str:
     """Return a score in [0, 1] as a percentage of two decimals, as the reader sees it.
 
     A score below the operating point never reads as one at it, nor the other way round, or the number and the word next
@@ -147,11 +147,13 @@ def _points(options: Options) -> str:
     """Return where findings count as present, for whoever has to understand the report later."""
     chosen = options.operating_points
     if chosen is None:
-        return f"operating point={MODEL_POINT}"
+        return f"operating point={OPERATING_POINT}"
     points = ", ".join(
         f"{label}={chosen.thresholds[label]}" for label in LABELS if label in chosen.thresholds
     )
-    return f"operating points: {points}, others={MODEL_POINT}; operating points file sha256={chosen.sha256}"
+    return (
+        f"operating points: {points}, others={OPERATING_POINT}; operating points file sha256={chosen.sha256}"
+    )
 
 
 def _narrative(findings: Sequence[Finding], model: Model, words: Vocabulary) -> str:

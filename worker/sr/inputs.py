@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from backlog.model import OPERATING_POINT
+
 #: SOP Class UID and name of each document that can hold a TID 1500 report (PS3.4 annex B.5).
 SOP_CLASSES: Final = {
     "comprehensive3d": "1.2.840.10008.5.1.4.1.1.88.34",
@@ -34,10 +36,6 @@ class Model:
     version: str
     weights_sha256: str
     meaningful: bool = True
-
-
-#: Where a finding counts as present: torchxrayvision maps its operating point to this (models.py, op_norm).
-MODEL_POINT: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Options:
     def point(self, label: str) -> float:
         """Return from which score on a finding counts as present."""
         chosen = self.operating_points
-        return MODEL_POINT if chosen is None else chosen.thresholds.get(label, MODEL_POINT)
+        return OPERATING_POINT if chosen is None else chosen.thresholds.get(label, OPERATING_POINT)
 
 
 @dataclass(frozen=True)
