@@ -80,8 +80,10 @@ DOORS = {
         "worker.inspection",
         "worker.gallery_images",
         "worker.derived.capture",
+        "worker.derived.pdf",
         "worker.ingest.secondary_capture",
     },
+    "reportlab": {"worker.derived.pdf"},
     "pickle": {"worker.model.torch_pickle"},
     "pickletools": {"worker.model.torch_pickle"},
     "pylibjpeg_libjpeg": set(),  # GPL

@@ -67,7 +67,7 @@ def answers(request: Request, settings: Settings) -> Iterator[dict[str, Any]]:
         The PACS is unavailable or refuses us.
     """
     if importlib.util.find_spec("PIL") is None:
-        raise UsageError("drawing needs Pillow: install cxr-backlog[capture]")
+        raise UsageError("drawing needs Pillow: install cxr-backlog[derived]")
     readers = Readers(settings, Rules.from_spec(request["rules"]), max(1, min(2, cores() - 1)))
     readers.launch()  # before the model brings threads
     try:

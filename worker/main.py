@@ -21,7 +21,7 @@ from backlog.errors import ServiceUnavailable, UsageError
 from backlog.log import event, set_up
 from backlog.settings import from_environment
 from backlog.version import build
-from worker.derived.libraries import can_draw
+from worker.derived.libraries import kinds_made_here
 from worker.reader.spawn import preload
 from worker.tasks import registry as tasks
 from worker.tasks.shutdown import STOP_SIGNAL, ask_to_stop
@@ -41,7 +41,11 @@ def _infers() -> bool:
 @inspect_command(name="describe")
 def _describe(*_: Any, **__: Any) -> dict[str, Any]:
     """Say which code this worker runs and what it can make: for `doctor`, and before a run begins."""
-    return {"build": build(), "queues": sorted(app.amqp.queues.consume_from), "draws": can_draw()}
+    return {
+        "build": build(),
+        "queues": sorted(app.amqp.queues.consume_from),
+        "derived_objects": kinds_made_here(),
+    }
 
 
 @worker_init.connect

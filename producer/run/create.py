@@ -25,7 +25,7 @@ from producer.run.check_pacs import check_pacs
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address, place_facts
-from producer.run.worker_inventory import check_workers_can_draw
+from producer.run.worker_inventory import check_workers_make
 from producer.sources.open import Selection, make_source
 from producer.validation.operating_points import check_fits, read_operating_points
 
@@ -56,7 +56,7 @@ def create(
     pacs = checked_address(pacs)
     check_place(settings, paths)
     refuse_another(paths)  # before anything is read; what counts is the look under the lock
-    check_workers_can_draw(settings, settings.derived_object_kinds)
+    check_workers_make(settings, settings.derived_object_kinds)
     source = make_source(word, settings, pacs, paths, selection)
     check_pacs(settings, pacs, stores_images=source.first is Stage.UPLOAD)
     # A wrong address or password ends here, and leaves nothing behind.

@@ -36,7 +36,7 @@ from producer.run.same_pacs import RENAMED, IdentityWatch, another_pacs, is_run_
 from producer.run.signals import StopRequest, stopping_on_signals
 from producer.run.stopwatch import Stopwatch
 from producer.run.worker_command import Stopped, prepare_model
-from producer.run.worker_inventory import check_workers_can_draw
+from producer.run.worker_inventory import check_workers_make
 from producer.sources.base import Source
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def go_on(
                 if not is_run_pacs(ledger, pacs):
                     raise another_pacs(pacs_url)
                 say(RENAMED)
-        check_workers_can_draw(settings, job.get("derived_objects", []))
+        check_workers_make(settings, job.get("derived_objects", []))
         job["pacs"] = identity
         ledger.set("job", job)
         paths.stopped.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ class WorkerInfo:
     name: str  #: as Flower shows it
     build: str  #: of :func:`backlog.version.build`; empty of a worker that is too old to say
     queues: tuple[str, ...]
-    draws: bool  #: whether it can make the picture beside a report
+    derived_objects: tuple[str, ...]  #: the kinds that it can make
 
 
 def ask_workers(app: Celery) -> list[WorkerInfo]:
@@ -39,31 +39,39 @@ def ask_workers(app: Celery) -> list[WorkerInfo]:
             name,
             str(told.get("build", "")),
             tuple(told.get("queues", ())),
-            draws=bool(told.get("draws", False)),
+            tuple(told.get("derived_objects", ())),
         )
         for answer in answers
         for name, told in sorted(answer.items())
     ]
 
 
-def check_workers_can_draw(settings: Settings, kinds: list[str]) -> None:
-    """Refuse a run with pictures where the workers that write reports can't draw: it would wait for ever.
+def check_workers_make(settings: Settings, kinds: list[str]) -> None:
+    """Refuse derived objects that no report worker can make: the run would wait for ever.
 
-    Where none answers, nothing is known, and the run may begin.
+    Where no worker answers, nothing is known, and the run may begin.
+
+    Parameters
+    ----------
+    settings
+        Where Redis is; an embedded run starts its own workers, which say it themselves.
+    kinds
+        Of :data:`backlog.settings.DERIVED_OBJECTS`.
 
     Raises
     ------
     UsageError
-        None of those that answer can.
+        None of those that answer can make one of the kinds.
     """
-    if "capture" not in kinds or not settings.redis_url:
+    if not kinds or not settings.redis_url:
         return
     from backlog.broker.celery_app import make_app  # celery takes 300 ms to import
 
     report = [one for one in ask_workers(make_app(settings)) if QUEUES[Stage.REPORT] in one.queues]
-    if report and not any(one.draws for one in report):
+    missing = [kind for kind in kinds if not any(kind in one.derived_objects for one in report)]
+    if report and missing:
         raise UsageError(
-            "no report worker here can draw 'capture', and the run would wait for one for ever: ask for it nowhere"
-            " (CXR_DERIVED_OBJECTS, --derived-objects pdf), or give the report workers"
-            " cxr-backlog[inference,capture] and the model"
+            f"no report worker here can make {', '.join(missing)}, and the run would wait for one for ever: leave it"
+            " out (CXR_DERIVED_OBJECTS, --derived-objects), or give the report workers"
+            " cxr-backlog[inference,derived] and the model"
         )

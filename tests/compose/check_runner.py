@@ -110,7 +110,7 @@ def test_a_run_outside_out_and_a_folder_of_zips_are_refused(stack: Stack) -> Non
 def test_pictures_that_no_worker_can_draw_are_refused_at_once(stack: Stack) -> None:
     done = stack.producer("run", "/inbox/detached.zip", "--out", "/out/drawn", "--derived-objects", "capture")
     assert done.returncode == 2
-    assert "no report worker here can draw" in done.stderr
+    assert "no report worker here can make capture" in done.stderr
     assert not stack.run_folder("drawn").exists()
 
 

@@ -36,7 +36,8 @@ from tests.worker.test_chunk import Message, Shop, images, shop  # noqa: F401  #
 from worker.derived import capture as derived_capture
 from worker.derived import dicom as derived_dicom
 from worker.derived.capture import draw
-from worker.derived.pdf import _MARGIN, _WIDTH, _lines, _wide, by_score, cells, write_pdf
+from worker.derived.pdf import write_pdf
+from worker.derived.table import by_score, cells
 from worker.model.class_activation import ClassActivation, ClassActivationMaps
 from worker.model.engine import load
 from worker.model.weights import Weights, locate
@@ -197,8 +198,8 @@ def test_the_pdf_says_what_the_report_says(options: Options, tmp_path: Path) -> 
     ):
         assert " ".join(sentence.split()) in text
     assert of.words.phrases["capture_meaningless"] not in text
-    for patient in ("DOE", "JANE", "PID-0007", "1960"):
-        assert patient not in text
+    for patient in ("DOE, JANE", "PID-0007", "1960-01-01 F", "2024-02-29", "ACC-0042"):
+        assert patient in text
 
 
 def test_the_table_begins_with_the_highest_score(tmp_path: Path) -> None:
@@ -230,26 +231,66 @@ def test_the_pdf_goes_on_on_another_page_and_loses_no_word(tmp_path: Path) -> No
     of = said(flags=list(Flag), scores=[0.9] * 18)
     of = dataclasses.replace(of, comments=of.comments * 4)
     pdf = write_pdf(of)
-    assert pdf.count(b"/Type /Page ") > 1
-    words = text_of(pdf, tmp_path).split()
+    shown = text_of(pdf, tmp_path)
+    pages = [page for page in shown.split("\f") if page.strip()]
+    assert len(pages) > 1
+    assert all(of.words.phrases["capture_mark"] in page for page in pages)
+    words = shown.split()
     for comment in of.comments:
         assert words.count(comment.split()[-1]) >= 4
 
 
-def test_no_line_of_the_pdf_leaves_the_page() -> None:
+def test_no_line_of_the_pdf_leaves_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "report.pdf"
     for options in (ENGLISH, PORTUGUESE):
-        for line in _lines(said(flags=list(Flag), scores=[0.9] * 18, model=SEEDED, options=options)):
-            for x, text in line.parts:
-                assert x + _wide(text, line.size, bold=line.bold) <= _WIDTH - _MARGIN + 1, text
+        path.write_bytes(write_pdf(said(flags=list(Flag), scores=[0.9] * 18, model=SEEDED, options=options)))
+        done = subprocess.run(
+            [program("pdftotext"), "-bbox", str(path), "-"], capture_output=True, check=True, text=True
+        )
+        right = [float(edge) for edge in re.findall(r'xMax="([\d.]+)"', done.stdout)]
+        assert len(right) > 100
+        assert max(right) <= 595 - 50
 
 
-def test_the_pdfs_table_of_objects_is_right() -> None:
-    pdf = write_pdf(said())
-    start = int(re.findall(rb"startxref\n(\d+)", pdf)[0])
-    places = [int(place) for place in re.findall(rb"(\d{10}) 00000 n", pdf[start:])]
-    assert [pdf[place:].split(b" ", 1)[0] for place in places] == [
-        b"%d" % i for i in range(1, len(places) + 1)
-    ]
+def test_every_font_of_the_pdf_is_embedded(tmp_path: Path) -> None:
+    path = tmp_path / "report.pdf"
+    path.write_bytes(write_pdf(said(options=PORTUGUESE)))
+    done = subprocess.run([program("pdffonts"), str(path)], capture_output=True, check=True, text=True)
+    fonts = done.stdout.splitlines()[2:]
+    assert len(fonts) == 2
+    for font in fonts:
+        assert font.split()[-5] == "yes", font  # the column "emb"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("DOE^JANE", "DOE, JANE"),
+        ("Muñoz^José María^^Dr^", "Muñoz, Dr José María"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada, Tarou"),
+        ("山田^太郎", "(in letters that this page cannot show; see the DICOM attributes)"),
+        ("", ""),
+    ],
+)
+def test_the_pdf_shows_a_name_whole_or_not_at_all(name: str, shown: str, tmp_path: Path) -> None:
+    of = said()
+    copied = {**of.source.copied_attributes, "PatientName": name}
+    of = dataclasses.replace(of, source=dataclasses.replace(of.source, copied_attributes=copied))
+    text = text_of(write_pdf(of), tmp_path)
+    (line,) = (line for line in text.splitlines() if line.split()[:1] == ["Patient"] and "ID" not in line)
+    assert " ".join(line.split()[1:]) == shown
+
+
+def test_the_pdf_shows_the_picture_when_it_gets_one(tmp_path: Path) -> None:
+    with_picture = write_pdf(said(), picture(said()))
+    path = tmp_path / "report.pdf"
+    for pdf, count in ((write_pdf(said()), 0), (with_picture, 1)):
+        path.write_bytes(pdf)
+        done = subprocess.run(
+            [program("pdfimages"), "-list", str(path)], capture_output=True, check=True, text=True
+        )
+        assert len(done.stdout.splitlines()) - 2 == count
+    assert with_picture == write_pdf(said(), picture(said()))
 
 
 def test_brackets_and_backslashes_stay_text(tmp_path: Path) -> None:
@@ -504,7 +545,7 @@ def test_a_pacs_that_goes_away_in_between_costs_nothing(
     assert len(shop.files()) == 4
 
 
-@pytest.mark.parametrize("lacking", ["PIL", "matplotlib", "onnxruntime", "numpy"])
+@pytest.mark.parametrize("lacking", ["PIL", "reportlab", "onnxruntime", "numpy"])
 def test_a_worker_that_cant_draw_refuses_before_it_writes(
     shop: Shop,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -516,7 +557,7 @@ def test_a_worker_that_cant_draw_refuses_before_it_writes(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == lacking else found(name))
     with pytest.raises(Reject):
         shop.do(Stage.REPORT, message)
-    with pytest.raises(UsageError, match=r"cxr-backlog\[inference,capture\]"):
+    with pytest.raises(UsageError, match=r"cxr-backlog\[inference,derived\]"):
         derived_objects.need(shop.process, message[0])
     assert shop.files() == held
 
@@ -567,7 +608,7 @@ def test_a_run_without_loads_nothing_and_asks_for_nothing_more(
 def test_the_worker_loads_nothing_for_them() -> None:
     theirs = (
         *("worker.derived.capture", "worker.derived.pdf", "worker.derived.dicom"),
-        *("worker.tasks.derived", "worker.model.class_activation", "matplotlib"),
+        *("worker.tasks.derived", "worker.model.class_activation", "reportlab"),
     )
     look = f"import sys, worker.main; print([name for name in sys.modules if name.startswith({theirs})])"
     done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -6,16 +6,14 @@ cut and copied without its attributes. Pure: the same input gives the same pixel
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from backlog.errors import UsageError
-from worker.derived.pdf import by_score, cells
+from worker.derived.fonts import REGULAR, font_file
+from worker.derived.table import by_score, cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,13 +94,8 @@ def _overlaid(grey: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans, which matplotlib brings along: Pillow's own font has no accented letter."""
-    found = importlib.util.find_spec("matplotlib")
-    if found is None or found.origin is None:
-        raise UsageError("drawing needs a font: install cxr-backlog[capture]")
-    path = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     # The basic layout is the same on every machine; the other one depends on a library of the system's.
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(font_file(REGULAR), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _line(

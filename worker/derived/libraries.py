@@ -1,14 +1,21 @@
-"""Whether the picture beside a report can be made here. Imports nothing of what it asks for."""
+"""Which derived objects can be made here, by what is installed. Imports nothing of what it asks for."""
 
 from __future__ import annotations
 
 import importlib.util
 from typing import Final
 
-#: What drawing needs, by the name it is imported by.
-_DRAWING: Final = ("numpy", "onnxruntime", "PIL", "matplotlib")
+#: What each kind of derived object needs, by the name it is imported by.
+_NEEDED: Final = {
+    "capture": ("numpy", "onnxruntime", "PIL", "reportlab"),
+    "pdf": ("PIL", "reportlab"),
+}
 
 
-def can_draw() -> bool:
-    """Whether everything is installed that the picture needs."""
-    return all(importlib.util.find_spec(name) is not None for name in _DRAWING)
+def kinds_made_here() -> list[str]:
+    """Return the kinds of derived objects of which every library is installed."""
+    return [
+        kind
+        for kind, names in _NEEDED.items()
+        if all(importlib.util.find_spec(name) is not None for name in names)
+    ]

@@ -1,186 +1,225 @@
-"""A report as pages for people: a draft → the bytes of a PDF 1.4, without a library.
+"""A report as a PDF document, for viewers that show no structured report.
 
-Nothing but text in the two Helveticas that every viewer brings. It says what the SR says, in the same words; of the
-patient it says nothing: who it is stands in the DICOM attributes around it, where viewers look. No time of writing and
-no random id is in it, so the same report gives the same bytes.
+Laid out by reportlab. It says what the structured report says, in the same words, and of the patient what
+stands in the image's header, as on any page of a study. The font is embedded: where a viewer takes another in
+its place, lines run off the page. With the same version of reportlab the same report gives the same bytes: no
+time of writing and no random identifier is in it.
 """
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+import io
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final
+from xml.sax.saxutils import escape
 
-from worker.sr.content import Finding, ReportContent, score_text
+from PIL import Image as Picture
+from pydicom.valuerep import PersonName
+from reportlab.lib.colors import Color, black, lightgrey
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.styles import ParagraphStyle
+from reportlab.lib.units import mm
+from reportlab.pdfbase import pdfmetrics
+from reportlab.pdfbase.ttfonts import TTFont
+from reportlab.platypus import Flowable, Image, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
-#: A4, in points.
-_WIDTH: Final = 595
-_HEIGHT: Final = 842
-_MARGIN: Final = 50
-#: Where the columns of the table begin.
-_COLUMNS: Final = (_MARGIN, 330, 410)
-_ALARM: Final = (0.75, 0.0, 0.0)
-_BLACK: Final = (0.0, 0.0, 0.0)
+from backlog.model import PRODUCT
+from worker.derived.fonts import BOLD, REGULAR, font_file
+from worker.derived.table import by_score, cells
+from worker.sr.content import ReportContent
 
-#: Widths of Helvetica's characters 32 to 126 in thousandths of the size (Adobe's metrics of the core 14 fonts).
-_WIDTHS: Final = tuple(
-    int(width)
-    for width in (
-        "278 278 355 556 556 889 667 191 333 333 389 584 278 333 278 278 556 556 556 556 556 556 556 556 556 556 "
-        "278 278 584 584 584 556 1015 667 667 722 722 667 611 778 722 278 500 667 556 833 722 778 667 778 722 667 "
-        "611 722 667 944 667 667 611 278 278 278 469 556 333 556 556 500 556 556 278 556 556 222 222 500 222 833 "
-        "556 556 556 556 333 500 278 556 500 722 500 500 500 334 260 334 584"
-    ).split()
-)
-#: Helvetica-Bold is nowhere wider than Helvetica by more than a sixth of a character in a sentence.
-_BOLD: Final = 1.1
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from reportlab.pdfgen.canvas import Canvas
 
-
-@dataclass(frozen=True)
-class _Line:
-    """One line of a page."""
-
-    parts: tuple[tuple[int, str], ...]  #: (x, text)
-    size: int = 10
-    bold: bool = False
-    colour: tuple[float, float, float] = _BLACK
-
-    @property
-    def height(self) -> int:
-        return round(self.size * 1.4)
+_MARGIN: Final = 18 * mm
+_WIDTH: Final = A4[0] - 2 * _MARGIN - 12  # reportlab's frames keep 6 points on each side
+_ALARM: Final = Color(0.75, 0, 0)
 
 
-def write_pdf(report_content: ReportContent) -> bytes:
-    """Return a report as a PDF."""
-    pages = [_stream(page) for page in _paged(list(_lines(report_content)))]
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R /Lang (%s) >>" % report_content.words.language.value.encode(),
-        b"<< /Type /Pages /Count %d /Kids [%s] >>"
-        % (len(pages), b" ".join(b"%d 0 R" % (5 + 2 * i) for i in range(len(pages)))),
-        *(
-            b"<< /Type /Font /Subtype /Type1 /BaseFont /%s /Encoding /WinAnsiEncoding >>" % name
-            for name in (b"Helvetica", b"Helvetica-Bold")
-        ),
-    ]
-    for i, stream in enumerate(pages):
-        objects.append(
-            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 %d %d] /Contents %d 0 R "
-            b"/Resources << /Font << /F1 3 0 R /F2 4 0 R >> >> >>" % (_WIDTH, _HEIGHT, 6 + 2 * i)
-        )
-        objects.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream))
-    return _file(objects)
+def write_pdf(report_content: ReportContent, picture: NDArray[np.uint8] | None = None) -> bytes:
+    """Return a report as a PDF.
+
+    Parameters
+    ----------
+    report_content
+        What the report says.
+    picture
+        (rows, columns, 3), RGB: image and heat map, drawn below the scores. None leaves them out.
+
+    Returns
+    -------
+    bytes
+        A PDF of one or more A4 pages, with its fonts embedded.
+    """
+    _register_fonts()
+    file = io.BytesIO()
+    document = SimpleDocTemplate(
+        file,
+        pagesize=A4,
+        leftMargin=_MARGIN,
+        rightMargin=_MARGIN,
+        topMargin=_MARGIN,
+        bottomMargin=_MARGIN,
+        title=report_content.series_description,
+        author=PRODUCT,
+        creator=PRODUCT,
+        lang=report_content.words.language.value,
+        invariant=1,
+        initialFontName=REGULAR,  # else each page refers to Helvetica, which isn't embedded
+    )
+    foot = partial(_foot, report_content)
+    document.build(_flow(report_content, picture), onFirstPage=foot, onLaterPages=foot)
+    return file.getvalue()
 
 
-def _file(objects: Sequence[bytes]) -> bytes:
-    """Number the objects and end with the table of where each begins (ISO 32000-1, 7.5)."""
-    body = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n"
-    places = []
-    for number, content in enumerate(objects, start=1):
-        places.append(len(body))
-        body += b"%d 0 obj\n%s\nendobj\n" % (number, content)
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    size = len(objects) + 1
-    return body + (
-        b"xref\n0 %d\n0000000000 65535 f \n%strailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n"
-        % (size, table, size, len(body))
+@cache
+def _register_fonts() -> None:
+    for name in (REGULAR, BOLD):
+        pdfmetrics.registerFont(TTFont(name, font_file(name)))
+    pdfmetrics.registerFontFamily(REGULAR, normal=REGULAR, bold=BOLD, italic=REGULAR, boldItalic=BOLD)
+
+
+def _style(size: float, *, bold: bool = False, colour: Color = black, after: float = 2) -> ParagraphStyle:
+    return ParagraphStyle(
+        f"{size}{bold}",
+        fontName=BOLD if bold else REGULAR,
+        fontSize=size,
+        leading=size * 1.3,
+        textColor=colour,
+        spaceAfter=after,
+        splitLongWords=True,
     )
 
 
-def _lines(report_content: ReportContent) -> Iterator[_Line]:
-    phrases, source = report_content.words.phrases, report_content.source
-    yield from _paragraph(report_content.series_description, 15, bold=True)
-    yield from _paragraph(phrases["capture_banner"], 13, bold=True, colour=_ALARM)
+def _text(text: str, style: ParagraphStyle) -> Paragraph:
+    return Paragraph(escape(text), style)
+
+
+def _flow(report_content: ReportContent, picture: NDArray[np.uint8] | None) -> list[Flowable]:
+    """Return what stands on the pages, from the top."""
+    phrases = report_content.words.phrases
+    flow: list[Flowable] = [
+        _text(report_content.series_description, _style(14, bold=True)),
+        _text(phrases["capture_banner"], _style(11, bold=True, colour=_ALARM, after=4)),
+    ]
     if not report_content.model.meaningful:
-        yield from _paragraph(phrases["capture_meaningless"], 22, bold=True, colour=_ALARM)
-    yield _Line(())
-    day = f"{report_content.date[:4]}-{report_content.date[4:6]}-{report_content.date[6:]}"
-    about = (
+        flow.append(_text(phrases["capture_meaningless"], _style(20, bold=True, colour=_ALARM, after=6)))
+    flow += [
+        _pairs(_patient(report_content)),
+        Spacer(1, 8),
+        _text(report_content.narrative, _style(10, after=8)),
+    ]
+    flow.append(_scores(report_content))
+    if picture is not None:
+        flow += [Spacer(1, 8), _image(picture)]
+    flow.append(Spacer(1, 8))
+    flow += [_text(comment, _style(9, after=4)) for comment in report_content.comments]
+    return [*flow, Spacer(1, 4), _pairs(_origin(report_content), 7.5)]
+
+
+def _patient(report_content: ReportContent) -> list[tuple[str, str]]:
+    """Return whose image it is, in the words of its header; what the header leaves empty stays empty."""
+    phrases, source = report_content.words.phrases, report_content.source
+    copied = source.copied_attributes
+    name, unshown = copied.get("PatientName", ""), phrases["pdf_unshown"]
+    birth_and_sex = (_day(copied.get("PatientBirthDate", "")), copied.get("PatientSex", ""))
+    rows = (
+        ("pdf_patient", _first_shown(_written_name(name)) if name else ""),
+        ("pdf_patient_id", source.patient_id.strip()),
+        ("pdf_birth", "  ".join(part for part in birth_and_sex if part)),
+        ("pdf_study_date", _day(copied.get("StudyDate", ""))),
+        ("pdf_accession", copied.get("AccessionNumber", "")),
+    )
+    return [
+        (phrases[key], unshown if value is None or not _can_show(value) else value) for key, value in rows
+    ]
+
+
+def _origin(report_content: ReportContent) -> list[tuple[str, str]]:
+    phrases, source, model = report_content.words.phrases, report_content.source, report_content.model
+    moment = f"{_day(report_content.date)} {report_content.time[:2]}:{report_content.time[2:4]}"
+    return [
         (phrases["pdf_image"], source.sop_instance_uid),
         (phrases["pdf_study"], source.study_instance_uid),
-        (phrases["pdf_model"], f"{report_content.model.name}, {report_content.model.version}"),
-        (phrases["pdf_weights"], report_content.model.weights_sha256),
-        (
-            phrases["pdf_time"],
-            f"{day} {report_content.time[:2]}:{report_content.time[2:4]}",
-        ),
+        (phrases["pdf_model"], f"{model.name}, {model.version}"),
+        (phrases["pdf_weights"], model.weights_sha256),
+        (phrases["pdf_time"], moment),
+    ]
+
+
+def _day(date: str) -> str:
+    """Return a DA as ISO 8601 writes it."""
+    return f"{date[:4]}-{date[4:6]}-{date[6:8]}" if len(date) == 8 else date
+
+
+def _written_name(name: str) -> list[str]:
+    """Return a PN's alphabetic, ideographic and phonetic group (PS3.5 6.2.1.2), each as a page writes it."""
+    groups = []
+    for group in name.split("="):
+        parts = PersonName(group)
+        given = " ".join(part for part in (parts.name_prefix, parts.given_name, parts.middle_name) if part)
+        groups.append(", ".join(part for part in (parts.family_name, given, parts.name_suffix) if part))
+    return [group for group in groups if group]
+
+
+def _first_shown(groups: list[str]) -> str | None:
+    """Return the first group whose every letter is in the font; a name with holes in it could be another's."""
+    return next((group for group in groups if _can_show(group)), None)
+
+
+def _can_show(text: str) -> bool:
+    _register_fonts()
+    letters = pdfmetrics.getFont(REGULAR).face.charToGlyph
+    return all(ord(letter) in letters for letter in text)
+
+
+def _pairs(rows: list[tuple[str, str]], size: float = 9) -> Table:
+    """Return names with their values, in two columns; a long value goes on in the next line."""
+    name, value = _style(size, bold=True, after=0), _style(size, after=0)
+    table = Table(
+        [[_text(left, name), _text(right, value)] for left, right in rows],
+        colWidths=[0.24 * _WIDTH, 0.76 * _WIDTH],
+        hAlign="LEFT",
     )
-    for name, value in about:
-        yield _Line(((_MARGIN, name), (_MARGIN + 95, value)), 9)
-    yield _Line(())
-    yield _Line(
-        tuple(zip(_COLUMNS, (phrases["capture_finding"], phrases["capture_score"], ""), strict=True)),
-        bold=True,
-    )
+    table.setStyle(TableStyle([*_TIGHT, ("VALIGN", (0, 0), (-1, -1), "TOP")]))
+    return table
+
+
+_TIGHT: Final[list[tuple[Any, ...]]] = [
+    ("FONTNAME", (0, 0), (-1, -1), REGULAR),  # set for each cell, whatever its paragraph is set in
+    ("LEFTPADDING", (0, 0), (-1, -1), 0),
+    ("TOPPADDING", (0, 0), (-1, -1), 1),
+    ("BOTTOMPADDING", (0, 0), (-1, -1), 1),
+]
+
+
+def _scores(report_content: ReportContent) -> Table:
+    phrases = report_content.words.phrases
+    head = _style(9, bold=True, after=0)
+    rows = [[_text(phrases[key] if key else "", head) for key in ("capture_finding", "capture_score", "")]]
     for finding in by_score(report_content):
-        yield _Line(tuple(zip(_COLUMNS, cells(report_content, finding), strict=True)), bold=finding.present)
-    yield _Line(())
-    for text in (report_content.narrative, *report_content.comments):
-        yield from _paragraph(text, 10)
-        yield _Line((), 5)
+        style = _style(9, bold=finding.present, after=0)
+        rows.append([_text(cell, style) for cell in cells(report_content, finding)])
+    table = Table(rows, colWidths=[0.5 * _WIDTH, 0.15 * _WIDTH, 0.35 * _WIDTH], repeatRows=1, hAlign="LEFT")
+    table.setStyle(TableStyle([*_TIGHT, ("LINEBELOW", (0, 0), (-1, -1), 0.25, lightgrey)]))
+    return table
 
 
-def cells(report_content: ReportContent, finding: Finding) -> tuple[str, str, str]:
-    """Return a finding's row of the table: its name, its score as the summary writes it, what that means."""
-    percent = "-" if finding.value is None else score_text(finding.value, report_content.words)
-    name = report_content.words.findings[finding.label].name
-    return name, percent, finding.state.meaning
+def _image(picture: NDArray[np.uint8]) -> Image:
+    rows, columns, _ = picture.shape
+    file = io.BytesIO()
+    Picture.fromarray(picture).save(file, "PPM")  # the quickest form that reportlab reads
+    return Image(file, width=_WIDTH, height=_WIDTH * rows / columns)
 
 
-def by_score(report_content: ReportContent) -> list[Finding]:
-    """Return the findings as a reader wants them: the highest score first, what has none last."""
-    return sorted(
-        report_content.findings,
-        key=lambda finding: (finding.value is None, -(finding.value or 0.0), finding.label),
-    )
-
-
-def _paragraph(
-    text: str, size: int, *, bold: bool = False, colour: tuple[float, float, float] = _BLACK
-) -> Iterator[_Line]:
-    line = ""
-    for word in text.split():
-        longer = f"{line} {word}".strip()
-        if line and _wide(longer, size, bold=bold) > _WIDTH - 2 * _MARGIN:
-            yield _Line(((_MARGIN, line),), size, bold, colour)
-            longer = word
-        line = longer
-    yield _Line(((_MARGIN, line),), size, bold, colour)
-
-
-def _wide(text: str, size: int, *, bold: bool) -> float:
-    """Return a text's width in points; an accent adds none to its letter."""
-    plain = (unicodedata.normalize("NFD", letter)[0] for letter in text)
-    total = sum(_WIDTHS[ord(letter) - 32] if " " <= letter <= "~" else 556 for letter in plain)
-    return total * size / 1000 * (_BOLD if bold else 1)
-
-
-def _paged(lines: Iterable[_Line]) -> Iterator[list[_Line]]:
-    page: list[_Line] = []
-    room = _HEIGHT - 2 * _MARGIN
-    for line in lines:
-        if line.height > room:
-            yield page
-            page, room = [], _HEIGHT - 2 * _MARGIN
-        page.append(line)
-        room -= line.height
-    yield page
-
-
-def _stream(page: Iterable[_Line]) -> bytes:
-    """Return the drawing of one page."""
-    y = _HEIGHT - _MARGIN
-    drawn = []
-    for line in page:
-        y -= line.height
-        colour = b"%.2f %.2f %.2f rg" % line.colour
-        for x, text in line.parts:
-            # cp1252 is WinAnsiEncoding; what it lacks is no letter of the languages that reports are written in.
-            shown = text.encode("cp1252", "replace")
-            for special in (b"\\", b"(", b")"):
-                shown = shown.replace(special, b"\\" + special)
-            drawn.append(
-                b"BT %s /F%d %d Tf %d %d Td (%s) Tj ET"
-                % (colour, 2 if line.bold else 1, line.size, x, y, shown)
-            )
-    return b"\n".join(drawn)
+def _foot(report_content: ReportContent, canvas: Canvas, document: SimpleDocTemplate) -> None:
+    """Write at the foot of each page what it is: pages are printed and parted."""
+    phrases = report_content.words.phrases
+    mark = phrases["capture_mark" if report_content.model.meaningful else "capture_meaningless"]
+    canvas.setFont(BOLD, 8)
+    canvas.setFillColor(_ALARM)
+    canvas.drawString(_MARGIN + 6, _MARGIN / 2, mark)
+    canvas.setFillColor(black)
+    canvas.drawRightString(A4[0] - _MARGIN - 6, _MARGIN / 2, str(document.page))

@@ -24,7 +24,7 @@ from backlog.log import event, where
 from backlog.outcomes import Flag, Reason
 from backlog.settings import DERIVED_OBJECTS
 from worker.derived import dicom as derived_dicom
-from worker.derived.libraries import can_draw
+from worker.derived.libraries import kinds_made_here
 from worker.sr.content import ReportContent, report_content
 from worker.sr.inputs import Model, Options
 from worker.sr.source_header import read_source
@@ -45,11 +45,13 @@ def need(process: WorkerResources, job: Job) -> None:
     kinds = job.get("derived_objects", [])
     if not set(kinds) <= set(DERIVED_OBJECTS):
         raise UsageError("the run asks for derived objects that this worker doesn't know: update it")
+    missing = sorted(set(kinds) - set(kinds_made_here()))
+    if missing:
+        raise UsageError(
+            f"this report worker cannot make {', '.join(missing)}: install cxr-backlog[inference,derived],"
+            " or run without"
+        )
     if "capture" in kinds:
-        if not can_draw():
-            raise UsageError(
-                "this report worker can't draw: install cxr-backlog[inference,capture], or run without 'capture'"
-            )
         process.check_weights(job)
         _ = process.class_activation  # loads it
 
