@@ -51,7 +51,7 @@ class Clock:
 
     def __init__(self, others: dict[str, int]) -> None:
         self.stages: dict[tuple[str, str], float] = {}  #: (stage, whose) → seconds
-        self._others = {name: psutil.WorkerResources(pid) for name, pid in others.items()}
+        self._others = {name: psutil.Process(pid) for name, pid in others.items()}
 
     @contextmanager
     def stage(self, name: str, whose: str) -> Iterator[None]:
@@ -77,7 +77,7 @@ class SerialOnCpu(Serial):
             return work()
 
 
-def _cpu(process: psutil.WorkerResources) -> float:
+def _cpu(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
 
@@ -121,9 +121,9 @@ def _pipe(orthanc: OrthancServer, settings: Settings, instance: str, count: int)
     } | orthanc.environment
     pacs = connect(settings)
     reader = Reader(settings, Rules())
-    before = {*psutil.WorkerResources().children()}
+    before = {*psutil.Process().children()}
     list(reader.read([instance] * _WARM_UP))
-    (process,) = {*psutil.WorkerResources().children()} - before
+    (process,) = {*psutil.Process().children()} - before
     theirs, ours = _cpu(process), time.process_time()
     list(reader.read([instance] * count))
     through = _cpu(process) - theirs + time.process_time() - ours
@@ -159,7 +159,7 @@ def measure_stages(count: int) -> tuple[dict[tuple[str, str], float], dict[tuple
     with TemporaryDirectory(prefix="cxr-bench-") as name:
         folder = Path(name)
         write_zip(folder / "ours.zip", count + _WARM_UP, 1)
-        write_zip(folder / "serial.zip", count // 4 + _WARM_UP, 2)
+        write_zip(folder / "serial.zip", max(1, count // 4) + _WARM_UP, 2)
         redis = RedisServer(folder / "redis")
         redis.start()
         try:

@@ -76,7 +76,7 @@ def once(folder: Path) -> tuple[float, dict[str, float]]:
                     raise SystemExit((folder / "worker.log").read_text())
                 time.sleep(0.01)
             seconds = time.monotonic() - started
-            parent = psutil.WorkerResources(worker.pid)
+            parent = psutil.Process(worker.pid)
             (child,) = parent.children()
             (reader,) = child.children()
             named = {"parent": parent, "inference": child, "reader": reader}
