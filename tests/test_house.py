@@ -27,8 +27,8 @@ def _in(folder: str) -> set[str]:
 
 #: A library, and the only modules that may import it.
 DOORS = {
-    "requests": {"backlog.pacs.orthanc", "backlog.pacs.http_errors"},
-    "urllib3": {"backlog.pacs.orthanc", "backlog.pacs.http_errors"},
+    "requests": {"backlog.pacs.http_session", "backlog.pacs.http_errors", "backlog.pacs.orthanc_rest"},
+    "urllib3": {"backlog.pacs.http_session", "backlog.pacs.http_errors"},
     "redis": {"backlog.broker.connection"},
     "isal": {"backlog.inputs.decompression"},
     "inflate64": {"backlog.inputs.decompression"},

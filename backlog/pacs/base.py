@@ -1,6 +1,7 @@
 """A PACS as this system needs it: store, fetch, look into a header, delete its own reports.
 
-``backlog/pacs/orthanc.py`` speaks to Orthanc over REST, ``backlog/pacs/folder.py`` keeps files in a folder.
+``orthanc.py`` speaks to Orthanc (``http_session.py``: its kept connection; ``orthanc_rest.py``: what its answers mean;
+``orthanc_resources.py``: what only an Orthanc can be asked for), ``folder.py`` keeps files in a folder.
 """
 
 from __future__ import annotations

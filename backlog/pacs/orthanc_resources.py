@@ -1,0 +1,127 @@
+"""What only an Orthanc can be asked for: configuration, series and their tags, changes, labels of studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.outcomes import Reason
+from backlog.pacs.configuration import OrthancConfiguration
+from backlog.pacs.orthanc_rest import OrthancRest, checked_id
+
+
+class OrthancResources:
+    """Orthanc beyond what every PACS can do.
+
+    Parameters
+    ----------
+    rest
+        Its connection.
+    """
+
+    def __init__(self, rest: OrthancRest) -> None:
+        self.rest = rest
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self.rest.url
+
+    def series(self, since: int, limit: int, query: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return a page of series with their main tags and instances, in Orthanc's own order.
+
+        Parameters
+        ----------
+        since
+            Offset of the first series.
+        limit
+            Most series to return.
+        query
+            DICOM keywords and what they have to match; empty for everything, which Orthanc answers faster.
+        """
+        if not query:
+            answer = self.rest.parsed(self.rest.call("GET", f"/series?expand&since={since}&limit={limit}"))
+        else:
+            body = {"Level": "Series", "Query": dict(query), "Expand": True, "Since": since, "Limit": limit}
+            answer = self.rest.parsed(self.rest.call("POST", "/tools/find", json=body))
+        return list(answer)
+
+    def configuration(self) -> OrthancConfiguration:
+        """Return what its configuration does to what is stored, as far as it tells. Stores nothing."""
+        system = self.rest.json("/system")
+        try:
+            # A body that is no DICOM file: an Orthanc that stores finds it malformed, one that doesn't refuses earlier.
+            self.rest.call("POST", "/instances", data=b"")
+            writable = True
+        except InstanceRejected as rejected:
+            writable = rejected.reason is Reason.NOT_DICOM
+        except UsageError:
+            writable = False  # it has let us read /system
+        except ServiceUnavailable:
+            writable = True  # an error without an Orthanc error body, or an outage: a run waits for its end
+        return OrthancConfiguration.from_system(system, writable=writable)
+
+    def last_change(self) -> int:
+        """Return the number of the last change."""
+        return int(self.rest.json("/changes?last")["Last"])
+
+    def new_patients(self, since: int) -> tuple[int, int]:
+        """Return the number of the last change, and how many patients are new since one; deleted ones don't count."""
+        new = 0
+        while True:
+            answer = self.rest.json(f"/changes?since={since}&limit=1000")
+            new += sum(one.get("ChangeType") == "NewPatient" for one in answer["Changes"])
+            since = max(since, int(answer["Last"]))
+            if answer["Done"]:
+                return since, new
+
+    def count_series(self, query: Mapping[str, str]) -> int | None:
+        """Return how many series match a query; None before Orthanc 1.12.5, which counts no matches."""
+        try:
+            body = {"Level": "Series", "Query": dict(query)}
+            answer = self.rest.parsed(self.rest.call("POST", "/tools/count-resources", json=body))
+        except InstanceRejected:
+            return None  # it knows no such address
+        return int(answer["Count"])
+
+    def statistics(self) -> dict[str, int]:
+        """Return how much it holds: ``CountPatients``, ``CountStudies``, ``CountSeries``, ``CountInstances``."""
+        found = self.rest.json("/statistics")
+        return {name: int(value) for name, value in found.items() if name.startswith("Count")}
+
+    def study(self, study: str) -> dict[str, Any]:
+        """Return one study with its main tags. Rejected as ``not_in_pacs`` when it is gone."""
+        return self.rest.json(f"/studies/{checked_id(study)}")
+
+    def has_labels(self) -> bool:
+        """Return whether it and its database keep labels: since Orthanc 1.12 (Orthanc Book, "Labels")."""
+        return self.rest.json("/system").get("HasLabels") is True
+
+    def labels(self, study: str) -> list[str]:
+        """Return a study's labels. Rejected as ``not_in_pacs`` when the study is gone."""
+        answer = self.rest.parsed(self.rest.call("GET", f"/studies/{checked_id(study)}/labels"))
+        if not isinstance(answer, list):
+            raise self.rest.not_orthanc()
+        return [str(label) for label in answer]
+
+    def put_label(self, study: str, label: str) -> None:
+        """Put a label (letters, digits, ``-`` and ``_``) on a study; one that is there stays."""
+        self.rest.call("PUT", f"/studies/{checked_id(study)}/labels/{label}")
+
+    def remove_label(self, study: str, label: str) -> None:
+        """Take a label off a study; one that is not there is no error."""
+        self.rest.call("DELETE", f"/studies/{checked_id(study)}/labels/{label}")
+
+    def simplified_tags(self, instance: str) -> dict[str, Any]:
+        """Return one instance's header as keywords and text."""
+        return self.rest.json(f"/instances/{checked_id(instance)}/simplified-tags")
+
+    def tags_of_instances(self, series: str) -> dict[str, dict[str, Any]]:
+        """Return the headers of a series' instances, as keywords and text, by their ids."""
+        answer = self.rest.json(f"/series/{checked_id(series)}/instances-tags?simplify")
+        return {str(instance): tags for instance, tags in answer.items() if isinstance(tags, dict)}
+
+    def shared_tags(self, series: str) -> dict[str, Any]:
+        """Return what the headers of all instances of a series have in common, as keywords and text."""
+        return self.rest.json(f"/series/{checked_id(series)}/shared-tags?simplify")

@@ -1,0 +1,130 @@
+"""How Orthanc's REST API answers: JSON, identifiers, errors (Orthanc Book, "REST API of Orthanc").
+
+One retry layer: this module has timeouts and says what failed; waiting and trying again is the tasks' work.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import Any, Final
+
+import requests
+
+from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.outcomes import Reason
+from backlog.pacs.http_session import HttpSession
+
+#: Orthanc's public identifiers: a SHA-1 in five groups of eight.
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
+
+#: OrthancStatus of errors that are the file's own fault (Orthanc's Enumerations.h).
+_BAD_FILE_FORMAT: Final = 15
+_INEXISTENT_TAG: Final = 21
+_FULL_STORAGE: Final = 11
+
+_UNKNOWN: Final = "the PACS doesn't know it (any more)"
+
+
+class OrthancRest(HttpSession):
+    """Requests to one Orthanc; a bad answer is raised as what it means for the run."""
+
+    def json(self, path: str) -> dict[str, Any]:
+        """Return the JSON object at a path."""
+        answer = self.parsed(self.call("GET", path))
+        if not isinstance(answer, dict):
+            raise self.not_orthanc()
+        return answer
+
+    def parsed(self, response: requests.Response) -> Any:
+        """Return the JSON that an answer holds."""
+        try:
+            return response.json()
+        except ValueError as error:
+            raise self.not_orthanc() from error
+
+    def not_orthanc(self) -> UsageError:
+        """Return the error of what answers otherwise than Orthanc."""
+        return UsageError(f"what answers at {self.url} is no Orthanc: see CXR_PACS_URL")
+
+    def call(self, method: str, path: str, **more: Any) -> requests.Response:
+        """Send one request and return its answer where it is a good one.
+
+        Parameters
+        ----------
+        method
+            ``GET``, ``POST``, ``PUT`` or ``DELETE``.
+        path
+            What follows the address, with its slash and query.
+        more
+            Arguments of `requests.request`: ``data``, ``json``, ``headers``, ``stream``.
+
+        Raises
+        ------
+        InstanceRejected
+            The one instance is to blame; ``not_in_pacs`` where what the path names is gone.
+        ServiceUnavailable
+            There is no answer, or it is an error of the server's.
+        UsageError
+            It refuses the user, or is no Orthanc.
+        """
+        response = self.request(method, path, **more)
+        if response.ok:
+            return response
+        try:
+            status = int(response.json().get("OrthancStatus", 0))
+        except (ValueError, AttributeError, TypeError):
+            status = 0
+        finally:
+            response.close()
+        if response.status_code == 404 and path == "/system":
+            raise self.not_orthanc()
+        if response.status_code == 404 and not response.content:
+            # Orthanc 1.10 says no more of an instance that it doesn't know, and some proxies of one that is starting.
+            with suppress(UsageError):
+                self.json("/system")
+                raise InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
+        raise _error(self.url, method, response.status_code, status)
+
+
+def is_orthanc_id(text: str) -> bool:
+    """Return whether a text has the form of Orthanc's public identifiers."""
+    return _ID.fullmatch(text) is not None
+
+
+def checked_id(resource: str) -> str:
+    """Return an identifier that may stand in a path.
+
+    Raises
+    ------
+    InstanceRejected
+        As ``not_in_pacs``: it is none of Orthanc's.
+    """
+    if not is_orthanc_id(resource):
+        raise InstanceRejected(Reason.NOT_IN_PACS, "this is no identifier of Orthanc's")
+    return resource
+
+
+def _error(url: str, method: str, http: int, status: int) -> Exception:
+    if http in (401, 403):
+        return UsageError(
+            f"the PACS at {url} refuses the user or the password: see CXR_PACS_USERNAME, CXR_PACS_PASSWORD"
+        )
+    if status == _FULL_STORAGE or http == 507:
+        return StorageFull(f"the PACS at {url} has no room left")
+    if http == 413:
+        return InstanceRejected(Reason.TOO_LARGE, "the PACS finds it too large")
+    if http == 405 and method == "POST":
+        return UsageError(f"the PACS at {url} stores nothing: is it read-only?")
+    if http < 500 and not status:
+        # A proxy whose Orthanc is just starting; with HttpDescribeErrors off Orthanc's own errors look the same.
+        return ServiceUnavailable(f"what answers at {url} says {http}, and no mention of Orthanc's")
+    if http == 404 and method == "POST" and status == _INEXISTENT_TAG:
+        return InstanceRejected(Reason.INVALID_UID, "the PACS finds no UIDs in it")
+    if http == 404:
+        return InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
+    if http == 400 and status == _BAD_FILE_FORMAT:
+        return InstanceRejected(Reason.NOT_DICOM, "the PACS can't read it as DICOM")
+    if http >= 500 or http in (408, 425, 429):
+        return ServiceUnavailable(f"the PACS at {url} answers {http}")
+    return InstanceRejected(Reason.REFUSED, f"the PACS answers {http} (OrthancStatus {status})")
