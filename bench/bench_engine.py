@@ -1,5 +1,7 @@
 """How fast is the bare forward pass: the graph from arrays against PyTorch's export and against eager PyTorch.
 
+Also what the class activation maps cost: the graph against the same without them.
+
 Run as ``python -m bench.bench_engine CACHE [ROUNDS]``. Every variant runs once in every round, so that what
 else the machine does falls on all of them; the medians of the ratios within a round are given. Ratios carry over to
 another machine, images per second don't.
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import torch
 
 from bench.reference.torch_export import exported_by_torch
@@ -38,6 +41,31 @@ def seconds(forward: Forward, batch: int, images: NDArray[np.float32]) -> float:
     for first in range(0, len(images), batch):
         forward(images[first : first + batch])
     return time.perf_counter() - start
+
+
+def without_maps(graph: bytes) -> bytes:
+    """Take the class activation maps out of a graph: what they cost is the difference."""
+    model = onnx.load_from_string(graph)
+    for part in (model.graph.node, model.graph.output):
+        (maps,) = [one for one in part if one.name == "maps"]
+        part.remove(maps)
+    return bytes(model.SerializeToString())
+
+
+def cost_of_maps(graph: bytes, images: NDArray[np.float32], rounds: int) -> float:
+    """Return by what part the maps lengthen a forward pass of one image: a median of paired ratios of CPU time."""
+    plain, whole = OnnxForward(without_maps(graph), threads=1), OnnxForward(graph, threads=1)
+    ways: tuple[Forward, Forward] = (plain, whole.evaluate)
+    ratios = []
+    for index in range(rounds):
+        taken = [0.0, 0.0]
+        for way in (0, 1) if index % 2 else (1, 0):
+            begun = time.process_time()
+            for first in range(len(images)):
+                ways[way](images[first : first + 1])
+            taken[way] = time.process_time() - begun
+        ratios.append(taken[1] / taken[0])
+    return statistics.median(ratios[1:]) - 1  # the first call allocates and chooses kernels
 
 
 def eager(model: torch.nn.Module, threads: int) -> Forward:
@@ -81,6 +109,7 @@ def main(cache: Path, rounds: int) -> None:
                 print(
                     f"{name:42} {IMAGES / statistics.median(taken):6.1f} images/s  {ratio:5.2f} x PyTorch's export"
                 )
+    print(f"class activation maps: {cost_of_maps(graph, images, 4 * rounds + 1):+.2%} of a forward pass")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.chaos.images import Kind, number_in, scores_for
-from worker.model.engine import Engine
+from worker.model.engine import Engine, Evaluation
 from worker.model.weights import Weights
 from worker.tasks import registry as tasks
 
@@ -37,6 +37,11 @@ class Model:
             if kind is Kind.GREEDY:
                 raise MemoryError
         return np.array([scores_for(number) for number, _ in seen], np.float32)
+
+    def evaluate(self, images: NDArray[np.float32]) -> Evaluation:
+        """The scores, from everywhere alike."""
+        scores = self.scores(images)
+        return Evaluation(scores, np.ones((*scores.shape, 7, 7), np.float32))
 
 
 class WorkerResources(tasks.WorkerResources):

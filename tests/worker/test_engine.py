@@ -94,6 +94,22 @@ def test_no_images_give_no_scores(engine: Engine) -> None:
     assert engine.scores(images(0)).shape == (0, len(LABELS))
 
 
+def test_every_engine_returns_the_same_maps(engine: Engine, seeded: Weights) -> None:  # noqa: F811
+    found = engine.evaluate(images(5))
+    assert np.array_equal(found.scores, engine.scores(images(5)))
+    assert found.maps.dtype == np.float32
+    assert found.maps.shape == (5, len(LABELS), 7, 7)
+    model: Any = densenet(seeded)
+    import torch
+
+    with torch.inference_mode():
+        activations = torch.relu(model.features(torch.from_numpy(images(5)))).numpy()
+    weight = model.classifier.weight.detach().numpy()
+    theirs = np.einsum("nchw,lc->nlhw", activations, weight)
+    assert theirs.std() > 0.01
+    assert np.abs(found.maps - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
 # --- broken input ---------------------------------------------------------------------------------------
 
 
@@ -103,8 +119,11 @@ def test_a_broken_image_scores_nan_and_leaves_the_others_alone(engine: Engine, v
     whole = engine.scores(batch)
     batch[1, 0, 100, 100] = value
     batch[3] = value
-    scores = engine.scores(batch)
+    found = engine.evaluate(batch)
+    scores = found.scores
     assert np.isnan(scores[[1, 3]]).all()
+    assert np.isnan(found.maps[[1, 3]]).all()
+    assert np.isfinite(found.maps[[0, 2]]).all()
     others = [0, 2]
     assert np.abs(scores[others] - whole[others]).max() <= 1e-6
 
@@ -234,6 +253,8 @@ def test_half_precision_stays_near_single(seeded: Weights, expected: NDArray[np.
     forward = CheckedEngine("torch", TorchForward(scorer, torch.device("cpu"), 224), 32)
     difference = np.abs(forward.scores(images(11)) - expected).max()
     assert 0 < difference <= HALF_PARITY
+    exact = load(seeded, engine="onnxruntime", threads=1).evaluate(images(11)).maps
+    assert np.abs(forward.evaluate(images(11)).maps - exact).max() <= 0.01 * np.abs(exact).max()
 
 
 def test_a_form_outside_parity_is_passed_over(seeded: Weights) -> None:  # noqa: F811

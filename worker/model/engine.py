@@ -3,7 +3,7 @@
 ::
 
     Weights ──build_graph──▶ OnnxForward (CPU) ─┐
-            └───network────▶ TorchForward (GPU) ┴─▶ Engine.scores: checks, batches, NaN for a broken image
+            └───network────▶ TorchForward (GPU) ┴─▶ Engine: checks, batches, NaN for a broken image
 
 A CPU worker needs NumPy and ONNX Runtime alone. Whether there is a GPU is asked of the device files first, so that a
 machine without one never pays for importing PyTorch.
@@ -25,8 +25,6 @@ from backlog.model import DEFAULT_MODEL, LABELS, MODELS, Model
 from worker.model.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 
@@ -35,6 +33,8 @@ ENGINES: Final = ("auto", "onnxruntime", "torch")
 #: Inputs lie within ±1024 (torchxrayvision 1.5.7, ``utils.normalize``); one more for rounding, as its own
 #: check allows (``utils.warn_normalization``).
 _LIMIT: Final = 1025.0
+#: Pixels of the model's input on a side of a cell of its last feature maps: both networks halve five times.
+CELL: Final = 32
 #: Present where NVIDIA's driver is, on Linux and under WSL.
 _GPU_DEVICES: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
@@ -71,6 +71,37 @@ class Engine(Protocol):
             Another shape, type or range: the caller has a bug.
         """
 
+    def evaluate(self, images: NDArray[np.float32]) -> Evaluation:
+        """Score a batch of any size as `scores` does, and say where each score comes from.
+
+        Parameters
+        ----------
+        images
+            As for `scores`.
+
+        Raises
+        ------
+        ValueError
+            Another shape, type or range: the caller has a bug.
+        """
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the model says of a batch of images, from one forward pass."""
+
+    scores: NDArray[np.float32]  #: (N, 18), as `Engine.scores` describes
+    #: (N, 18, n, n), n = side / 32: the class activation maps (Zhou et al. 2016). Their mean over the cells and the
+    #: classifier's bias are the label's logit. NaN throughout for an image that holds NaN or infinity.
+    maps: NDArray[np.float32]
+
+
+class Forward(Protocol):
+    """A forward pass: a batch of whole images in, scores and maps out."""
+
+    def evaluate(self, images: NDArray[np.float32]) -> Evaluation:
+        """Evaluate (n, 1, side, side) float32 images, as many as it takes at a time."""
+
 
 @dataclass(frozen=True)
 class CheckedEngine:
@@ -80,7 +111,7 @@ class CheckedEngine:
     """
 
     name: str
-    forward: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    forward: Forward
     batch: int  #: the most images that `forward` takes
     model: Model = MODELS[DEFAULT_MODEL]
 
@@ -91,21 +122,28 @@ class CheckedEngine:
 
     def scores(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score a batch of any size, as `Engine.scores` describes."""
+        return self.evaluate(images).scores
+
+    def evaluate(self, images: NDArray[np.float32]) -> Evaluation:
+        """Score a batch of any size and say where the scores come from, as `Engine.evaluate` describes."""
         side = self.model.side
         if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != (1, side, side):
             raise ValueError(
                 f"images have to be (N, 1, {side}, {side}) float32, not {images.shape} {images.dtype}"
             )
         finite = np.isfinite(images).all(axis=(1, 2, 3))
+        cells = side // CELL
         scores = np.full((len(images), len(LABELS)), np.nan, dtype=np.float32)
+        maps = np.full((*scores.shape, cells, cells), np.nan, dtype=np.float32)
         # A maximum over pixels may drop a NaN, so a broken image never reaches the model.
         whole = np.ascontiguousarray(images[finite])
         if whole.size and np.abs(whole).max() > _LIMIT:
             raise ValueError("images have to lie in [-1024, 1024]")
-        parts = [self.forward(whole[i : i + self.batch]) for i in range(0, len(whole), self.batch)]
+        parts = [self.forward.evaluate(whole[i : i + self.batch]) for i in range(0, len(whole), self.batch)]
         if parts:
-            scores[finite] = np.concatenate(parts)
-        return scores
+            scores[finite] = np.concatenate([part.scores for part in parts])
+            maps[finite] = np.concatenate([part.maps for part in parts])
+        return Evaluation(scores, maps)
 
 
 def load(weights: Weights, *, engine: str, threads: int) -> Engine:

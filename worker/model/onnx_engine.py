@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from backlog.errors import UsageError
+from worker.model.engine import Evaluation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,10 @@ class OnnxForward:
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score (n, 1, side, side) float32 images: (n, 18) float32."""
         return self.outputs(images, "scores")[0]
+
+    def evaluate(self, images: NDArray[np.float32]) -> Evaluation:
+        """Score (n, 1, side, side) float32 images, with their class activation maps."""
+        return Evaluation(*self.outputs(images, "scores", "maps"))
 
     def outputs(self, images: NDArray[np.float32], *names: str) -> list[NDArray[np.float32]]:
         """Return some of the graph's outputs by name."""

@@ -16,11 +16,12 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from backlog.log import event
 from backlog.model import LABELS
+from worker.model.engine import CELL, Evaluation
 from worker.model.network import sample_images
 from worker.model.torch_model import Scorer, network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -39,10 +40,8 @@ _PAIRS: Final = (
 PARITY: Final = 5e-3
 
 
-def torch_forward(
-    weights: Weights, *, threads: int, device: str | None = None
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Load the model onto a device: up to `BATCH` images in, their scores out.
+def torch_forward(weights: Weights, *, threads: int, device: str | None = None) -> TorchForward:
+    """Load the model onto a device: up to `BATCH` images in, their scores and maps out.
 
     On a GPU it runs in half precision if that keeps the scores within `PARITY` of float32 on the CPU, and in
     float32 if not.
@@ -72,7 +71,7 @@ def torch_forward(
     return first_in_parity([half_precision(model, points), single], place, exact)
 
 
-def first_in_parity(scorers: Sequence[nn.Module], device: torch.device, exact: TorchForward) -> TorchForward:
+def first_in_parity(scorers: Sequence[Scorer], device: torch.device, exact: TorchForward) -> TorchForward:
     """Take the first scorer that gives the exact one's scores, to `PARITY`, on this device.
 
     Parameters
@@ -107,14 +106,14 @@ class TorchForward:
     Parameters
     ----------
     scorer
-        Float32 images to float32 scores; moved to the device.
+        Float32 images to float32 scores and maps; moved to the device.
     device
         Where to run.
     side
         Pixels on a side of an image.
     """
 
-    def __init__(self, scorer: nn.Module, device: torch.device, side: int) -> None:
+    def __init__(self, scorer: Scorer, device: torch.device, side: int) -> None:
         self.side = side
         on_gpu = device.type == "cuda"
         self._scorer = copy.deepcopy(scorer).to(device)
@@ -122,18 +121,25 @@ class TorchForward:
         # Pinned memory is what a GPU copies from without a detour, and without waiting.
         self._images = torch.zeros((BATCH, 1, side, side), pin_memory=on_gpu)
         self._scores = torch.zeros((BATCH, len(LABELS)), pin_memory=on_gpu)
+        cells = side // CELL
+        self._maps = torch.zeros((BATCH, len(LABELS), cells, cells), pin_memory=on_gpu)
         self._graph = self._capture() if on_gpu else None
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score (n, 1, side, side) float32 images, n ≤ `BATCH`: (n, 18) float32."""
+        return self.evaluate(images).scores
+
+    def evaluate(self, images: NDArray[np.float32]) -> Evaluation:
+        """Score (n, 1, side, side) float32 images, n ≤ `BATCH`, with their class activation maps."""
         count = len(images)
         with torch.inference_mode():
             self._images[:count] = torch.from_numpy(images)
             if self._graph is None:
-                self._scores[:count] = self._scorer(self._images[:count])
+                found = self._scorer.scores_and_maps(self._images[:count])
+                self._scores[:count], self._maps[:count] = found
             else:
                 self._replay()
-        return cast("NDArray[np.float32]", self._scores[:count].numpy().copy())
+        return Evaluation(self._scores[:count].numpy().copy(), self._maps[:count].numpy().copy())
 
     @torch.inference_mode()
     def _capture(self) -> torch.cuda.CUDAGraph:
@@ -143,18 +149,19 @@ class TorchForward:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                self._scorer(self._input)
+                self._scorer.scores_and_maps(self._input)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._output = self._scorer(self._input)
+            self._output = self._scorer.scores_and_maps(self._input)
         return graph
 
     def _replay(self) -> None:
         # Rows beyond the batch hold earlier images: they cost nothing more and are not read.
         self._input.copy_(self._images, non_blocking=True)
         cast("torch.cuda.CUDAGraph", self._graph).replay()
-        self._scores.copy_(self._output, non_blocking=True)
+        for held, output in zip((self._scores, self._maps), self._output, strict=True):
+            held.copy_(output, non_blocking=True)
         torch.cuda.current_stream().synchronize()
 
 
@@ -170,7 +177,7 @@ class _HalfFeatures(nn.Module):
         return cast("torch.Tensor", self.features(images.to(torch.half, memory_format=torch.channels_last)))
 
 
-def half_precision(model: nn.Module, points: tuple[float, ...]) -> nn.Module:
+def half_precision(model: nn.Module, points: tuple[float, ...]) -> Scorer:
     """Build a scorer whose convolutions run in half precision; the pooling and the classifier stay float32.
 
     Each batch norm that follows a convolution is folded into it first. That saves its pass over memory, and

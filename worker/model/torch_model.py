@@ -91,9 +91,19 @@ class Scorer(nn.Module):
         """
         return self.scores_of(self.activations(images))
 
+    def scores_and_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score images as `forward` does, with their class activation maps: (N, 18) and (N, 18, n, n)."""
+        activations = self.activations(images)
+        return self.scores_of(activations), self.maps_of(activations)
+
     def activations(self, images: torch.Tensor) -> torch.Tensor:
         """Return the last feature maps, after the rectifier."""
         return torch.relu(self.features(images))
+
+    def maps_of(self, activations: torch.Tensor) -> torch.Tensor:
+        """Weigh the last feature maps by the classifier: what each cell adds to a logit, times the number of cells."""
+        weight = cast("nn.Linear", self.classifier).weight[:, :, None, None]
+        return torch.nn.functional.conv2d(activations.to(weight.dtype), weight)
 
     def scores_of(self, activations: torch.Tensor) -> torch.Tensor:
         """Pool the last feature maps and score them: (N, 18)."""
