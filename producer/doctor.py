@@ -13,25 +13,28 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from backlog.broker.messages import QUEUES
+from backlog.broker.messages import QUEUES, Stage
+from backlog.broker.queues import queue_for, stages_of
 from backlog.errors import BacklogError, UsageError
 from backlog.pacs.address import checked_address, without_password
 from backlog.pacs.connect import connect
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings, child_environment
 from backlog.version import build
+from backlog.weights import expected_sha256
 from producer.run.local_servers import redis_program
 from producer.runner.runs import runner_build
 
 if TYPE_CHECKING:
     from backlog.broker.connection import Broker
+    from producer.run.worker_inventory import WorkerInfo
 
 #: Below this much room, in bytes, a run may end in the middle; below the other it is worth a word.
 _MIN_ROOM: Final = 1 << 30
@@ -186,7 +189,7 @@ def _workers(settings: Settings, broker: Broker) -> Iterator[Check]:
     except BacklogError as error:
         yield Check("BAD", "workers", f"they can't be asked: {error}", "correct what Redis refuses")
         return
-    heard = {queue["name"] for queues in answers.values() for queue in queues}
+    heard = stages_of(queue["name"] for queues in answers.values() for queue in queues)
     deaf = [queue for queue in QUEUES.values() if queue not in heard]
     if deaf:
         yield Check(
@@ -195,15 +198,36 @@ def _workers(settings: Settings, broker: Broker) -> Iterator[Check]:
     else:
         yield Check("ok", "workers", f"{len(answers)} answer, and every queue has one")
     if answers:
-        yield _builds(settings, set(answers))
+        from producer.run.worker_inventory import ask_workers
+
+        found = ask_workers(make_app(settings))
+        yield from _weights(settings, found)
+        yield _builds(settings, set(answers), found)
 
 
-def _builds(settings: Settings, names: set[str]) -> Check:
+def _weights(settings: Settings, found: Sequence[WorkerInfo]) -> Iterator[Check]:
+    """Say which weights the workers have, and so from which queues they take."""
+    infer = QUEUES[Stage.INFER]
+    scoring = {one.weights: one.model for one in found if one.weights and infer in stages_of(one.queues)}
+    if not scoring:
+        return
+    have = ", ".join(
+        f"{model} {sha256[:12]} (queue {queue_for(infer, sha256)})" for sha256, model in scoring.items()
+    )
+    wanted = expected_sha256(settings.weights, settings.weights_sha256, settings.model)
+    if wanted and wanted not in scoring:
+        yield Check(
+            "look",
+            "weights",
+            f"the workers have {have}, and this program's settings ask for {wanted[:12]}",
+            "a run says which it wants: --weights",
+        )
+    else:
+        yield Check("ok", "weights", f"the workers have {have}")
+
+
+def _builds(settings: Settings, names: set[str], found: Sequence[WorkerInfo]) -> Check:
     """Compare this program's code with that of the workers and of the runner."""
-    from backlog.broker.celery_app import make_app
-    from producer.run.worker_inventory import ask_workers
-
-    found = ask_workers(make_app(settings))
     builds = dict.fromkeys(names, "") | {worker.name: worker.build for worker in found}
     if settings.runs_folder and (of_runner := runner_build(Path(settings.runs_folder))):
         builds["runner"] = of_runner

@@ -25,7 +25,7 @@ def serve(app: Celery, queues: list[str], processes: int, name: str) -> NoReturn
     app
         The application with its tasks.
     queues
-        Names of the queues to take from.
+        Names of the stages' queues to take from; a worker that scores adds that of its own weights.
     processes
         Number of worker processes.
     name

@@ -17,11 +17,13 @@ from celery.worker.control import inspect_command
 from backlog.broker.celery_app import make_app
 from backlog.broker.connection import Broker
 from backlog.broker.messages import QUEUES, Stage
+from backlog.broker.queues import stages_of
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.log import event, set_up
 from backlog.settings import from_environment
 from backlog.version import build
 from worker.derived.libraries import kinds_made_here
+from worker.own_queues import take_from_own_queues
 from worker.reader.spawn import preload
 from worker.tasks import registry as tasks
 from worker.tasks.shutdown import STOP_SIGNAL, ask_to_stop
@@ -35,16 +37,18 @@ process = tasks.register(app, settings)
 
 
 def _infers() -> bool:
-    return QUEUES[Stage.INFER] in app.amqp.queues.consume_from
+    return QUEUES[Stage.INFER] in stages_of(app.amqp.queues.consume_from)
 
 
 @inspect_command(name="describe")
 def _describe(*_: Any, **__: Any) -> dict[str, Any]:
-    """Say which code this worker runs and what it can make: for `doctor`, and before a run begins."""
+    """Say which code this worker runs, with which weights, and what it can make: for `doctor`, and a run's begin."""
     return {
         "build": build(),
         "queues": sorted(app.amqp.queues.consume_from),
         "derived_objects": kinds_made_here(),
+        "model": settings.model,
+        "weights": process.weights_sha256,
     }
 
 
@@ -62,7 +66,8 @@ def _check_redis(**_: Any) -> None:
 
 
 @celeryd_after_setup.connect
-def _import(**_: Any) -> None:
+def _set_up(**_: Any) -> None:
+    take_from_own_queues(app, process.weights_sha256, draws="capture" in kinds_made_here())
     if _infers():
         preload()  # once, for all processes of the pool and their readers
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis
 
 from backlog.broker.lua import LuaScript
-from backlog.broker.messages import QUEUES, Stage, parse_task_id
+from backlog.broker.messages import Stage, parse_task_id
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
 
 
@@ -105,35 +105,37 @@ class Broker:
         with self.reached() as client:
             return dict(client.info())
 
-    def messages(self, run: str) -> Messages:
-        """Return the chunks of a run that have a message."""
+    def messages(self, run: str, queues: Iterable[str]) -> Messages:
+        """Return the chunks of a run that have a message in some queues."""
         with self.reached() as client:
             pipe = client.pipeline(transaction=False)
-            for queue in QUEUES.values():
+            for queue in queues:
                 pipe.lrange(queue, 0, -1)
             pipe.hvals("unacked")
-            *queues, unacked = pipe.execute()
+            *found, unacked = pipe.execute()
         return Messages(
-            waiting=_chunks(run, (json.loads(text) for queue in queues for text in queue)),
+            waiting=_chunks(run, (json.loads(text) for queue in found for text in queue)),
             taken=_chunks(run, (json.loads(text)[0] for text in unacked)),
         )
 
-    def depths(self) -> dict[str, int]:
+    def depths(self, queues: Iterable[str]) -> dict[str, int]:
         """Return how many messages wait in each queue."""
+        names = list(queues)
         with self.reached() as client:
             pipe = client.pipeline(transaction=False)
-            for queue in QUEUES.values():
+            for queue in names:
                 pipe.llen(queue)
-            return dict(zip(QUEUES.values(), pipe.execute(), strict=True))
+            return dict(zip(names, pipe.execute(), strict=True))
 
-    def oldest(self) -> dict[str, tuple[str, int, Stage]]:
+    def oldest(self, queues: Iterable[str]) -> dict[str, tuple[str, int, Stage]]:
         """Return run, chunk and stage of the message that waits longest, for each queue that has one."""
+        names = list(queues)
         with self.reached() as client:
             pipe = client.pipeline(transaction=False)
-            for queue in QUEUES.values():
+            for queue in names:
                 pipe.lindex(queue, -1)  # kombu pushes at the left
             answers = pipe.execute()
-        held = zip(QUEUES.values(), answers, strict=True)
+        held = zip(names, answers, strict=True)
         heads = {queue: json.loads(text)["headers"] for queue, text in held if text}
         found = {queue: parse_task_id(head.get("id", "")) for queue, head in heads.items()}
         return {queue: task for queue, task in found.items() if task}

@@ -72,6 +72,12 @@ DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runn
     is_flag=True,
     help="Label the studies in Orthanc (1.12 or later) with the findings that are present, as ai-pneumothorax.",
 )
+@click.option(
+    "--weights",
+    metavar="NAME",
+    default="",
+    help="What scores: a model's name, 'seeded', or the first digits of the weights' SHA-256. Default: CXR_WEIGHTS.",
+)
 @MAKE_UIDS
 @WRAP_IMAGES
 @IMAGE_NAMES
@@ -90,6 +96,7 @@ def run(
     predecessor: Path | None,
     operating_points: Path | None,
     label_findings: bool,
+    weights: str,
     make_uids: bool,
     wrap_images: bool,
     image_names: str,
@@ -125,6 +132,7 @@ def run(
             operating_points=operating_points,
             label_findings=label_findings,
             conversion=conversion_of(make_uids, wrap_images, image_names, image_table),
+            weights=weights,
         )
     except BaseException:
         if out is None:

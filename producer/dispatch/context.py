@@ -11,6 +11,7 @@ from celery import Celery
 
 from backlog.broker.claims import Claims
 from backlog.broker.messages import Job
+from backlog.broker.queues import queues_of
 from producer.dispatch.progress import RunProgress, StageTimes
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Source
@@ -38,6 +39,11 @@ class RunContext:
     def run(self) -> str:
         """The run's name."""
         return self.job["run"]
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues that its messages go to."""
+        return list(queues_of(self.job, self.source.first).values())
 
 
 class RunObserver(Protocol):

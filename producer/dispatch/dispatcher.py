@@ -14,7 +14,8 @@ from typing import Any, Final
 from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import ChunkProgress
-from backlog.broker.messages import QUEUES, TASKS, Stage, task_id
+from backlog.broker.messages import TASKS, Stage, task_id
+from backlog.broker.queues import queue_of
 from backlog.errors import ServiceUnavailable
 from producer.dispatch.context import RunContext, RunObserver
 from producer.dispatch.give_up import left_alone, requested
@@ -213,7 +214,7 @@ class Dispatcher:
     def _grow_window(self) -> None:
         """Let more chunks fly when workers wait for work: replicas may have been added since."""
         context = self.context
-        if context.window < _MAX_IN_FLIGHT and not any(context.claims.broker.depths().values()):
+        if context.window < _MAX_IN_FLIGHT and not any(context.claims.broker.depths(context.queues).values()):
             context.window = min(_MAX_IN_FLIGHT, context.window * 2)
 
     def _send(self, chunk: ChunkRow, *, retry: bool = False) -> None:
@@ -231,7 +232,7 @@ class Dispatcher:
                 TASKS[stage],
                 args=[job, chunk.no, items],
                 task_id=task_id(context.run, chunk.no, stage),
-                queue=QUEUES[stage],
+                queue=queue_of(stage, job),
                 argsrepr=f"(run={context.run}, chunk={chunk.no}, n={len(items)})",
                 kwargsrepr="{}",
                 retry=False,  # one retry layer: ours, at the next tick
@@ -248,7 +249,7 @@ class Dispatcher:
         quiet = time.monotonic() - self._moved
         if not self.in_flight or quiet < _STANDSTILL or progress.paused:
             return ""
-        depths = self.context.claims.broker.depths()
+        depths = self.context.claims.broker.depths(self.context.queues)
         waiting = ", ".join(f"{name} {count}" for name, count in depths.items() if count)
         since = datetime.now() - timedelta(seconds=quiet)  # noqa: DTZ005  # the user's clock
         return f"nothing has moved since {since:%H:%M:%S}; messages waiting: {waiting or 'none'}. Are workers running?"

@@ -46,7 +46,7 @@ class Reconciler:
         """
         context = self._context
         self._looked = time.monotonic()
-        messages = context.claims.broker.messages(context.run)
+        messages = context.claims.broker.messages(context.run, context.queues)
         idle = {
             number
             for number in in_flight

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from backlog.broker.messages import TASKS, Job, Stage
+from backlog.broker.queues import queues_of
 from backlog.errors import UsageError
 from backlog.outcomes import Outcome
 from producer.dispatch.progress import RunProgress, StageTimes
@@ -91,7 +92,7 @@ class Metrics:
         manners = PacsConcurrencyLimit(
             self.claims.broker, str(self.ledger.get("pacs")), most=self.settings.pacs_requests
         )
-        self._poller = Poller(self.claims, self.app, self.pacs, manners, self._sent)
+        self._poller = Poller(self.claims, self.app, self.pacs, manners, self._sent, self._queues)
         self.registry.register(self)
 
     def __enter__(self) -> Metrics:
@@ -156,6 +157,9 @@ class Metrics:
 
     def _sent(self, chunk: int) -> float | None:
         return self._progress.sent.get(chunk)
+
+    def _queues(self) -> list[str]:
+        return list(queues_of(self.job).values())
 
     # -- a scrape ----------------------------------------------------------------------------------------
 

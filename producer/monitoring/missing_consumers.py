@@ -8,7 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
-from backlog.broker.messages import QUEUES, Stage
+from backlog.broker.messages import QUEUES, Job, Stage, model_of
+from backlog.broker.queues import base_of, queues_of
+from backlog.weights import settings_for
 from producer.dispatch.progress import RunProgress
 
 if TYPE_CHECKING:
@@ -30,11 +32,14 @@ class MissingConsumers:
 
     Parameters
     ----------
+    job
+        The run.
     first
-        The stage at which chunks of the run begin.
+        The stage at which its chunks begin.
     """
 
     app: Celery
+    job: Job
     first: Stage
     _missing: dict[str, int] = field(default_factory=dict, init=False)
     _seen: tuple[int, ...] = field(default=(), init=False)
@@ -66,11 +71,24 @@ class MissingConsumers:
         lacking = [queue for queue, times in dict(self._missing).items() if times >= _IN_A_ROW]
         if not lacking:
             return ""
-        services = " ".join(f"worker-{queue}" for queue in lacking)
+        stages = list(dict.fromkeys(base_of(queue) for queue in lacking))
+        queues, bases = ", ".join(lacking), ",".join(stages)
+        services = " ".join(f"worker-{stage}" for stage in stages)
+        if settings := self._settings(lacking):
+            return (
+                f"no worker takes from the queue {queues}; start one with {settings}: docker compose up -d {services},"
+                f" or python -m worker --queues {bases} --processes 1 --name {stages[0]}"
+            )
         return (
-            f"no worker takes from the queue {', '.join(lacking)}; start one: docker compose up -d {services},"
-            f" or python -m worker --queues {','.join(lacking)} --processes 1 --name {lacking[0]}"
+            f"no worker takes from the queue {queues}; start one: docker compose up -d {services},"
+            f" or python -m worker --queues {bases} --processes 1 --name {stages[0]}"
         )
+
+    def _settings(self, lacking: list[str]) -> str:
+        """Return the settings of a worker that these queues need; empty for the default ones."""
+        if all(queue in QUEUES.values() for queue in lacking):
+            return ""
+        return settings_for(self.job["weights"], model_of(self.job).name)
 
     def _run(self) -> None:
         while not self._over.wait(_QUIET / 2):
@@ -79,7 +97,7 @@ class MissingConsumers:
             began = self._moved
             heard = self._heard()
             if heard is not None and began == self._moved:
-                queues = [queue for stage, queue in QUEUES.items() if stage >= self.first]
+                queues = list(queues_of(self.job, self.first).values())
                 self._missing = {
                     queue: self._missing.get(queue, 0) + 1 for queue in queues if queue not in heard
                 }

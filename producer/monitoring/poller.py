@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from backlog.broker.messages import QUEUES, Stage
+from backlog.broker.messages import Stage
 from backlog.errors import BacklogError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Poller:
     pacs: Pacs
     limit: PacsConcurrencyLimit
     sent: Callable[[int], float | None]  #: when the producer sent a chunk, in seconds since 1970
+    queues: Callable[[], list[str]]  #: of the run
     seen: Seen = field(init=False, default_factory=Seen)
     _over: threading.Event = field(init=False, default_factory=threading.Event)
     _thread: threading.Thread | None = field(init=False, default=None)
@@ -82,7 +83,7 @@ class Poller:
         try:
             info = self.claims.broker.server()
             seen.redis_used, seen.redis_most = int(info["used_memory"]), int(info["maxmemory"])
-            seen.depths = self.claims.broker.depths()
+            seen.depths = self.claims.broker.depths(self.queues())
             seen.ages = self._ages(time.time())
             seen.pacs_limit, seen.pacs_taken = self.limit.now()
         except BacklogError:
@@ -90,8 +91,8 @@ class Poller:
 
     def _ages(self, now: float) -> dict[str, float]:
         """Return how long the oldest message of each queue has waited, in seconds; 0 of an empty queue."""
-        ages = dict.fromkeys(QUEUES.values(), 0.0)
-        for queue, (run, chunk, stage) in self.claims.broker.oldest().items():
+        ages = dict.fromkeys(self.queues(), 0.0)
+        for queue, (run, chunk, stage) in self.claims.broker.oldest(ages).items():
             times = self.claims.times(run, chunk)
             before = times.get(Stage(stage - 1)) if stage > Stage.UPLOAD else None
             since = before["at"] / 1000 if before else self.sent(chunk) or now
@@ -112,7 +113,7 @@ class Poller:
             answers = self.app.control.inspect(timeout=_ASK_FOR).active_queues() or {}
         except Exception:  # noqa: BLE001  # kombu's and redis-py's errors of every kind, all of them "away"
             return None
-        counts = dict.fromkeys(QUEUES.values(), 0)
+        counts = dict.fromkeys(self.queues(), 0)
         for queues in answers.values():
             for queue in queues:
                 if queue["name"] in counts:

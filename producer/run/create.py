@@ -19,15 +19,17 @@ from backlog.outcomes import Outcome
 from backlog.pacs.address import checked_address
 from backlog.pacs.connect import connect
 from backlog.settings import Settings
+from backlog.weights import is_seeded
 from producer.ledger.ledger import Ledger
 from producer.results.labels import WANTED, check_labels
 from producer.run.check_pacs import check_pacs
+from producer.run.choose_weights import choose_weights
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address, place_facts
 from producer.run.worker_inventory import check_workers_make
 from producer.sources.open import Selection, make_source
-from producer.validation.operating_points import check_fits, read_operating_points
+from producer.validation.operating_points import OperatingPoints, check_fits, read_operating_points
 
 
 def create(
@@ -43,13 +45,15 @@ def create(
     operating_points: Path | None = None,
     label_findings: bool = False,
     conversion: ConversionSpec = NOTHING,
+    weights: str = "",
 ) -> None:
     """Make a run's folder and ledger; nothing is sent yet.
 
     Raises
     ------
     UsageError
-        The folder holds a run already, or can't be written; or the PACS refuses us, or is none.
+        The folder holds a run already, or can't be written; or the PACS refuses us, or is none; or no worker that
+        answers has the weights that the run asks for.
     ServiceUnavailable
         The PACS is unavailable. Nothing was made.
     """
@@ -57,6 +61,8 @@ def create(
     check_place(settings, paths)
     refuse_another(paths)  # before anything is read; what counts is the look under the lock
     check_workers_make(settings, settings.derived_object_kinds)
+    points = read_operating_points(operating_points) if operating_points is not None else None
+    wanted = choose_weights(settings, weights or (points.weights_sha256 if points else ""))
     source = make_source(word, settings, pacs, paths, selection)
     check_pacs(settings, pacs, stores_images=source.first is Stage.UPLOAD)
     # A wrong address or password ends here, and leaves nothing behind.
@@ -70,16 +76,16 @@ def create(
         "language": settings.language,
         "coding": settings.coding,
         "rules": Rules.from_settings(settings).spec(),
-        "model": settings.model,
-        "weights": "",
-        "meaningful": True,
+        "model": wanted.model,
+        "weights": wanted.sha256,
+        "meaningful": not is_seeded(wanted.sha256),
         "engine": "",
         "read_back": read_back,
     }
     if settings.derived_object_kinds:
         job["derived_objects"] = settings.derived_object_kinds
-    if operating_points is not None:
-        _decide_with(job, operating_points)
+    if points is not None and operating_points is not None:
+        _decide_with(job, points, operating_points)
     if predecessor is not None:
         job["predecessor"] = _predecessor(predecessor)
     facts: dict[str, Any] = {
@@ -88,7 +94,7 @@ def create(
         "word": word if word == "orthanc" else str(Path(word).absolute()),
         "pacs": pacs if pacs.startswith(("http://", "https://")) else str(Path(pacs).absolute()),
         "selection": vars(selection),
-        "model": settings.model,
+        "model": wanted.model,
         "workers": workers,
         "chunk_size": _chunk_size(settings, source.total, workers),
     }
@@ -245,18 +251,22 @@ def _predecessor(out: Path) -> PredecessorSpec:
     return spec
 
 
-def _decide_with(job: Job, path: Path) -> None:
+def _decide_with(job: Job, points: OperatingPoints, path: Path) -> None:
     """Let a run's reports call findings present by the points of a file, and its workers have the weights of the file.
 
     Raises
     ------
     UsageError
-        It is no such file, or is for another model or preprocessing version.
+        It is for another model, other weights or another preprocessing version.
     """
-    points = read_operating_points(path)
     check_fits(points, model=model_of(job).name, preprocessing=PREPROCESSING, path=path)
+    if job["weights"] != points.weights_sha256:
+        raise UsageError(
+            f"{path} is for the weights {points.weights_sha256[:12]}, and the run asks for"
+            f" {job['weights'][:12]}: leave out --weights"
+        )
     job["operating_points"] = {"sha256": points.sha256, "thresholds": points.thresholds}
-    job["weights"], job["meaningful"] = points.weights_sha256, points.weights_meaningful
+    job["meaningful"] = points.weights_meaningful
 
 
 def _chunk_size(settings: Settings, total: int | None, workers: int) -> int:

@@ -17,6 +17,7 @@ from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
 from backlog.processes import cores
 from backlog.settings import Settings
+from backlog.weights import SEEDED_NAME, is_seeded
 from producer.dispatch.context import Observers, RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
@@ -203,7 +204,7 @@ def _dispatch(
     metrics = _metrics(settings, ledger, claims, app, job, pacs_url)
     watch = deletion_watch(settings, pacs, ledger, stores_images=source.first is Stage.UPLOAD)
     identity = IdentityWatch(ledger, claims, pacs, pacs_url, job, say)
-    consumers = MissingConsumers(app, source.first)
+    consumers = MissingConsumers(app, job, source.first)
     labels = StudyLabels(ledger, pacs, job) if ledger.get(WANTED) else None
     checks = [one.check for one in (identity, watch, labels) if one is not None]
     observer = Observers(
@@ -323,6 +324,8 @@ def _workers(
         return
     say("Preparing the model …")
     chosen = {"pacs_url": pacs_url, "weights": settings.weights, "weights_sha256": settings.weights_sha256}
+    if is_seeded(job["weights"]) and not settings.weights:
+        chosen["weights"] = SEEDED_NAME  # as --weights asked for
     chosen["model"] = model_of(job).name  # also where CXR_MODEL has changed since the run began
     chosen["derived_objects"] = ",".join(job.get("derived_objects", []))
     model = prepare_model(stopping.is_set, **chosen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,23 +29,46 @@ class WorkerInfo:
     build: str  #: of :func:`backlog.version.build`; empty of a worker that is too old to say
     queues: tuple[str, ...]
     derived_objects: tuple[str, ...]  #: the kinds that it can make
+    model: str = ""  #: that it scores with
+    weights: str = ""  #: SHA-256 of its weights
 
 
-def ask_workers(app: Celery) -> list[WorkerInfo]:
-    """Return the workers that answer within a few seconds."""
-    answers: list[dict[str, dict[str, Any]]] = (
-        app.control.broadcast(DESCRIBE, reply=True, timeout=_ANSWER_SECONDS) or []
+class _Enough(Exception):  # not an error
+    """What was asked for is known."""
+
+
+def ask_workers(app: Celery, enough: Callable[[WorkerInfo], bool] = lambda _: False) -> list[WorkerInfo]:
+    """Return the workers that answer within a few seconds.
+
+    Parameters
+    ----------
+    app
+        The application.
+    enough
+        Whether no further answer is needed after this one.
+    """
+    found: list[WorkerInfo] = []
+
+    def take(answer: dict[str, dict[str, Any]]) -> None:
+        for name, told in sorted(answer.items()):
+            found.append(_info(name, told))
+            if enough(found[-1]):
+                raise _Enough
+
+    with suppress(_Enough):
+        app.control.broadcast(DESCRIBE, reply=True, timeout=_ANSWER_SECONDS, callback=take)
+    return found
+
+
+def _info(name: str, told: dict[str, Any]) -> WorkerInfo:
+    return WorkerInfo(
+        name,
+        str(told.get("build", "")),
+        tuple(told.get("queues", ())),
+        tuple(told.get("derived_objects", ())),
+        model=str(told.get("model", "")),
+        weights=str(told.get("weights", "")),
     )
-    return [
-        WorkerInfo(
-            name,
-            str(told.get("build", "")),
-            tuple(told.get("queues", ())),
-            tuple(told.get("derived_objects", ())),
-        )
-        for answer in answers
-        for name, told in sorted(answer.items())
-    ]
 
 
 def check_workers_make(settings: Settings, kinds: list[str]) -> None:

@@ -17,7 +17,7 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import MAX_WORKER_CRASHES, Claims, Refusal
 from backlog.broker.connection import Broker
-from backlog.broker.messages import ItemRecord, Job, Stage
+from backlog.broker.messages import QUEUES, ItemRecord, Job, Stage
 from backlog.errors import ClaimLost, ServiceUnavailable, StorageFull, UsageError
 from backlog.settings import Settings
 from tests.support.servers import RedisServer, free_port, wait_until
@@ -300,7 +300,7 @@ def test_how_long_a_stage_took_is_kept(claims: Claims) -> None:
 
 
 def job(run: str = RUN) -> Job:
-    return cast("Job", {"run": run, "source": {"kind": "zip", "path": "", "listing": ""}})
+    return cast("Job", {"run": run, "weights": "", "source": {"kind": "zip", "path": "", "listing": ""}})
 
 
 def test_messages_of_this_run_are_found_where_they_are(claims: Claims, redis_url: str) -> None:
@@ -309,16 +309,16 @@ def test_messages_of_this_run_are_found_where_they_are(claims: Claims, redis_url
         send(app, stage, job(), chunk, [{"i": 0}])
     send(app, UPLOAD, job("run2"), 4, [])
     app.send_task("upload", task_id="somebody-elses", queue="upload")
-    assert claims.broker.messages(RUN).waiting == {1, 2, 300}
-    assert claims.broker.depths() == {"upload": 3, "inference": 1, "report": 1}
-    assert claims.broker.oldest()["upload"] == (RUN, 1, UPLOAD)
+    assert claims.broker.messages(RUN, QUEUES.values()).waiting == {1, 2, 300}
+    assert claims.broker.depths(QUEUES.values()) == {"upload": 3, "inference": 1, "report": 1}
+    assert claims.broker.oldest(QUEUES.values())["upload"] == (RUN, 1, UPLOAD)
     with app.connection_for_read() as connection, connection.SimpleQueue("inference") as queue:
         message = queue.get(timeout=5)  # taken and not acknowledged
-        found = claims.broker.messages(RUN)
+        found = claims.broker.messages(RUN, QUEUES.values())
         assert found.waiting == {1, 300}
         assert found.taken == {2}
         message.ack()
-        wait_until(lambda: not claims.broker.messages(RUN).taken, 5)
+        wait_until(lambda: not claims.broker.messages(RUN, QUEUES.values()).taken, 5)
     app.close()
 
 
@@ -451,10 +451,10 @@ def test_a_redis_that_is_away_is_waited_for(tmp_path: Path) -> None:
     claims = Claims(f"redis://127.0.0.1:{free_port()}/0")
     calls: list[Any] = [
         claims.broker.ping,
-        claims.broker.depths,
+        lambda: claims.broker.depths(QUEUES.values()),
         lambda: claims.claim(RUN, 1, UPLOAD, UPLOAD),
         lambda: claims.progress(RUN, [1]),
-        lambda: claims.broker.messages(RUN),
+        lambda: claims.broker.messages(RUN, QUEUES.values()),
         lambda: claims.forget(RUN, [1]),
         Claims(f"redis+socket://{tmp_path}/none.sock").broker.ping,
     ]
@@ -512,7 +512,7 @@ def test_a_stopped_redis_does_not_stop_us_for_ever(redis_server: RedisServer, tm
         server.process.send_signal(19)
         started = time.monotonic()
         with pytest.raises(ServiceUnavailable):
-            claims.broker.depths()
+            claims.broker.depths(QUEUES.values())
         assert time.monotonic() - started < 8
         server.process.send_signal(18)
         claims.broker.close()

@@ -21,7 +21,8 @@ import requests
 from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import Claims
-from backlog.broker.messages import QUEUES, TASKS, Stage, task_id
+from backlog.broker.messages import TASKS, Stage, task_id
+from backlog.broker.queues import queue_of
 from backlog.errors import UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.folder import FolderPacs
@@ -81,7 +82,10 @@ def progress(ledger: Ledger, **more: object) -> RunProgress:
 
 def send(metrics: Metrics, chunk: int, stage: Stage) -> None:
     metrics.app.send_task(
-        TASKS[stage], args=[{}, chunk, []], task_id=task_id(RUN, chunk, stage), queue=QUEUES[stage]
+        TASKS[stage],
+        args=[{}, chunk, []],
+        task_id=task_id(RUN, chunk, stage),
+        queue=queue_of(stage, metrics.job),
     )
 
 
@@ -151,10 +155,14 @@ def test_what_waits_and_since_when(metrics: Metrics, ledger: Ledger) -> None:
     claim.finish(Stage.INFER, {}, 16)
     send(metrics, 4, Stage.INFER)
     wait_until(lambda: value(scrape(metrics), 'cxr_queue_messages{queue="upload"}') == 2)
-    wait_until(lambda: (value(scrape(metrics), 'cxr_queue_oldest_seconds{queue="inference"}') or 0) > 0.5)
+    wait_until(
+        lambda: (
+            (value(scrape(metrics), 'cxr_queue_oldest_seconds{queue="inference.abababababab"}') or 0) > 0.5
+        )
+    )
     text = scrape(metrics)
     assert 59 < (value(text, 'cxr_queue_oldest_seconds{queue="upload"}') or 0) < 75
-    assert (value(text, 'cxr_queue_oldest_seconds{queue="inference"}') or 99) < 15
+    assert (value(text, 'cxr_queue_oldest_seconds{queue="inference.abababababab"}') or 99) < 15
     assert value(text, 'cxr_queue_oldest_seconds{queue="report"}') == 0
     assert (value(text, "cxr_redis_memory_bytes") or 0) > 100_000
     assert value(text, "cxr_redis_memory_max_bytes") == 0
@@ -176,7 +184,7 @@ def test_workers_that_listen_are_counted_and_missed(metrics: Metrics, redis_url:
     )
     try:
         wait_until(lambda: value(scrape(metrics), listening) == 1, 60)
-        assert value(scrape(metrics), 'cxr_queue_consumers{queue="inference"}') == 0
+        assert value(scrape(metrics), 'cxr_queue_consumers{queue="inference.abababababab"}') == 0
     finally:
         worker.terminate()
         worker.wait(30)

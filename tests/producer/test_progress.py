@@ -13,7 +13,9 @@ from rich.console import Console
 
 from backlog.broker.celery_app import make_app
 from backlog.broker.messages import Stage
+from backlog.model import DEFAULT_MODEL
 from backlog.settings import Settings
+from backlog.weights import SEEDED_SHA256
 from producer.cli import progress as shown_progress
 from producer.cli.progress import Bars, Lines
 from producer.cli.status import look, progress_of
@@ -23,6 +25,7 @@ from producer.monitoring.missing_consumers import MissingConsumers
 from producer.run.folder import Paths, only_producer
 from producer.run.published import FRESH, Publisher, read_published
 from tests.support.ended_runs import ended_run, harvest, list_items, new_ledger, reported, some_scores
+from tests.support.jobs import a_job
 from tests.support.servers import wait_until
 
 
@@ -165,7 +168,7 @@ def test_a_total_that_is_not_known_looks_unknown() -> None:
 
 def test_a_queue_without_a_worker_is_named_with_its_remedy(redis_url: str) -> None:
     app = make_app(Settings(redis_url=redis_url))
-    with MissingConsumers(app, Stage.INFER) as consumers:
+    with MissingConsumers(app, a_job("run1"), Stage.INFER) as consumers:
         seen = at(5, in_flight=2)
 
         def named() -> bool:
@@ -179,4 +182,18 @@ def test_a_queue_without_a_worker_is_named_with_its_remedy(redis_url: str) -> No
         moved = at(6, in_flight=2)
         consumers.follow(moved)
         assert moved.waiting_reason == ""
+    app.close()
+
+
+def test_a_missing_worker_is_named_with_its_weights(redis_url: str) -> None:
+    app = make_app(Settings(redis_url=redis_url))
+    job = a_job("run1", weights=SEEDED_SHA256[DEFAULT_MODEL])
+    with MissingConsumers(app, job, Stage.INFER) as consumers:
+        consumers.follow(at(5, in_flight=2))
+        wait_until(consumers.reason, 30, "it is named")
+        assert "queue inference.29a0a7699382, report" in consumers.reason()
+        assert (
+            "start one with CXR_WEIGHTS=seeded: docker compose up -d worker-inference" in consumers.reason()
+        )
+        assert "--queues inference,report" in consumers.reason()
     app.close()

@@ -247,10 +247,10 @@ def test_a_chunk_without_some_records_is_done_again(claims: Claims, ledger: Ledg
     producer = make(ledger)
     producer.step()
     claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, {0: rejected(Reason.BLANK)})
-    claims.broker.client.delete("inference")
+    claims.broker.client.delete(*producer.context.queues)
     producer.step()
     assert ledger.tally().ended == 0
-    assert claims.broker.messages(RUN).waiting == {1}
+    assert claims.broker.messages(RUN, producer.context.queues).waiting == {1}
     score(claims, 1, OURS)
     producer.step()
     assert ledger.tally().reported == 4
@@ -275,7 +275,7 @@ def test_a_chunk_of_other_weights_is_scored_again(claims: Claims, ledger: Ledger
     assert "cdcdcdcdcdcd" in line
     assert "abababababab" in line
     assert ledger.get("foreign_reports") == [one["sr_instance"] for one in records_of(2, OTHERS, "").values()]
-    assert 2 in claims.broker.messages(RUN).waiting
+    assert 2 in claims.broker.messages(RUN, producer.context.queues).waiting
     score(claims, 2, OURS)
     producer.step()
     assert ledger.tally().reported == 12
@@ -366,7 +366,7 @@ def test_a_ledger_from_a_backup_is_worked_on_to_its_end(
         producer.step()
     assert producer.progress.done
     ledger.close()
-    claims.broker.client.delete("inference")
+    claims.broker.client.delete(*producer.context.queues)
 
     for part, content in zip(backup, kept, strict=True):
         part.write_bytes(content)
@@ -396,7 +396,7 @@ def test_a_producer_that_was_taken_over_sends_nothing_again(
     successor = make(second)
     score(claims, 1, OURS)
     successor.step()
-    claims.broker.client.delete("inference")
+    claims.broker.client.delete(*successor.context.queues)
     earlier.reconcile({})
     with pytest.raises(LedgerFenced):
         earlier.reconcile({})

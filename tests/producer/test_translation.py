@@ -32,8 +32,8 @@ def test_the_source_has_the_messages_that_it_is_known_to_have() -> None:
     for message in (
         "Say what a run would do. Writes nothing.",
         "{out}: no run here (a run's folder holds ledger.sqlite)",
-        "no worker takes from the queue {lacking}; start one: docker compose up -d {services},"
-        " or python -m worker --queues {lacking_} --processes 1 --name {lacking__}",
+        "no worker takes from the queue {queues}; start one: docker compose up -d {services},"
+        " or python -m worker --queues {bases} --processes 1 --name {stages}",
         "Every report of this run is in the PACS, as it was stored.",
         "{path}: this is no zip archive",
     ):

@@ -15,7 +15,10 @@ import redis
 
 from backlog.broker.celery_app import make_app
 from backlog.broker.messages import QUEUES, TASKS, Stage
+from backlog.broker.queues import queue_for
+from backlog.model import DEFAULT_MODEL
 from backlog.settings import Settings
+from backlog.weights import RELEASE_SHA256
 from producer.cli import options
 from tests.support.manifests import Built, Manifest, build, environment, need_kubectl, of, pods, prepare
 from tests.support.servers import ROOT, RedisServer
@@ -36,6 +39,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return build(prepare(tmp_path_factory.mktemp("site")))
 
 
+def queues_for(stage: Stage) -> set[str]:
+    """Return what a worker with the released weights takes from at one stage."""
+    base = QUEUES[stage]
+    return {base} if stage is Stage.UPLOAD else {base, queue_for(base, RELEASE_SHA256[DEFAULT_MODEL])}
+
+
 def scaled(built: Built, overlay: str) -> dict[str, Manifest]:
     return {name: one["spec"] for name, one in of(built[overlay], "ScaledObject").items()}
 
@@ -49,7 +58,7 @@ def test_every_stage_is_scaled_on_what_waits_and_what_is_held(built: Built, over
         assert "replicas" not in deployments[name]["spec"], "applying again would set KEDA's number back"
         modifiers = spec["advanced"]["scalingModifiers"]
         lists = {one["name"]: one["metadata"]["listName"] for one in spec["triggers"]}
-        assert lists == {"queued": QUEUES[WORKERS[name]], "held": "unacked"}
+        assert set(lists.values()) == {*queues_for(WORKERS[name]), "unacked"}
         assert set(modifiers["formula"].split(" + ")) == set(lists)
         assert 0 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
 

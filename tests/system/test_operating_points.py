@@ -8,9 +8,9 @@ from pathlib import Path
 from pydicom import dcmread
 
 from backlog.model import LABELS, PREPROCESSING
+from backlog.weights import SEEDED_SHA256
 from tests.conftest import Cli
 from tests.support.dicom_images import chest, dicom
-from worker.model.weights import SEEDED_SHA256
 
 
 def test_a_run_decides_with_a_sites_operating_points(tmp_path: Path, cli: Cli) -> None:

@@ -20,9 +20,10 @@ import pytest
 
 from backlog.errors import UsageError
 from backlog.model import DEFAULT_MODEL, MODELS
+from backlog.weights import SEEDED_SHA256
 from tests.support.weights_fixture import legacy_release, seeded, weights_cache  # noqa: F401 - fixtures
 from worker.model import weights as module
-from worker.model.weights import RELEASES, SEEDED_SHA256, Release, Weights, locate, read_verified
+from worker.model.weights import RELEASES, Release, Weights, locate, read_verified
 
 pytestmark = pytest.mark.slow
 

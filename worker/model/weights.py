@@ -16,6 +16,7 @@ from typing import Final
 from backlog.errors import UsageError
 from backlog.log import event
 from backlog.model import DEFAULT_MODEL, MODELS, Model
+from backlog.weights import RELEASE_SHA256, SEEDED_NAME, SEEDED_SHA256, is_seeded
 from worker.model.cache import exclusive, write_atomically
 
 
@@ -35,12 +36,11 @@ class Release:
 
 _V1: Final = "https://github.com/mlmed/torchxrayvision/releases/download/v1/"
 _DENSENET: Final = "-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
-#: torchxrayvision 1.5.7, ``models.model_urls``: assets of its release v1. Many public repositories state the hash of
-#: the first; of the others one does at most, which proves nothing.
+#: torchxrayvision 1.5.7, ``models.model_urls``: assets of its release v1.
 RELEASES: Final = {
     "densenet121-res224-all": Release(
         f"{_V1}nih-pc-chex-mimic_ch-google-openi-kaggle{_DENSENET}",
-        "56524913dd16a906422e8d8b66a7a5c46be1d82eb7ac012d8103776f1aa68899",
+        RELEASE_SHA256["densenet121-res224-all"],
         28_382_008,
     ),
     "densenet121-res224-nih": Release(f"{_V1}nih{_DENSENET}"),
@@ -50,20 +50,6 @@ RELEASES: Final = {
     "densenet121-res224-mimic_nb": Release(f"{_V1}mimic_nb{_DENSENET}"),
     "densenet121-res224-mimic_ch": Release(f"{_V1}mimic_ch{_DENSENET}"),
     "resnet50-res512-all": Release(f"{_V1}pc-nih-rsna-siim-vin-resnet50-test512-e400-state.pt"),
-}
-
-#: The weights made from a fixed seed: right in shape, without any meaning.
-SEEDED_NAME: Final = "seeded"
-#: Of the files that `worker.model.seeded_weights` writes, by model. They name seeded weights wherever their file lies.
-SEEDED_SHA256: Final = {
-    "densenet121-res224-all": "29a0a76993824d4651f272c8137c2a4c5083dccb4ebd8275e5bdeba20a8421e0",
-    "densenet121-res224-nih": "c817b79c07753af7af5c58c1d8583f03544467dcf0614a3185479fdfc07fe161",
-    "densenet121-res224-pc": "a84fb28d6d99dce5c95873ffc1d0747b791aa3b3e85c8fc83a94d64f6955b914",
-    "densenet121-res224-chex": "0cc8c197cc8ca69159bf4352332548cdf6f5029a1c819b091648f5d1bff4ee26",
-    "densenet121-res224-rsna": "8fe505c04bcacf01a767f744b123fd8d8d1432b624ed0706fc9a28bfafd5c108",
-    "densenet121-res224-mimic_nb": "bafeae39a6da9ac62da297adea26faee1c9fb459a437b677b1156d95e43c3493",
-    "densenet121-res224-mimic_ch": "4d3ea037f9fb56f6b60e50c2d1c2594396073c35e80733972dc47e7a6dd17ff5",
-    "resnet50-res512-all": "e56e198ce84c7acc734eabeafd720504562952c947cc13f4c1df19079dfb2ad9",
 }
 
 #: More than any of the released files has; a server that sends without end is given up.
@@ -145,7 +131,7 @@ def locate(
             + ". Set CXR_WEIGHTS_SHA256 to its hash only if you know where the file comes from:"
             " whoever made it decides what every score says"
         )
-    return Weights(path, found, meaningful=found not in SEEDED_SHA256.values(), model=MODELS[model])
+    return Weights(path, found, meaningful=not is_seeded(found), model=MODELS[model])
 
 
 def _not_the_release(release: Release, model: str) -> str:

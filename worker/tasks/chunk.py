@@ -18,7 +18,8 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import Claims, Refusal
-from backlog.broker.messages import QUEUES, TASKS, Job, Stage, task_id
+from backlog.broker.messages import TASKS, Job, Stage, task_id
+from backlog.broker.queues import queue_of
 from backlog.errors import ClaimLost, RunCancelled, RunPaused, ServiceUnavailable, UsageError
 from backlog.log import event
 from backlog.pacs.base import Pacs
@@ -171,7 +172,7 @@ def send(app: Celery, stage: Stage, job: Job, chunk: int, items: list[Any]) -> N
         TASKS[stage],
         args=[job, chunk, items],
         task_id=task_id(job["run"], chunk, stage),
-        queue=QUEUES[stage],
+        queue=queue_of(stage, job),
         argsrepr=f"(run={job['run']}, chunk={chunk}, n={len(items)})",
         kwargsrepr="{}",
     )

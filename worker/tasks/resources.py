@@ -17,6 +17,7 @@ from backlog.pacs.concurrency_limit import LimitedPacs, limited
 from backlog.pacs.connect import connect
 from backlog.processes import cores
 from backlog.settings import Settings
+from backlog.weights import expected_sha256
 
 if TYPE_CHECKING:
     from worker.model.class_activation import ClassActivation
@@ -56,6 +57,12 @@ class WorkerResources:
 
         s = self.settings
         return locate(s.weights, s.weights_sha256, s.cache_folder, download=False, model=s.model)
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of this worker's weights by its settings, without their file; empty where they leave it open."""
+        s = self.settings
+        return expected_sha256(s.weights, s.weights_sha256, s.model)
 
     @cached_property
     def engine(self) -> Engine:
