@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from kombu.entity import Queue
+from typing import Any
 
 from backlog.broker.messages import QUEUES, Stage
 from backlog.broker.queues import queue_for
 
-if TYPE_CHECKING:
-    from celery import Celery
 
-
-def take_from_own_queues(app: Celery, weights: str, *, draws: bool) -> None:
+def take_from_own_queues(queues: Any, weights: str, *, draws: bool) -> None:
     """Add the queues of a worker's own weights to those that it was told to take from.
 
     Parameters
     ----------
-    app
-        The application, once the worker's queues are chosen and before it takes from them.
+    queues
+        Celery's, ``app.amqp.queues``, once they are chosen and before the worker takes from them.
     weights
         SHA-256 of the worker's weights; empty where the settings leave it open.
     draws
@@ -27,8 +22,7 @@ def take_from_own_queues(app: Celery, weights: str, *, draws: bool) -> None:
     """
     if not weights:
         return
-    queues = app.amqp.queues
     needing = {QUEUES[Stage.INFER], *([QUEUES[Stage.REPORT]] if draws else [])}
     for base in needing & set(queues.consume_from):
         own = queue_for(base, weights)
-        queues.select_add(Queue(own, routing_key=own))  # type: ignore[no-untyped-call]  # kombu has no types
+        queues.select_add(own, routing_key=own)
