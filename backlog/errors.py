@@ -5,7 +5,8 @@
     BacklogError                 every failure that we know by name; its text is written for a user
     ├── InstanceRejected         this one image ends here: record the reason, go on
     ├── ServiceUnavailable       a server is unavailable: wait, come back, count nothing against the image
-    │   ├── SourceUnavailable           the same, for the disk that the backlog lies on
+    │   ├── SourceUnavailable    the same, for the disk that the backlog lies on
+    │   ├── ModalityFailed       the same, for a hospital's PACS that Orthanc asks over DICOM
     │   └── StorageFull          the same, for a disk or a Redis that has no room
     ├── ClaimLost                another worker owns the chunk now: stop, change nothing
     │   └── RunCancelled         the same, because the user cancelled the run: what is finished may be kept
@@ -59,6 +60,22 @@ class SourceUnavailable(ServiceUnavailable):
     """What the backlog is read from is unavailable: a file server, a disk. The work waits."""
 
     reason = Reason.UNREADABLE
+
+
+class ModalityFailed(ServiceUnavailable):
+    """A DICOM modality does not do what it is asked for, or does not answer. The work waits.
+
+    Parameters
+    ----------
+    text
+        What failed.
+    reason
+        Why an item ends that this happens to again and again, and to no other.
+    """
+
+    def __init__(self, text: str, reason: Reason = Reason.NOT_RETRIEVED) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class StorageFull(ServiceUnavailable):

@@ -18,6 +18,8 @@ class Operation(Enum):
     READ = "read"  #: the PACS gives an image, a header or an answer
     WRITE = "write"  #: the PACS takes an object that it did not have
     SOURCE = "source"  #: the backlog's own disk gives a file
+    RETRIEVE = "retrieve"  #: a DICOM modality sends an image
+    DELIVER = "deliver"  #: a DICOM modality takes a report
 
 
 class Verdict(Enum):

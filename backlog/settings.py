@@ -63,6 +63,24 @@ class Settings:
         8, "Most requests at a time that all workers together send to the PACS.", allowed=(1, 1000)
     )
     pacs_seconds: float = _setting(60.0, "How long one PACS request may take, in seconds.", allowed=(1, 3600))
+    find_limit: int = _setting(
+        100,
+        "`modality:NAME`: a PACS that answers fewer studies to a query (C-FIND) has not cut its answer off.",
+        allowed=(2, 1_000_000),
+    )
+    retrieve_requests: int = _setting(
+        2,
+        "`modality:NAME`: most images at a time that all workers together have the PACS send (C-MOVE).",
+        allowed=(1, 64),
+    )
+    retrieve_per_minute: int = _setting(
+        0, "`modality:NAME`: most images a minute. 0: as many as it gives.", allowed=(0, 1_000_000)
+    )
+    retrieve_window: int = _setting(
+        1000,
+        "`modality:NAME`: most images of a run that lie in Orthanc at a time before they are scored and deleted there.",
+        allowed=(1, 1_000_000),
+    )
     allow_recycling: bool = _setting(
         False,
         "Store in a PACS that deletes its oldest patients to make room (`MaximumPatientCount`, `MaximumStorageSize`).",

@@ -190,7 +190,9 @@ def _workers(settings: Settings, broker: Broker) -> Iterator[Check]:
         yield Check("BAD", "workers", f"they can't be asked: {error}", "correct what Redis refuses")
         return
     heard = stages_of(queue["name"] for queues in answers.values() for queue in queues)
-    deaf = [queue for queue in QUEUES.values() if queue not in heard]
+    # Images are retrieved from a modality where a user asks for that, and only then.
+    needed = [queue for stage, queue in QUEUES.items() if stage is not Stage.RETRIEVE]
+    deaf = [queue for queue in needed if queue not in heard]
     if deaf:
         yield Check(
             "look", "workers", f"nobody listens to {', '.join(deaf)}", "start such workers before a run"

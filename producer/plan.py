@@ -93,7 +93,7 @@ def make_plan(
     Parameters
     ----------
     word
-        SOURCE of the command line: a path, or ``orthanc``.
+        SOURCE of the command line: a path, ``orthanc``, or ``modality:NAME``.
     settings
         The settings of this process.
     pacs
@@ -121,6 +121,10 @@ def make_plan(
                     _add_example(plan, source, entry, entry.reason)
         waiting = plan.total - sum(plan.by_listing.values())
         if not waiting:
+            return plan
+        if source.first is Stage.RETRIEVE:
+            # Nothing is retrieved only to be looked at: what the modality answered of each is all that is known.
+            plan.read = plan.eligible = waiting
             return plan
         step = max(1, waiting // sample) if sample else 1
         rules = Rules.from_settings(settings)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from backlog.log import LOGGER
-from tests.support.servers import ROOT, OrthancServer, RedisServer, missing
+from tests.support.hospital import dicom_options
+from tests.support.servers import ROOT, OrthancServer, RedisServer, free_port, missing
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -82,6 +83,23 @@ def orthanc(orthanc_server: OrthancServer) -> OrthancServer:
         orthanc_server.start()
     orthanc_server.clear()
     return orthanc_server
+
+
+@pytest.fixture(scope="session")
+def _dicom_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancServer]:
+    need("Orthanc")
+    server = OrthancServer(tmp_path_factory.mktemp("stack"))
+    server.options = dicom_options("STACK", free_port())
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def dicom_orthanc(_dicom_orthanc: OrthancServer) -> OrthancServer:
+    """An empty Orthanc that speaks DICOM, as the application entity STACK."""
+    _dicom_orthanc.clear()
+    return _dicom_orthanc
 
 
 @pytest.fixture(scope="session")

@@ -28,11 +28,11 @@ if tonumber(redis.call('HGET', chunk_key, 'lease') or '0') > now then return {'b
 local current = redis.call('HGET', chunk_key, 'cur')
 if current then
   redis.call('HDEL', chunk_key, 'cur')
-  local item, at = string.match(current, '(%d+):(%d+)')
+  local item, at = string.match(current, '(%d+):(%-?%d+)')
   local crashes = redis.call('HINCRBY', chunk_key, 'd:' .. item, 1)
   if crashes >= max_crashes then
     local record = string.gsub(crash_record, '"attempts":0', '"attempts":' .. crashes)
-    record = string.gsub(record, '"stage":%d+', '"stage":' .. at)
+    record = string.gsub(record, '"stage":%-?%d+', '"stage":' .. at)
     redis.call('HSETNX', chunk_key, 'o:' .. item, record)
   end
 end
@@ -42,7 +42,8 @@ redis.call('EXPIRE', chunk_key, ttl)
 local finished, kept = {}, {}
 for _, name in ipairs(redis.call('HKEYS', chunk_key)) do
   if string.sub(name, 1, 2) == 'o:' then finished[#finished + 1] = string.sub(name, 3) end
-  if string.match(name, '^[nf]:' .. stage .. ':') then
+  local part = ':' .. stage .. ':'
+  if string.match(name, '^[nf]:') and string.sub(name, 2, 1 + #part) == part then
     kept[#kept + 1] = name
     kept[#kept + 1] = redis.call('HGET', chunk_key, name)
   end

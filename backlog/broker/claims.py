@@ -14,6 +14,8 @@ Keys of a run::
                                n:{stage}:{i} (item for the next stage, of an attempt that was broken off),
                                f:{stage}:{i} (when a server failed on the item: backlog/fault_attribution.py),
                                back (how often servers' failures sent it back), back_since (ms), back_why (operation)
+    cxr:{run}:r:{no}   string  what its items are called where they are retrieved from: a modality's UIDs, which stand
+                               in no message (JSON list, by position)
 
 Attempts are counted for each stage, so that a chunk that is started again from its first stage still knows, when it
 comes to the stage that killed its worker, that it has to go item by item there.
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, cast
@@ -52,6 +54,10 @@ class Refusal(Enum):
     BUSY = "busy"  #: another worker holds it
     CANCELLED = "cancelled"  #: the user cancelled the run
     PAUSED = "paused"  #: the user paused it: the one message that is given back instead of dropped
+
+
+def _references_key(run: str, chunk: int) -> str:
+    return f"cxr:{run}:r:{chunk}"
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,18 @@ class Claims:
         answer = self.steps.served(served_key=f"cxr:{run}:served", ttl=CLAIM_TTL_SECONDS, times=given)
         return {Operation(name): int(at) for name, at in zip(answer[::2], answer[1::2], strict=True)}
 
+    def references(self, run: str, chunk: int) -> list[str] | None:
+        """Return what the items of a chunk are called where they come from; None where Redis has forgotten it."""
+        with self.broker.reached() as client:
+            text = client.get(_references_key(run, chunk))
+        return None if text is None else [str(one) for one in json.loads(str(text))]
+
     # -- the producer's side -----------------------------------------------------------------------------------
+
+    def set_references(self, run: str, chunk: int, references: Sequence[str]) -> None:
+        """Keep what the items of a chunk are called where they come from. Call it before the chunk is sent."""
+        with self.broker.reached() as client:
+            client.set(_references_key(run, chunk), json.dumps(list(references)), ex=CLAIM_TTL_SECONDS)
 
     def progress(self, run: str, chunks: Iterable[int]) -> dict[int, ChunkProgress]:
         """Return how far each chunk is; chunks that Redis knows nothing of are missing from the answer."""
@@ -227,7 +244,7 @@ class Claims:
             pipe = client.pipeline(transaction=True)
             for no in chunks:
                 pipe.setbit(f"cxr:{run}:done", no, done)
-                pipe.delete(f"cxr:{run}:c:{no}")
+                pipe.delete(f"cxr:{run}:c:{no}", _references_key(run, no))
             pipe.expire(f"cxr:{run}:done", CLAIM_TTL_SECONDS)
             pipe.execute()
 

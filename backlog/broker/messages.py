@@ -21,6 +21,7 @@ from backlog.model import DEFAULT_MODEL, LABELS, MODELS, OPERATING_POINT, Model
 class Stage(IntEnum):
     """The stages of a chunk, in order. A chunk's stage is the one that it waits for."""
 
+    RETRIEVE = -1  #: of a run over a DICOM modality, in place of UPLOAD; ledgers and claims hold the numbers
     UPLOAD = 0
     INFER = 1
     REPORT = 2
@@ -28,10 +29,44 @@ class Stage(IntEnum):
 
 
 #: Celery task name of each stage; also the stem of task ids, ``run.chunk.stage``.
-TASKS: Final = {Stage.UPLOAD: "upload", Stage.INFER: "infer", Stage.REPORT: "report"}
+TASKS: Final = {
+    Stage.RETRIEVE: "retrieve",
+    Stage.UPLOAD: "upload",
+    Stage.INFER: "infer",
+    Stage.REPORT: "report",
+}
 
 #: Queue of each stage.
-QUEUES: Final = {Stage.UPLOAD: "upload", Stage.INFER: "inference", Stage.REPORT: "report"}
+QUEUES: Final = {
+    Stage.RETRIEVE: "retrieve",
+    Stage.UPLOAD: "upload",
+    Stage.INFER: "inference",
+    Stage.REPORT: "report",
+}
+
+#: Where the chunks of a source begin, by the kind of the source.
+FIRST_STAGES: Final = {
+    "zip": Stage.UPLOAD,
+    "folder": Stage.UPLOAD,
+    "orthanc": Stage.INFER,
+    "modality": Stage.RETRIEVE,
+}
+
+#: The stage by its number in a task's id.
+_STAGES: Final = {str(stage.value): stage for stage in TASKS}
+
+
+def following_stage(stage: Stage) -> Stage:
+    """Return the stage after a stage: an image that was uploaded or retrieved is scored next."""
+    return Stage.INFER if stage is Stage.RETRIEVE else Stage(stage + 1)
+
+
+def stages_from(first: Stage) -> list[Stage]:
+    """Return the stages that a run's chunks go through."""
+    stages = [first]
+    while (following := following_stage(stages[-1])) is not Stage.FINISHED:
+        stages.append(following)
+    return stages
 
 
 #: The outcome in the record of an item that has not ended: a server failed on it, and served others. It is sent again.
@@ -53,12 +88,13 @@ class ConversionSpec(TypedDict):
 class SourceSpec(TypedDict):
     """Where the upload task reads from."""
 
-    kind: Literal["zip", "folder", "orthanc"]
-    path: str  #: the zip or folder; empty for Orthanc
+    kind: Literal["zip", "folder", "orthanc", "modality"]
+    path: str  #: the zip or folder; empty for Orthanc and a modality
     listing: str  #: folder only: the run's list of relative paths
     fingerprint: NotRequired[
         str
     ]  #: zip only: of :class:`backlog.inputs.zip_archive.ZipArchive`, as it was when the run began
+    modality: NotRequired[str]  #: modality only: the name by which Orthanc knows it
     conversion: NotRequired[
         ConversionSpec
     ]  #: zip and folder: what is made of files that are no DICOM object yet
@@ -115,6 +151,12 @@ class UploadItem(TypedDict):
 
     i: int  #: position in the chunk
     entry: int | str  #: where the source finds it
+
+
+class RetrieveItem(TypedDict):
+    """One image of a DICOM modality. Its UIDs lie in Redis beside the chunk's claim, and stand in no message."""
+
+    i: int
 
 
 class InferItem(TypedDict):
@@ -222,6 +264,6 @@ def parse_task_id(text: str) -> tuple[str, int, Stage] | None:
     """Return (run, chunk, stage), or None when the id is not one of ours."""
     run, _, rest = text.partition(".")
     chunk, _, stage = rest.partition(".")
-    if not (run and chunk.isdecimal() and stage.isdecimal() and int(stage) in TASKS.keys()):  # noqa: SIM118
+    if not (run and chunk.isdecimal() and stage in _STAGES):
         return None
-    return run, int(chunk), Stage(int(stage))
+    return run, int(chunk), _STAGES[stage]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from backlog.broker.messages import QUEUES, Job, Stage
+from backlog.broker.messages import FIRST_STAGES, QUEUES, Job, Stage, stages_from
 
 #: Digits of a SHA-256 in a queue's name: enough to tell any two weights apart.
 _DIGITS: Final = 12
@@ -48,7 +48,7 @@ def queue_of(stage: Stage, job: Job) -> str:
     return queue_for(QUEUES[stage], job["weights"] if needs_model else "")
 
 
-def queues_of(job: Job, first: Stage = Stage.UPLOAD) -> dict[Stage, str]:
+def queues_of(job: Job, first: Stage | None = None) -> dict[Stage, str]:
     """Return the queues of a run, by stage.
 
     Parameters
@@ -56,9 +56,10 @@ def queues_of(job: Job, first: Stage = Stage.UPLOAD) -> dict[Stage, str]:
     job
         The run.
     first
-        The stage at which its chunks begin.
+        The stage at which its chunks begin, where that is not what its source says.
     """
-    return {stage: queue_of(stage, job) for stage in QUEUES if stage >= first}
+    start = FIRST_STAGES[job["source"]["kind"]] if first is None else first
+    return {stage: queue_of(stage, job) for stage in stages_from(start)}
 
 
 def stages_of(queues: Iterable[str]) -> set[str]:

@@ -67,7 +67,7 @@ class HttpSession:
         path
             What follows the address, with its slash and query.
         more
-            Arguments of `requests.request`: ``data``, ``json``, ``headers``, ``stream``.
+            Arguments of `requests.request`: ``data``, ``json``, ``headers``, ``stream``, ``timeout``.
 
         Raises
         ------
@@ -82,9 +82,8 @@ class HttpSession:
                 self._session.request,
                 method,
                 self.url + path,
-                timeout=self._timeout,
                 allow_redirects=False,
-                **more,
+                **({"timeout": self._timeout} | more),
             )
             try:
                 response = ask()

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import requests
 
-from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.errors import InstanceRejected, ModalityFailed, ServiceUnavailable, StorageFull, UsageError
+from backlog.log import printable
 from backlog.outcomes import Reason
 from backlog.pacs.http_session import HttpSession
 
@@ -22,6 +23,8 @@ _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _BAD_FILE_FORMAT: Final = 15
 _INEXISTENT_TAG: Final = 21
 _FULL_STORAGE: Final = 11
+#: The same of what another application answers to Orthanc over DICOM: wrong, or not in time.
+_NETWORK_PROTOCOL: Final = 9
 
 _UNKNOWN: Final = "the PACS doesn't know it (any more)"
 
@@ -63,6 +66,8 @@ class OrthancRest(HttpSession):
         ------
         InstanceRejected
             The one instance is to blame; ``not_in_pacs`` where what the path names is gone.
+        ModalityFailed
+            A DICOM modality that Orthanc asked did not do it.
         ServiceUnavailable
             There is no answer, or it is an error of the server's.
         UsageError
@@ -71,12 +76,16 @@ class OrthancRest(HttpSession):
         response = self.request(method, path, **more)
         if response.ok:
             return response
+        status, details = 0, ""
         try:
-            status = int(response.json().get("OrthancStatus", 0))
+            described = response.json()
+            status, details = int(described.get("OrthancStatus", 0)), str(described.get("Details", ""))
         except (ValueError, AttributeError, TypeError):
-            status = 0
+            pass
         finally:
             response.close()
+        if status == _NETWORK_PROTOCOL:
+            raise ModalityFailed(printable(details) or f"Orthanc answers {response.status_code}")
         if response.status_code == 404 and path == "/system":
             raise self.not_orthanc()
         if response.status_code == 404 and not response.content:

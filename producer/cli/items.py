@@ -157,9 +157,10 @@ def quarantine_show(out: Path, item: int, names: bool, as_json: bool) -> None:
 
 def _in_words(item: dict[str, Any], name: str | None) -> Iterator[tuple[str, str]]:
     """Yield what is known of an item, as a user names it; the time is that of the user's clock."""
+    from backlog.broker.messages import TASKS
     from producer.results.meanings import MEANINGS
 
-    stages = ("upload", "infer", "report")
+    stages = {stage.value: name for stage, name in TASKS.items()}
     reason = item["reason"]
     yield "Item", str(item["no"])
     yield "Name", name or ""
@@ -167,7 +168,7 @@ def _in_words(item: dict[str, Any], name: str | None) -> Iterator[tuple[str, str
     yield "Reason", f"{reason}: {t(MEANINGS.get(reason, ''))}" if reason else ""
     yield "Detail", _detail(item)
     listed = item["chunk"] is None
-    yield "Stage", t("listing") if listed else t(stages[item["stage"]]) if item["stage"] < len(stages) else ""
+    yield "Stage", t("listing") if listed else t(stages.get(item["stage"], ""))
     yield "Attempts", str(item["attempts"] or "")
     yield "Ended", f"{datetime.fromtimestamp(item['ended']).astimezone():%Y-%m-%d %H:%M:%S %z}"
     yield "Flags", item["flags"]

@@ -122,7 +122,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, asked: bool)
 def main() -> None:
     """Score a backlog of chest radiographs and put one DICOM SR per image back into its study.
 
-    SOURCE is a zip archive, a folder, or the word 'orthanc'.
+    SOURCE is a zip archive, a folder, the word 'orthanc', or modality:NAME, a PACS that Orthanc reaches over DICOM.
     """
 
 

@@ -92,11 +92,11 @@ def work(settings: Settings, paths: Paths, *, copy: bool = False) -> NoReturn:
     from producer.run.place import pacs_address
 
     ledger = open_ledger(paths.out)
-    orthanc, pacs = ledger.get("word") == "orthanc", pacs_address(ledger, paths)
+    kind, pacs = ledger.get("job")["source"]["kind"], pacs_address(ledger, paths)
     ledger.close()
-    from backlog.broker.messages import Stage
+    from backlog.broker.messages import FIRST_STAGES
 
-    with display(Stage.INFER if orthanc else Stage.UPLOAD) as shown:
+    with display(FIRST_STAGES[kind]) as shown:
         summary, interrupted = go_on(settings, paths, show=shown.show, say=shown.say, copy=copy)
     for line in summary_lines(summary):
         click.echo(line)

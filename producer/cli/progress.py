@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from backlog.broker.messages import Stage
+from backlog.broker.messages import TASKS, Stage, stages_from
 from producer.dispatch.progress import RunProgress
 from producer.translation import t, translated
 
@@ -34,8 +34,9 @@ class Bars(AbstractContextManager["Bars"]):
     def __init__(self, first: Stage) -> None:
         self.console = Console(highlight=False)
         self._progress = _StageBars(self.console)
-        names = ["upload", "infer", "report"][first:]
-        self._tasks: dict[str, TaskID] = {name: self._add(name) for name in names}
+        self._tasks: dict[str, TaskID] = {
+            TASKS[stage]: self._add(TASKS[stage]) for stage in stages_from(first)
+        }
         self._rate = _Rate()
 
     def _add(self, name: str) -> TaskID:
@@ -51,6 +52,7 @@ class Bars(AbstractContextManager["Bars"]):
     def show(self, seen: RunProgress) -> None:
         """Update the bars."""
         done = {"upload": seen.uploaded, "infer": seen.inferred, "report": seen.tally.ended}
+        done["retrieve"] = seen.uploaded
         for name, task in self._tasks.items():
             fields: dict[str, Any] = {"rate": self._rate.text(name, done[name])}
             self._progress.update(task, completed=done[name], total=seen.total, **fields)

@@ -259,10 +259,10 @@ def _follow(paths: Paths) -> None:
     from producer.run.open import open_ledger
 
     with closing(open_ledger(paths.out)) as ledger:
-        orthanc = ledger.get("word") == "orthanc"
-    from backlog.broker.messages import Stage
+        kind = ledger.get("job")["source"]["kind"]
+    from backlog.broker.messages import FIRST_STAGES
 
-    with display(Stage.INFER if orthanc else Stage.UPLOAD) as shown:
+    with display(FIRST_STAGES[kind]) as shown:
         while True:
             progress = progress_of(paths)
             shown.show(progress)

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from backlog.broker.messages import TASKS, Job, Stage
+from backlog.broker.messages import FIRST_STAGES, TASKS, Job, Stage
 from backlog.broker.queues import queues_of
 from backlog.errors import UsageError
 from backlog.outcomes import Outcome
@@ -202,7 +202,11 @@ class Metrics:
         yield CounterMetricFamily(
             "cxr_chunks_resent", "Chunks sent again: their message was lost.", run.resent
         )
-        passed = {"upload": run.uploaded, "infer": run.inferred, "report": run.tally.ended}
+        passed = {
+            TASKS[FIRST_STAGES[self.job["source"]["kind"]]]: run.uploaded,
+            "infer": run.inferred,
+            "report": run.tally.ended,
+        }
         yield from gauges("cxr_stage_items_passed", "Items that are past a stage.", "stage", passed)
         yield from gauge("cxr_items_listed", "Items that the source has listed.", run.listed)
         yield from gauge("cxr_items_expected", "Items of the source, once it is known.", run.total)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from backlog.broker.messages import Stage
 from backlog.errors import BacklogError
 
 if TYPE_CHECKING:
@@ -94,7 +93,8 @@ class Poller:
         ages = dict.fromkeys(self.queues(), 0.0)
         for queue, (run, chunk, stage) in self.claims.broker.oldest(ages).items():
             times = self.claims.times(run, chunk)
-            before = times.get(Stage(stage - 1)) if stage > Stage.UPLOAD else None
+            earlier = [times[one] for one in times if one < stage]
+            before = max(earlier, key=lambda one: one["at"], default=None)
             since = before["at"] / 1000 if before else self.sent(chunk) or now
             ages[queue] = max(0.0, now - since)
         return ages

@@ -118,8 +118,8 @@ def _with_references(ledger: Ledger) -> Iterator[dict[str, Any]]:
 
 
 def file_name(source: Source, reference: int | str) -> str:
-    """Return what a source calls an item; empty for an Orthanc, whose instances have no file names."""
-    return "" if source.spec["kind"] == "orthanc" else source.name(reference)
+    """Return what a source calls an item; empty for a PACS, whose instances have no file names."""
+    return "" if source.spec["kind"] in ("orthanc", "modality") else source.name(reference)
 
 
 def header_values(header: bytes, attributes: dict[str, str]) -> dict[str, str]:

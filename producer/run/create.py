@@ -18,6 +18,7 @@ from backlog.model import PREPROCESSING
 from backlog.outcomes import Outcome
 from backlog.pacs.address import checked_address
 from backlog.pacs.connect import connect
+from backlog.pacs.modality import is_pacs_word
 from backlog.settings import Settings
 from backlog.weights import is_seeded
 from producer.ledger.ledger import Ledger
@@ -64,6 +65,10 @@ def create(
     points = read_operating_points(operating_points) if operating_points is not None else None
     wanted = choose_weights(settings, weights or (points.weights_sha256 if points else ""))
     source = make_source(word, settings, pacs, paths, selection)
+    if source.first is Stage.RETRIEVE:
+        raise UsageError(
+            f"{word}: images of a modality can be counted (cxr-backlog plan {word}), and not yet be scored by a run"
+        )
     check_pacs(settings, pacs, stores_images=source.first is Stage.UPLOAD)
     # A wrong address or password ends here, and leaves nothing behind.
     identity = _identity(settings, pacs, label_findings=label_findings)
@@ -91,7 +96,7 @@ def create(
     facts: dict[str, Any] = {
         "job": job,
         # The run may be gone on with, or verified, from another folder.
-        "word": word if word == "orthanc" else str(Path(word).absolute()),
+        "word": word if is_pacs_word(word) else str(Path(word).absolute()),
         "pacs": pacs if pacs.startswith(("http://", "https://")) else str(Path(pacs).absolute()),
         "selection": vars(selection),
         "model": wanted.model,
@@ -113,9 +118,9 @@ def _converting(spec: SourceSpec, conversion: ConversionSpec) -> SourceSpec:
     """
     if conversion == NOTHING:
         return spec
-    if spec["kind"] == "orthanc":
+    if spec["kind"] in ("orthanc", "modality"):
         raise UsageError(
-            "--make-uids and --wrap-images are for a zip or a folder: an Orthanc holds DICOM objects"
+            "--make-uids and --wrap-images are for a zip or a folder: a PACS holds DICOM objects"
         )
     names_of(conversion)  # what is wrong with them is told here, once
     return {**spec, "conversion": conversion}

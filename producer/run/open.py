@@ -10,6 +10,7 @@ from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
+from backlog.pacs.modality import is_pacs_word
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
 from producer.run.folder import Paths
@@ -39,7 +40,7 @@ def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
     selection = Selection(**ledger.get("selection"))
     rules = Rules.from_spec(job["rules"])  # the settings may have changed since
     word = str(ledger.get("word"))
-    if word != "orthanc":
+    if not is_pacs_word(word):
         with reading(Path(word)):  # it was there when the run began: its disk may come back
             Path(word).stat()
     source = make_source(word, settings, pacs_address(ledger, paths), paths, selection, rules)
@@ -66,7 +67,7 @@ def inputs_of(ledger: Ledger, paths: Paths) -> tuple[Path, ...]:
     """Return what no output of a command about a run may replace: the run, its source, a folder PACS."""
     word, pacs = str(ledger.get("word")), pacs_address(ledger, paths)
     inputs = [paths.ledger, paths.listing, paths.audit, paths.lock, paths.logs, paths.pacs]
-    inputs += [Path(word)] if word != "orthanc" else []
+    inputs += [] if is_pacs_word(word) else [Path(word)]
     inputs += [Path(pacs)] if "://" not in pacs else []
     return tuple(inputs)
 

@@ -10,18 +10,20 @@ from typing import Final
 
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
+from backlog.pacs.modality import Modality, modality_named
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from producer.run.folder import Paths
 from producer.sources.base import Source
 from producer.sources.folder import FolderSource
+from producer.sources.modality import ModalitySource
 from producer.sources.orthanc import OrthancSource
 from producer.sources.zip import ZipSource
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which instances of an Orthanc."""
+    """Which instances of an Orthanc or of a modality."""
 
     since: str = ""
     modality: str = ""
@@ -31,12 +33,12 @@ class Selection:
 def make_source(
     word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection, rules: Rules | None = None
 ) -> Source:
-    """Return the source that SOURCE means: a zip, a folder, or the word ``orthanc``.
+    """Return the source that SOURCE means: a zip, a folder, the word ``orthanc``, or ``modality:NAME``.
 
     Parameters
     ----------
     word
-        SOURCE of the command line: a path, or ``orthanc``.
+        SOURCE of the command line: a path, ``orthanc``, or ``modality:NAME``.
     settings
         The settings of this process.
     pacs
@@ -63,12 +65,26 @@ def make_source(
             selection.modality,
             selection.study_date,
         )
+    if (name := modality_named(word)) is not None:
+        if not pacs.startswith(("http://", "https://")):
+            raise UsageError(
+                f"the source {word!r} is reached through an Orthanc: --pacs http://… or CXR_PACS_URL"
+            )
+        if selection.since:
+            raise UsageError("--since selects from an Orthanc; a modality knows no such time: --study-date")
+        return ModalitySource(
+            Modality(Orthanc.from_settings(settings, pacs), name, seconds=settings.pacs_seconds),
+            rules or Rules.from_settings(settings),
+            settings.find_limit,
+            selection.modality,
+            selection.study_date,
+        )
     if selection != Selection():
         raise UsageError(
             "--since, --modality and --study-date select from an Orthanc; a zip or a folder is taken whole"
         )
     if not word.strip():
-        raise UsageError("SOURCE is empty: name a zip, a folder, or the word 'orthanc'")
+        raise UsageError("SOURCE is empty: name a zip, a folder, the word 'orthanc', or modality:NAME")
     path = Path(word)
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
@@ -76,7 +92,9 @@ def make_source(
         _refuse_folder_of_zips(path)
         return FolderSource(path, paths.listing)
     if not path.exists():
-        raise UsageError(f"{path}: no such file or folder (SOURCE is a zip, a folder, or the word 'orthanc')")
+        raise UsageError(
+            f"{path}: no such file or folder (SOURCE is a zip, a folder, the word 'orthanc', or modality:NAME)"
+        )
     return ZipSource(path)
 
 

@@ -310,7 +310,7 @@ def test_messages_of_this_run_are_found_where_they_are(claims: Claims, redis_url
     send(app, UPLOAD, job("run2"), 4, [])
     app.send_task("upload", task_id="somebody-elses", queue="upload")
     assert claims.broker.messages(RUN, QUEUES.values()).waiting == {1, 2, 300}
-    assert claims.broker.depths(QUEUES.values()) == {"upload": 3, "inference": 1, "report": 1}
+    assert claims.broker.depths(QUEUES.values()) == {"retrieve": 0, "upload": 3, "inference": 1, "report": 1}
     assert claims.broker.oldest(QUEUES.values())["upload"] == (RUN, 1, UPLOAD)
     with app.connection_for_read() as connection, connection.SimpleQueue("inference") as queue:
         message = queue.get(timeout=5)  # taken and not acknowledged

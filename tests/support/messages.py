@@ -28,7 +28,9 @@ SPEAKING = {
     **dict.fromkeys(
         ("t", "echo", "say", "row", "BadParameter", "UsageError", "BacklogError", "Stopped"), (0,)
     ),
-    **dict.fromkeys(("ServiceUnavailable", "StorageFull", "SourceUnavailable", "LedgerFenced"), (0,)),
+    **dict.fromkeys(
+        ("ServiceUnavailable", "StorageFull", "SourceUnavailable", "ModalityFailed", "LedgerFenced"), (0,)
+    ),
     **dict.fromkeys(("say_beside", "InstanceRejected", "refuse"), (1,)),
     "Check": (2, 3),
     "warn": (1,),
@@ -43,7 +45,18 @@ FOLDERS = ("backlog", "producer", "worker")
 #: Words that stand alone where a message is put together.
 WORDS = (
     *(one.value for one in Outcome),
-    *("upload", "infer", "report", "listing", "running", "paused", "cancelled", "complete", "interrupted"),
+    *(
+        "retrieve",
+        "upload",
+        "infer",
+        "report",
+        "listing",
+        "running",
+        "paused",
+        "cancelled",
+        "complete",
+        "interrupted",
+    ),
     *(
         "Missing",
         "Different",

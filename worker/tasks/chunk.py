@@ -18,7 +18,7 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import Claims, Refusal
-from backlog.broker.messages import TASKS, Job, Stage, task_id
+from backlog.broker.messages import FIRST_STAGES, TASKS, Job, Stage, following_stage, task_id
 from backlog.broker.queues import queue_of
 from backlog.errors import ClaimLost, RunCancelled, RunPaused, ServiceUnavailable, UsageError
 from backlog.log import event
@@ -66,7 +66,7 @@ class StageRunner:
             The chunk goes back into its queue, untried: a server is unavailable for too long, the run is paused, or
             this worker stops.
         """
-        first = Stage.INFER if job["source"]["kind"] == "orthanc" else Stage.UPLOAD
+        first = FIRST_STAGES[job["source"]["kind"]]
         try:
             claim = self.claims.claim(job["run"], chunk, stage, first)
         except (ServiceUnavailable, UsageError) as error:
@@ -123,10 +123,10 @@ class StageRunner:
         body(attempt, todo)
         claim.check()
         following = [attempt.following[index] for index in sorted(attempt.following)]
-        claim.finish(Stage(stage + 1) if following else Stage.FINISHED, attempt.records, len(todo))
+        claim.finish(following_stage(stage) if following else Stage.FINISHED, attempt.records, len(todo))
         attempt.tell_served()
         if following:
-            send(self.app, Stage(stage + 1), job, claim.chunk, following)
+            send(self.app, following_stage(stage), job, claim.chunk, following)
         event(
             "chunk.done",
             run=job["run"],
@@ -149,7 +149,12 @@ class StageRunner:
             pacs.limit.admit()
 
 
-RANKS: Final = {Stage.UPLOAD: Rank.UPLOAD, Stage.INFER: Rank.INFER, Stage.REPORT: Rank.REPORT}
+RANKS: Final = {
+    Stage.RETRIEVE: Rank.UPLOAD,
+    Stage.UPLOAD: Rank.UPLOAD,
+    Stage.INFER: Rank.INFER,
+    Stage.REPORT: Rank.REPORT,
+}
 
 
 def send(app: Celery, stage: Stage, job: Job, chunk: int, items: list[Any]) -> None:

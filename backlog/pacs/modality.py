@@ -1,0 +1,234 @@
+"""A hospital's PACS that an Orthanc asks over DICOM: C-ECHO, C-FIND, C-MOVE and C-STORE (PS3.4 annexes B and C).
+
+Orthanc is the application entity: it knows the modality by a name, sends the requests, and receives the images. What
+came in on a run's behalf carries the run's name as metadata in Orthanc, so that it can be told from what was there.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from backlog.errors import InstanceRejected, ModalityFailed, ServiceUnavailable, UsageError
+from backlog.outcomes import Reason
+from backlog.pacs.orthanc_rest import checked_id
+
+if TYPE_CHECKING:
+    from backlog.pacs.orthanc import Orthanc
+
+T = TypeVar("T")
+
+#: What SOURCE begins with for a modality.
+PREFIX: Final = "modality:"
+
+#: As Orthanc takes it for the name of a modality; it stands in addresses.
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+#: Orthanc gives up on a modality so many seconds before we give up on Orthanc.
+_MARGIN: Final = 5.0
+
+#: Orthanc's metadata with the runs that brought an instance in; of the numbers that users have (1024 to 65535).
+_RUNS: Final = "4207"
+
+#: How long an image may take to appear in Orthanc after the modality said that it was sent, and how often to look.
+_ARRIVAL_SECONDS: Final = 5.0
+_LOOK_EVERY: Final = 0.1
+
+
+def modality_named(word: str) -> str | None:
+    """Return the modality's name in ``modality:NAME``; None for any other SOURCE.
+
+    Raises
+    ------
+    UsageError
+        It is no name of a modality.
+    """
+    if not word.startswith(PREFIX):
+        return None
+    name = word.removeprefix(PREFIX)
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no name of a DICOM modality: letters, digits, '-' and '_', as in Orthanc's DicomModalities"
+        )
+    return name
+
+
+def is_pacs_word(word: str) -> bool:
+    """Whether SOURCE is a PACS, ``orthanc`` or ``modality:NAME``, and no path."""
+    return word == "orthanc" or word.startswith(PREFIX)
+
+
+class Modality:
+    """One DICOM modality, as an Orthanc reaches it.
+
+    Parameters
+    ----------
+    orthanc
+        The Orthanc that asks and receives.
+    name
+        The modality's name in Orthanc's ``DicomModalities``.
+    seconds
+        How long the modality may be silent.
+    """
+
+    def __init__(self, orthanc: Orthanc, name: str, *, seconds: float = 60.0) -> None:
+        self.orthanc = orthanc
+        self._rest = orthanc.rest
+        self.name = name
+        self._seconds = seconds
+
+    def check(self) -> None:
+        """Ask the modality for a sign of life (C-ECHO).
+
+        Raises
+        ------
+        UsageError
+            Orthanc doesn't know its name.
+        ModalityFailed
+            It doesn't answer, or rejects the association.
+        """
+        try:
+            self._ask("echo", {"Timeout": max(1, round(self._seconds))})
+        except InstanceRejected:
+            names = self._rest.parsed(self._rest.call("GET", "/modalities"))
+            known = ", ".join(sorted(map(str, names))) or "none"
+            raise UsageError(
+                f"Orthanc knows no modality {self.name!r}; it knows {known}: see DicomModalities in its configuration"
+            ) from None
+
+    def find(self, level: str, keys: Mapping[str, str]) -> list[dict[str, str]]:
+        """Return what the modality answers to a query (C-FIND), as keywords and text.
+
+        Parameters
+        ----------
+        level
+            ``Study``, ``Series`` or ``Instance``; the UIDs of the levels above have to stand in the keys.
+        keys
+            What has to match, and, empty, what else is to be returned.
+
+        Raises
+        ------
+        ModalityFailed
+            It doesn't answer, or refuses.
+        """
+        answer = self._ask("query", {"Level": level, "Query": dict(keys), "Normalize": False})
+        query = f"/queries/{answer['ID']}"
+        found = self._rest.parsed(self._rest.call("GET", f"{query}/answers?expand&simplify"))
+        with suppress(InstanceRejected, ServiceUnavailable):
+            self._rest.call("DELETE", query)  # Orthanc keeps the last hundred
+        return [
+            {keyword: value.strip(" \0") for keyword, value in one.items() if isinstance(value, str)}
+            for one in found
+        ]
+
+    def retrieve(self, study: str, series: str, sop: str) -> list[str]:
+        """Have the modality send an image to Orthanc (C-MOVE); return its ids there, once it has arrived.
+
+        Raises
+        ------
+        ModalityFailed
+            It doesn't answer, refuses, or says that it sent an image that doesn't arrive.
+        """
+        resource = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": sop}
+        wanted = {"Level": "Instance", "Resources": [resource], "Timeout": max(1, round(self._seconds))}
+        self._ask("move", wanted)
+        deadline = time.monotonic() + _ARRIVAL_SECONDS
+        while True:
+            held = self.orthanc.find([sop]).get(sop, [])
+            if held:
+                return held
+            if time.monotonic() > deadline:
+                raise ModalityFailed(
+                    f"the modality {self.name} says that it sent an image, and Orthanc has not received it: does it"
+                    " know Orthanc's AE title with Orthanc's own address and port?"
+                )
+            time.sleep(_LOOK_EVERY)
+
+    def deliver(self, instances: Sequence[str]) -> None:
+        """Send instances of Orthanc's to the modality (C-STORE).
+
+        Raises
+        ------
+        ModalityFailed
+            It doesn't answer, or refuses one of them.
+        """
+        wanted = {"Resources": list(instances), "Synchronous": True, "Timeout": max(1, round(self._seconds))}
+        self._translated(lambda: self._ask("store", wanted), Reason.NOT_DELIVERED)
+
+    def holds(self, study: str, series: str, sop: str) -> bool:
+        """Whether the modality lists an object (C-FIND)."""
+        keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": sop}
+        answers = self._translated(lambda: self.find("Instance", keys), Reason.NOT_DELIVERED)
+        return any(one.get("SOPInstanceUID") == sop for one in answers)
+
+    def _ask(self, what: str, body: Mapping[str, object]) -> dict[str, object]:
+        try:
+            response = self._rest.call(
+                "POST", f"/modalities/{self.name}/{what}", json=body, timeout=self._seconds + _MARGIN
+            )
+        except ModalityFailed as error:
+            raise ModalityFailed(f"the modality {self.name}: {error}", error.reason) from error
+        return dict(self._rest.parsed(response)) if response.content else {}
+
+    @staticmethod
+    def _translated(ask: Callable[[], T], reason: Reason) -> T:
+        try:
+            return ask()
+        except ModalityFailed as error:
+            raise ModalityFailed(str(error), reason) from error
+
+
+# -- what runs brought in ------------------------------------------------------------------------------------------
+
+
+def mark_brought_in(orthanc: Orthanc, instance: str, run: str, *, is_new: bool) -> None:
+    """Keep with an instance in Orthanc that a run needs it, where a run brought it in.
+
+    Parameters
+    ----------
+    orthanc
+        Where it lies.
+    instance
+        Orthanc's id.
+    run
+        The run's name.
+    is_new
+        It was not there before this run asked for it. Where it was, it stays another's: only what runs have brought in
+        carries their names, and only that is ever deleted.
+    """
+    runs = _metadata(orthanc, instance, _RUNS).split()
+    if run in runs or not (is_new or runs):
+        return
+    if is_new and not runs and _metadata(orthanc, instance, "Origin") != "DicomProtocol":
+        return  # somebody uploaded it meanwhile
+    _set_runs(orthanc, instance, [*runs, run])
+
+
+def evict(orthanc: Orthanc, instance: str, run: str) -> bool:
+    """Delete an instance that a run brought in, where no other run needs it; return whether it was deleted."""
+    runs = _metadata(orthanc, instance, _RUNS).split()
+    if run not in runs:
+        return False
+    others = [one for one in runs if one != run]
+    if others:
+        _set_runs(orthanc, instance, others)
+        return False
+    return orthanc.delete(instance)
+
+
+def _metadata(orthanc: Orthanc, instance: str, name: str) -> str:
+    """Return one of an instance's metadata, which are Orthanc's own; empty where it has none, or is gone."""
+    try:
+        return str(orthanc.rest.call("GET", f"/instances/{checked_id(instance)}/metadata/{name}").text)
+    except InstanceRejected as rejected:
+        if rejected.reason is Reason.NOT_IN_PACS:
+            return ""
+        raise
+
+
+def _set_runs(orthanc: Orthanc, instance: str, runs: Sequence[str]) -> None:
+    path = f"/instances/{checked_id(instance)}/metadata/{_RUNS}"
+    orthanc.rest.call("PUT", path, data=" ".join(runs).encode())
