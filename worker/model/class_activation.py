@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worker.model.evidence import raised
 from worker.model.network import build_graph
 from worker.model.onnx_engine import OnnxForward
 
@@ -31,11 +32,9 @@ class ClassActivationMaps:
     def heat(self, finding: int) -> NDArray[np.float32]:
         """Return where a finding's score is raised: (n, n) in [0, 1], all zero where nothing raises it.
 
-        What lowers it is cut off, as Grad-CAM does (Selvaraju et al. 2017, equation 2).
+        See `worker.model.evidence.raised`.
         """
-        raised = np.maximum(self.cells[finding], 0)
-        most = float(raised.max())
-        return np.asarray(raised / most if most > 0 else raised, np.float32)
+        return raised(self.cells[finding])
 
 
 class ClassActivation:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from backlog.dicom.header import text
+from worker.pixels.seen import SeenSquare
 
 _HORIZONTAL: Final = frozenset("LR")
 _VERTICAL: Final = frozenset("HF")
@@ -38,6 +39,23 @@ class Turn:
         upright = image.T if self.transposed else image
         upright = upright[:: -1 if self.upside_down else 1, :: -1 if self.left_right else 1]
         return np.ascontiguousarray(upright)
+
+    def square(self, rows: int, columns: int) -> SeenSquare:
+        """Return what `worker.pixels.resize.centre_crop` keeps of the upright image, as a part of the stored one.
+
+        Parameters
+        ----------
+        rows, columns
+            Of the stored image.
+        """
+        height, width = (columns, rows) if self.transposed else (rows, columns)
+        side = min(rows, columns)
+        top, left = height // 2 - side // 2, width // 2 - side // 2
+        top = height - top - side if self.upside_down else top
+        left = width - left - side if self.left_right else left
+        if self.transposed:
+            top, left = left, top
+        return SeenSquare(left, top, side, self.transposed, self.left_right, self.upside_down)
 
 
 def turn_of(header: Dataset) -> Turn:

@@ -24,8 +24,9 @@ from worker.pixels.attributes import declared
 from worker.pixels.decode import decode
 from worker.pixels.display import Displayed, displayed
 from worker.pixels.grayscale import grey_image, polarity, without_colour
-from worker.pixels.orientation import turn_of
+from worker.pixels.orientation import Turn, turn_of
 from worker.pixels.resize import SIZE, centre_crop, resize
+from worker.pixels.seen import SeenSquare
 from worker.pixels.stored_values import stored_values
 
 #: Between the 1st and the 99th percentile of what the model sees, of 2048: under one grey level of eight
@@ -51,6 +52,7 @@ class ModelInput:
     image: NDArray[np.float32]  #: (input_side, input_side), in [-1024, 1024], black is low
     flags: frozenset[Flag]
     bits: int  #: the depth that the range was taken from
+    square: SeenSquare  #: what of the stored image it shows
     shown: NDArray[np.uint8] | None = None  #: (N, N), the same square in the same window, for people's eyes
     displayed: Displayed | None = None  #: the whole image as a viewer shows it, where it was asked for
 
@@ -106,6 +108,7 @@ def _model_input(dicom: bytes | memoryview, side: int, input_side: int, display_
         doubtful = turn.transposed and _lies_on_its_side(small)
         flags.add(Flag.ORIENTATION_DOUBTFUL if doubtful else Flag.ORIENTATION_CORRECTED)
         if doubtful:
+            turn = Turn()
             square = centre_crop(grey.image)
             small = resize(square, grey.scale, grey.offset)
     image = small if input_side == SIZE else resize(square, grey.scale, grey.offset, input_side)
@@ -117,7 +120,8 @@ def _model_input(dicom: bytes | memoryview, side: int, input_side: int, display_
     if display_side:
         upright = turn.applied(grey.image) if Flag.ORIENTATION_CORRECTED in flags else grey.image
         seen = displayed(replace(grey, image=upright), header, promise, display_side)
-    return ModelInput(image, frozenset(flags), grey.bits, shown, seen)
+    rows, columns = grey.image.shape
+    return ModelInput(image, frozenset(flags), grey.bits, turn.square(rows, columns), shown, seen)
 
 
 def _shown(square: NDArray[Any], scale: float, offset: float, side: int) -> NDArray[np.uint8]:

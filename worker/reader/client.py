@@ -21,6 +21,7 @@ from backlog.model import MODELS
 from backlog.outcomes import Flag, Reason
 from backlog.pacs.concurrency_limit import Turn
 from backlog.settings import Settings
+from worker.pixels.seen import SeenSquare
 from worker.reader.protocol import LENGTHS, PreprocessedImage, RejectedImage
 from worker.reader.spawn import COMMAND, Child, cpu_seconds, fork, may_fork, spawn
 
@@ -221,6 +222,7 @@ class Reader:
                     found,
                     head["sop"],
                     head["study"],
+                    SeenSquare(**head["square"]),
                     rest[: side * side].reshape(side, side) if side else None,
                     displayed.reshape(head["display"]) if displayed.size else None,
                     head.get("contrast", ""),

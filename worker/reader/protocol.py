@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag
+from worker.pixels.seen import SeenSquare
 
 LENGTHS: Final = struct.Struct(">2I")
 
@@ -24,6 +25,7 @@ class PreprocessedImage:
     flags: frozenset[Flag]
     sop_instance_uid: str
     study_instance_uid: str
+    square: SeenSquare  #: what of the stored image it shows
     shown: NDArray[np.uint8] | None = None  #: (N, N), where it was asked for
     displayed: NDArray[np.uint8] | None = None  #: (rows, columns), the whole image, where it was asked for
     contrast: str = ""  #: of `displayed`: `worker.pixels.display.Contrast`

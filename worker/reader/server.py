@@ -15,6 +15,7 @@ import resource
 import signal
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import IO
 
 from backlog.dicom.eligibility import Rules, flags
@@ -76,6 +77,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
             names = sorted(flag.value for flag in seen.flags | flags(found.attributes, rules))
             shown = b"" if seen.shown is None else seen.shown.tobytes()
             answer |= {"flags": names, "side": 0 if seen.shown is None else len(seen.shown)}
+            answer["square"] = asdict(seen.square)
             displayed = b""
             if seen.displayed is not None:
                 displayed = seen.displayed.image.tobytes()
