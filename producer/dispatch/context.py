@@ -13,6 +13,7 @@ from backlog.broker.claims import Claims
 from backlog.broker.messages import Job
 from backlog.broker.queues import queues_of
 from producer.dispatch.progress import RunProgress, StageTimes
+from producer.ledger.chunk_sizes import ChunkSizes
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Source
 
@@ -26,7 +27,7 @@ class RunContext:
     app: Celery
     source: Source
     job: Job
-    chunk_size: int
+    chunk_size: ChunkSizes
     window: int  #: most chunks in flight; grows where workers wait for work
     reconcile_seconds: float  #: between two looks for lost messages; 0 for never
     pause_file: Path  #: present while the run is paused

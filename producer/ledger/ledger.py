@@ -20,6 +20,7 @@ from backlog.errors import BacklogError, ServiceUnavailable, StorageFull, UsageE
 from backlog.fault_attribution import FaultHistory, Verdict
 from backlog.files import rename_exclusively
 from backlog.outcomes import Outcome, Reason
+from producer.ledger.chunk_sizes import ChunkSizes
 from producer.ledger.rows import UNACCOUNTED, duplicate, item_row
 from producer.ledger.schema import (
     DEFERRAL,
@@ -178,12 +179,21 @@ class Ledger:
 
     # -- entries -------------------------------------------------------------------------------------------------
 
-    def add(self, page: Page, chunk_size: int) -> None:
-        """Keep a page of entries, in chunks, together with the cursor behind it."""
+    def add(self, page: Page, chunk_size: ChunkSizes) -> None:
+        """Keep a page of entries, in chunks, together with the cursor behind it.
+
+        Parameters
+        ----------
+        page
+            What the source has next.
+        chunk_size
+            How many images the chunk gets that begins behind so many others.
+        """
         with self._transaction():
             item = int(self._get("listed", 0))
             chunks: list[tuple[str]] = []
             waiting: list[tuple[int, int | str]] = []
+            size = chunk_size(item)
             for entry in page.entries:
                 if entry.reason is None:
                     waiting.append((item, entry.ref))
@@ -192,10 +202,10 @@ class Ledger:
                         "INSERT OR REPLACE INTO item (no, outcome, reason, ref) VALUES (?, ?, ?, ?)",
                         (item, entry.reason.outcome.value, entry.reason.value, json.dumps(entry.ref)),
                     )
-                if len(waiting) == chunk_size:
-                    chunks.append((json.dumps(waiting, separators=(",", ":")),))
-                    waiting = []
                 item += 1
+                if len(waiting) >= size:
+                    chunks.append((json.dumps(waiting, separators=(",", ":")),))
+                    waiting, size = [], chunk_size(item)
             if waiting:
                 chunks.append((json.dumps(waiting, separators=(",", ":")),))
             self._db.executemany("INSERT INTO chunk (items) VALUES (?)", chunks)

@@ -101,7 +101,7 @@ def create(
         "selection": vars(selection),
         "model": wanted.model,
         "workers": workers,
-        "chunk_size": _chunk_size(settings, source.total, workers),
+        "chunk_size": min(64, max(1, settings.chunk_size)),
     }
     if label_findings:
         facts[WANTED] = True
@@ -272,11 +272,3 @@ def _decide_with(job: Job, points: OperatingPoints, path: Path) -> None:
         )
     job["operating_points"] = {"sha256": points.sha256, "thresholds": points.thresholds}
     job["meaningful"] = points.weights_meaningful
-
-
-def _chunk_size(settings: Settings, total: int | None, workers: int) -> int:
-    """Return a chunk's size: small for a small backlog, so that every worker gets some of it."""
-    most = min(64, max(1, settings.chunk_size))
-    if total is None:
-        return most
-    return max(1, min(most, total // (4 * max(1, workers))))

@@ -22,6 +22,7 @@ from producer.dispatch.context import Observers, RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
 from producer.dispatch.settle import settle
+from producer.ledger.chunk_sizes import guided
 from producer.ledger.ledger import Ledger
 from producer.monitoring.missing_consumers import MissingConsumers
 from producer.results import exports
@@ -217,7 +218,7 @@ def _dispatch(
             app,
             source,
             job,
-            chunk_size=int(ledger.get("chunk_size")),
+            chunk_size=guided(int(ledger.get("chunk_size")), workers, source.total),
             window=settings.window or max(_WINDOW_LEAST, _WINDOW_PER_WORKER * workers),
             reconcile_seconds=settings.reconcile_seconds,
             pause_file=paths.pause,

@@ -20,6 +20,7 @@ from backlog.settings import Settings
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
+from producer.ledger.chunk_sizes import even
 from producer.ledger.ledger import Ledger
 from producer.sources.base import PAGE, Entry, Page
 from tests.support.jobs import a_job
@@ -75,7 +76,7 @@ def produce(
         make_app(settings),
         Simulated(items),
         job,
-        chunk_size=CHUNK,
+        chunk_size=even(CHUNK),
         window=window,
         reconcile_seconds=settings.reconcile_seconds,
         pause_file=folder / "pause",

@@ -28,6 +28,7 @@ from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.harvest import Harvester
 from producer.ledger import ledger as ledger_module
+from producer.ledger.chunk_sizes import even
 from producer.ledger.ledger import Ledger, LedgerFenced
 from producer.run import create as begin
 from producer.run import execute
@@ -87,7 +88,7 @@ def make(tmp_path: Path, claims: Claims, redis_url: str) -> Make:
             make_app(Settings(redis_url=redis_url)),
             Simulated(40),
             ledger.get("job"),
-            chunk_size=4,
+            chunk_size=even(4),
             window=8,
             reconcile_seconds=0,
             pause_file=tmp_path / "pause",
