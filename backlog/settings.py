@@ -166,6 +166,11 @@ class Settings:
         "",
         "Where a browser reaches the PACS, `http(s)://…`, for the links of the summary page. Empty: CXR_PACS_URL.",
     )
+    viewer_link: str = _setting(
+        "",
+        "Where a viewer shows a study, for the links of the summary page and the gallery, with `{study_instance_uid}`,"
+        " `{sop_instance_uid}` or `{instance}` in it. Empty: Orthanc's explorer.",
+    )
     runs_folder: str = _setting(
         "",
         "Folder that every run's folder has to lie in; `runs` lists it and `runner` works through it. Empty: anywhere.",

@@ -10,6 +10,7 @@ import click
 
 from backlog.model import scores_notice
 from backlog.output_file import OutputFile
+from backlog.settings import interface_language
 from producer.cli.options import FORCE, OUT
 from producer.cli.output import read_settings, say_beside
 
@@ -36,7 +37,7 @@ _COUNT = click.IntRange(1, 500)
     metavar="URL",
     default="",
     help="Where each image's link leads, with {study_instance_uid}, {sop_instance_uid} or {instance} in it."
-    " Default: the run's Orthanc.",
+    " Default: CXR_VIEWER_LINK, else the run's Orthanc.",
 )
 @click.option(
     "--to",
@@ -70,20 +71,22 @@ def gallery(
     from contextlib import closing
 
     from producer.gallery.images import draw
-    from producer.gallery.page import About, check_viewer, is_own_gallery, need_page, viewer_of, write_gallery
+    from producer.gallery.page import About, is_own_gallery, need_page, write_gallery
     from producer.gallery.selection import Wanted, choose, find_flag, find_label
     from producer.run.folder import Paths
     from producer.run.open import inputs_of, open_ledger, pacs_of
     from producer.run.place import pacs_address
     from producer.run.worker_command import need_worker
+    from producer.viewer_link import ViewerLink, check_viewer
 
     need_worker()
     need_page()
-    check_viewer(viewer)
     wanted = Wanted(
         find_label(finding) if finding else "", find_flag(flag) if flag else "", top or 0, sample or 0, listed
     )
     settings, paths = read_settings(), Paths(out.absolute())
+    viewer = viewer or settings.viewer_link
+    check_viewer(viewer)
     path = to or out / "gallery.html"
     with closing(open_ledger(out)) as ledger:
         inputs = (*inputs_of(ledger, paths), *([listed] if listed else []))
@@ -108,8 +111,8 @@ def gallery(
             about,
             pictures,
             identified,
-            viewer_of(address, viewer, settings),
-            settings.language,
+            ViewerLink.of(viewer, address, settings.pacs_link),
+            interface_language(),
         )
         say_beside(path, f"{path}: {len(pictures.shown)} images")
         say_beside(path, "It holds patients' images: only you may read it (mode 0600). Don't pass it on")

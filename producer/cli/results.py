@@ -9,6 +9,7 @@ import click
 
 from backlog.model import scores_notice
 from backlog.output_file import OutputFile
+from backlog.settings import interface_language
 from producer.cli.options import FORCE, OUT
 from producer.cli.output import echo, read_settings, say_beside
 
@@ -106,16 +107,30 @@ def _export_names(out: Path, path: Path, *, meta: bool, force: bool) -> None:
     help="Where a browser finds the Orthanc. Default: CXR_PACS_LINK, else where the run did.",
 )
 @click.option(
+    "--viewer",
+    metavar="URL",
+    default="",
+    help="Where each link leads instead, with {study_instance_uid}, {sop_instance_uid} or {instance} in it."
+    " Default: CXR_VIEWER_LINK.",
+)
+@click.option(
     "--to",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="The file, or - for standard output. Default: OUT/summary.html.",
 )
 @FORCE
 def summary(
-    out: Path, baseline: Path | None, groups: Path | None, orthanc: str, to: Path | None, force: bool
+    out: Path,
+    baseline: Path | None,
+    groups: Path | None,
+    orthanc: str,
+    viewer: str,
+    to: Path | None,
+    force: bool,
 ) -> None:
     """Write the summary page of a run, at any time; with --baseline, compare its scores with an earlier run's."""
     from producer.page.page import drift_line, is_own_page, write_page
+    from producer.page.words import words_of
     from producer.results.audit_log import verify as follow
     from producer.run.folder import Paths
     from producer.run.open import inputs_of, open_ledger
@@ -130,10 +145,20 @@ def summary(
     output = OutputFile(path, inputs=tuple(inputs), force=force)
     output.check(is_own_page)
     followed = follow(ledger, audit) if audit.exists() else None
-    orthanc = orthanc or read_settings().pacs_link
-    found = write_page(ledger, output, baseline=earlier, groups=groups, orthanc=orthanc, audit=followed)
+    settings, language = read_settings(), interface_language()
+    found = write_page(
+        ledger,
+        output,
+        baseline=earlier,
+        groups=groups,
+        orthanc=orthanc or settings.pacs_link,
+        viewer=viewer or ("" if orthanc else settings.viewer_link),
+        audit=followed,
+        beside=out if path.absolute().parent == out.absolute() else None,
+        language=language,
+    )
     if found.comparison:
-        say_beside(path, drift_line(found.comparison))
+        say_beside(path, drift_line(found.comparison, words_of(language)))
     say_beside(path, f"Page      {path}")
     if followed and not followed.right:
         echo(

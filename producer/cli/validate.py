@@ -13,6 +13,7 @@ import click
 
 from backlog.model import PREPROCESSING, scores_notice
 from backlog.output_file import OutputFile, begins_with
+from backlog.settings import interface_language
 from producer.cli.options import OUT, QUARANTINED
 from producer.cli.output import read_settings
 
@@ -167,7 +168,7 @@ def compare(
     files = _Files(to or second / "comparison", (table,) if table else ())
     content = {"format": "cxr-backlog comparison 1"} | as_json(found)
     files.write("comparison.json", json.dumps(content, indent=2) + "\n")
-    write_comparison(files.file("comparison.html", is_own_page), found, read_settings().language)
+    write_comparison(files.file("comparison.html", is_own_page), found, interface_language())
     click.echo(f"Images    {found.common} in both, {found.only_first} and {found.only_second} in one only")
     for finding in found.findings:
         click.echo(
@@ -298,9 +299,7 @@ def _write_validation(files: _Files, about: Any, joined: Joined, found: list[Fin
     files.write(
         "unjoined.csv", lines.getvalue(), _OWN_LIST, private=True
     )  # a table's keys may be patients' numbers
-    write_validation(
-        files.file("validation.html", is_own_page), about, joined, found, read_settings().language
-    )
+    write_validation(files.file("validation.html", is_own_page), about, joined, found, interface_language())
 
 
 def _write_points(files: _Files, about: Any, found: list[FindingFigures]) -> None:

@@ -9,35 +9,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 from backlog.broker.messages import model_of, points_of
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from backlog.output_file import OutputFile, begins_with
-from backlog.pacs.address import without_password
 from producer.gallery.images import Picture, Pictures
 from producer.gallery.selection import Wanted, scores_of
 from producer.phrases import read_phrases
+from producer.viewer_link import ViewerLink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from backlog.broker.messages import Job
-    from backlog.settings import Settings
 
 _MARK: Final = "<!-- cxr-backlog gallery: patients' images -->"
 is_own_gallery = begins_with(_MARK.encode())
-
-#: What a viewer's address may hold, and the ledger's column that it stands for.
-_PLACEHOLDERS: Final = ("study_instance_uid", "sop_instance_uid", "instance")
-#: Orthanc's own explorer.
-_EXPLORER: Final = "/app/explorer.html#instance?uuid={instance}"
 
 
 @dataclass(frozen=True)
@@ -61,54 +51,12 @@ def need_page() -> None:
         raise UsageError("the page needs jinja2: install cxr-backlog[page]")
 
 
-def check_viewer(template: str) -> None:
-    """Refuse an address of a viewer that leads nowhere.
-
-    Raises
-    ------
-    UsageError
-        It is no http address, has an unknown placeholder, or none.
-    """
-    if not template:
-        return
-    held = re.findall(r"\{([^}]*)\}", template)
-    known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)
-    if not template.startswith(("http://", "https://")):
-        raise UsageError(f"{template}: no address of a viewer (http://… or https://…)")
-    if not held or not set(held) <= set(_PLACEHOLDERS):
-        raise UsageError(f"{template}: a viewer's address needs one of {known}, and no other")
-
-
-def viewer_of(address: str, template: str, settings: Settings) -> Callable[[dict[str, Any]], str]:
-    """Return what gives an image's link: the viewer's, else Orthanc's; empty for a folder's images.
-
-    Parameters
-    ----------
-    address
-        Of the run's PACS.
-    template
-        Checked by :func:`check_viewer`; empty for the default.
-    settings
-        The address of the PACS that a browser reaches, where it is another.
-    """
-    if not template and address.startswith(("http://", "https://")):
-        template = without_password(settings.pacs_link or address).rstrip("/") + _EXPLORER
-
-    def link(row: dict[str, Any]) -> str:
-        found = template
-        for name in _PLACEHOLDERS:
-            found = found.replace(f"{{{name}}}", quote(str(row[name] or ""), safe=""))
-        return found
-
-    return link
-
-
 def write_gallery(
     to: OutputFile,
     about: About,
     pictures: Pictures,
     names: dict[int, dict[str, str]] | None,
-    link: Callable[[dict[str, Any]], str],
+    link: ViewerLink,
     language: str,
 ) -> None:
     """Write the page.
@@ -124,7 +72,7 @@ def write_gallery(
     names
         What identifies each image, by item; None where the user did not ask for it.
     link
-        Gives the address of an image in a viewer, empty for none; from :func:`viewer_of`.
+        Gives the address of an image in a viewer.
     language
         ``en`` or ``pt-BR``.
 
@@ -193,7 +141,7 @@ def _data(
     about: About,
     pictures: Pictures,
     names: dict[int, dict[str, str]] | None,
-    link: Callable[[dict[str, Any]], str],
+    link: ViewerLink,
     words: dict[str, str],
     language: str,
 ) -> dict[str, Any]:
@@ -213,16 +161,14 @@ def _data(
     }
 
 
-def _image(
-    one: Picture, names: dict[str, str] | None, link: Callable[[dict[str, Any]], str]
-) -> dict[str, Any]:
+def _image(one: Picture, names: dict[str, str] | None, link: ViewerLink) -> dict[str, Any]:
     return {
         "item": one.row["no"],
         "sop": one.row["sop_instance_uid"],
         "study": one.row["study_instance_uid"],
         "scores": scores_of(one.row),
         "flags": one.row["flags"].split(),
-        "link": link(one.row),
+        "link": link.to(one.row),
         "names": names,
         "width": one.width,
         "height": one.height,

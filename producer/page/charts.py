@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from html import escape
 from typing import Any, Final
 
@@ -21,9 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from backlog.log import errors_alone
-from backlog.model import LABELS
-from producer.page.drift import Scores
-from producer.page.statistics import LATENCY_EDGES, Figures, Latency, Throughput
+from producer.page.drift import Distribution, Scores
+from producer.page.statistics import LATENCY_EDGES, Figures, Latency, Prevalence, Throughput
+from producer.page.words import Words
+from producer.results.meanings import MEANINGS
 
 # It logs where it keeps its fonts, which is of no use to the user.
 errors_alone("matplotlib")
@@ -62,7 +62,7 @@ class Chart:
     rows: Sequence[tuple[str, ...]]
 
 
-def draw(found: Figures) -> dict[str, Chart]:
+def draw(found: Figures, words: Words) -> dict[str, Chart]:
     """Draw every chart that a run has something for; by key."""
     charts: list[Chart] = []
     without: Counter[tuple[str, str]] = Counter()
@@ -72,23 +72,23 @@ def draw(found: Figures) -> dict[str, Chart]:
     with rc_context(_STYLE):
         if without:
             ordered = sorted(without.items(), key=lambda one: (one[0][0] != "quarantined", -one[1], one[0]))
-            charts.append(_reasons([(*key, count) for key, count in ordered]))
+            charts.append(_reasons([(*key, count) for key, count in ordered], words))
         if found.summary["reported"]:
-            charts.append(_scores(found.scores, found.comparison.before if found.comparison else None))
+            charts.append(_scores(found, words))
         if found.throughput is not None:
-            charts.append(_throughput(found.throughput))
+            charts.append(_throughput(found.throughput, words))
         if found.latency:
-            charts.append(_latency(found.latency))
+            charts.append(_latency(found.latency, words))
     return {chart.key: chart for chart in charts}
 
 
-def _throughput(found: Throughput) -> Chart:
+def _throughput(found: Throughput, words: Words) -> Chart:
     """Draw the items that ended, over time."""
     figure, (axes,) = _figure(7.2, 2.4)
     starts = [found.start + i * found.width for i in range(len(found.reported))]
     at = list(range(len(starts)))
     rates = [[n / found.width for n in series] for series in (found.reported, found.others)]
-    axes.bar(at, rates[0], width=0.9, color=_BLUE, label="reported")
+    axes.bar(at, rates[0], width=0.9, color=_BLUE, label=words("legend_reported"))
     axes.bar(
         at,
         rates[1],
@@ -97,29 +97,38 @@ def _throughput(found: Throughput) -> Chart:
         color=_ORANGE,
         hatch="///",
         edgecolor="white",
-        label="skipped, quarantined",
+        label=words("legend_others"),
     )
     step = max(1, len(at) // 6)
-    axes.set_xticks(at[::step], [_clock(starts[i], found.width) for i in at[::step]])
+    axes.set_xticks(at[::step], [words.clock(starts[i], found.width) for i in at[::step]])
     axes.set_xlabel("UTC")
-    axes.set_ylabel("items/s")
+    axes.set_ylabel(words("axis_rate"))
+    axes.yaxis.set_major_formatter(lambda rate, _: words.plain(rate))
     _legend(axes)
     totals = [a + b for a, b in zip(found.reported, found.others, strict=True)]
     most = max(range(len(totals)), key=totals.__getitem__)
-    text = (
-        f"{sum(totals)} items went through the workers from {_day(starts[0])} to"
-        f" {_day(starts[-1] + found.width)}, at most {totals[most] / found.width:.2f} a second, in the"
-        f" {_span(found.width)} from {_day(starts[most])}."
+    text = words(
+        "text_throughput",
+        count=sum(totals),
+        start=words.moment(starts[0]),
+        end=words.moment(starts[-1] + found.width),
+        rate=words.number(totals[most] / found.width, 2),
+        span=words.span(found.width),
+        most=words.moment(starts[most]),
     )
     rows = [
-        (_day(start), str(good), str(other), f"{(good + other) / found.width:.2f}")
+        (words.moment(start), str(good), str(other), words.number((good + other) / found.width, 2))
         for start, good, other in zip(starts, found.reported, found.others, strict=True)
     ]
-    columns = (f"{_span(found.width)} from (UTC)", "Reported", "Skipped or quarantined", "Items/s")
-    return Chart("throughput", "Items over time", text, _svg(figure, "throughput", text), columns, rows)
+    columns = (
+        words("column_from", span=words.span(found.width)),
+        *map(words, ("reported", "column_others", "column_rate")),
+    )
+    svg = _svg(figure, "throughput", text)
+    return Chart("throughput", words("chart_throughput"), text, svg, columns, rows)
 
 
-def _latency(found: Sequence[Latency]) -> Chart:
+def _latency(found: Sequence[Latency], words: Words) -> Chart:
     """Draw how long the stages took for an image."""
     figure, panels = _figure(7.2, 1.0 + 1.0 * len(found), len(found))
     used = [i for one in found for i, count in enumerate(one.counts) if count]
@@ -130,24 +139,37 @@ def _latency(found: Sequence[Latency]) -> Chart:
         axes.set_xlim(
             LATENCY_EDGES[max(0, min(used) - 1)], LATENCY_EDGES[min(max(used) + 2, len(LATENCY_EDGES) - 1)]
         )
-        axes.set_title(f"{one.stage}: median {_ms(one.quantiles['median'])}", loc="left")
-        axes.set_ylabel("chunks")
+        median = words.milliseconds(one.quantiles["median"])
+        axes.set_title(words("latency_title", stage=words(one.stage), median=median), loc="left")
+        axes.set_ylabel(words("axis_chunks"))
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    panels[-1].set_xlabel("ms for one image")
+    panels[-1].set_xlabel(words("axis_latency"))
     parts = [
-        f"{one.stage}: median {_ms(one.quantiles['median'])}, 90 % within {_ms(one.quantiles['90 %'])}"
+        words(
+            "text_latency_stage",
+            stage=words(one.stage),
+            median=words.milliseconds(one.quantiles["median"]),
+            ninety=words.milliseconds(one.quantiles["90 %"]),
+        )
         for one in found
     ]
-    text = "Time of each stage for an image. " + "; ".join(parts) + "."
-    columns = ("Stage", "Chunks", "Images", "Chunks tried more than once", *found[0].quantiles)
+    text = words("text_latency", parts="; ".join(parts))
+    columns = (
+        *map(words, ("stage", "column_chunks", "images", "column_repeated")),
+        *(words.phrases.get(f"quantile_{name}", name) for name in found[0].quantiles),
+    )
     rows = [
-        (one.stage, str(one.chunks), str(one.images), str(one.repeated), *map(_ms, one.quantiles.values()))
+        (
+            words(one.stage),
+            *map(str, (one.chunks, one.images, one.repeated)),
+            *map(words.milliseconds, one.quantiles.values()),
+        )
         for one in found
     ]
-    return Chart("latency", "Time of each stage", text, _svg(figure, "latency", text), columns, rows)
+    return Chart("latency", words("chart_latency"), text, _svg(figure, "latency", text), columns, rows)
 
 
-def _reasons(counts: Sequence[tuple[str, str, int]]) -> Chart:
+def _reasons(counts: Sequence[tuple[str, str, int]], words: Words) -> Chart:
     """Draw why items have no report: (outcome, reason, count)."""
     figure, (axes,) = _figure(7.2, 0.7 + 0.24 * len(counts))
     at = list(range(len(counts)))
@@ -160,52 +182,57 @@ def _reasons(counts: Sequence[tuple[str, str, int]]) -> Chart:
                 color=colour,
                 hatch=hatch,
                 edgecolor="white",
-                label=outcome,
+                label=words(f"outcome_{outcome}"),
             )
             axes.bar_label(bars, padding=3)
     axes.set_yticks(at, [reason for _, reason, _ in counts])
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_xlabel("items")
+    axes.set_xlabel(words("axis_items"))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _legend(axes)
-    text = "Items without a report. " + ", ".join(f"{reason} {count}" for _, reason, count in counts) + "."
-    rows = [(outcome, reason, str(count)) for outcome, reason, count in counts]
-    svg = _svg(figure, "reasons", text)
-    return Chart("reasons", "Items without a report", text, svg, ("Outcome", "Reason", "Items"), rows)
+    text = words("text_reasons", parts=", ".join(f"{reason} {count}" for _, reason, count in counts))
+    rows = [
+        (words(f"outcome_{outcome}"), reason, words.message(MEANINGS.get(reason, "")), str(count))
+        for outcome, reason, count in counts
+    ]
+    columns = tuple(map(words, ("outcome", "reason", "meaning", "items")))
+    return Chart("reasons", words("chart_reasons"), text, _svg(figure, "reasons", text), columns, rows)
 
 
-def _scores(now: Scores, before: Scores | None) -> Chart:
+def _scores(found: Figures, words: Words) -> Chart:
     """Draw the distribution of each finding's scores, with the baseline's as a dashed line."""
+    now, before = found.scores, found.comparison.before if found.comparison else None
     figure, panels = _figure(7.2, 8.2, 6, 3)
     edges = [i / _SCORE_BARS for i in range(_SCORE_BARS + 1)]
-    for axes, label in zip(panels, LABELS, strict=True):
-        axes.stairs(_shares(now, label), edges, fill=True, color=_BLUE)
+    for axes, one in zip(panels, found.prevalence, strict=True):
+        axes.stairs(_shares(now, one.label), edges, fill=True, color=_BLUE)
         if before is not None:
-            axes.stairs(_shares(before, label), edges, color="#b34700", linestyle="--", linewidth=1.3)
-        axes.axvline(0.5, color=_INK, linewidth=0.6)
-        axes.set_title(label.replace("_", " ") + ("" if now[label].size else ": not evaluated"), loc="left")
+            axes.stairs(_shares(before, one.label), edges, color="#b34700", linestyle="--", linewidth=1.3)
+        axes.axvline(one.point, color=_INK, linewidth=0.6)
+        not_evaluated = "" if one.images else words("suffix_not_evaluated")
+        axes.set_title(words.finding(one.label) + not_evaluated, loc="left")
         axes.set_xlim(0, 1)
-        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.set_xticks([0, 0.5, 1], ["0", words.plain(0.5), "1"])
         axes.set_yticks([])
-    text = (
-        "Share of the images by score, for each of the 18 findings;"
-        " the thin line at 0.5 is the model's operating point."
-    )
+    text = words("text_scores")
     if before is not None:
-        text += " The dashed line is the baseline."
-    columns = ("Finding", "Images", "Mean", "5 %", "25 %", "Median", "75 %", "95 %", "Above 0.5")
-    rows = [_score_row(label, now) for label in LABELS]
-    return Chart("scores", "Scores by finding", text, _svg(figure, "scores", text), columns, rows)
+        text += f" {words('text_baseline')}"
+    columns = (
+        *map(words, ("finding", "images", "column_mean")),
+        *("5 %", "25 %", words("column_median"), "75 %", "95 %"),
+        words("column_above"),
+    )
+    rows = [_score_row(one, now[one.label], words) for one in found.prevalence]
+    return Chart("scores", words("chart_scores"), text, _svg(figure, "scores", text), columns, rows)
 
 
-def _score_row(label: str, found: Scores) -> tuple[str, ...]:
-    one = found[label]
-    if not one.size:  # every report has a score of each label that the model was trained on
-        return (label.replace("_", " "), "not evaluated", *[""] * 7)
-    above = sum(one.counts[len(one.counts) // 2 :]) / one.size if one.size else 0.0
-    quantiles = [f"{one.quantile(share):.3f}" for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
-    return (label.replace("_", " "), str(one.size), f"{one.mean:.3f}", *quantiles, f"{above:.1%}")
+def _score_row(one: Prevalence, scores: Distribution, words: Words) -> tuple[str, ...]:
+    name = words.finding(one.label)
+    if not one.images:  # every report has a score of each label that the model was trained on
+        return (name, words("not_evaluated"), *[""] * 7)
+    quantiles = [words.number(scores.quantile(share), 3) for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
+    return (name, str(one.images), words.number(scores.mean, 3), *quantiles, words.percent(one.share))
 
 
 def _shares(found: Scores, label: str) -> list[float]:
@@ -237,26 +264,4 @@ def _svg(figure: Figure, key: str, text: str) -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         f' {box[0]} role="img" aria-labelledby="{key}-text">'
         f'<title id="{key}-text">{escape(text)}</title>{body}'
-    )
-
-
-def _clock(at: float, width: int) -> str:
-    form = "%H:%M:%S" if width < 60 else "%H:%M" if width < 3600 else "%d %b %H h"
-    return datetime.fromtimestamp(at, UTC).strftime(form)
-
-
-def _day(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _span(seconds: int) -> str:
-    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
-        if seconds % size == 0:
-            return name if seconds == size else f"{seconds // size} {name}s"
-    return f"{seconds} seconds"
-
-
-def _ms(value: float) -> str:
-    return (
-        f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms" if value < 10_000 else f"{value / 1000:.1f} s"
     )

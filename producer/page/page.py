@@ -1,7 +1,7 @@
 """``summary.html``: what became of a run, on one self-contained page, for screen, paper and screen readers.
 
 Nothing on it comes from a patient's header but UIDs; everything is escaped; it holds no script and asks for
-nothing.
+nothing. In English or Portuguese.
 """
 
 from __future__ import annotations
@@ -13,22 +13,36 @@ from typing import IO, Any, Final
 
 from backlog.broker.messages import TASKS
 from backlog.errors import UsageError
-from backlog.outcomes import Flag
+from backlog.model import OPERATING_POINT
 from backlog.output_file import OutputFile
-from backlog.pacs.address import without_password
 from backlog.settings import from_environment, keep_font_cache_in
 from producer.ledger.ledger import Ledger
 from producer.page import drift
 from producer.page.comparison import Comparison
 from producer.page.drift import Verdict
 from producer.page.statistics import Figures, gather
+from producer.page.words import Words, words_of
 from producer.results.audit_log import AuditResult
+from producer.results.meanings import MEANINGS
+from producer.viewer_link import ViewerLink
 
 _TEMPLATE: Final = "page.html.j2"
 
-
 #: In the head of every page of ours.
 _GENERATOR: Final = b'<meta name="generator" content="cxr-backlog">'
+
+#: What a run's folder may hold beside the page, and the phrase that says what it is.
+_BESIDE: Final = {
+    "scores.csv": "file_scores",
+    "summary.json": "file_summary",
+    "audit.jsonl": "file_audit",
+    "gallery.html": "file_gallery",
+    "validation.html": "file_validation",
+    "comparison.html": "file_comparison",
+}
+
+#: Values of the table of facts that are words.
+_SAID: Final = ("yes", "no", "not_known_yet", "not_run_yet")
 
 
 def is_own_page(file: IO[bytes]) -> bool:
@@ -43,7 +57,10 @@ def write_page(
     baseline: Ledger | None = None,
     groups: Path | None = None,
     orthanc: str = "",
+    viewer: str = "",
     audit: AuditResult | None = None,
+    beside: Path | None = None,
+    language: str = "en",
 ) -> Figures:
     """Write the page, whole or not at all, and return what it says.
 
@@ -59,13 +76,19 @@ def write_page(
         Which site or device a study came from: see :func:`producer.page.comparison.compare`.
     orthanc
         Where a browser finds the Orthanc, for the links; by default where the run found it.
+    viewer
+        Where a viewer shows a study, instead: see :mod:`producer.viewer_link`.
     audit
         What is found in the run's audit. Its head stands on the page, so that a later rewriting shows.
+    beside
+        The folder that the page comes into, where that is the run's: what lies there is linked.
+    language
+        ``en`` or ``pt-BR``.
 
     Raises
     ------
     UsageError
-        The libraries are missing, ``orthanc`` is no address, or the groups can't be read.
+        The libraries are missing, ``orthanc`` or ``viewer`` is no address, or the groups can't be read.
     StorageFull
         There is no room for the page.
     """
@@ -78,7 +101,8 @@ def write_page(
         raise UsageError(
             "it needs jinja2 and matplotlib: install cxr-backlog[page] and run cxr-backlog summary OUT"
         ) from error
-    found = gather(ledger, baseline, groups)
+    link = ViewerLink.of(viewer, str(ledger.get("pacs")), orthanc)
+    found, words = gather(ledger, baseline, groups), words_of(language)
     environment = Environment(
         loader=PackageLoader("producer.page", "."),
         autoescape=True,
@@ -87,17 +111,32 @@ def write_page(
         lstrip_blocks=True,
     )
     page = environment.get_template(_TEMPLATE).render(
-        _words(found),
-        orthanc=_browsable(ledger, orthanc),
-        charts=charts.draw(found),
-        **_hashes(found, audit),
+        _account(found, words),
+        _=words,
+        language=language,
+        link=link,
+        in_viewer=bool(viewer),
+        beside=[
+            (name, words(phrase))
+            for name, phrase in _BESIDE.items()
+            if beside is not None and (beside / name).exists()
+        ],
+        points=ledger.get("job").get("operating_points"),
+        own_point=words.plain(OPERATING_POINT),
+        meanings={reason: _capitalised(words.message(meaning)) for reason, meaning in MEANINGS.items()},
+        charts=charts.draw(found, words),
+        **_tables(found, audit, words),
     )
     with OutputFile.of(to).open_text(is_own_page) as file:
         file.write(page)
     return found
 
 
-def _words(found: Figures) -> dict[str, Any]:
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _account(found: Figures, words: Words) -> dict[str, Any]:
     summary = found.summary
     skipped, quarantined = sum(summary["skipped"].values()), sum(summary["quarantined"].values())
     return {
@@ -106,95 +145,52 @@ def _words(found: Figures) -> dict[str, Any]:
         "quarantined_count": quarantined,
         "quarantined_by": summary["quarantined"],
         "pending": summary["total"] - summary["reported"] - skipped - quarantined,
-        "duration": _duration(summary["seconds"]),
-        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
+        "written": words.moment(datetime.now(UTC).timestamp()),
         "version": metadata.version("cxr-backlog"),
-        "quarantined": found.quarantined,
-        "stages": [TASKS[stage] for stage in TASKS],
-        "flags": [(flag, str(count), _MEANINGS.get(flag, "")) for flag, count in found.flags.items()],
-        "attempts": [(str(number), str(count)) for number, count in found.attempts.items()],
-        "studies": found.studies,
-        "study_count": found.study_count,
-        "comparison": found.comparison,
-        "drift_line": drift_line(found.comparison) if found.comparison else "",
-        "moved_psi": drift.MOVED_PSI,
-        "parted_psi": drift.PARTED_PSI,
-        "fewest": drift.FEWEST,
+        "found": found,
+        "stages": [words(TASKS[stage]) for stage in TASKS],
+        "drift_line": drift_line(found.comparison, words) if found.comparison else "",
+        "verdicts": {verdict: words(f"verdict_{verdict.name.lower()}") for verdict in Verdict},
+        "drift_limits": {
+            "moved": words.plain(drift.MOVED_PSI),
+            "parted": words.plain(drift.PARTED_PSI),
+            "fewest": drift.FEWEST,
+        },
     }
 
 
-def _hashes(found: Figures, audit: AuditResult | None) -> dict[str, Any]:
-    facts = dict(found.facts)
+def _tables(found: Figures, audit: AuditResult | None, words: Words) -> dict[str, Any]:
+    facts = [
+        (
+            words(f"fact_{key}") if f"fact_{key}" in words.phrases else words("here", name=key),
+            words(value) if value in _SAID else value,
+        )
+        for key, value in found.facts.items()
+    ]
     if audit is not None:
-        head = audit.head
-        right = f"{head.seq} lines, head {head.hash}"
-        facts["Audit"] = right if audit.right else f"damaged at line {audit.broken}: {audit.why}"
-    effects = [(kind, str(count)) for kind, count in found.effects.items()]
-    return {"facts": list(facts.items()), "effects": effects}
+        right = words("audit_right", count=audit.head.seq, hash=audit.head.hash)
+        damaged = words("audit_damaged", line=audit.broken, why=words.message(audit.why))
+        facts.append((words("fact_audit"), right if audit.right else damaged))
+    return {
+        "facts": facts,
+        "effects": [(words(f"effect_{kind}"), str(count)) for kind, count in found.effects.items()],
+        "flags": [(flag, str(count), words(f"flag_{flag}")) for flag, count in found.flags.items()],
+        "attempts": [(str(number), str(count)) for number, count in found.attempts.items()],
+    }
 
 
-def drift_line(comparison: Comparison) -> str:
+def drift_line(comparison: Comparison, words: Words) -> str:
     """Say in a sentence whether the runs part."""
     by = {
-        verdict: [d.label.replace("_", " ") for d in comparison.drifts if d.verdict is verdict]
+        verdict: ", ".join(words.finding(d.label) for d in comparison.drifts if d.verdict is verdict)
         for verdict in Verdict
     }
-    if by[Verdict.PARTED]:
-        also = f"; moved: {', '.join(by[Verdict.MOVED])}" if by[Verdict.MOVED] else ""
-        return f"The runs part in {len(by[Verdict.PARTED])} findings: {', '.join(by[Verdict.PARTED])}{also}."
+    parted = [one for one in comparison.drifts if one.verdict is Verdict.PARTED]
+    if parted:
+        key = "drift_parted_and_moved" if by[Verdict.MOVED] else "drift_parted"
+        return words(key, count=len(parted), findings=by[Verdict.PARTED], moved=by[Verdict.MOVED])
     if by[Verdict.MOVED]:
-        return f"Moved, but not parted: {', '.join(by[Verdict.MOVED])}."
+        return words("drift_moved", moved=by[Verdict.MOVED])
     if by[Verdict.FEW]:
-        return f"Too few images to say: both runs need {drift.FEWEST}."
-    return "No sign of drift in any of the 18 findings."
-
-
-def _browsable(ledger: Ledger, given: str) -> str:
-    if given and not given.startswith(("http://", "https://")):
-        raise UsageError(f"{given}: no address of an Orthanc (http://… or https://…)")
-    pacs = str(ledger.get("pacs"))
-    if not pacs.startswith(("http://", "https://")):
-        return ""  # a folder's images have no page
-    return without_password(given or pacs).rstrip("/")
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-#: What a flag means, for the page's readers; a flag without a line here shows its name alone.
-_MEANINGS: Final = {
-    Flag.DEPTH_CORRECTED.value: "the pixels use more bits than the header says",
-    Flag.OUTLIERS_CLIPPED.value: "a few pixels far beyond the others were clipped",
-    Flag.CODESTREAM_DEPTH.value: "the compressed stream declares another depth or sign than the header",
-    Flag.OVERSHOOT_CLIPPED.value: "pixels that lossy compression put beyond the image's depth were clipped to it",
-    Flag.BITS_ALLOCATED_CORRECTED.value: "the header allocates 8 bits to pixels of 16; the 16 were read",
-    Flag.TRANSFER_SYNTAX_WRONG.value: "coded otherwise than its transfer syntax says; read as it is coded",
-    Flag.ORIENTATION_CORRECTED.value: "turned or mirrored to stand upright, as Patient Orientation asks",
-    Flag.ORIENTATION_DOUBTFUL.value: "Patient Orientation lays it on its side, the pixels do not; left as stored",
-    Flag.LEFT_ALIGNED.value: "the pixels stood in the upper bits of their words",
-    Flag.OVERLAY_MASKED.value: "an old overlay in the upper bits was masked away",
-    Flag.SIGNED.value: "signed pixels",
-    Flag.RESCALED.value: "a rescale slope or intercept",
-    Flag.MODALITY_LUT.value: "a modality lookup table was applied",
-    Flag.MODALITY_LUT_IGNORED.value: "a malformed modality lookup table was ignored",
-    Flag.MONOCHROME1_INVERTED.value: "inverted, as MONOCHROME1 asks",
-    Flag.PRESENTATION_INVERSE.value: "inverted, as the presentation asks",
-    Flag.PADDING_REPLACED.value: "padding was set to black",
-    Flag.GREY_RGB.value: "a grey image stored as colour",
-    Flag.EXCESS_PIXEL_DATA.value: "more pixel data than one frame",
-    Flag.LOOKS_INVERTED.value: "looks inverted: a user should look",
-    Flag.LOW_CONTRAST.value: "uses little of its declared range",
-    Flag.UPSAMPLED.value: "smaller than the model's input",
-    Flag.NON_SQUARE.value: "the centre crop loses over a third of the image",
-    Flag.VIEW_UNKNOWN.value: "no view position; taken as frontal",
-    Flag.BODY_PART_UNKNOWN.value: "no body part; taken as chest",
-    Flag.BODY_PART_CONTRADICTED.value: "the body part attribute names another part, all descriptions the chest",
-    Flag.LATERAL_ASKED_FOR.value: "a lateral view, scored because the settings ask for it",
-    Flag.UIDS_MADE.value: "the file came without UIDs; they were made from its content",
-    Flag.IMAGE_FILE_WRAPPED.value: "a PNG or JPEG file; the DICOM object was made from it",
-    Flag.NONCONFORMANT_UID.value: "a UID that breaks the standard's rules, kept as it is",
-    Flag.HEADER_REPAIRED.value: "an invalid attribute was corrected or left out of the report",
-}
+        return words("drift_few", fewest=drift.FEWEST)
+    return words("drift_none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 from array import array
@@ -9,10 +10,11 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Final
 
-from backlog.broker.messages import TASKS, Stage, model_of
-from backlog.model import not_evaluated
+from backlog.broker.messages import TASKS, Stage, model_of, points_of
+from backlog.model import LABELS, not_evaluated
 from producer.ledger.ledger import Ledger
 from producer.page import drift
 from producer.page.comparison import Comparison, compare
@@ -29,6 +31,9 @@ _WIDTHS: Final = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 4
 #: Items listed for each reason, and studies listed: the page stays readable, the commands list them all.
 MAX_ITEMS: Final = 50
 MAX_STUDIES: Final = 100
+
+#: The standard normal distribution's quantile of 97.5 %.
+_NORMAL_975: Final = NormalDist().inv_cdf(0.975)
 
 #: Packages whose versions the page gives.
 _PACKAGES: Final = (
@@ -70,15 +75,48 @@ LATENCY_EDGES: Final = tuple(10 ** (k / 4) for k in range(-4, 25))
 
 
 @dataclass(frozen=True)
+class Prevalence:
+    """How many images a finding is present in, at the run's operating points."""
+
+    label: str
+    point: float  #: from which score on
+    images: int  #: with a score; 0: the model was not trained on it
+    present: int
+
+    @property
+    def share(self) -> float:
+        """Present images among all."""
+        return self.present / self.images if self.images else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the share (Wilson 1927)."""
+        return wilson(self.present, self.images)
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a proportion; everything of none."""
+    if not of:
+        return 0.0, 1.0
+    share, square = count / of, _NORMAL_975**2
+    middle = share + square / (2 * of)
+    half = _NORMAL_975 * math.sqrt(share * (1 - share) / of + square / (4 * of * of))
+    low, high = ((middle + sign * half) / (1 + square / of) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
+@dataclass(frozen=True)
 class Figures:
     """All that the page says."""
 
     summary: dict[str, Any]
-    facts: dict[str, str]
+    facts: dict[str, str]  #: by the key of their phrase, or the name of a package
     by_reason: list[dict[str, Any]]  #: outcome, reason, stage, count
     throughput: Throughput | None
     latency: list[Latency]
     scores: dict[str, Distribution]
+    prevalence: list[Prevalence]
+    with_finding: int  #: images in which at least one finding is present
     flags: dict[str, int]
     attempts: dict[int, int]
     quarantined: dict[str, list[dict[str, Any]]]
@@ -105,7 +143,7 @@ def gather(ledger: Ledger, baseline: Ledger | None = None, groups: Path | None =
     UsageError
         The file of groups can't be read or is something else.
     """
-    scores, flags = _scores_and_flags(ledger)
+    scores, prevalence, with_finding, flags = _scores_and_flags(ledger)
     comparison = None if baseline is None else compare(ledger, baseline, scores, groups)
     return Figures(
         summary=exports.summarise(ledger),
@@ -118,6 +156,8 @@ def gather(ledger: Ledger, baseline: Ledger | None = None, groups: Path | None =
         throughput=_throughput(ledger),
         latency=[found for stage in TASKS if (found := _latency(ledger, stage))],
         scores=scores,
+        prevalence=prevalence,
+        with_finding=with_finding,
         flags=flags,
         attempts={
             row["attempts"]: row["n"]
@@ -142,21 +182,21 @@ def _facts(ledger: Ledger) -> dict[str, str]:
     job = ledger.get("job")
     versions = {name: _version(name) for name in _PACKAGES}
     return {
-        "Run": job["run"],
-        "Begun": job["when"],
-        "Source": job["source"]["kind"],
-        "Model": str(ledger.get("model")),
-        **({"Not evaluated by it": ", ".join(missing)} if (missing := not_evaluated(model_of(job))) else {}),
-        "Weights (SHA-256)": job["weights"] or "not known yet",
-        "Engine": "+".join(ledger.get("engines", [])) or "not run yet",
-        "Language of the reports": job["language"],
-        "Coding": job["coding"],
-        "Modalities": ", ".join(job["rules"]["modalities"]),
-        "Laterals scored": "yes" if job["rules"]["laterals"] else "no",
-        **({"Findings labelled in Orthanc": "yes"} if ledger.get(WANTED) else {}),
-        "Images in a chunk": str(ledger.get("chunk_size")),
-        "Python, here": platform.python_version(),
-        **{f"{name}, here": version for name, version in versions.items() if version},
+        "run": job["run"],
+        "begun": job["when"],
+        "source": job["source"]["kind"],
+        "model": str(ledger.get("model")),
+        **({"not_evaluated": ", ".join(missing)} if (missing := not_evaluated(model_of(job))) else {}),
+        "weights": job["weights"] or "not_known_yet",
+        "engine": "+".join(ledger.get("engines", [])) or "not_run_yet",
+        "language": job["language"],
+        "coding": job["coding"],
+        "modalities": ", ".join(job["rules"]["modalities"]),
+        "laterals": "yes" if job["rules"]["laterals"] else "no",
+        **({"labelled": "yes"} if ledger.get(WANTED) else {}),
+        "chunk": str(ledger.get("chunk_size")),
+        "Python": platform.python_version(),
+        **{name: version for name, version in versions.items() if version},
     }
 
 
@@ -167,12 +207,26 @@ def _version(package: str) -> str:
         return ""
 
 
-def _scores_and_flags(ledger: Ledger) -> tuple[dict[str, Distribution], dict[str, int]]:
+def _scores_and_flags(
+    ledger: Ledger,
+) -> tuple[dict[str, Distribution], list[Prevalence], int, dict[str, int]]:
     scores, flags = drift.none_yet(), Counter[str]()
+    points = points_of(ledger.get("job"))
+    present, with_finding = [0] * len(points), 0
     for row in ledger.select("SELECT scores, flags FROM item WHERE outcome = 'reported'"):
         drift.count(scores, row["scores"])
         flags.update(row["flags"].split())
-    return scores, dict(flags.most_common())
+        found = [
+            score is not None and score >= point
+            for score, point in zip(json.loads(row["scores"]), points, strict=True)
+        ]
+        present = [count + one for count, one in zip(present, found, strict=True)]
+        with_finding += any(found)
+    prevalence = [
+        Prevalence(label, point, scores[label].size, count)
+        for label, point, count in zip(LABELS, points, present, strict=True)
+    ]
+    return scores, prevalence, with_finding, dict(flags.most_common())
 
 
 def _throughput(ledger: Ledger) -> Throughput | None:
@@ -231,8 +285,8 @@ def _quarantined(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
 
 def _studies(ledger: Ledger) -> list[dict[str, Any]]:
     query = (
-        "SELECT study_instance_uid, count(*) AS reports, min(no) AS no, sr_instance FROM item"
-        " WHERE outcome = 'reported' GROUP BY study_instance_uid ORDER BY min(no) LIMIT ?"
+        "SELECT study_instance_uid, count(*) AS reports, min(no) AS no, sop_instance_uid, sr_instance AS instance"
+        " FROM item WHERE outcome = 'reported' GROUP BY study_instance_uid ORDER BY min(no) LIMIT ?"
     )
     return list(ledger.select(query, MAX_STUDIES))
 

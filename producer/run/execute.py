@@ -16,7 +16,7 @@ from backlog.output_file import OutputFile
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
 from backlog.processes import cores
-from backlog.settings import Settings
+from backlog.settings import Settings, interface_language
 from backlog.weights import SEEDED_NAME, is_seeded
 from producer.dispatch.context import Observers, RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
@@ -143,7 +143,7 @@ def go_on(
         _write_scores(ledger, paths, stopping, say)
         summary = exports.write_summary(ledger, OutputFile(paths.summary, force=True))
         if summary["complete"]:
-            _write_page(ledger, paths, audit, say, settings.pacs_link)
+            _write_page(ledger, paths, audit, say, settings)
         return summary, not summary["complete"]
 
 
@@ -166,13 +166,21 @@ def _write_scores(ledger: Ledger, paths: Paths, stopping: StopRequest, say: Call
 
 
 def _write_page(
-    ledger: Ledger, paths: Paths, audit: Audit, say: Callable[[str], None], orthanc: str = ""
+    ledger: Ledger, paths: Paths, audit: Audit, say: Callable[[str], None], settings: Settings
 ) -> None:
     """Write the summary page. It is the last thing of a run, and the run is complete without it."""
     from producer.page.page import write_page
 
     try:
-        write_page(ledger, OutputFile(paths.page, force=True), orthanc=orthanc, audit=AuditResult(audit.head))
+        write_page(
+            ledger,
+            OutputFile(paths.page, force=True),
+            orthanc=settings.pacs_link,
+            viewer=settings.viewer_link,
+            audit=AuditResult(audit.head),
+            beside=paths.out,
+            language=interface_language(),
+        )
     except (UsageError, StorageFull) as error:
         say(f"No summary page: {error}")
 

@@ -16,6 +16,7 @@ from producer.page import comparison as report_drift
 from producer.page import drift
 from producer.page.drift import Distribution, Drift, Verdict
 from producer.page.page import drift_line
+from producer.page.words import words_of
 from tests.support.ended_runs import ended_run
 
 
@@ -124,11 +125,11 @@ def test_two_runs_part_in_the_finding_that_moved(tmp_path: Path) -> None:
     before, now = ended_run(tmp_path / "a", 600), ended_run(tmp_path / "b", 600, seed=1, shift=0.3)
     found = report_drift.compare(now, before, drift.collect(now))
     assert [one.label for one in found.drifts if one.verdict is Verdict.PARTED] == [LABELS[0]]
-    assert drift_line(found) == "The runs part in 1 findings: Atelectasis."
+    assert drift_line(found, words_of("en")) == "The runs part in 1 findings: Atelectasis."
     assert found.same_weights
     assert found.same_engine
     same = report_drift.compare(before, before, drift.collect(before))
-    assert drift_line(same) == "No sign of drift in any of the 18 findings."
+    assert drift_line(same, words_of("en")) == "No sign of drift in any of the 18 findings."
 
 
 def grouped(folder: Path, shift: float, seed: int) -> Ledger:

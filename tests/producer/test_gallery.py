@@ -17,12 +17,12 @@ from PIL import Image
 
 from backlog.model import LABELS
 from backlog.output_file import OutputFile
-from backlog.settings import Settings
 from producer.cli.main import main
 from producer.gallery.images import Picture, Pictures
-from producer.gallery.page import About, viewer_of, write_gallery
+from producer.gallery.page import About, write_gallery
 from producer.gallery.selection import Wanted, choose, find_flag, find_label, scores_of
 from producer.ledger.ledger import Ledger
+from producer.viewer_link import ViewerLink
 from tests.conftest import need
 from tests.support.browser import Browser
 from tests.support.ended_runs import ended_run, harvest, list_items, new_ledger, reported, some_scores
@@ -204,7 +204,7 @@ def write(ledger: Ledger, path: Path, language: str = "en", **more: Any) -> Path
         one.row["no"]: dict.fromkeys(("file_name", "accession_number", "patient_id"), HTML) for one in shown
     }
     about = About(ledger.get("job"), "densenet121-res224-all", Wanted(finding="Pneumothorax", top=6), (HTML,))
-    link = viewer_of("https://me:secret@pacs.example:8042", more.pop("viewer", ""), Settings())
+    link = ViewerLink.of(more.pop("viewer", ""), "https://me:secret@pacs.example:8042")
     write_gallery(OutputFile(path, private=True), about, pictures, names, link, language)
     return path
 
@@ -238,10 +238,10 @@ def test_seeded_weights_are_said_to_mean_nothing_everywhere(tmp_path: Path) -> N
 def test_links_lead_into_the_viewer(ledger: Ledger) -> None:
     (row,) = choose(ledger, Wanted(finding="Mass", top=1)).rows
     template = "https://v/viewer?StudyInstanceUIDs={study_instance_uid}&i={instance}"
-    link = viewer_of("/folder", template, Settings())(row)
+    link = ViewerLink.of(template, "/folder").to(row)
     assert link == f"https://v/viewer?StudyInstanceUIDs={row['study_instance_uid']}&i={row['instance']}"
-    assert viewer_of("/folder", "", Settings())(row) == ""
-    explorer = viewer_of("http://10.0.0.1:8042", "", Settings(pacs_link="https://pacs.example/"))(row)
+    assert ViewerLink.of("", "/folder").to(row) == ""
+    explorer = ViewerLink.of("", "http://10.0.0.1:8042", "https://pacs.example/").to(row)
     assert explorer == f"https://pacs.example/app/explorer.html#instance?uuid={row['instance']}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
 from collections import Counter
@@ -11,15 +12,18 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from scipy.stats import binomtest
 
 from backlog.broker.messages import ItemRecord, Stage
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Flag, Reason
+from backlog.settings import Settings
 from producer.cli.main import main
 from producer.ledger.ledger import Ledger
-from producer.page.page import _MEANINGS, write_page
-from producer.page.statistics import MAX_ITEMS, gather
+from producer.page.page import write_page
+from producer.page.statistics import MAX_ITEMS, gather, wilson
+from producer.page.words import words_of
 from producer.results.audit_log import Audit, AuditResult, Link
 from producer.run.execute import _write_page
 from producer.run.folder import Paths
@@ -35,6 +39,7 @@ from tests.support.ended_runs import (
     reported,
     some_scores,
 )
+from tests.support.servers import ROOT
 
 HOSTILE = "\"><script>alert(1)</script>&'</table>"
 
@@ -157,14 +162,126 @@ def test_a_folders_page_has_no_links_and_another_address_may_be_given(tmp_path: 
         write_page(server, path, orthanc="javascript:alert(1)")
 
 
+def test_studies_and_items_lead_into_the_viewer(tmp_path: Path) -> None:
+    path = tmp_path / "summary.html"
+    ledger = mixed_run(tmp_path / "a", 20)
+    write_page(ledger, path, viewer="https://v/viewer?StudyInstanceUIDs={study_instance_uid}")
+    links = [link for link in outline(path).links if not link.startswith("#")]
+    assert links == [
+        f"https://v/viewer?StudyInstanceUIDs=1.2.{number}" for number in (0, 1, 3, 4, 5, 6, 8, 9)
+    ]
+    assert "A link opens the study in the viewer." in outline(path).words
+    with pytest.raises(UsageError, match="no address of a viewer"):
+        write_page(ledger, path, viewer="javascript:alert({instance})")
+    with pytest.raises(UsageError, match="needs one of"):
+        write_page(ledger, path, viewer="https://v/{patient_id}")
+
+
+def test_files_of_the_run_are_linked_where_they_are(tmp_path: Path) -> None:
+    ledger = ended_run(tmp_path, 4)
+    ledger.close()
+    for name in ("scores.csv", "gallery.html", "private.txt"):
+        (tmp_path / name).touch()
+    assert CliRunner().invoke(main, ["summary", str(tmp_path)]).exit_code == 0
+    links = [link for link in outline(tmp_path / "summary.html").links if not link.startswith("#")]
+    assert links == ["scores.csv", "gallery.html"]
+    elsewhere = tmp_path / "other.d"
+    elsewhere.mkdir()
+    assert (
+        CliRunner().invoke(main, ["summary", str(tmp_path), "--to", str(elsewhere / "x.html")]).exit_code == 0
+    )
+    assert not [link for link in outline(elsewhere / "x.html").links if not link.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def portuguese(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same page in Portuguese."""
+    folder = tmp_path_factory.mktemp("portuguese")
+    before = ended_run(folder / "before", 300, seed=5)
+    ledger = mixed_run(folder / "now", 400, pacs="http://pacs:8042", meaningful=False)
+    path = folder / "summary.html"
+    audit = AuditResult(Link(280, "cd" * 32))
+    write_page(ledger, path, baseline=before, audit=audit, beside=folder, language="pt-BR")
+    return path
+
+
+def test_the_page_speaks_portuguese(portuguese: Path) -> None:
+    text, words = portuguese.read_text(), outline(portuguese).words
+    assert '<html lang="pt-BR">' in text
+    for said in (
+        "400 = 280 relatados + 40 ignorados + 80 em quarentena.",
+        "PESOS DE TESTE: OS ESCORES NÃO SIGNIFICAM NADA",
+        "Derrame pleural",
+        "280 linhas",
+        "sem incidência declarada",
+    ):
+        assert said in words
+    assert re.search(r"\d,\d–\d+,\d %", words)
+    assert not re.search(r"\b(the|and|images|reported|skipped|median|within|items|chunks)\b", words)
+
+
+def test_both_languages_say_the_same_with_the_same_values() -> None:
+    english, other = words_of("en").phrases, words_of("pt-BR").phrases
+    assert english.keys() == other.keys()
+    for key, phrase in english.items():
+        assert other[key].strip(), key
+        assert sorted(re.findall(r"\{\w+\}", phrase)) == sorted(re.findall(r"\{\w+\}", other[key])), key
+    rows = csv.DictReader(
+        (ROOT / "worker/sr/codes.tsv").read_text().splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE
+    )
+    named = {row["key"]: row["portuguese"] for row in rows if row["role"] == "finding"}
+    assert {label: words_of("pt-BR").finding(label) for label in LABELS} == named  # as the reports name them
+
+
 def test_every_chart_has_a_text_and_a_table_and_ids_are_unique(page: Path) -> None:
     text, found = page.read_text(), outline(page)
-    assert text.count('role="img"') == found.tags["svg"] == 4
+    bars = text.count('aria-hidden="true"><svg')  # beside the numbers that they show
+    assert bars == len(LABELS)
+    assert text.count('role="img"') == found.tags["svg"] - bars == 4
     assert found.tags["details"] == found.tags["figure"] == 4
     assert not [name for name, count in Counter(found.ids).items() if count > 1]
     labelled = set(re.findall(r'aria-labelledby="([^"]+)"', text))
     assert labelled <= set(found.ids)
     assert found.tags["caption"] == found.tags["table"]
+
+
+def test_findings_are_counted_at_the_operating_points(tmp_path: Path) -> None:
+    def scores(item: int) -> list[float]:
+        return [0.5 if item < 3 else 0.49, *[0.3 if item < 6 else 0.2] * (len(LABELS) - 1)]
+
+    path = tmp_path / "summary.html"
+    ledger = new_ledger(tmp_path / "run")
+    list_items(ledger, 40)
+    harvest(ledger, lambda item: reported(item, scores(item)))
+    found = write_page(ledger, path)
+    assert [(one.images, one.present) for one in found.prevalence] == [(40, 3), *[(40, 0)] * 17]
+    words = outline(path).words
+    assert "Atelectasis 3 / 40 7.5 % 2.6–19.9 %" in words
+    assert "Effusion 0 / 40 0.0 % 0.0–8.8 %" in words
+    assert "At least one finding in 3 of 40 images (7.5 %)" in words
+    assert "a score of 0.5" in words
+    points = {"sha256": "cd" * 32, "thresholds": {"Effusion": 0.3}}
+    ledger.set("job", ledger.get("job") | {"operating_points": points})
+    write_page(ledger, path)
+    words = outline(path).words
+    assert "Effusion 6 / 40 15.0 % 7.1–29.1 % 0.300" in words
+    assert "At least one finding in 6 of 40 images" in words
+    assert "operating points of the file cdcdcdcdcdcdcdcd on" in words
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 1), (1, 1), (3, 40), (500_000, 1_000_000), (1, 1_000_000)])
+def test_the_interval_is_wilsons(count: int, of: int) -> None:
+    oracle = binomtest(count, of).proportion_ci(method="wilson")
+    assert wilson(count, of) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_a_label_that_was_not_evaluated_has_no_share(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path / "run")
+    list_items(ledger, 4)
+    harvest(ledger, lambda item: reported(item, [None, *some_scores(item)[1:]]))  # type: ignore[list-item]
+    write_page(ledger, tmp_path / "summary.html")
+    assert "Atelectasis not evaluated" in outline(tmp_path / "summary.html").words
 
 
 def test_seeded_weights_are_said_to_mean_nothing_and_others_are_not(tmp_path: Path, page: Path) -> None:
@@ -173,6 +290,7 @@ def test_seeded_weights_are_said_to_mean_nothing_and_others_are_not(tmp_path: Pa
     words = outline(path).words
     assert "SEEDED WEIGHTS: THE SCORES MEAN NOTHING" in words
     assert "these distributions mean nothing" in words
+    assert "these shares mean nothing" in words
     assert "MEAN NOTHING" not in outline(page).words
 
 
@@ -236,7 +354,8 @@ def test_times_are_those_of_the_stages_not_of_the_harvest(tmp_path: Path) -> Non
 
 
 def test_every_flag_has_a_meaning_for_the_reader() -> None:
-    assert set(_MEANINGS) == {flag.value for flag in Flag}
+    meant = {key.removeprefix("flag_") for key in words_of("en").phrases if key.startswith("flag_")}
+    assert meant == {flag.value for flag in Flag}
 
 
 @pytest.mark.parametrize("module", ["jinja2", "producer.page.charts"])
@@ -248,7 +367,7 @@ def test_without_the_libraries_the_run_ends_without_the_page_and_says_so(
     monkeypatch.delattr("producer.page.charts", raising=False)
     said: list[str] = []
     with Audit(ledger, tmp_path / "audit.jsonl") as audit:
-        _write_page(ledger, Paths(tmp_path), audit, said.append)
+        _write_page(ledger, Paths(tmp_path), audit, said.append, Settings())
     (line,) = said
     assert line.startswith("No summary page: it needs jinja2 and matplotlib: install cxr-backlog[page]")
     assert not Paths(tmp_path).page.exists()
@@ -325,6 +444,7 @@ def test_a_screen_reader_meets_headings_tables_and_a_sentence_for_each_chart(
     assert {
         "Account of all inputs",
         "Score drift",
+        "What was found",
         "Quarantine",
         "Scores",
         "Flags",
