@@ -26,13 +26,14 @@ check: ## lint and types only
 TEST_PROCESSES ?= 2
 
 unit: ## lint, types and the tests that need no whole run, in minutes; what `make test` runs besides takes longer
-	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk \
+		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb
 	@$(MAKE) --no-print-directory check
 	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow" tests/test_house.py tests/backlog tests/producer tests/worker
 
 test: ## install what the tests need; lint, types, tests
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk pdftotext:poppler-utils chromium:chromium \
-		promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps
+		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps
 	@$(MAKE) --no-print-directory check
 	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 

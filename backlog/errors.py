@@ -12,6 +12,7 @@
     │   └── RunCancelled         the same, because the user cancelled the run: what is finished may be kept
     ├── RunPaused                the user paused the run: give the chunk back
     └── UsageError               the user has to change something before it can work
+        └── DeletionUnsupported  the same, where a PACS deletes nothing
 
 Anything else is a bug and stays loud.
 """
@@ -96,3 +97,7 @@ class RunPaused(BacklogError):
 
 class UsageError(BacklogError):
     """The user has to change something (a path, a password, a setting) before it can work."""
+
+
+class DeletionUnsupported(UsageError):
+    """The PACS deletes nothing that we stored: its own tools do."""

@@ -48,10 +48,21 @@ class Settings:
     )
     redis_password: str = _setting("", "Password for CXR_REDIS_URL when the address holds none.", secret=True)
     pacs_url: str = _setting(
-        "", "Workers: where images are read and reports stored, `http(s)://…` or a folder."
+        "",
+        "Workers: where images are read and reports stored: `http(s)://…` of an Orthanc, `dicomweb+https://…`, or a"
+        " folder.",
     )
     pacs_username: str = _setting("", "User name for the PACS.")
     pacs_password: str = _setting("", "Password for the PACS.", secret=True)
+    pacs_token_file: str = _setting(
+        "", "A file with a bearer token for the PACS, instead of a user; read again when it changes."
+    )
+    pacs_certificate: str = _setting(
+        "", "A file with our certificate (PEM), for a PACS that asks its clients for one."
+    )
+    pacs_key: str = _setting(
+        "", "A file with its private key. Empty: it stands in the file of CXR_PACS_CERTIFICATE."
+    )
     pacs_ca: str = _setting(
         "", "A file with the certificate authority of an https PACS. Empty: the system's."
     )

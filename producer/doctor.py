@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from backlog.broker.messages import QUEUES, Stage
 from backlog.broker.queues import queue_for, stages_of
 from backlog.errors import BacklogError, UsageError
-from backlog.pacs.address import checked_address, without_password
+from backlog.pacs.address import checked_address, is_dicomweb, is_server, without_password
 from backlog.pacs.connect import connect
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings, child_environment
@@ -254,7 +254,7 @@ def _pacs(settings: Settings, given: str) -> Check:
         url = checked_address(url)
     except UsageError as error:
         return Check("BAD", "pacs", str(error), "correct CXR_PACS_URL or --pacs")
-    if not url.startswith(("http://", "https://")):
+    if not is_server(url):
         folder = Path(url)
         while not folder.exists():
             folder = folder.parent
@@ -278,6 +278,13 @@ def _pacs(settings: Settings, given: str) -> Check:
     if problems:
         return Check("BAD", "pacs", f"{address}: {'; '.join(problems)}", "correct its configuration")
     text = f"{address} answers in {1000 * took:.0f} ms"
+    if is_dicomweb(url):
+        return Check(
+            "look",
+            "pacs",
+            f"{text}; DICOMweb doesn't tell whether it keeps all that it is given, nor whether it deletes",
+            "try a small run first: cxr-backlog run, verify, retract",
+        )
     if found is not None and found.recycles is None and not settings.allow_recycling:
         text += "; it doesn't tell whether it deletes its oldest patients to make room"
         return Check("look", "pacs", text, "MaximumPatientCount and MaximumStorageSize have to be 0")

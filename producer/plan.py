@@ -16,6 +16,7 @@ from backlog.files import PrivateFolder
 from backlog.inputs.conversion import NOTHING, WRAPPED_MODALITY, Picture, names_of, opened, reason_of_other
 from backlog.inputs.entries import SourceFile
 from backlog.outcomes import Flag, Outcome, Reason
+from backlog.pacs.address import checked_address
 from backlog.settings import Settings
 from producer.run.check_pacs import pacs_problems
 from producer.run.folder import Paths
@@ -106,7 +107,7 @@ def make_plan(
         What the run would make of files that are no DICOM objects yet.
     """
     with PrivateFolder() as folder:
-        source = make_source(word, settings, pacs, Paths(folder), selection)
+        source = make_source(word, settings, checked_address(pacs), Paths(folder), selection)
         plan = Plan()
         try:
             plan.pacs_problems = pacs_problems(settings, pacs, stores_images=source.first is Stage.UPLOAD)

@@ -27,7 +27,10 @@ def _in(folder: str) -> set[str]:
 
 #: A library, and the only modules that may import it.
 DOORS = {
-    "requests": {"backlog.pacs.http_session", "backlog.pacs.http_errors", "backlog.pacs.orthanc_rest"},
+    "requests": {
+        *("backlog.pacs.http_session", "backlog.pacs.http_errors", "backlog.pacs.http_credentials"),
+        *("backlog.pacs.orthanc_rest", "backlog.pacs.dicomweb_rest"),
+    },
     "urllib3": {"backlog.pacs.http_session", "backlog.pacs.http_errors"},
     "redis": {"backlog.broker.connection"},
     "isal": {"backlog.inputs.decompression"},

@@ -49,6 +49,7 @@ FIRST_STAGES: Final = {
     "zip": Stage.UPLOAD,
     "folder": Stage.UPLOAD,
     "orthanc": Stage.INFER,
+    "dicomweb": Stage.INFER,
     "modality": Stage.RETRIEVE,
 }
 
@@ -85,11 +86,15 @@ class ConversionSpec(TypedDict):
     table_sha256: NotRequired[str]
 
 
+#: Kinds of sources whose images are in the PACS already.
+IN_PACS: Final = ("orthanc", "dicomweb", "modality")
+
+
 class SourceSpec(TypedDict):
     """Where the upload task reads from."""
 
-    kind: Literal["zip", "folder", "orthanc", "modality"]
-    path: str  #: the zip or folder; empty for Orthanc and a modality
+    kind: Literal["zip", "folder", "orthanc", "dicomweb", "modality"]
+    path: str  #: the zip or folder; empty for a PACS
     listing: str  #: folder only: the run's list of relative paths
     fingerprint: NotRequired[
         str

@@ -21,6 +21,7 @@ class StoreResult:
     instance: str  #: the PACS's own id of the instance
     already: bool  #: it was there before; nothing was changed
     study: str = field(default="", compare=False)  #: the PACS's own id of the patient's study that it lies in
+    changed: bool = field(default=False, compare=False)  #: the PACS says that it altered attributes
 
 
 class Pacs(Protocol):
@@ -71,7 +72,13 @@ class Pacs(Protocol):
         ...
 
     def delete(self, instance: str) -> bool:
-        """Delete one instance; False when it was not there."""
+        """Delete one instance; False when it was not there.
+
+        Raises
+        ------
+        DeletionUnsupported
+            This PACS deletes nothing.
+        """
         ...
 
     def delete_many(self, instances: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from backlog.broker.connection import Broker
 from backlog.broker.lua import LuaScript
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.pacs.address import is_server
 from backlog.pacs.base import Pacs, StoreResult
 from backlog.settings import Settings
 
@@ -385,7 +386,7 @@ def limited(pacs: Pacs, settings: Settings, address: str = "") -> Pacs:
         The PACS's URL or folder; empty for the settings' own.
     """
     address = address or settings.pacs_url
-    if not settings.broker or not address.startswith(("http://", "https://")):
+    if not settings.broker or not is_server(address):
         return pacs
     return LimitedPacs(
         pacs, PacsConcurrencyLimit(Broker(settings.broker), address, most=settings.pacs_requests)

@@ -12,6 +12,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ProtocolError
 
 from backlog.errors import ServiceUnavailable, UsageError
+from backlog.pacs.http_credentials import TokenFile
 from backlog.pacs.http_errors import credentials, translated
 
 
@@ -28,17 +29,32 @@ class HttpSession:
         Of the same user.
     ca
         Path of a file of certificate authorities (PEM); empty for the system's.
+    token_file
+        Path of a file with a bearer token, instead of a user; it may change at any time.
+    certificate
+        Path of a file with the client's certificate (PEM), where the server asks for one.
+    key
+        Path of a file with its private key; empty where the certificate's file holds it.
     seconds
         How long to wait for an answer.
 
     Raises
     ------
     UsageError
-        The address holds a user, or there is no such file of authorities.
+        The address holds a user, one of the files is not there, or both a user and a token are given.
     """
 
     def __init__(
-        self, url: str, *, username: str = "", password: str = "", ca: str = "", seconds: float = 60.0
+        self,
+        url: str,
+        *,
+        username: str = "",
+        password: str = "",
+        ca: str = "",
+        token_file: str = "",
+        certificate: str = "",
+        key: str = "",
+        seconds: float = 60.0,
     ) -> None:
         if "@" in url.partition("://")[2].partition("/")[0]:
             raise UsageError(
@@ -52,10 +68,17 @@ class HttpSession:
         self._session.headers["Accept-Encoding"] = "identity"
         self._session.auth = credentials(username, password)
         self._session.trust_env = False  # no proxy and no netrc between a hospital's worker and its PACS
+        if token_file:
+            if username:
+                raise UsageError("CXR_PACS_USERNAME and CXR_PACS_TOKEN_FILE are both set: unset one of them")
+            self._session.auth = TokenFile(Path(token_file))
+        for name, path in (("CA", ca), ("CERTIFICATE", certificate), ("KEY", key)):
+            if path and not Path(path).is_file():
+                raise UsageError(f"CXR_PACS_{name} names no file: {path}")
         if ca:
-            if not Path(ca).is_file():
-                raise UsageError(f"CXR_PACS_CA names no file: {ca}")
             self._session.verify = ca
+        if certificate:
+            self._session.cert = (certificate, key) if key else certificate
 
     def request(self, method: str, path: str, **more: Any) -> requests.Response:
         """Send one request and return its answer, whatever its status.

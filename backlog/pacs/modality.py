@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from backlog.errors import InstanceRejected, ModalityFailed, ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
+from backlog.pacs.address import is_dicomweb
 from backlog.pacs.orthanc_rest import checked_id
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def modality_named(word: str) -> str | None:
 
 
 def is_pacs_word(word: str) -> bool:
-    """Whether SOURCE is a PACS, ``orthanc`` or ``modality:NAME``, and no path."""
-    return word == "orthanc" or word.startswith(PREFIX)
+    """Whether SOURCE is a PACS, ``orthanc``, ``modality:NAME`` or ``dicomweb+https://…``, and no path."""
+    return word == "orthanc" or word.startswith(PREFIX) or is_dicomweb(word)
 
 
 class Modality:

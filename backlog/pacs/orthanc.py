@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from backlog.dicom.parser import parse_file, read_until_pixel_data
 from backlog.errors import InstanceRejected, UsageError
@@ -47,8 +47,8 @@ class Orthanc(OrthancResources):
         Path of a file of certificate authorities (PEM); empty for the system's.
     storage
         Orthanc's storage folder, where it can be read on this machine.
-    seconds
-        How long to wait for an answer.
+    more
+        Further arguments of `HttpSession`: a token, a client's certificate, time.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Orthanc(OrthancResources):
         password: str = "",
         ca: str = "",
         storage: Path | None = None,
-        seconds: float = 60.0,
+        **more: Any,
     ) -> None:
-        super().__init__(OrthancRest(url, username=username, password=password, ca=ca, seconds=seconds))
+        super().__init__(OrthancRest(url, username=username, password=password, ca=ca, **more))
         self.storage = storage
         #: Before 1.12 Orthanc doesn't say whether it overwrites; then, and before it was asked, we look first.
         self._check_before_store = True
@@ -76,6 +76,9 @@ class Orthanc(OrthancResources):
             password=settings.pacs_password,
             ca=settings.pacs_ca,
             storage=Path(settings.pacs_storage) if settings.pacs_storage else None,
+            token_file=settings.pacs_token_file,
+            certificate=settings.pacs_certificate,
+            key=settings.pacs_key,
             seconds=settings.pacs_seconds,
         )
 

@@ -42,7 +42,7 @@ OUT = click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 PACS = click.option(
     "--pacs",
     metavar="URL",
-    help="http(s)://… of an Orthanc, or a folder. Default: CXR_PACS_URL, else OUT/pacs.",
+    help="http(s)://… of an Orthanc, dicomweb+https://…, or a folder. Default: CXR_PACS_URL, else OUT/pacs.",
 )
 
 
@@ -63,12 +63,12 @@ MODALITY = click.option(
     "--modality",
     metavar="CS",
     multiple=True,
-    help="Orthanc: only this modality, as CR; may be given more than once, or as CR,DX.",
+    help="PACS: only this modality, as CR; may be given more than once, or as CR,DX.",
 )
 
 
 STUDY_DATE = click.option(
-    "--study-date", metavar="RANGE", default="", help="Orthanc: only these study dates, as 20240101-20241231."
+    "--study-date", metavar="RANGE", default="", help="PACS: only these study dates, as 20240101-20241231."
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from backlog.pacs.address import is_dicomweb
 from backlog.processes import cores
 from producer.cli.options import (
     IMAGE_NAMES,
@@ -61,7 +62,14 @@ def plan(
     settings = read_settings()
     chosen = selection_of(since, modality, study_date)
     conversion = conversion_of(make_uids, wrap_images, image_names, image_table)
-    made = make_plan(source, settings, pacs or settings.pacs_url, chosen, sample, conversion)
+    made = make_plan(
+        source,
+        settings,
+        pacs or (source if is_dicomweb(source) else settings.pacs_url),
+        chosen,
+        sample,
+        conversion,
+    )
     if as_json:
         click.echo(json.dumps(_plan_json(made, names), indent=2, ensure_ascii=False))
         return

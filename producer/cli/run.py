@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from backlog.pacs.address import is_dicomweb
 from backlog.processes import cores
 from producer.cli.options import (
     COPY,
@@ -118,7 +119,8 @@ def run(
         need_runner(settings)
     chosen = selection_of(since, modality, study_date)
     paths = Paths(out.absolute() if out else new_folder("cxr-run"))
-    address = pacs or settings.pacs_url or str(paths.pacs)
+    given = source if is_dicomweb(source) else settings.pacs_url
+    address = pacs or given or str(paths.pacs)
     try:
         create(
             source,

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from backlog.broker.messages import IN_PACS
 from backlog.errors import InstanceRejected
 from backlog.model import LABELS
 from backlog.output_file import OutputFile, begins_with
@@ -119,7 +120,7 @@ def _with_references(ledger: Ledger) -> Iterator[dict[str, Any]]:
 
 def file_name(source: Source, reference: int | str) -> str:
     """Return what a source calls an item; empty for a PACS, whose instances have no file names."""
-    return "" if source.spec["kind"] in ("orthanc", "modality") else source.name(reference)
+    return "" if source.spec["kind"] in IN_PACS else source.name(reference)
 
 
 def header_values(header: bytes, attributes: dict[str, str]) -> dict[str, str]:

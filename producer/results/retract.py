@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from backlog.errors import DeletionUnsupported
 from backlog.outcomes import Outcome
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
@@ -70,8 +71,32 @@ def retract(
         How long to wait for a PACS that is unavailable.
     progress
         Called with how many reports were looked at.
+
+    Raises
+    ------
+    DeletionUnsupported
+        The PACS deletes nothing: every report is still there.
     """
     done = Retraction(labels=remove_labels(ledger, pacs, retry_seconds))
+    try:
+        _retract_all(ledger, pacs, read, retry_seconds, progress, done)
+    except DeletionUnsupported as error:
+        ledger.set("retracting", None)  # what is gone later was deleted by others
+        raise DeletionUnsupported(
+            f"{error}. Its reports are still there: delete them with the PACS's own tools. Without --yes this command"
+            " lists their SOP Instance UIDs, and with it, afterwards, keeps that they are gone"
+        ) from error
+    return done
+
+
+def _retract_all(
+    ledger: Ledger,
+    pacs: Pacs,
+    read: Callable[[int | str], bytes] | None,
+    retry_seconds: float,
+    progress: Callable[[int], object],
+    done: Retraction,
+) -> None:
     looked = 0
     with ThreadPoolExecutor(_ABREAST) as pool:
         state = partial(state_in_pacs, pacs, seconds=retry_seconds)
@@ -86,7 +111,6 @@ def retract(
         retried(partial(pacs.delete, one.instance), retry_seconds)
         ledger.retract([(one.item, one.sop_instance_uid, True)] if one.item >= 0 else [])
         done.unrecorded += 1
-    return done
 
 
 def _intent(ledger: Ledger) -> tuple[str, list[int]]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
+from backlog.pacs.address import is_orthanc
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
@@ -23,14 +24,14 @@ _SHARE: Final = 10
 
 
 def pacs_problems(settings: Settings, address: str, *, stores_images: bool) -> list[str]:
-    """Return why a PACS is not fit for a run; none for a folder.
+    """Return why a PACS is not fit for a run; none for a folder or a DICOMweb service: these tell nothing.
 
     Raises
     ------
     ServiceUnavailable, UsageError
         It doesn't answer, or refuses us.
     """
-    if not address.startswith(("http://", "https://")):
+    if not is_orthanc(address):
         return []
     with closing(Orthanc.from_settings(settings, address)) as pacs:
         found = pacs.configuration()

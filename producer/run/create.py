@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backlog.broker.messages import ConversionSpec, Job, PredecessorSpec, SourceSpec, Stage, model_of
+from backlog.broker.messages import IN_PACS, ConversionSpec, Job, PredecessorSpec, SourceSpec, Stage, model_of
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.files import private_files
 from backlog.inputs.conversion import NOTHING, names_of
 from backlog.model import PREPROCESSING
 from backlog.outcomes import Outcome
-from backlog.pacs.address import checked_address
+from backlog.pacs.address import checked_address, is_dicomweb, is_server
 from backlog.pacs.connect import connect
 from backlog.pacs.modality import is_pacs_word
 from backlog.settings import Settings
@@ -58,7 +58,7 @@ def create(
     ServiceUnavailable
         The PACS is unavailable. Nothing was made.
     """
-    pacs = checked_address(pacs)
+    pacs, word = checked_address(pacs), checked_address(word) if is_dicomweb(word) else word
     check_place(settings, paths)
     refuse_another(paths)  # before anything is read; what counts is the look under the lock
     check_workers_make(settings, settings.derived_object_kinds)
@@ -97,7 +97,7 @@ def create(
         "job": job,
         # The run may be gone on with, or verified, from another folder.
         "word": word if is_pacs_word(word) else str(Path(word).absolute()),
-        "pacs": pacs if pacs.startswith(("http://", "https://")) else str(Path(pacs).absolute()),
+        "pacs": pacs if is_server(pacs) else str(Path(pacs).absolute()),
         "selection": vars(selection),
         "model": wanted.model,
         "workers": workers,
@@ -114,11 +114,11 @@ def _converting(spec: SourceSpec, conversion: ConversionSpec) -> SourceSpec:
     Raises
     ------
     UsageError
-        It is an Orthanc, or the pattern or the table of pictures is none.
+        It is a PACS, or the pattern or the table of pictures is none.
     """
     if conversion == NOTHING:
         return spec
-    if spec["kind"] in ("orthanc", "modality"):
+    if spec["kind"] in IN_PACS:
         raise UsageError(
             "--make-uids and --wrap-images are for a zip or a folder: a PACS holds DICOM objects"
         )

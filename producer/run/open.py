@@ -8,6 +8,7 @@ from pathlib import Path
 from backlog.broker.messages import Job
 from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError
+from backlog.pacs.address import is_server
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
 from backlog.pacs.modality import is_pacs_word
@@ -83,7 +84,7 @@ def pacs_of(ledger: Ledger, settings: Settings, paths: Paths) -> Pacs:
         It is unavailable, refuses us, is another one, or its folder is not there.
     """
     url = pacs_address(ledger, paths)
-    if url.startswith(("http://", "https://")):
+    if is_server(url):
         pacs = connect(settings, url)
         identity = str(ledger.get("job")["pacs"])  # empty of an Orthanc that has none
         if identity and pacs.identity() != identity and not is_run_pacs(ledger, pacs):

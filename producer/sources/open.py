@@ -10,11 +10,14 @@ from typing import Final
 
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
+from backlog.pacs.address import checked_address, is_dicomweb, is_orthanc, without_password
+from backlog.pacs.dicomweb import Dicomweb
 from backlog.pacs.modality import Modality, modality_named
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from producer.run.folder import Paths
 from producer.sources.base import Source
+from producer.sources.dicomweb import DicomwebSource
 from producer.sources.folder import FolderSource
 from producer.sources.modality import ModalitySource
 from producer.sources.orthanc import OrthancSource
@@ -23,7 +26,7 @@ from producer.sources.zip import ZipSource
 
 @dataclass(frozen=True)
 class Selection:
-    """Which instances of an Orthanc or of a modality."""
+    """Which instances of a PACS."""
 
     since: str = ""
     modality: str = ""
@@ -33,12 +36,12 @@ class Selection:
 def make_source(
     word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection, rules: Rules | None = None
 ) -> Source:
-    """Return the source that SOURCE means: a zip, a folder, the word ``orthanc``, or ``modality:NAME``.
+    """Return the source that SOURCE means: a zip, a folder, or a PACS in one of its three forms.
 
     Parameters
     ----------
     word
-        SOURCE of the command line: a path, ``orthanc``, or ``modality:NAME``.
+        SOURCE of the command line: a path, ``orthanc``, ``modality:NAME``, or the address of a DICOMweb service.
     settings
         The settings of this process.
     pacs
@@ -46,7 +49,7 @@ def make_source(
     paths
         The run's folder, where a folder's listing is kept.
     selection
-        Which part of an Orthanc is taken.
+        Which part of a PACS is taken.
     rules
         What is eligible; a run's own where it has begun, else the settings'.
 
@@ -55,8 +58,10 @@ def make_source(
     UsageError
         There is nothing of that name, or it doesn't go together with the other arguments.
     """
+    if is_dicomweb(word):
+        return _dicomweb(word, settings, pacs, selection, rules)
     if word == "orthanc":
-        if not pacs.startswith(("http://", "https://")):
+        if not is_orthanc(pacs):
             raise UsageError("the source 'orthanc' needs the address of one: --pacs http://… or CXR_PACS_URL")
         return OrthancSource(
             Orthanc.from_settings(settings, pacs),
@@ -66,7 +71,7 @@ def make_source(
             selection.study_date,
         )
     if (name := modality_named(word)) is not None:
-        if not pacs.startswith(("http://", "https://")):
+        if not is_orthanc(pacs):
             raise UsageError(
                 f"the source {word!r} is reached through an Orthanc: --pacs http://… or CXR_PACS_URL"
             )
@@ -81,10 +86,12 @@ def make_source(
         )
     if selection != Selection():
         raise UsageError(
-            "--since, --modality and --study-date select from an Orthanc; a zip or a folder is taken whole"
+            "--since, --modality and --study-date select from a PACS; a zip or a folder is taken whole"
         )
     if not word.strip():
-        raise UsageError("SOURCE is empty: name a zip, a folder, the word 'orthanc', or modality:NAME")
+        raise UsageError(
+            "SOURCE is empty: name a zip, a folder, the word 'orthanc', modality:NAME, or dicomweb+https://…"
+        )
     path = Path(word)
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
@@ -93,9 +100,29 @@ def make_source(
         return FolderSource(path, paths.listing)
     if not path.exists():
         raise UsageError(
-            f"{path}: no such file or folder (SOURCE is a zip, a folder, the word 'orthanc', or modality:NAME)"
+            f"{path}: no such file or folder (SOURCE is a zip, a folder, the word 'orthanc', modality:NAME, or"
+            " dicomweb+https://…)"
         )
     return ZipSource(path)
+
+
+def _dicomweb(
+    word: str, settings: Settings, pacs: str, selection: Selection, rules: Rules | None
+) -> DicomwebSource:
+    if selection.since:
+        raise UsageError(
+            "--since asks an Orthanc what changed; DICOMweb has no such question: use --study-date"
+        )
+    if checked_address(word) != pacs:
+        raise UsageError(
+            f"images of {without_password(word)} get their reports there: leave --pacs out, or give the same address"
+        )
+    return DicomwebSource(
+        Dicomweb.from_settings(settings, pacs),
+        rules or Rules.from_settings(settings),
+        selection.modality,
+        selection.study_date,
+    )
 
 
 #: How many zips a message names.

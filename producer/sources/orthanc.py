@@ -22,8 +22,8 @@ _MAX_HEADERS: Final = 32
 _KINDS: Final = (Reason.NOT_IMAGE, Reason.NOT_RADIOGRAPH)
 
 #: Series Manufacturer of what this system writes, and its modalities: reports, pictures, PDFs.
-_OWN_MANUFACTURER: Final = "cxr-backlog"
-_OWN_MODALITIES: Final = ("SR", "OT", "DOC")
+OWN_MANUFACTURER: Final = "cxr-backlog"
+OWN_MODALITIES: Final = ("SR", "OT", "DOC")
 
 
 @dataclass
@@ -77,8 +77,8 @@ class OrthancSource:
 
     def _entries(self, series: dict[str, Any]) -> Iterator[Entry]:
         tags = tags_of(series)
-        if tags.get("Modality") in _OWN_MODALITIES and tags.get("Manufacturer", "").startswith(
-            _OWN_MANUFACTURER
+        if tags.get("Modality") in OWN_MODALITIES and tags.get("Manufacturer", "").startswith(
+            OWN_MANUFACTURER
         ):
             return
         if self.since and str(series.get("LastUpdate", self.since)) < self.since:

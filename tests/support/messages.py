@@ -29,7 +29,11 @@ SPEAKING = {
         ("t", "echo", "say", "row", "BadParameter", "UsageError", "BacklogError", "Stopped"), (0,)
     ),
     **dict.fromkeys(
-        ("ServiceUnavailable", "StorageFull", "SourceUnavailable", "ModalityFailed", "LedgerFenced"), (0,)
+        (
+            *("ServiceUnavailable", "StorageFull", "SourceUnavailable", "ModalityFailed"),
+            *("LedgerFenced", "DeletionUnsupported"),
+        ),
+        (0,),
     ),
     **dict.fromkeys(("say_beside", "InstanceRejected", "refuse"), (1,)),
     "Check": (2, 3),

@@ -29,6 +29,7 @@ from worker.sr.content import ReportContent, report_content
 from worker.sr.inputs import Model, Options
 from worker.sr.source_header import read_source
 from worker.tasks.resources import WorkerResources
+from worker.tasks.withdraw import withdraw
 
 #: How far the scores of a picture may lie from its report's: another engine's rounding.
 _SAME_SCORE: Final = 5e-3
@@ -121,15 +122,17 @@ def _stored(process: WorkerResources, dicom: bytes) -> tuple[str, bytes, bool]:
     pacs = process.pacs
     stored = pacs.store(dicom)
     if not stored.already and stored.instance != pacs.expected_id(identity(read_header(dicom))):
-        pacs.delete(stored.instance)
-        raise InstanceRejected(Reason.REFUSED, "the PACS stored it under other identifiers; it was deleted")
+        raise InstanceRejected(
+            Reason.REFUSED,
+            f"the PACS stored it under other identifiers; {withdraw(pacs, stored.instance)}",
+        )
     held = pacs.fetch(stored.instance)
     # The run's time stands in the header; pixels that a PACS has compressed are those that were sent.
     ours = held == dicom or compare(parse_file(dicom), parse_file(held)) is not Comparison.DIFFERENT
     if not ours and not stored.already:
-        pacs.delete(stored.instance)
         raise InstanceRejected(
-            Reason.REPORT_CONFLICT, "the PACS changed the derived object while storing it; it was deleted"
+            Reason.REPORT_CONFLICT,
+            f"the PACS changed the derived object while storing it; {withdraw(pacs, stored.instance)}",
         )
     return stored.instance, held, ours
 

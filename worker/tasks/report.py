@@ -32,6 +32,7 @@ from worker.sr.inputs import SOP_CLASSES, Predecessor
 from worker.sr.uids import series_uid
 from worker.tasks.attempt import Attempt
 from worker.tasks.resources import WorkerResources
+from worker.tasks.withdraw import withdraw
 
 #: How far the scores of a report that is already there may lie from ours: another engine's rounding.
 SAME_SCORE: Final = 5e-3
@@ -76,7 +77,7 @@ class _Fidelity:
 
     def read_back(self, pacs: Pacs, sent: bytes, stored: StoreResult) -> bytes:
         """Return what the PACS keeps of a report."""
-        if not (stored.already or self.always or self.unsure):
+        if not (stored.already or stored.changed or self.always or self.unsure):
             return sent
         held = pacs.fetch(stored.instance)
         if not stored.already:
@@ -118,9 +119,9 @@ def _report(
     held = fidelity.read_back(process.pacs, built.dicom, stored)
     ours = _is_same(built.dicom, held)  # also where an attempt before this one stored it and got no further
     if not ours and not stored.already:
-        process.pacs.delete(stored.instance)
         raise InstanceRejected(
-            Reason.REPORT_CONFLICT, "the PACS changed the report while storing it; it was deleted"
+            Reason.REPORT_CONFLICT,
+            f"the PACS changed the report while storing it; {withdraw(process.pacs, stored.instance)}",
         )
     if not ours:
         item = item | {
@@ -174,12 +175,11 @@ def _check_study(pacs: Pacs, stored: StoreResult, study: str, *, ours: bool) -> 
     """
     if stored.study == study:
         return
-    if ours:
-        pacs.delete(stored.instance)
+    became = f"; {withdraw(pacs, stored.instance)}" if ours else ""
     raise InstanceRejected(
         Reason.INVALID_PATIENT_ID,
         "the PACS filed its report under another patient: it reads the image's Patient ID in a character set that the"
-        " image does not declare (DefaultEncoding)",
+        f" image does not declare (DefaultEncoding){became}",
     )
 
 
@@ -218,9 +218,10 @@ def _only_one(pacs: Pacs, uid: str, instance: str) -> None:
         ``uid_conflict``: two patients or studies have an image of the same UID.
     """
     if pacs.count_instances(uid, instance) > 1:
-        pacs.delete(instance)
         raise InstanceRejected(
-            Reason.UID_CONFLICT, "another patient or study has an image of the same UID, with its report"
+            Reason.UID_CONFLICT,
+            "another patient or study has an image of the same UID, with its report; ours:"
+            f" {withdraw(pacs, instance)}",
         )
 
 

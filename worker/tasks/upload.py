@@ -18,6 +18,7 @@ from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs, StoreResult
 from worker.tasks.attempt import Attempt
 from worker.tasks.resources import WorkerResources
+from worker.tasks.withdraw import withdraw
 
 #: Whether two files have the same pixels, decoded.
 SamePixels = Callable[[bytes, bytes], bool]
@@ -85,10 +86,10 @@ def _check_kept_its_uid(pacs: Pacs, instance: str, of: Identity) -> None:
         return
     if identity(read_header(pacs.header(instance))).sop_instance_uid == of.sop_instance_uid:
         return  # it reads Patient ID in another character set
-    pacs.delete(instance)
     raise InstanceRejected(
         Reason.REFUSED,
-        "the PACS stored it under another SOP Instance UID (a lossy IngestTranscoding does); that copy was deleted",
+        "the PACS stored it under another SOP Instance UID (a lossy IngestTranscoding does);"
+        f" {withdraw(pacs, instance)}",
     )
 
 

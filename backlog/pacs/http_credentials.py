@@ -1,0 +1,56 @@
+"""What a session shows a PACS: a bearer token from a file, which is renewed while a run lasts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import requests
+from requests.auth import AuthBase
+
+from backlog.errors import UsageError
+
+
+class TokenFile(AuthBase):
+    """A bearer token (RFC 6750) that stands in a file, read again when the file changes.
+
+    Parameters
+    ----------
+    path
+        The file. Tokens run out after minutes: whoever renews them replaces it.
+
+    Raises
+    ------
+    UsageError
+        It can't be read, or is empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._token = ""
+        self.token()
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Sign a request."""
+        request.headers["Authorization"] = f"Bearer {self.token()}"
+        return request
+
+    def token(self) -> str:
+        """Return the token as the file has it now."""
+        try:
+            with self._path.open(encoding="ascii") as file:
+                found = os.fstat(file.fileno())
+                seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+                if seen != self._seen:
+                    self._token, self._seen = file.read().strip(), seen
+        except OSError as error:
+            raise UsageError(
+                f"CXR_PACS_TOKEN_FILE names a file that can't be read: {error.strerror}"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise UsageError("CXR_PACS_TOKEN_FILE names a file that holds no token") from error
+        if not self._token or not self._token.isprintable() or " " in self._token:
+            self._seen = None
+            raise UsageError("CXR_PACS_TOKEN_FILE names a file that holds no token")
+        return self._token

@@ -1,0 +1,25 @@
+"""What was stored and can't stay is taken back, where the PACS lets us."""
+
+from __future__ import annotations
+
+from backlog.errors import DeletionUnsupported
+from backlog.pacs.base import Pacs
+
+
+def withdraw(pacs: Pacs, instance: str) -> str:
+    """Delete an object that was just stored; return what became of it, for the record of its item.
+
+    Parameters
+    ----------
+    pacs
+        Where it was stored.
+    instance
+        The PACS's id of the object.
+    """
+    try:
+        pacs.delete(instance)
+    except DeletionUnsupported:
+        return (
+            "it is still there, since this PACS deletes nothing for us: delete it with the PACS's own tools"
+        )
+    return "it was deleted"
