@@ -1,9 +1,11 @@
-"""Everything that is measured: ``python -m bench [quick]``. Reported as ratios; see docs/performance.md."""
+"""Everything that is measured, in one table beside the committed figures: ``python -m bench [--quick] [--write]``."""
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from bench import (
     bench_engine,
@@ -16,32 +18,54 @@ from bench import (
     bench_validation,
     bench_workers,
     end_to_end,
+    figures,
 )
+
+_PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
+
+
+def parts(*, quick: bool) -> dict[str, Callable[[], list[figures.Figure]]]:
+    """Return what is measured, by its heading, in order: the parts, then the whole.
+
+    Parameters
+    ----------
+    quick
+        So few images and rounds that only ratios far from 1 mean anything.
+    """
+    cache = Path.home() / ".cache" / "cxr-backlog"
+    return {
+        "The report": bench_report.main,
+        "Pixels": bench_pixels.main,
+        "The engine": lambda: bench_engine.main(cache, 2 if quick else 5),
+        "The producer": bench_producer.main,
+        "Start and memory of an inference worker": lambda: bench_start.main(1 if quick else 5),
+        "One image by stage": lambda: bench_stages.main(8 if quick else 40),
+        "Simulated workers": bench_scale.main,
+        "Comparison with labels": lambda: bench_validation.main(
+            *((50, 100_000) if quick else (200, 1_000_000))
+        ),
+        "One worker and two": lambda: bench_workers.main(*((40, 1) if quick else (200, 2))),
+        "End to end": lambda: end_to_end.measure(*((40, 4, 1) if quick else (200, 12, 3))),
+    }
 
 
 def main() -> None:
-    """Run the parts, then the whole."""
-    quick = "quick" in sys.argv[1:]
-    print("# The report", flush=True)
-    bench_report.main()
-    print("\n# Pixels", flush=True)
-    bench_pixels.main()
-    print("\n# The engine", flush=True)
-    bench_engine.main(Path.home() / ".cache" / "cxr-backlog", 2 if quick else 5)
-    print("\n# The producer", flush=True)
-    bench_producer.main()
-    print("\n# Start and memory of an inference worker", flush=True)
-    bench_start.main(1 if quick else 5)
-    print("\n# One image by stage", flush=True)
-    bench_stages.main(8 if quick else 40)
-    print("\n# Simulated workers", flush=True)
-    bench_scale.main()
-    print("\n# Comparison with labels", flush=True)
-    bench_validation.main(*((50, 100_000) if quick else (200, 1_000_000)))
-    print("\n# One worker and two", flush=True)
-    bench_workers.main(*((40, 1) if quick else (200, 2)))
-    print("\n# End to end", flush=True)
-    end_to_end.measure(*((40, 4, 1) if quick else (200, 12, 3)))
+    """Measure, print the table, and write it where that is asked for."""
+    arguments = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    arguments.add_argument("--quick", action="store_true", help="few images and rounds")
+    arguments.add_argument(
+        "--write", action="store_true", help=f"keep the figures, and put the table into {_PAGE.name}"
+    )
+    given = arguments.parse_args()
+    found: list[figures.Figure] = []
+    for heading, measure in parts(quick=given.quick).items():
+        print(f"\n# {heading}", flush=True)
+        found += measure()
+    lines = list(figures.table(found, figures.read()))
+    print("\n# All of it", *lines, sep="\n")
+    if given.write:
+        figures.write(found)
+        figures.put_into(_PAGE, lines)
 
 
 if __name__ == "__main__":

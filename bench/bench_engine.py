@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import torch
 
+from bench.figures import Figure
 from bench.reference.torch_export import exported_by_torch
 from worker.model.network import build_graph
 from worker.model.onnx_engine import OnnxForward
@@ -77,7 +78,8 @@ def eager(model: torch.nn.Module, threads: int) -> Forward:
     return forward
 
 
-def main(cache: Path, rounds: int) -> None:
+def main(cache: Path, rounds: int) -> list[Figure]:
+    """Print the table and return its figures."""
     weights = locate("seeded", "", cache, download=False)
     graph, exported = build_graph(weights), exported_by_torch(weights)
     model = Scorer(network(weights), weights.model.points).eval()
@@ -101,15 +103,21 @@ def main(cache: Path, rounds: int) -> None:
         for name, (forward, batch) in variants.items():
             times[name].append(seconds(forward, batch, images))
 
+    found = []
     for threads in (1, 2):
         base = times[f"PyTorch's export, {threads} thread(s), batch 1"]
         for name, taken in times.items():
             if f" {threads} thread(s)" in name:
                 ratio = statistics.median(before / now for before, now in zip(base, taken, strict=True))
-                print(
-                    f"{name:42} {IMAGES / statistics.median(taken):6.1f} images/s  {ratio:5.2f} x PyTorch's export"
-                )
-    print(f"class activation maps: {cost_of_maps(graph, images, 4 * rounds + 1):+.2%} of a forward pass")
+                rate = IMAGES / statistics.median(taken)
+                found.append(Figure("engine", name, rate, "images/s", ratio, "× PyTorch's export"))
+                print(f"{name:42} {rate:6.1f} images/s  {ratio:5.2f} x PyTorch's export")
+    cost = cost_of_maps(graph, images, 4 * rounds + 1)
+    print(f"class activation maps: {cost:+.2%} of a forward pass")
+    found.append(
+        Figure("engine", "class activation maps", 100 * cost, "%", 1 + cost, "× a forward pass without")
+    )
+    return found
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 
 from backlog.dicom.header import dataset_of
 from backlog.dicom.parser import parse_file
+from bench.figures import Figure
 from tests.support.dicom_images import (
     JPEG_2000_LOSSLESS,
     JPEG_LOSSLESS_SV1,
@@ -89,12 +90,17 @@ def rows(*, with_reference: bool = True) -> list[tuple[str, float, str, float]]:
     return found
 
 
-def main() -> None:
-    """Print the table."""
+def main() -> list[Figure]:
+    """Print the table and return its figures."""
     warnings.simplefilter("ignore")
     print(f"{ROWS} x {COLUMNS}, {BITS} bit, bytes to model input")
-    for name, milliseconds, of_what, ratio in rows():
+    found = rows()
+    for name, milliseconds, of_what, ratio in found:
         print(f"{name:14} {milliseconds:8.1f} ms {ratio:8.3f} {of_what}")
+    return [
+        Figure("pixels", f"{name}, {of_what}", milliseconds, "ms", ratio, of_what)
+        for name, milliseconds, of_what, ratio in found
+    ]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from backlog.broker.messages import ItemRecord, Stage
 from backlog.model import LABELS
 from backlog.outcomes import Outcome
 from backlog.settings import Settings
+from bench.figures import Figure
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.ledger.chunk_sizes import even
@@ -163,8 +164,9 @@ def one(kind: str, count: int) -> dict[str, Any]:
         return found
 
 
-def main() -> None:
-    """Measure every size in a process of its own and print the table."""
+def main() -> list[Figure]:
+    """Measure every size in a process of its own; print the table and return its figures."""
+    found = []
     print(f"{'':<26}{'items/s':>12}{'peak MB':>10}{'bytes an item':>16}")
     for kind in ("zip", "folder"):
         for count in SIZES[:2] if kind == "folder" else SIZES:
@@ -176,10 +178,12 @@ def main() -> None:
             )
             for step, numbers in json.loads(done.stdout).items():
                 name = f"{kind}, {count}, {step}"
+                found.append(Figure("producer", name, numbers["per second"], "items/s"))
                 size = f"{numbers['bytes an item']:.0f}" if "bytes an item" in numbers else ""
                 print(
                     f"{name:<26}{numbers['per second']:>12,.0f}{numbers['MB']:>10.0f}{size:>16}", flush=True
                 )
+    return found
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backlog.dicom.header import identity, read_header
+from bench.figures import Figure
 from bench.reference import highdicom_sr as sr_highdicom
 from tests.support.sr_headers import CASES
 from worker.sr.build import Model, Options, build, check
@@ -72,12 +73,15 @@ def rows(image: bytes = CASES["good"].dicom) -> list[tuple[str, float, str, floa
     return [(name, value, "ms CPU", value / reference) for name, value in medians.items()]
 
 
-def main() -> None:
-    """Print the table for the built-in header, or for the file that is named."""
-    found = rows(Path(sys.argv[1]).read_bytes()) if len(sys.argv) > 1 else rows()
+def main(image: Path | None = None) -> list[Figure]:
+    """Print the table for the built-in header, or for a file; return its figures."""
+    found = rows() if image is None else rows(image.read_bytes())
     for name, value, unit, ratio in found:
         print(f"{name:28} {value:9.2f} {unit}  {ratio:8.4f} of highdicom's")
+    return [
+        Figure("report", name, value, unit, ratio, "of highdicom's") for name, value, unit, ratio in found
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backlog.settings import Settings
+from bench.figures import Figure
 from producer.dispatch.progress import RunProgress
 from tests.chaos.simulated import CHUNK, cpu_seconds, produce
 from tests.support.servers import ROOT, RedisServer
@@ -87,8 +88,9 @@ def measure(workers: int, rate: float, folder: Path) -> Point:
     return Point(workers, (n1 - n0) / (t1 - t0), redis_us, producer_us, worker_us)
 
 
-def main(rate: float = 100.0) -> None:
-    """Print the curve."""
+def main(rate: float = 100.0) -> list[Figure]:
+    """Print the curve and return its points."""
+    found = []
     print(
         f"each worker scores {rate:g} images/s, in chunks of {CHUNK}; {os.cpu_count()} cores for everything"
     )
@@ -101,6 +103,9 @@ def main(rate: float = 100.0) -> None:
             f"{point.redis:>26.0f}{point.producer:>10.0f}{point.worker:>9.0f}",
             flush=True,
         )
+        ideal = point.rate / (rate * workers)
+        found.append(Figure("simulated workers", str(workers), point.rate, "images/s", ideal, "of ideal"))
+    return found
 
 
 if __name__ == "__main__":

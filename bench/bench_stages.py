@@ -32,6 +32,7 @@ from backlog.pacs.connect import connect
 from backlog.settings import Settings
 from bench.bench_scale import measure
 from bench.end_to_end import fresh_orthanc, write_zip
+from bench.figures import Figure
 from bench.reference.serial_loop import Serial
 from tests.support.servers import OrthancServer, RedisServer
 from worker.model.engine import Engine, load
@@ -194,8 +195,8 @@ def _bars(title: str, stages: dict[tuple[str, str], float], longest: float) -> N
         print(f"  {stage:<26}{1000 * value:>7.1f}  {whose:<13}{'█' * round(60 * value / longest)}")
 
 
-def main(count: int = 40) -> None:
-    """Print both as bars on one scale, and what is neither Orthanc, codec, forward pass nor report."""
+def main(count: int = 40) -> list[Figure]:
+    """Print both as bars on one scale, and what is neither Orthanc, codec, forward pass nor report; return sums."""
     serial, ours = measure_stages(count)
     longest = max([*serial.values(), *ours.values()])
     _bars("The serial loop", serial, longest)
@@ -204,6 +205,14 @@ def main(count: int = 40) -> None:
         print(
             f"{whose}: {1000 * sum(value for (_, belongs), value in ours.items() if belongs == whose):.1f} ms"
         )
+    whole, loop = 1000 * sum(ours.values()), 1000 * sum(serial.values())
+    found = [
+        Figure("one image by stage", "all stages", whole, "ms of CPU", whole / loop, "of the serial loop's")
+    ]
+    for whose in dict.fromkeys(belongs for _, belongs in ours):
+        part = 1000 * sum(value for (_, belongs), value in ours.items() if belongs == whose)
+        found.append(Figure("one image by stage", whose, part, "ms of CPU", part / whole, "of all stages"))
+    return found
 
 
 if __name__ == "__main__":

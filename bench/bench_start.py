@@ -21,6 +21,7 @@ from backlog.broker.messages import QUEUES, TASKS, Stage, task_id
 from backlog.pacs.folder import FolderPacs
 from backlog.settings import Settings
 from bench.end_to_end import BITS, COLUMNS, ROWS
+from bench.figures import Figure
 from producer.demo.backlog import Shot, dicom, radiograph
 from producer.run.worker_command import prepare_model
 from tests.support.jobs import a_job
@@ -88,8 +89,8 @@ def once(folder: Path) -> tuple[float, dict[str, float]]:
         redis.stop()
 
 
-def main(rounds: int = 5) -> None:
-    """Print medians."""
+def main(rounds: int = 5) -> list[Figure]:
+    """Print medians and return them."""
     prepare_model(weights="seeded")  # the export is cached, as on every start but a machine's first
     seconds: list[float] = []
     memory: list[dict[str, float]] = []
@@ -107,6 +108,12 @@ def main(rounds: int = 5) -> None:
         f"memory {sum(parts.values()):.0f} MB: "
         + ", ".join(f"{name} {size:.0f}" for name, size in parts.items())
     )
+    return [
+        Figure(
+            "inference worker", "from its start to its first image scored", statistics.median(seconds), "s"
+        ),
+        Figure("inference worker", "memory of one process with its reader", sum(parts.values()), "MB"),
+    ]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backlog.model import LABELS
+from bench.figures import Figure
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Source
 from producer.validation import metrics
@@ -30,16 +31,28 @@ _DISTANCE = 1.0
 _AUC = 0.5 * (1 + math.erf(_DISTANCE / 2))
 
 
-def main(draws: int = 200, rows: int = 1_000_000) -> None:
-    """Print both."""
+def main(draws: int = 200, rows: int = 1_000_000) -> list[Figure]:
+    """Print both and return them."""
+    found = []
     print("## Comparison with labels\n")
     print("| patients | images each | intervals of 95 % that hold the AUC |\n|---|---|---|")
     for patients, images in ((100, 1), (300, 1), (100, 4)):
-        print(f"| {patients} | {images} | {100 * coverage(patients, images, draws):.1f} % of {draws} |")
+        share = 100 * coverage(patients, images, draws)
+        name = f"{patients} patients of {images} image(s)"
+        found.append(
+            Figure(
+                "comparison with labels", name, share, "% of intervals hold the AUC", share / 95, "of 95 %"
+            )
+        )
+        print(f"| {patients} | {images} | {share:.1f} % of {draws} |")
     read, joined, megabytes = million(rows)
     print(
         f"\n{rows:,} rows: read in {read:.1f} s, joined in {joined:.1f} s of CPU, {megabytes:.0f} MB at most"
     )
+    return [
+        *found,
+        Figure("comparison with labels", f"{rows:,} rows read and joined", read + joined, "s of CPU"),
+    ]
 
 
 def coverage(patients: int, images: int, draws: int) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.end_to_end import Way, fresh_orthanc, system, write_zip
+from bench.figures import Figure
 
 _FORWARD = """
 import sys, time
@@ -65,8 +66,9 @@ def _forward(processes: int) -> float:
     return sum(float(process.communicate()[0]) for process in started)
 
 
-def main(count: int = 200, rounds: int = 2) -> None:
-    """Print both and their ratio."""
+def main(count: int = 200, rounds: int = 2) -> list[Figure]:
+    """Print both and their ratio; return them."""
+    found = []
     whole = {workers: Way(f"whole runs, {workers}") for workers in (1, 2)}
     bare = {workers: Way(f"bare forward pass, {workers}") for workers in (1, 2)}
     with TemporaryDirectory(prefix="cxr-bench-") as name:
@@ -92,6 +94,8 @@ def main(count: int = 200, rounds: int = 2) -> None:
     for title, ways in (("whole runs", whole), ("bare forward pass", bare)):
         one, two = ways[1].median, ways[2].median
         print(f"{title:<30}{one:>16.2f}{two:>12.2f}{two / one:>7.2f}")
+        found.append(Figure("two workers", title, two, "images/s", two / one, "× one worker on one core"))
+    return found
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.figures import Figure
 from bench.reference.serial_loop import Serial
 from producer.demo.backlog import Shot, dicom, radiograph
 from tests.support.servers import OrthancServer
@@ -112,8 +113,8 @@ def bare_forward(count: int) -> float:
     return count / (time.perf_counter() - started)
 
 
-def measure(count: int = 200, serial_count: int = 12, rounds: int = 3) -> None:
-    """Measure all ways and print the table."""
+def measure(count: int = 200, serial_count: int = 12, rounds: int = 3) -> list[Figure]:
+    """Measure all ways; print the table and return its figures."""
     ways = {
         name: Way(name)
         for name in (
@@ -172,6 +173,23 @@ def measure(count: int = 200, serial_count: int = 12, rounds: int = 3) -> None:
         "serial loop by stage, ms: "
         + ", ".join(f"{key} {1000 * seconds:.0f}" for key, seconds in stages.items())
     )
+    return [
+        figure
+        for way in ways.values()
+        for figure in (
+            Figure(
+                "whole runs", way.name, way.median, "images/s", way.median / serial_rate, "× the serial loop"
+            ),
+            Figure(
+                "whole runs, to the forward pass",
+                way.name,
+                way.median,
+                "images/s",
+                way.median / forward_rate,
+                "×",
+            ),
+        )
+    ]
 
 
 if __name__ == "__main__":
