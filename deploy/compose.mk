@@ -21,4 +21,4 @@ down: ## Stop the stack and a running producer; its volumes, runs and reports st
 compose-test: ## Bring up a stack of its own and try it; needs a Docker Engine with Compose v2
 	@scripts/environment dev
 	$(PYTHON) -m pytest tests/compose/check_stack.py tests/compose/check_runner.py \
-	  tests/compose/check_flower.py tests/compose/check_tls.py
+	  tests/compose/check_flower.py tests/compose/check_tls.py tests/compose/check_viewer.py

@@ -15,4 +15,19 @@ pipe=${TMPDIR:-/tmp}/orthanc-log
 rm -f "$pipe"
 mkfifo -m 600 "$pipe"
 grep --line-buffered -v 'HttpOutput.cpp:.*has not sent the proper number of bytes in its body' <"$pipe" >&2 &
-exec Orthanc /etc/cxr/ 2>"$pipe"
+# DICOMweb is what viewers read by. Others by name in CXR_ORTHANC_PLUGINS, as "OrthancOHIF OrthancExplorer2", where
+# the image has them: Debian's keeps its plug-ins in the first folder, the official one in the second until asked for.
+conf=${TMPDIR:-/tmp}/orthanc
+rm -rf "$conf"
+mkdir -m 700 "$conf"
+cp /etc/cxr/*.json "$conf"
+found=
+for plugin in OrthancDicomWeb ${CXR_ORTHANC_PLUGINS-}; do
+  for folder in /usr/share/orthanc/plugins /usr/share/orthanc/plugins-available; do
+    [ ! -e "$folder/lib$plugin.so" ] || { found=$found,\"$folder/lib$plugin.so\"; continue 2; }
+  done
+  [ "$plugin" = OrthancDicomWeb ] || { echo "this image has no plug-in $plugin (CXR_ORTHANC_PLUGINS)" >&2; exit 2; }
+  echo "this image has no DICOMweb plug-in: viewers will find nothing" >&2
+done
+echo "{ \"Plugins\": [${found#,}] }" >"$conf/plugins.json"
+exec Orthanc "$conf" 2>"$pipe"

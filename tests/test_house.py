@@ -58,6 +58,7 @@ DOORS = {
     },
     "jinja2": {
         *("producer.page.page", "producer.validation.page", "producer.gallery.page"),
+        "producer.runner.entry_page",
         "producer.cli.validate",
     },
     "matplotlib": {"producer.page.charts"},

@@ -148,7 +148,7 @@ def _account(found: Figures, words: Words) -> dict[str, Any]:
         "written": words.moment(datetime.now(UTC).timestamp()),
         "version": metadata.version("cxr-backlog"),
         "found": found,
-        "stages": [words(TASKS[stage]) for stage in TASKS],
+        "stages": {stage.value: words(name) for stage, name in TASKS.items()},
         "drift_line": drift_line(found.comparison, words) if found.comparison else "",
         "verdicts": {verdict: words(f"verdict_{verdict.name.lower()}") for verdict in Verdict},
         "drift_limits": {

@@ -23,12 +23,13 @@ from typing import IO, Final
 
 from backlog.errors import BacklogError, UsageError
 from backlog.processes import die_with_parent
-from backlog.settings import Settings, child_environment
+from backlog.settings import Settings, child_environment, interface_language
 from backlog.version import build
 from producer.cli.options import INTERRUPTED, OK, QUARANTINED
 from producer.monitoring.targets import prune
 from producer.run.create import create
 from producer.run.folder import Paths
+from producer.runner.entry_page import EntryPage
 from producer.runner.inbox import Inbox
 from producer.runner.runs import (
     RUNNER_FILE,
@@ -79,12 +80,14 @@ class Runner:
     _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _errors: IO[bytes] | None = field(default=None, init=False)
     _at: Path | None = field(default=None, init=False)
+    _page: EntryPage = field(init=False)
     _said: set[Path] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         if not self.settings.redis_url or not self.settings.pacs_url:
             raise UsageError("the runner's runs need workers elsewhere: set CXR_REDIS_URL and CXR_PACS_URL")
         self._started = self.clock()
+        self._page = EntryPage(self.root, interface_language())
 
     def work(self, stop: Callable[[], bool]) -> None:
         """Work until told to stop; then stop the run that is being worked on.
@@ -108,6 +111,7 @@ class Runner:
         """Look once, and start or stop what has to be."""
         self.runs = list(find_runs(self.root, self.runs))
         self._beat()
+        self._page.show(self.runs)
         prune(self.settings, {f"run-{run.run}" for run in self.runs if run.state in _AT_WORK})
         if self._child is not None and self._child.poll() is not None:
             self._end_of_run()

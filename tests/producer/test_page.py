@@ -14,12 +14,13 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import binomtest
 
-from backlog.broker.messages import ItemRecord, Stage
+from backlog.broker.messages import TASKS, ItemRecord, Stage
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Flag, Reason
 from backlog.settings import Settings
 from producer.cli.main import main
+from producer.ledger import schema
 from producer.ledger.ledger import Ledger
 from producer.page.page import write_page
 from producer.page.statistics import MAX_ITEMS, gather, wilson
@@ -218,6 +219,16 @@ def test_the_page_speaks_portuguese(portuguese: Path) -> None:
         assert said in words
     assert re.search(r"\d,\d–\d+,\d %", words)
     assert not re.search(r"\b(the|and|images|reported|skipped|median|within|items|chunks)\b", words)
+
+
+def test_every_stage_and_effect_has_its_words() -> None:
+    effects = {
+        value
+        for name, value in vars(schema).items()
+        if name.isupper() and re.fullmatch(r"[a-z_]+\.[a-z_]+", str(value))
+    }
+    assert "labels.put" in effects
+    assert {*TASKS.values(), *(f"effect_{kind}" for kind in effects)} <= words_of("en").phrases.keys()
 
 
 def test_both_languages_say_the_same_with_the_same_values() -> None:

@@ -15,16 +15,19 @@ from typing import Any, Self
 #: Chromium takes no part of the user's own browser, and asks its makers for nothing: as it resolves no name, it can't
 #: (without that it asks for accounts.google.com within seconds, whatever else is switched off).
 _FLAGS = (
-    *"--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    *"--headless --no-sandbox --disable-quic --no-first-run --disable-background-networking"
     " --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe".split(),
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
+_WITHOUT_GRAPHICS = ("--disable-gpu",)
+#: WebGL on a CPU, for a page that draws with it.
+_WITH_WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 
 
 class Browser:
     """One page in a Chromium of our own. A context."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, webgl: bool = False, size: tuple[int, int] = (1280, 900)) -> None:
         from_us, to_us = os.pipe(), os.pipe()
         self._events: list[dict[str, Any]] = []
         self._held = b""
@@ -40,6 +43,8 @@ class Browser:
                 "bash",
                 "chromium",
                 *_FLAGS,
+                *(_WITH_WEBGL if webgl else _WITHOUT_GRAPHICS),
+                f"--window-size={size[0]},{size[1]}",
                 f"--user-data-dir={folder}",
                 "about:blank",
             ],
@@ -84,8 +89,12 @@ class Browser:
 
     def open(self, path: Path) -> list[dict[str, Any]]:
         """Open a file and return what happened up to its load."""
+        return self.visit(path.as_uri())
+
+    def visit(self, address: str) -> list[dict[str, Any]]:
+        """Open an address and return what happened up to its load."""
         self._events.clear()
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=address)
         while not any(event.get("method") == "Page.loadEventFired" for event in self._events):
             self._events.append(self._next())
         return list(self._events)
@@ -102,6 +111,10 @@ class Browser:
             for node in nodes
             if not node.get("ignored")
         ]
+
+    def picture(self) -> bytes:
+        """Return what is seen, as PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
     def pdf(self) -> bytes:
         """Return the page as it is printed, on A4."""
