@@ -142,7 +142,7 @@ class Settings:
     chunk_size: int = _setting(32, "Most images in one message, 1 to 64.", allowed=(1, 64))
     window: int = _setting(
         0,
-        "Most chunks in flight at a time. 0: eight per inference worker, at least 16.",
+        "Most chunks in flight at a time. 0: as many as workers take, and a few that wait.",
         allowed=(0, 100_000),
     )
     lease_seconds: float = _setting(

@@ -91,11 +91,25 @@ redis.call('HSET', chunk_key, 't:' .. stage, time)
 for k = records_start, #ARGV, 2 do redis.call('HSETNX', chunk_key, 'o:' .. ARGV[k], ARGV[k + 1]) end
 redis.call('HSET', chunk_key, 'stage', following)
 redis.call('HDEL', chunk_key, 'lease', 'owner', 'cur', 'back', 'back_since', 'a:' .. stage)
+redis.call('ZADD', sent_key, now, chunk)
+redis.call('EXPIRE', sent_key, ttl)
 return 1
 """,
-    keys=("chunk_key",),
-    arguments={"owner": str, "following": int, "stage": int, "spent": str},
+    keys=("chunk_key", "sent_key"),
+    arguments={"owner": str, "following": int, "stage": int, "spent": str, "chunk": int, "ttl": int},
     rest="records",
+)
+
+#: Keeps when the messages of some chunks were sent: a message that is older than all that wait is in no queue.
+MARK_SENT: Final = LuaScript(
+    """
+for k = chunks_start, #ARGV do redis.call('ZADD', sent_key, now, ARGV[k]) end
+redis.call('EXPIRE', sent_key, ttl)
+return 1
+""",
+    keys=("sent_key",),
+    arguments={"ttl": int},
+    rest="chunks",
 )
 
 #: Gives a chunk back before its stage is over. What an attempt has finished stays.

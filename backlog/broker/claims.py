@@ -9,6 +9,8 @@ Keys of a run::
     cxr:{run}          hash    state (running | paused | cancelled), pacs (its identifier now)
     cxr:{run}:served   hash    read, write, source: when workers of the run were served last (ms)
     cxr:{run}:done     bitmap  chunk numbers that the producer has harvested
+    cxr:{run}:sent     zset    when the last message of each chunk in flight was sent (ms), by its number
+    cxr:{run}:parked   list    messages that came to workers while the run was paused
     cxr:{run}:c:{no}   hash    stage, a:{stage} (attempts), lease (ms), owner, cur (current-item mark, item:stage),
                                d:{i} (deaths), o:{i} (record), t:{stage} (how long it took),
                                n:{stage}:{i} (item for the next stage, of an attempt that was broken off),
@@ -30,9 +32,9 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from backlog.broker.claim import Claim, ClaimSteps, dump
+from backlog.broker.claim import CLAIM_TTL_SECONDS, Claim, ClaimSteps, dump
 from backlog.broker.connection import Broker
 from backlog.broker.messages import TASKS, ItemRecord, Stage, StageTime
 from backlog.fault_attribution import Operation
@@ -42,18 +44,15 @@ from backlog.outcomes import Outcome, Reason
 #: An item at which its worker dies this often, while it is alone at work on it, is quarantined.
 MAX_WORKER_CRASHES: Final = 2
 
-#: What nobody touched for this long, in seconds, belongs to a run that was given up.
-CLAIM_TTL_SECONDS: Final = 30 * 24 * 3600
-
 
 class Refusal(Enum):
-    """Why a message's chunk is not to be worked on. The message is acknowledged and dropped, but for PAUSED."""
+    """Why a message's chunk is not to be worked on. The message is acknowledged and dropped, or parked if PAUSED."""
 
     DONE = "done"  #: this stage is over
     STALE = "stale"  #: the chunk was started again since; its new message is on the way
     BUSY = "busy"  #: another worker holds it
     CANCELLED = "cancelled"  #: the user cancelled the run
-    PAUSED = "paused"  #: the user paused it: the one message that is given back instead of dropped
+    PAUSED = "paused"  #: the user paused it: the one message that is kept instead of dropped
 
 
 def _references_key(run: str, chunk: int) -> str:
@@ -245,6 +244,7 @@ class Claims:
             for no in chunks:
                 pipe.setbit(f"cxr:{run}:done", no, done)
                 pipe.delete(f"cxr:{run}:c:{no}", _references_key(run, no))
+                pipe.zrem(f"cxr:{run}:sent", no)
             pipe.expire(f"cxr:{run}:done", CLAIM_TTL_SECONDS)
             pipe.execute()
 
@@ -271,6 +271,59 @@ class Claims:
                 chunk=chunk,
             )
         )
+
+    def mark_sent(self, run: str, chunks: Iterable[int]) -> None:
+        """Keep that messages of chunks are being sent now; call it before they are.
+
+        A worker that finishes a stage does so with its claim.
+        """
+        self.steps.mark_sent(sent_key=f"cxr:{run}:sent", ttl=CLAIM_TTL_SECONDS, chunks=list(chunks))
+
+    def sent(self, run: str, chunks: Iterable[int]) -> dict[int, int]:
+        """Return when the last message of each chunk was sent, in ms; unknown ones are missing."""
+        numbers = list(chunks)
+        if not numbers:
+            return {}
+        with self.broker.reached() as client:
+            answers = client.zmscore(f"cxr:{run}:sent", [str(no) for no in numbers])
+        return {no: int(at) for no, at in zip(numbers, answers, strict=True) if at is not None}
+
+    def oldest_sent(self, queues: Iterable[str]) -> dict[str, int]:
+        """Return when the message that waits longest in each queue was sent, in ms; an empty queue is missing.
+
+        0 where that isn't known. Queues are taken from in order: what was sent before it waits no more.
+        """
+        heads = self.broker.oldest(queues)
+        with self.broker.reached() as client:
+            pipe = client.pipeline(transaction=False)
+            for task in heads.values():
+                run, chunk = task[:2] if task else ("", 0)
+                pipe.zscore(f"cxr:{run}:sent", chunk)
+            return {queue: int(at or 0) for queue, at in zip(heads, pipe.execute(), strict=True)}
+
+    def waiting_seconds(self, queues: Iterable[str]) -> dict[str, float]:
+        """Return for how long the oldest message of each queue has waited; 0 where none does."""
+        ages = dict.fromkeys(queues, 0.0)
+        with self.broker.reached() as client:
+            seconds, micros = client.time()
+        for queue, at in self.oldest_sent(ages).items():
+            ages[queue] = max(0.0, seconds + micros / 1e6 - at / 1000) if at else 0.0
+        return ages
+
+    def park(self, run: str, message: list[Any]) -> None:
+        """Keep a message of a paused run, so that it stands in no other run's way."""
+        with self.broker.reached() as client:
+            client.rpush(f"cxr:{run}:parked", json.dumps(message, separators=(",", ":")))
+            client.expire(f"cxr:{run}:parked", CLAIM_TTL_SECONDS)
+
+    def unpark(self, run: str) -> list[list[Any]]:
+        """Return the messages that were parked, and forget them: the caller sends them."""
+        with self.broker.reached() as client:
+            pipe = client.pipeline(transaction=True)
+            pipe.lrange(f"cxr:{run}:parked", 0, -1)
+            pipe.delete(f"cxr:{run}:parked")
+            parked, _ = pipe.execute()
+        return [json.loads(text) for text in parked]
 
     def set_state(self, run: str, state: str) -> None:
         """Say whether the run is ``running``, ``paused`` or ``cancelled``; repeated, since Redis may have lost it."""

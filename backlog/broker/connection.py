@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
@@ -14,15 +13,6 @@ import redis
 from backlog.broker.lua import LuaScript
 from backlog.broker.messages import Stage, parse_task_id
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
-
-
-@dataclass(frozen=True)
-class Messages:
-    """The chunks of a run that have a message."""
-
-    waiting: frozenset[int]  #: in a queue
-    #: with a worker, not acknowledged; stays so for an hour when that worker was killed
-    taken: frozenset[int]
 
 
 class Broker:
@@ -105,18 +95,15 @@ class Broker:
         with self.reached() as client:
             return dict(client.info())
 
-    def messages(self, run: str, queues: Iterable[str]) -> Messages:
-        """Return the chunks of a run that have a message in some queues."""
+    def taken(self, run: str) -> frozenset[int]:
+        """Return the chunks of a run whose message a worker has, not acknowledged.
+
+        It stays so for an hour when that worker was killed. Reads the messages that workers have, of all runs.
+        """
         with self.reached() as client:
-            pipe = client.pipeline(transaction=False)
-            for queue in queues:
-                pipe.lrange(queue, 0, -1)
-            pipe.hvals("unacked")
-            *found, unacked = pipe.execute()
-        return Messages(
-            waiting=_chunks(run, (json.loads(text) for queue in found for text in queue)),
-            taken=_chunks(run, (json.loads(text)[0] for text in unacked)),
-        )
+            texts = client.hvals("unacked")
+        found = (parse_task_id(json.loads(text)[0]["headers"].get("id", "")) for text in texts)
+        return frozenset(chunk for name, chunk, _ in filter(None, found) if name == run)
 
     def depths(self, queues: Iterable[str]) -> dict[str, int]:
         """Return how many messages wait in each queue."""
@@ -127,8 +114,11 @@ class Broker:
                 pipe.llen(queue)
             return dict(zip(names, pipe.execute(), strict=True))
 
-    def oldest(self, queues: Iterable[str]) -> dict[str, tuple[str, int, Stage]]:
-        """Return run, chunk and stage of the message that waits longest, for each queue that has one."""
+    def oldest(self, queues: Iterable[str]) -> dict[str, tuple[str, int, Stage] | None]:
+        """Return run, chunk and stage of the message that waits longest, for each queue that has one.
+
+        None where it isn't one of ours.
+        """
         names = list(queues)
         with self.reached() as client:
             pipe = client.pipeline(transaction=False)
@@ -137,8 +127,7 @@ class Broker:
             answers = pipe.execute()
         held = zip(names, answers, strict=True)
         heads = {queue: json.loads(text)["headers"] for queue, text in held if text}
-        found = {queue: parse_task_id(head.get("id", "")) for queue, head in heads.items()}
-        return {queue: task for queue, task in found.items() if task}
+        return {queue: parse_task_id(head.get("id", "")) for queue, head in heads.items()}
 
 
 _CLUSTER: Final = (
@@ -187,8 +176,3 @@ _CLUSTER_ERRORS: Final = (
     redis.exceptions.ClusterDownError,
     redis.exceptions.TryAgainError,
 )
-
-
-def _chunks(run: str, messages: Iterable[dict[str, Any]]) -> frozenset[int]:
-    found = (parse_task_id(message["headers"].get("id", "")) for message in messages)
-    return frozenset(chunk for name, chunk, _ in filter(None, found) if name == run)

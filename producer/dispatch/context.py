@@ -28,7 +28,7 @@ class RunContext:
     source: Source
     job: Job
     chunk_size: ChunkSizes
-    window: int  #: most chunks in flight; grows where workers wait for work
+    window: int  #: most chunks in flight
     reconcile_seconds: float  #: between two looks for lost messages; 0 for never
     pause_file: Path  #: present while the run is paused
     give_up_file: Path  #: the numbers of items that the operator gives up, one a line

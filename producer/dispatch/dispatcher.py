@@ -14,7 +14,7 @@ from typing import Any, Final
 from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import ChunkProgress
-from backlog.broker.messages import TASKS, Stage, task_id
+from backlog.broker.messages import TASKS, Job, Stage, task_id
 from backlog.broker.queues import queue_of
 from backlog.errors import ServiceUnavailable
 from producer.dispatch.context import RunContext, RunObserver
@@ -26,7 +26,14 @@ from producer.ledger.ledger import ChunkRow
 from producer.sources.base import Page
 
 _TICK: Final = 0.1
-_MAX_IN_FLIGHT: Final = 1024
+
+#: Chunks of a run that wait for a worker: at least, and at most, where workers take them faster than they come.
+#: Few, so that another run's chunks soon have their turn: queues are first in, first out.
+_LEAST_AHEAD: Final = 8
+_MOST_AHEAD: Final = 1024
+
+#: Chunks that may be in flight where all of them came back: an outage sends every chunk back.
+_MOST_BACK: Final = 32
 
 #: Most items that were put aside in flight at a time.
 _MAX_RETRIES: Final = 64
@@ -48,6 +55,7 @@ class Dispatcher:
         self.in_flight: dict[int, ChunkRow] = {}
         self._harvester = Harvester(context, observer)
         self._reconciler = Reconciler(context)
+        self._ahead = _LEAST_AHEAD
         self._pages: Iterator[Page] | None = None
         self._told = -_TELL_EVERY
         self._seen: tuple[int, int, int, bool] = (0, 0, 0, False)
@@ -83,7 +91,6 @@ class Dispatcher:
         ledger = self.context.ledger
         ledger.acquire()
         self.in_flight = {chunk.no: chunk for chunk in ledger.in_flight()}
-        self.progress.sent = dict.fromkeys(self.in_flight, time.time())
 
     def step(self) -> bool:
         """Harvest, list, dispatch and reconcile once; return whether the run is complete."""
@@ -128,7 +135,6 @@ class Dispatcher:
     def _drop(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             self.in_flight.pop(number, None)
-            self.progress.sent.pop(number, None)
 
     def _give_up(self, states: Mapping[int, ChunkProgress]) -> None:
         """End the items that the operator gives up, and those that nothing is left to be compared with."""
@@ -152,8 +158,8 @@ class Dispatcher:
 
     def list_source(self) -> None:
         """Read pages of the source until enough chunks wait."""
-        ledger, window = self.context.ledger, self.context.window
-        while not ledger.get("all_listed", False) and len(ledger.waiting(window)) < window:
+        ledger, wanted = self.context.ledger, min(self.context.window, self._ahead)
+        while not ledger.get("all_listed", False) and len(ledger.waiting(wanted)) < wanted:
             if self._pages is None:
                 self._pages = self.context.source.pages(ledger.get("cursor", ""))
             try:
@@ -170,8 +176,18 @@ class Dispatcher:
         if paused == self.progress.paused and time.monotonic() - self._told < _TELL_EVERY:
             return
         self.context.claims.set_state(self.context.run, "paused" if paused else "running")
+        if not paused:
+            self._send_parked()
         self.progress.paused = paused
         self._told = time.monotonic()
+
+    def _send_parked(self) -> None:
+        """Send what came to workers while the run was paused."""
+        claims, run = self.context.claims, self.context.run
+        for stage, job, chunk, items in claims.unpark(run):
+            if chunk in self.in_flight:
+                claims.mark_sent(run, [chunk])
+                self._send_message(Stage(stage), job, chunk, items)
 
     def dispatch(self, states: Mapping[int, ChunkProgress]) -> None:
         """Send chunks while the window has room; what came back, or comes again alone, takes none of it."""
@@ -183,19 +199,20 @@ class Dispatcher:
             for number, state in states.items()
             if number in self.in_flight and state.came_back and not state.leased
         }
-        flying = len(self.in_flight.keys() - retries - came_back)
+        ordinary = self.in_flight.keys() - retries
+        flying = ordinary - came_back
+        leased = sum(1 for number in flying if (state := states.get(number)) and state.leased)
         # Whoever scores the first chunk settles the run's weights. Until then a second chunk could meet other ones.
         alone = not self.context.job["weights"]
-        # An outage sends every chunk back: then the window is full of them, and twice as many are enough.
-        most = self.context.window * (1 if alone else 2)
+        window = 1 if alone else self.context.window
+        self._set_ahead()
         room = min(
-            (1 if alone else self.context.window) - flying, most - len(self.in_flight.keys() - retries)
+            window - len(flying),
+            self._ahead - (len(flying) - leased),
+            (window if alone else max(_MOST_BACK, 2 * (leased + self._ahead))) - len(ordinary),
         )
-        if room <= 0:
-            if not alone:
-                self._grow_window()
-            return
-        self._begin(ledger.waiting(room))
+        if room > 0:
+            self._begin(ledger.waiting(room))
 
     def _begin(self, chunks: list[ChunkRow], *, retry: bool = False) -> None:
         """Send chunks that were never sent."""
@@ -205,17 +222,20 @@ class Dispatcher:
         numbers = [chunk.no for chunk in chunks]
         context.ledger.dispatched(numbers)
         self.in_flight |= {chunk.no: chunk for chunk in chunks}
-        self.progress.sent |= dict.fromkeys(numbers, time.time())
         # Redis knows of a chunk that was never sent only where this ledger is a backup, older than Redis's memory.
         context.claims.reopen(context.run, numbers)
         for chunk in chunks:
             self._send(chunk, retry=retry)
 
-    def _grow_window(self) -> None:
-        """Let more chunks fly when workers wait for work: replicas may have been added since."""
-        context = self.context
-        if context.window < _MAX_IN_FLIGHT and not any(context.claims.broker.depths(context.queues).values()):
-            context.window = min(_MAX_IN_FLIGHT, context.window * 2)
+    def _set_ahead(self) -> None:
+        """Let more chunks wait while workers take them at once, and fewer while they stand in a queue.
+
+        Then runs that share workers have equally many in the queue, and so equal shares, whoever came first.
+        """
+        if any(self.context.claims.broker.depths(self.context.queues).values()):
+            self._ahead = max(_LEAST_AHEAD, self._ahead // 2)
+        else:
+            self._ahead = min(_MOST_AHEAD, self._ahead * 2)
 
     def _send(self, chunk: ChunkRow, *, retry: bool = False) -> None:
         context = self.context
@@ -225,15 +245,20 @@ class Dispatcher:
         job = context.job
         if retry or chunk.no in context.ledger.deferred_chunks():
             job = {**job, "retry": True, "history": context.ledger.history(chunk.no).events}
+        context.claims.mark_sent(context.run, [chunk.no])
+        self._send_message(stage, job, chunk.no, items)
+
+    def _send_message(self, stage: Stage, job: Job, chunk: int, items: list[Any]) -> None:
+        context = self.context
         with (
             context.claims.broker.reached()
         ):  # what kombu doesn't know of Redis's errors it passes on as it is
             context.app.send_task(
                 TASKS[stage],
-                args=[job, chunk.no, items],
-                task_id=task_id(context.run, chunk.no, stage),
+                args=[job, chunk, items],
+                task_id=task_id(context.run, chunk, stage),
                 queue=queue_of(stage, job),
-                argsrepr=f"(run={context.run}, chunk={chunk.no}, n={len(items)})",
+                argsrepr=f"(run={context.run}, chunk={chunk}, n={len(items)})",
                 kwargsrepr="{}",
                 retry=False,  # one retry layer: ours, at the next tick
             )

@@ -23,8 +23,6 @@ class RunProgress:
     tally: Tally = field(default_factory=lambda: Tally(0, {}, {}))
     in_flight: int = 0
     leased: int = 0
-    #: When each chunk in flight was sent by this producer, in seconds since 1970.
-    sent: dict[int, float] = field(default_factory=dict)
     resent: int = 0
     paused: bool = False
     waiting_reason: str = ""

@@ -92,7 +92,7 @@ class Metrics:
         manners = PacsConcurrencyLimit(
             self.claims.broker, str(self.ledger.get("pacs")), most=self.settings.pacs_requests
         )
-        self._poller = Poller(self.claims, self.app, self.pacs, manners, self._sent, self._queues)
+        self._poller = Poller(self.claims, self.app, self.pacs, manners, self._queues)
         self.registry.register(self)
 
     def __enter__(self) -> Metrics:
@@ -139,7 +139,7 @@ class Metrics:
         self._ended = list(
             self.ledger.select("SELECT outcome, reason, stage, count FROM tally WHERE count > 0")
         )
-        self._progress = replace(seen, sent=dict(seen.sent))
+        self._progress = replace(seen)
 
     def on_stage_times(self, times: StageTimes) -> None:
         """Take over how long the stages of some chunks took."""
@@ -154,9 +154,6 @@ class Metrics:
 
     def notify(self, text: str) -> None:
         """Do nothing: Prometheus knows numbers only."""
-
-    def _sent(self, chunk: int) -> float | None:
-        return self._progress.sent.get(chunk)
 
     def _queues(self) -> list[str]:
         return list(queues_of(self.job).values())

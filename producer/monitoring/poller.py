@@ -48,7 +48,6 @@ class Poller:
     app: Celery
     pacs: Pacs
     limit: PacsConcurrencyLimit
-    sent: Callable[[int], float | None]  #: when the producer sent a chunk, in seconds since 1970
     queues: Callable[[], list[str]]  #: of the run
     seen: Seen = field(init=False, default_factory=Seen)
     _over: threading.Event = field(init=False, default_factory=threading.Event)
@@ -83,21 +82,10 @@ class Poller:
             info = self.claims.broker.server()
             seen.redis_used, seen.redis_most = int(info["used_memory"]), int(info["maxmemory"])
             seen.depths = self.claims.broker.depths(self.queues())
-            seen.ages = self._ages(time.time())
+            seen.ages = self.claims.waiting_seconds(self.queues())
             seen.pacs_limit, seen.pacs_taken = self.limit.now()
         except BacklogError:
             pass  # away: its metrics are absent until it is back
-
-    def _ages(self, now: float) -> dict[str, float]:
-        """Return how long the oldest message of each queue has waited, in seconds; 0 of an empty queue."""
-        ages = dict.fromkeys(self.queues(), 0.0)
-        for queue, (run, chunk, stage) in self.claims.broker.oldest(ages).items():
-            times = self.claims.times(run, chunk)
-            earlier = [times[one] for one in times if one < stage]
-            before = max(earlier, key=lambda one: one["at"], default=None)
-            since = before["at"] / 1000 if before else self.sent(chunk) or now
-            ages[queue] = max(0.0, now - since)
-        return ages
 
     def _look_at_pacs(self, seen: Seen) -> None:
         started = time.monotonic()

@@ -51,9 +51,8 @@ if TYPE_CHECKING:
 #: How long a run that is to stop may take to write its scores, in seconds: ten million take minutes.
 _ENDING_SECONDS: Final = 10.0
 
-#: Chunks in flight for each inference process, and at least.
-_WINDOW_PER_WORKER: Final = 8
-_WINDOW_LEAST: Final = 16
+#: Most chunks in flight where the settings say nothing: as many as workers take, and what they cost in Redis bounded.
+_WINDOW: Final = 4096
 
 
 def go_on(
@@ -208,7 +207,6 @@ def _dispatch(
         ) from error
     pacs_url = pacs_address(ledger, paths)
     pacs = connect(settings, pacs_url)
-    workers = int(ledger.get("workers"))
     app = make_app(settings)
     metrics = _metrics(settings, ledger, claims, app, job, pacs_url)
     watch = deletion_watch(settings, pacs, ledger, stores_images=source.first is Stage.UPLOAD)
@@ -226,8 +224,8 @@ def _dispatch(
             app,
             source,
             job,
-            chunk_size=guided(int(ledger.get("chunk_size")), workers, source.total),
-            window=settings.window or max(_WINDOW_LEAST, _WINDOW_PER_WORKER * workers),
+            chunk_size=guided(int(ledger.get("chunk_size")), int(ledger.get("workers")), source.total),
+            window=settings.window or _WINDOW,
             reconcile_seconds=settings.reconcile_seconds,
             pause_file=paths.pause,
             give_up_file=paths.give_up,

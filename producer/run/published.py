@@ -23,9 +23,6 @@ _EVERY: Final = 1.0
 #: A file that is older, in seconds, was left by a producer that is gone.
 FRESH: Final = 15.0
 
-#: What of the progress only the producer itself needs.
-_OWN: Final = ("sent",)
-
 
 @dataclass(frozen=True)
 class Published:
@@ -70,7 +67,7 @@ class Publisher:
             return
         self._last = now
         spent = now - self._started
-        news = {name: value for name, value in asdict(progress).items() if name not in _OWN}
+        news = asdict(progress)
         rate = (progress.tally.reported - self._first) / spent if spent > 1 else 0.0
         content = {
             "at": time.time(),

@@ -11,6 +11,7 @@ from typing import Self
 import redis
 
 from backlog.broker.messages import QUEUES
+from backlog.broker.queues import base_of
 from tests.support.servers import RedisServer
 
 
@@ -40,7 +41,7 @@ class Copier:
                 if self._over.is_set():
                     return
                 words = seen["command"].split(" ", 2)
-                if words[0].upper() == "LPUSH" and words[1] in QUEUES.values():
+                if words[0].upper() == "LPUSH" and base_of(words[1]) in QUEUES.values():
                     self._copy(words[1], words[2])
 
     def _copy(self, queue: str, text: str) -> None:

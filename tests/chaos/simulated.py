@@ -65,10 +65,17 @@ class _Shown(Silent):
 
 
 def produce(
-    folder: Path, items: int, settings: Settings, *, window: int, show: Callable[[RunProgress], None]
+    folder: Path,
+    items: int,
+    settings: Settings,
+    *,
+    show: Callable[[RunProgress], None],
+    window: int = 4096,
+    run: str = "simulated",
+    chunk_size: int = CHUNK,
 ) -> None:
     """Be the producer of a run until it is complete."""
-    job = a_job("simulated")
+    job = a_job(run)
     ledger = Ledger.create(folder / "ledger.sqlite", {"job": job})
     context = RunContext(
         ledger,
@@ -76,7 +83,7 @@ def produce(
         make_app(settings),
         Simulated(items),
         job,
-        chunk_size=even(CHUNK),
+        chunk_size=even(chunk_size),
         window=window,
         reconcile_seconds=settings.reconcile_seconds,
         pause_file=folder / "pause",

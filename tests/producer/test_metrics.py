@@ -76,7 +76,7 @@ def value(text: str, series: str) -> float | None:
 
 
 def progress(ledger: Ledger, **more: object) -> RunProgress:
-    base = RunProgress(listed=96, all_listed=True, total=96, tally=ledger.tally(), sent={})
+    base = RunProgress(listed=96, all_listed=True, total=96, tally=ledger.tally())
     return replace(base, **more)  # type: ignore[arg-type]  # a test's own
 
 
@@ -149,7 +149,9 @@ def test_what_waits_and_since_when(metrics: Metrics, ledger: Ledger) -> None:
     # Chunk 3 was sent a minute ago; chunk 4 has passed upload, and waits for inference since then.
     send(metrics, 3, Stage.UPLOAD)
     send(metrics, 5, Stage.UPLOAD)
-    metrics.on_progress(progress(ledger, sent={3: time.time() - 60, 5: time.time()}))
+    metrics.on_progress(progress(ledger))
+    metrics.claims.mark_sent(RUN, [5])
+    metrics.claims.broker.client.zadd(f"cxr:{RUN}:sent", {"3": 1000 * (time.time() - 60)})
     claim = metrics.claims.claim(RUN, 4, Stage.UPLOAD, Stage.UPLOAD)
     assert isinstance(claim, Claim)
     claim.finish(Stage.INFER, {}, 16)
@@ -336,7 +338,7 @@ def test_a_real_prometheus_takes_the_numbers_and_every_panel_asks_it(
     harvest(ledger, lambda item: reported(item, some_scores(item)), chunks=2)
     send(metrics, 3, Stage.UPLOAD)
     metrics.on_stage_times({chunk: dict(times(chunk, 8)) for chunk in (1, 2)})
-    metrics.on_progress(progress(ledger, in_flight=1, sent={3: time.time() - 60}))
+    metrics.on_progress(progress(ledger, in_flight=1))
     wait_until(lambda: ask(prometheus, 'cxr_items_ended_total{outcome="reported"}'), 60, "it has scraped")
     (ended,) = ask(prometheus, f'sum by (run) (cxr_items_ended_total{{outcome="reported",run="{RUN}"}})')
     assert float(ended["value"][1]) == ledger.tally().ended

@@ -362,9 +362,11 @@ def test_a_cancelled_run_stops_between_two_items(shop: Shop) -> None:
 
 
 def goes_back(shop: Shop, stage: Stage, message: Message, retry_budget: float = 0.0) -> None:
+    """It comes back behind the others; where this worker stops, before them."""
     with pytest.raises(Reject) as rejected:
         shop.do(stage, message, retry_budget)
-    assert rejected.value.requeue
+    again = [items for _, _, items in shop.take(stage)]
+    assert again == ([] if rejected.value.requeue else [message[2]])
     assert not shop.claims.progress("run1", [1])[1].leased
 
 
@@ -695,10 +697,12 @@ def test_a_paused_run_holds_its_chunk_back_after_the_item_at_work(shop: Shop) ->
             shop.claims.set_state("run1", "paused")
             wait_until(attempt.claim._paused.is_set, 10)
 
-    for _ in range(2):  # once in the middle, once at the door
-        with pytest.raises(Reject) as held:
-            shop.runner().run(Stage.UPLOAD, job, 1, message[2], slow)
-        assert held.value.requeue
+    with pytest.raises(Reject) as held:  # in the middle
+        shop.runner().run(Stage.UPLOAD, job, 1, message[2], slow)
+    assert held.value.requeue
+    shop.runner().run(Stage.UPLOAD, job, 1, message[2], slow)  # at the door
+    assert shop.claims.unpark("run1") == [[Stage.UPLOAD, job, 1, message[2]]]
+    assert shop.claims.unpark("run1") == []
     assert done == [0]
     shop.claims.set_state("run1", "running")
     shop.do(Stage.UPLOAD, message)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from celery import Celery
 from celery.exceptions import Reject
@@ -49,6 +49,7 @@ class StageRunner:
     retry_seconds: float  #: that an attempt waits for servers that are unavailable
     pacs: Callable[[], Pacs] | None = None  #: where slots are waited for; None for nowhere
     slot_wait: Callable[[], float] = lambda: 0.0
+    item_seconds: float = float("inf")  #: computing time that one item may take
 
     def run(self, stage: Stage, job: Job, chunk: int, items: list[Any], body: StageBody) -> None:
         """Do one stage of one chunk, once.
@@ -63,8 +64,7 @@ class StageRunner:
         Raises
         ------
         celery.exceptions.Reject
-            The chunk goes back into its queue, untried: a server is unavailable for too long, the run is paused, or
-            this worker stops.
+            The chunk goes back into its queue, untried: Redis is unavailable, or this worker stops.
         """
         first = FIRST_STAGES[job["source"]["kind"]]
         try:
@@ -73,8 +73,8 @@ class StageRunner:
             _wait_a_little(error)
             raise Reject(str(error), requeue=True) from None
         if claim is Refusal.PAUSED:
-            pause(1.0)
-            raise Reject("the run is paused", requeue=True)
+            self._park(stage, job, chunk, items)
+            return
         if isinstance(claim, Refusal):
             event("chunk.refused", run=job["run"], chunk=chunk, stage=stage.value, reason=claim.value)
             return
@@ -86,6 +86,7 @@ class StageRunner:
             seconds=limit * _PART_OF_LIMIT,
             slot_wait=self.slot_wait,
             history=job.get("history", ()),
+            item_seconds=self.item_seconds,
         )
         try:
             with claim:
@@ -105,7 +106,7 @@ class StageRunner:
                 self.claims.tell(job["run"], str(error))
             _give_back(attempt, came_back=True)
             _wait_a_little(error)
-            raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None
+            self._send_again(error, stage, job, chunk, items)
         except Exception:
             # A bug in this stage: loud, and it counts, so that the next attempt goes item by item.
             _give_back(attempt, counts=True)
@@ -114,6 +115,29 @@ class StageRunner:
             # Somebody ends this process. Where it is the time limit the attempt counts, and the item at work with it.
             _give_back(attempt, counts=claim.seconds > limit * _LIMIT_REACHED)
             raise
+
+    def _park(self, stage: Stage, job: Job, chunk: int, items: list[Any]) -> None:
+        """Leave a paused run's message to its producer: in the queue it would be in the way of other runs'."""
+        try:
+            self.claims.park(job["run"], [stage.value, job, chunk, items])
+        except (ServiceUnavailable, UsageError) as error:
+            pause(1.0)
+            raise Reject(str(error), requeue=True) from None
+
+    def _send_again(self, why: Exception, stage: Stage, job: Job, chunk: int, items: list[Any]) -> NoReturn:
+        """Put a message behind those that wait: given back, it would come before them, again and again.
+
+        Raises
+        ------
+        celery.exceptions.Reject
+            Always; where Redis is unavailable the message goes back as it is.
+        """
+        try:
+            self.claims.mark_sent(job["run"], [chunk])
+            send(self.app, stage, job, chunk, items)
+        except (ServiceUnavailable, UsageError, OperationalError) as error:
+            raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None
+        raise Reject(f"{why.__class__.__name__}: the chunk was sent again", requeue=False)
 
     def _work(self, attempt: Attempt, job: Job, items: list[Any], body: StageBody) -> None:
         claim, stage = attempt.claim, attempt.stage
