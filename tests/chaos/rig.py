@@ -96,6 +96,8 @@ class Rig:
         Where workers find the servers, when a proxy stands between.
     environment
         More settings.
+    orthanc
+        Another than one with our own configuration.
     """
 
     def __init__(
@@ -106,11 +108,12 @@ class Rig:
         poison: float = 0.0,
         workers: int = 2,
         environment: dict[str, str] | None = None,
+        orthanc: OrthancServer | None = None,
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.redis = RedisServer(folder / "redis", persistent=True)
-        self.orthanc = OrthancServer(folder / "orthanc")
+        self.orthanc = orthanc or OrthancServer(folder / "orthanc")
         self.paths = Paths(folder / "run")
         self.backlog = folder / "backlog.zip"
         self.images = write_backlog(self.backlog, items, poison=poison)
@@ -119,6 +122,7 @@ class Rig:
         self.redis_port = self.redis.port
         self.pacs_port = self.orthanc.port
         self.pacs_url = ""
+        self.words: list[str] = []  #: the source and the options of the run; empty: the backlog
         self.slots: list[WorkerSlot] = []
         self.producer: subprocess.Popen[bytes] | None = None
         self.started = 0.0
@@ -192,7 +196,8 @@ class Rig:
         """Begin the run, or resume it."""
         words = ["resume", str(self.paths.out)]
         if not self.paths.ledger.exists():
-            words = ["run", str(self.backlog), "--out", str(self.paths.out), "--workers", str(self.processes)]
+            words = ["run", *(self.words or [str(self.backlog)])]
+            words += ["--out", str(self.paths.out), "--workers", str(self.processes)]
             self.started = time.monotonic()
         with (self.folder / "producer.log").open("ab") as log:
             self.producer = subprocess.Popen(
@@ -290,12 +295,20 @@ class Rig:
         finally:
             opened.close()
 
-    def account(self) -> Account:
-        """Count. The workers are stopped first, so that nothing changes any more."""
+    def kill_workers(self) -> None:
+        """Kill every worker; they are started again."""
+        for slot in self.slots:
+            slot.stop()
+
+    def stop_workers(self) -> None:
+        """Stop the workers for good, so that nothing changes any more."""
         self._over.set()
         if self._keeper.is_alive():
             self._keeper.join(10)
-        for slot in self.slots:
-            slot.stop()
+        self.kill_workers()
+
+    def account(self) -> Account:
+        """Count, once the workers are stopped."""
+        self.stop_workers()
         reports = reports_below(Path(self.pacs_url)) if self.pacs_url else reports_in(self.orthanc)
         return settle(self.images, endings(self.paths.ledger), reports)

@@ -66,17 +66,24 @@ def _inside(path: Path) -> str:
 
 
 @contextmanager
-def an_orthanc(version: str, folder: Path, **options: object) -> Iterator[OrthancServer]:
-    """Start an Orthanc of a version with options other than our orthanc.json's; stopped at the end."""
+def made_orthanc(version: str, folder: Path, **options: object) -> Iterator[OrthancServer]:
+    """Make an Orthanc of a version, not started. At the end it is stopped, and its files elsewhere are removed."""
     if version == "installed":
         server = OrthancServer(folder / f"orthanc-{secrets.token_hex(4)}", options=options)
     else:
         server = NewerOrthanc(FOLDER / "var/tmp" / f"tests-{secrets.token_hex(8)}", options=options)
     server.folder.mkdir(parents=True)
-    server.start()
     try:
         yield server
     finally:
         server.stop()
         if version != "installed":
             subprocess.run(["rm", "-rf", str(server.folder)], check=True)
+
+
+@contextmanager
+def an_orthanc(version: str, folder: Path, **options: object) -> Iterator[OrthancServer]:
+    """Start an Orthanc of a version with options other than our orthanc.json's; stopped at the end."""
+    with made_orthanc(version, folder, **options) as server:
+        server.start()
+        yield server

@@ -161,14 +161,12 @@ class OrthancServer:
         return requests.post(self.url + path, data=data, auth=self.auth, timeout=30)
 
     def reports(self) -> list[str]:
-        """Return the ids of all instances of modality SR."""
-        found = requests.post(
-            f"{self.url}/tools/find",
-            json={"Level": "Instance", "Query": {"Modality": "SR"}},
-            auth=self.auth,
-            timeout=60,
-        ).json()
-        return [str(one) for one in found]
+        """Return the ids of all instances of modality SR, whatever limit of answers is set."""
+        found: list[str] = []
+        for series in self.get("/series?expand").json():
+            if series["MainDicomTags"].get("Modality") == "SR":
+                found += series["Instances"]
+        return found
 
     def clear(self) -> None:
         for patient in self.get("/patients").json():

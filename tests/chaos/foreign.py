@@ -1,0 +1,266 @@
+"""Experiments at servers that others configured: two versions of Orthanc, each with settings that archives have."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from backlog.outcomes import Reason
+from tests.chaos.account import Account, Ending, endings, reports_in, settle
+from tests.chaos.failing_proxy import FailingProxy
+from tests.chaos.images import Image
+from tests.chaos.proxy import Proxy
+from tests.chaos.rig import Rig
+from tests.chaos.table import Finding, finding
+from tests.support.newer_orthanc import VERSIONS, NewerOrthanc, lacking, made_orthanc
+from tests.support.servers import ROOT
+
+_JPEG_LS: Final = "1.2.840.10008.1.2.4.80"
+_FIELDS: Final = ("items", "lost", "duplicate", "wrongly_quarantined", "wrong")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one case ended: counted, or refused before it began."""
+
+    account: Account | None
+    fine: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a case is."""
+
+    items: int
+    limit: float  #: seconds that a run may take
+
+
+Case = Callable[[Path, str, Size], Ended]
+
+
+def foreign(
+    folder: Path,
+    *,
+    items: int,
+    limit: float = 900,
+    versions: Sequence[str] = VERSIONS,
+    cases: Sequence[str] = (),
+) -> Finding:
+    """11: what others set in their Orthanc: nothing is lost or unknown, and a run ends or does not begin.
+
+    Parameters
+    ----------
+    folder
+        For all files.
+    items
+        Images of each case.
+    limit
+        Seconds that a run may take.
+    versions
+        Of :data:`tests.support.newer_orthanc.VERSIONS`.
+    cases
+        Names of :data:`CASES`; empty for all.
+    """
+    began = time.monotonic()
+    accounts: list[Account] = []
+    seen: list[str] = []
+    passed = True
+    for version in versions:
+        if why := lacking(version):
+            seen.append(f"NOT RUN {version}: {why}")
+            continue
+        for name, case in CASES.items():
+            if (cases and name not in cases) or (version == "installed" and name == "ReadOnly"):
+                continue  # Orthanc 1.10 has no such setting
+            started = time.monotonic()
+            ended = case(folder / f"{name} {version}".replace(" ", "-"), version, Size(items, limit))
+            print(f"  {name} {version}: {ended} ({time.monotonic() - started:.0f} s)", flush=True)
+            accounts += [ended.account] if ended.account else []
+            passed &= ended.fine and (ended.account is None or ended.account.clean)
+            seen.append(f"{name} {version}" if ended.fine else f"**{name} {version}: {ended.note}**")
+    whole = Account(*(sum(getattr(one, field) for one in accounts) for field in _FIELDS))
+    return finding("11 foreign servers", whole, time.monotonic() - began, "; ".join(seen), passed=passed)
+
+
+@contextmanager
+def _rig(folder: Path, version: str, items: int, **options: object) -> Iterator[Rig]:
+    with (
+        made_orthanc(version, folder, **options) as server,
+        Rig(folder / "rig", items, orthanc=server) as rig,
+    ):
+        yield rig
+
+
+def _begin(rig: Rig) -> None:
+    rig.start_workers()
+    rig.start_producer()
+
+
+def _ends_well(rig: Rig, limit: float, failing: Sequence[Image] = (), reason: Reason | None = None) -> Ended:
+    """Wait for the end; count, verify and retract: reports that nobody knows of would show.
+
+    Parameters
+    ----------
+    rig
+        A run that has begun.
+    limit
+        Seconds.
+    failing, reason
+        The images that the PACS fails on, and how they have to end.
+    """
+    rig.until_finished(limit)
+    verified = _command(rig, "verify").returncode
+    rig.stop_workers()
+    ended = _by_image(rig)
+    told = {image.number: ended.get(image.number) for image in failing}
+    others = [image for image in rig.images if image.number not in told]
+    reports = {
+        name: report
+        for name, report in reports_in(rig.orthanc).items()
+        if report[0] not in {image.sop_instance_uid for image in failing}
+    }
+    account = settle(others, ended, reports)
+    wrong = sum(1 for one in told.values() if one is None or reason is None or one.reason != reason.value)
+    if wrong:
+        account = Account(
+            account.items + len(told), account.lost, account.duplicate, account.wrongly_quarantined, wrong
+        )
+    retracted = _command(rig, "retract", "--yes").returncode
+    unknown = len(rig.orthanc.reports())
+    note = f"verify {verified}, retract {retracted}, {unknown} unknown reports"
+    return Ended(account, fine=(verified, retracted, unknown) == (0, 0, 0), note=note)
+
+
+def _command(rig: Rig, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "producer.cli.main", name, str(rig.paths.out), *more],
+        env=rig.environment(rig.redis.port),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def _by_image(rig: Rig) -> dict[int, Ending]:
+    """Return how items ended by their image's number: an Orthanc lists in an order of its own."""
+    found = endings(rig.paths.ledger)
+    if not rig.words:
+        return found
+    by_uid = {one.sop_instance_uid: one for one in found.values()}
+    known = [image for image in rig.images if image.sop_instance_uid in by_uid]
+    return {image.number: by_uid[image.sop_instance_uid] for image in known}
+
+
+# -- the cases -----------------------------------------------------------------------------------------------
+
+
+def _limits(folder: Path, version: str, size: Size) -> Ended:
+    """The images are in the PACS, and a selection of them is scored."""
+    with _rig(folder, version, size.items, LimitFindResults=7, LimitFindInstances=7) as rig:
+        with zipfile.ZipFile(rig.backlog) as archive:
+            for name in archive.namelist():
+                assert rig.orthanc.post("/instances", archive.read(name)).ok
+        rig.words = ["orthanc", "--modality", "DX"]
+        _begin(rig)
+        return _ends_well(rig, size.limit)
+
+
+def _transcodes(folder: Path, version: str, size: Size) -> Ended:
+    with _rig(folder, version, size.items, IngestTranscoding=_JPEG_LS) as rig:
+        _begin(rig)
+        return _ends_well(rig, size.limit)
+
+
+def _forbids(folder: Path, version: str, size: Size) -> Ended:
+    """A filter refuses to take one image in a hundred."""
+    return _fails(folder, version, size, 403, Reason.REFUSED, reads=False)
+
+
+def _breaks(folder: Path, version: str, size: Size) -> Ended:
+    """One image in a hundred can be stored, and never be read again."""
+    return _fails(folder, version, size, 500, Reason.PACS_FAILS, reads=True)
+
+
+def _fails(folder: Path, version: str, size: Size, status: int, reason: Reason, *, reads: bool) -> Ended:
+    with _rig(folder, version, size.items) as rig:
+        failing = rig.images[:: max(1, size.items // max(2, size.items // 100))]  # the first one too
+        uids = [image.sop_instance_uid for image in failing]
+        with FailingProxy(rig.orthanc.url, uids, status, reads=reads) as proxy:
+            rig.pacs_port = proxy.port
+            _begin(rig)
+            rig.until_finished(size.limit)
+            assert proxy.failed
+        rig.pacs_port = rig.orthanc.port
+        return _ends_well(rig, size.limit, failing, reason)
+
+
+def _slow(folder: Path, version: str, size: Size) -> Ended:
+    """Each request takes a second."""
+    with _rig(folder, version, max(8, size.items // 4)) as rig, Proxy(rig.orthanc.port) as proxy:
+        proxy.delay = 0.5  # each way
+        rig.pacs_port = proxy.port
+        _begin(rig)
+        rig.until_finished(size.limit)
+        proxy.delay = 0.0
+        return _ends_well(rig, size.limit)
+
+
+def _recreated(folder: Path, version: str, size: Size) -> Ended:
+    """The Orthanc's identifier changes in the middle, as a new container's does; workers are started again with it."""
+    with _rig(folder, version, size.items) as rig:
+        _begin(rig)
+        rig.until(lambda: rig.ended() >= size.items // 4, size.limit, "a quarter has ended")
+        server = rig.orthanc
+        server.stop()
+        if isinstance(server, NewerOrthanc):
+            server.host = "another"
+        else:  # it can't be given another host's name here; its identifier is made of this too
+            server.options = {"DicomAet": "ANOTHER"}
+        server.start()
+        rig.kill_workers()  # the rig starts them again
+        return _ends_well(rig, size.limit)
+
+
+def _recycles(folder: Path, version: str, size: Size) -> Ended:
+    """Refused where it tells, stopped where it doesn't."""
+    most = max(2, size.items // 4)
+    return _refused(folder, version, size, MaximumPatientCount=most, MaximumStorageMode="Recycle")
+
+
+def _read_only(folder: Path, version: str, size: Size) -> Ended:
+    return _refused(folder, version, size, ReadOnly=True)
+
+
+def _refused(folder: Path, version: str, size: Size, **options: object) -> Ended:
+    with _rig(folder, version, size.items, **options) as rig:
+        _begin(rig)
+        assert rig.producer is not None
+        code = rig.producer.wait(size.limit)
+        log = (rig.folder / "producer.log").read_text()
+        said = any(word in log for word in ("MaximumPatientCount", "ReadOnly"))
+        touched = rig.orthanc.get("/statistics").json()["CountInstances"]
+        kept = version == "installed" or touched == 0
+        return Ended(
+            None, fine=code == 2 and said and kept, note=f"exit {code}, said {said}, {touched} instances"
+        )
+
+
+CASES: Final[dict[str, Case]] = {
+    "LimitFindResults": _limits,
+    "IngestTranscoding": _transcodes,
+    "403 for 1 %": _forbids,
+    "500 for 1 %": _breaks,
+    "1 s a request": _slow,
+    "recreated": _recreated,
+    "recycling": _recycles,
+    "ReadOnly": _read_only,
+}
