@@ -66,6 +66,7 @@ class Reason(Enum):
     TOO_SMALL = "too_small"  #: fewer pixels than any radiograph
     DECODER_CRASHED = "decoder_crashed"  #: the decoder's process died, twice
     DECODER_TIMEOUT = "decoder_timeout"  #: the decoder took longer than the limit
+    TOO_SLOW = "too_slow"  #: took more computing time than the limit, outside of the decoder
     OUT_OF_MEMORY = "out_of_memory"  #: needs more memory than the limit
     KILLED_WORKER = "killed_worker"  #: its worker died while it was alone at work on this item, twice
     INVALID_SCORES = "invalid_scores"  #: the model gave no finite number

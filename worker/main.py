@@ -26,6 +26,7 @@ from worker.derived.libraries import kinds_made_here
 from worker.own_queues import take_from_own_queues
 from worker.reader.spawn import preload
 from worker.tasks import registry as tasks
+from worker.tasks.item_limits import limit_memory
 from worker.tasks.shutdown import STOP_SIGNAL, ask_to_stop
 
 settings = from_environment()
@@ -77,6 +78,8 @@ def _listen(**_: Any) -> None:
     signal.signal(STOP_SIGNAL, ask_to_stop)
     if _infers():
         process.warm_up()
+    else:  # images are decoded in the readers, with a limit of their own, and a model on a GPU maps what it likes
+        limit_memory(settings.decode_memory_mb)
 
 
 @worker_shutting_down.connect

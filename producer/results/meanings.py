@@ -40,6 +40,7 @@ MEANINGS: Final[dict[str, str]] = {
     Reason.TOO_SMALL.value: "fewer pixels than any radiograph has",
     Reason.DECODER_CRASHED.value: "the decoder crashed on it, twice",
     Reason.DECODER_TIMEOUT.value: "decoding took longer than the limit",
+    Reason.TOO_SLOW.value: "its header or its report took more computing time than the limit",
     Reason.OUT_OF_MEMORY.value: "it needs more memory than the limit",
     Reason.KILLED_WORKER.value: "its worker crashed on it, twice",
     Reason.INVALID_SCORES.value: "the model gave no number",

@@ -28,6 +28,7 @@ from backlog.errors import (
 from backlog.fault_attribution import FaultHistory, Operation, Verdict
 from backlog.log import event, where
 from backlog.outcomes import Reason
+from worker.tasks.item_limits import ComputingTimeUsedUp, computing_time
 from worker.tasks.shutdown import Stopping, TimeUsedUp, pause, stopping
 
 T = TypeVar("T")
@@ -84,6 +85,8 @@ class Attempt:
         Returns how many seconds this process has ever waited for a slot at the PACS: no failure of it.
     history
         Events of the one item of a chunk that was put aside before.
+    item_seconds
+        Computing time that one item may take in :meth:`each`.
     """
 
     claim: Claim
@@ -92,6 +95,7 @@ class Attempt:
     seconds: float = float("inf")
     slot_wait: Callable[[], float] = lambda: 0.0
     history: Sequence[int] = ()
+    item_seconds: float = float("inf")
     #: How items ended in this stage, and the others as the next stage gets them, by their position.
     records: Records = field(default_factory=dict, init=False)
     following: dict[int, Any] = field(default_factory=dict, init=False)
@@ -353,9 +357,15 @@ class Attempt:
         index = item["i"]
         known = {"instance": item["instance"]} if "instance" in item else {}
         try:
-            self.retry_while_unavailable(lambda: self._again(item, effect))
+            with computing_time(self.item_seconds):
+                self.retry_while_unavailable(lambda: self._again(item, effect))
         except InstanceRejected as rejected:
             self.records[index] = self.record(index, rejected, **known)
+        except ComputingTimeUsedUp:
+            slow = InstanceRejected(
+                Reason.TOO_SLOW, f"took more than {self.item_seconds:g} s of computing time"
+            )
+            self.records[index] = self.record(index, slow, **known)
         except MemoryError:
             # Uncaught it would stop the whole worker.
             starved = InstanceRejected(Reason.OUT_OF_MEMORY, "more memory than this worker has")

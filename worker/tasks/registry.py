@@ -13,6 +13,7 @@ from backlog.settings import Settings
 from worker.tasks.attempt import Attempt
 from worker.tasks.chunk import StageRunner
 from worker.tasks.infer import infer
+from worker.tasks.item_limits import DECODE_TIMEOUTS
 from worker.tasks.report import report
 from worker.tasks.resources import WorkerResources
 from worker.tasks.upload import upload
@@ -45,4 +46,5 @@ def _runner(process: WorkerResources, app: Celery) -> StageRunner:
         process.settings.pacs_retry_seconds,
         pacs=(lambda: process.pacs) if process.settings.pacs_url else None,
         slot_wait=process.slot_wait,
+        item_seconds=DECODE_TIMEOUTS * process.settings.decode_timeout_seconds,
     )
