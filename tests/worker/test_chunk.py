@@ -96,9 +96,11 @@ class Shop:
         return job
 
     def take(self, stage: Stage) -> list[Message]:
-        """Take all messages of a queue."""
-        texts = cast("list[str]", self.claims.broker.client.lrange(QUEUES[stage], 0, -1))
-        self.claims.broker.client.delete(QUEUES[stage])
+        """Take all messages of a stage, whichever weights they are for."""
+        client, texts = self.claims.broker.client, list[str]()
+        for queue in (QUEUES[stage], *cast("list[str]", client.keys(f"{QUEUES[stage]}.*"))):
+            texts += cast("list[str]", client.lrange(queue, 0, -1))
+            client.delete(queue)
         return [tuple(json.loads(base64.b64decode(json.loads(text)["body"]))[0]) for text in texts]
 
     def do(self, stage: Stage, message: Message, retry_budget: float = 0.0) -> None:
