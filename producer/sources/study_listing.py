@@ -70,15 +70,18 @@ def list_all(
     """
     found: Resources = {}
     offset, steady = 0, True
+    earlier: Resources = {}
     while True:
         page = rest.search_if_known(path, {**query, "limit": str(_PAGE), "offset": str(offset)})
         uids = {str(value(one, key) or ""): one for one in page or []}
         uids.pop("", None)
         new = {uid: one for uid, one in uids.items() if uid not in found}
-        steady = steady and len(new) == len(page or [])
+        # The page before once more: the server knows no offset, and has shown all that it shows.
+        steady = steady and (len(new) == len(page or []) or uids.keys() == earlier.keys())
         found |= new
         if not new or (announced is not None and len(found) >= announced):
-            return Listed(found, steady=steady or not new)
+            return Listed(found, steady)
+        earlier = uids
         if most is not None and len(found) > most:
             return None
         offset += len(page or [])
@@ -137,7 +140,7 @@ class StudySlices:
         middle = begin + (end - begin) // 2
         earlier = self._list(begin, middle, most=_MAX_STUDIES)
         later = self._list(middle + timedelta(1), end, most=_MAX_STUDIES)
-        if earlier is None or later is None:
+        if earlier is None or later is None or not (earlier.steady and later.steady):
             return False
         if earlier.found.keys() & later.found.keys():
             raise UsageError(

@@ -94,6 +94,9 @@ def tiny_pacs(folder: Path, token: str) -> Iterator[str]:
         process.wait(20)
 
 
+#: What the strict server searches by, or answers.
+_SEARCHED = ("PatientID", "StudyDate", "StudyTime", "Modality", "SOPClassUID", "SOPInstanceUID")
+
 #: What a test makes the strict server answer: a status, a body, its headers.
 Answer = tuple[int, bytes, dict[str, str]]
 
@@ -119,6 +122,7 @@ class StrictServer:
     coerce: Callable[[bytes], bytes] = field(default=lambda dicom: dicom)
     store_answer: Callable[[str, str], Answer | None] = field(default=lambda sop, uid: None)
     _server: ThreadingHTTPServer = field(init=False)
+    _known: dict[str, tuple[bytes, dict[str, str]]] = field(default_factory=dict)
 
     def __enter__(self) -> StrictServer:
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -150,18 +154,18 @@ class StrictServer:
             uids = name.split("/")
             if uids[: len(above)] != above:
                 continue
-            header = read_header(dicom)
-            if not self._matches(header, query):
+            known = self._attributes(name, dicom)
+            if not self._matches(known, query):
                 continue
             entry: dict[str, tuple[str, Any]] = {"0020000D": ("UI", uids[0])}
-            entry["00100020"] = ("LO", text(header, "PatientID"))
-            entry["00080020"] = ("DA", text(header, "StudyDate"))
+            entry["00100020"] = ("LO", known["PatientID"])
+            entry["00080020"] = ("DA", known["StudyDate"])
             if level >= 1:
                 entry["0020000E"] = ("UI", uids[1])
-                entry["00080060"] = ("CS", text(header, "Modality"))
+                entry["00080060"] = ("CS", known["Modality"])
             if level >= 2:
                 entry["00080018"] = ("UI", uids[2])
-                entry["00080016"] = ("UI", text(header, "SOPClassUID"))
+                entry["00080016"] = ("UI", known["SOPClassUID"])
             found["/".join(uids[: level + 1])] = {
                 tag: {"vr": vr, **({"Value": [value]} if value else {})} for tag, (vr, value) in entry.items()
             }
@@ -172,17 +176,26 @@ class StrictServer:
         limit = min(self.page, int(query.get("limit", ["100000"])[0]))
         return results[offset : offset + limit]
 
-    def _matches(self, header: Any, query: dict[str, list[str]]) -> bool:
+    def _attributes(self, name: str, dicom: bytes) -> dict[str, str]:
+        """Return what is searched of an instance; read once."""
+        held, found = self._known.get(name, (b"", {}))
+        if held is not dicom:
+            header = read_header(dicom)
+            found = {keyword: text(header, keyword) for keyword in _SEARCHED}
+            self._known[name] = dicom, found
+        return found
+
+    def _matches(self, known: dict[str, str], query: dict[str, list[str]]) -> bool:
         for keyword in ("StudyDate", "StudyTime"):
             wanted = query.get(keyword, [""])[0]
             first, dash, last = wanted.partition("-")
-            value = text(header, keyword)
+            value = known[keyword]
             outside = not value or value < first or value > (last if dash else first)
             if wanted and self.selects_by_date and outside:
                 return False
         uid = query.get("SOPInstanceUID", [""])[0]
         modality = query.get("ModalitiesInStudy", [""])[0]
-        return uid in ("", text(header, "SOPInstanceUID")) and modality in ("", text(header, "Modality"))
+        return uid in ("", known["SOPInstanceUID"]) and modality in ("", known["Modality"])
 
 
 class _Server(ThreadingHTTPServer):
@@ -193,6 +206,7 @@ class _Server(ThreadingHTTPServer):
 def _handler(server: StrictServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or each answer waits 40 ms for an acknowledgement
 
         def log_message(self, *_: object) -> None:
             pass
