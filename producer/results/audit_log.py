@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from backlog.errors import BacklogError, StorageFull, UsageError
 from backlog.files import open_without_link
@@ -43,6 +43,13 @@ _EFFECTS: Final = (
 #: What the ledger knows of the file as it was closed: size, time of change in ns, inode; end, number and hash of its
 #: head.
 _MARK: Final = "audit"
+
+#: What the ledger knows of the file while it is being written: inode; end, length, number and hash of a line that was
+#: on the disk. Empty once it is closed.
+_OPEN_MARK: Final = "audit_open"
+
+#: Lines between two such marks: what is read again after a kill.
+_MARK_EVERY: Final = 10_000
 
 
 def _state(path: Path) -> list[int]:
@@ -90,16 +97,17 @@ class Audit:
         with _translated(path):
             self._file = os.fdopen(open_without_link(path, os.O_RDWR), "r+b")
             self._head, self._end = self._sound_part()
+        self._marked = self._head.seq
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        # Ten million lines take a minute to follow: a file that nobody has touched since isn't read again. Without this
-        # mark, as a killed producer leaves it, it is.
+        # Ten million lines take a minute to follow: a file that nobody has touched since isn't read again.
         with suppress(BacklogError, OSError):
             self.ledger.set(_MARK, [*_state(self.path), self._end, self._head.seq, self._head.hash])
+            self.ledger.set(_OPEN_MARK, [])
 
     @property
     def head(self) -> Link:
@@ -131,17 +139,28 @@ class Audit:
                 self._head = Link(effect["seq"], hashlib.sha256(line).hexdigest())
                 self._end += len(line) + 1
                 written += 1
+                if self._head.seq - self._marked >= _MARK_EVERY:
+                    self._mark(len(line) + 1)
             if durable:
                 os.fsync(self._file.fileno())
         return written
+
+    def _mark(self, length: int) -> None:
+        """Keep where the chain is, for a producer that follows one that is killed. Without room, later."""
+        os.fsync(self._file.fileno())
+        with suppress(BacklogError):
+            inode = self.path.stat().st_ino
+            self.ledger.set(_OPEN_MARK, [inode, self._end, length, self._head.seq, self._head.hash])
+            self._marked = self._head.seq
 
     def _sound_part(self) -> tuple[Link, int]:
         *state, end, seq, digest = self.ledger.get(_MARK, [0, 0, 0, 0, 0, GENESIS])
         if state == _state(self.path) and end == state[0]:
             return Link(seq, digest), end
-        head, end = Link(), 0
         with self.path.open("rb") as file:
-            for line, link, _ in _links(file):
+            head, end = self._marked_part(file)
+            file.seek(end)
+            for line, link, _ in _links(file, head):
                 if link is None:
                     break
                 head, end = link, end + len(line)
@@ -151,6 +170,20 @@ class Audit:
             if rest and not torn:
                 self._keep_aside(end)
         return head, end
+
+    def _marked_part(self, file: BinaryIO) -> tuple[Link, int]:
+        """Return what a killed producer had marked, where that line still stands there; else the beginning.
+
+        Lines before it were not followed then; `audit verify` follows all of them.
+        """
+        inode, end, length, seq, digest = self.ledger.get(_OPEN_MARK, []) or [0, 0, 0, 0, GENESIS]
+        if not end or inode != self.path.stat().st_ino:
+            return Link(), 0
+        file.seek(end - length)
+        line = file.read(length)
+        if not line.endswith(b"\n") or hashlib.sha256(line[:-1]).hexdigest() != digest:
+            return Link(), 0
+        return Link(seq, digest), end
 
     def _keep_aside(self, start: int) -> None:
         number = 1
@@ -208,9 +241,8 @@ def verify(ledger: Ledger, path: Path, head: str = "") -> AuditResult:
     return AuditResult(last)
 
 
-def _links(file: Any) -> Iterator[tuple[bytes, Link | None, str]]:
-    """Yield each line with its place in the chain, or with what is wrong with it; then nothing more."""
-    last = Link()
+def _links(file: Any, last: Link = Link()) -> Iterator[tuple[bytes, Link | None, str]]:  # frozen
+    """Yield each line after a place in the chain with its own, or with what is wrong with it; then nothing more."""
     while line := file.readline(_LONGEST):
         why = _wrong(line, last)
         if why:

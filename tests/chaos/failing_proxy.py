@@ -47,6 +47,10 @@ class FailingProxy:
         self._server.server_close()
         self._thread.join(10)
 
+    def heal(self) -> None:
+        """Serve every image from now on."""
+        self._uids, self._ids = [], set()
+
     def answer(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and content of the answer to one request."""
         storing = method == "POST" and path == "/instances"

@@ -8,7 +8,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -129,10 +129,7 @@ def _ends_well(rig: Rig, limit: float, failing: Sequence[Image] = (), reason: Re
     }
     account = settle(others, ended, reports)
     wrong = sum(1 for one in told.values() if one is None or reason is None or one.reason != reason.value)
-    if wrong:
-        account = Account(
-            account.items + len(told), account.lost, account.duplicate, account.wrongly_quarantined, wrong
-        )
+    account = replace(account, items=account.items + len(told), wrong=account.wrong + wrong)
     retracted = _command(rig, "retract", "--yes").returncode
     unknown = len(rig.orthanc.reports())
     note = f"verify {verified}, retract {retracted}, {unknown} unknown reports"
@@ -199,8 +196,8 @@ def _fails(folder: Path, version: str, size: Size, status: int, reason: Reason, 
             _begin(rig)
             rig.until_finished(size.limit)
             assert proxy.failed
-        rig.pacs_port = rig.orthanc.port
-        return _ends_well(rig, size.limit, failing, reason)
+            proxy.heal()  # so that whatever it stored without telling would show
+            return _ends_well(rig, size.limit, failing, reason)
 
 
 def _slow(folder: Path, version: str, size: Size) -> Ended:

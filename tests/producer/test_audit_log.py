@@ -9,6 +9,7 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -237,6 +238,48 @@ def test_a_file_that_nobody_touched_is_not_read_again(
     path.write_bytes(whole.replace(b"report.stored", b"report.stOred", 1))  # of the same size
     with Audit(ledger, path) as audit:
         assert audit.damaged is not None
+
+
+def test_after_a_kill_only_what_follows_the_last_mark_is_read(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_log, "_MARK_EVERY", 7)
+    killed = Audit(ledger, path)
+    killed.catch_up()
+    killed._file.close()
+    head, whole = killed.head, path.read_bytes()
+    path.write_bytes(whole[:-7])  # torn in its last line
+    followed: list[int] = []
+    links = audit_log._links
+
+    def counted(*arguments: Any) -> Iterator[Any]:
+        for one in links(*arguments):
+            followed.append(1)
+            yield one
+
+    monkeypatch.setattr(audit_log, "_links", counted)
+    with Audit(ledger, path) as audit:
+        assert len(followed) <= 7 < COUNT
+        assert audit.catch_up() == 1
+        assert audit.head == head
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[: len(raw) // 4], lambda raw: raw[: len(raw) // 4] + b"\nscribble\n" * COUNT]
+)
+def test_a_mark_that_the_file_does_not_hold_counts_for_nothing(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(audit_log, "_MARK_EVERY", 7)
+    killed = Audit(ledger, path)
+    killed.catch_up()
+    killed._file.close()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    with Audit(ledger, path) as audit:
+        audit.catch_up()
+    assert path.read_bytes() == whole
 
 
 def test_a_damaged_middle_is_kept_aside_and_written_again(ledger: Ledger, path: Path) -> None:

@@ -15,11 +15,12 @@ from backlog.broker.messages import Stage
 from backlog.outcomes import Outcome, Reason
 from backlog.settings import from_environment
 from producer.ledger.ledger import Ledger
-from tests.chaos import deaths
+from tests.chaos import deaths, foreign
 from tests.chaos.account import Ending, settle
 from tests.chaos.images import Image, Kind, number_in, scores_for, squares
 from tests.chaos.table import Finding
 from tests.conftest import need
+from tests.support.newer_orthanc import lacking
 from tests.support.servers import RedisServer
 from worker.pixels.resize import resize
 
@@ -50,6 +51,19 @@ def test_a_killed_redis_and_a_killed_producer_lose_and_double_nothing(tmp_path: 
     found = deaths.killed_servers(tmp_path, items=300, redis=2, flushes=1, producers=2, limit=200)
     assert_clean(found)
     assert found.passed, found
+
+
+@pytest.mark.timeout(240)
+def test_servers_that_others_configured_lose_and_double_nothing(tmp_path: Path) -> None:
+    """The whole experiment takes every case at both versions of Orthanc."""
+    found = foreign.foreign(
+        tmp_path, items=24, limit=200, cases=("LimitFindResults",), versions=("installed",)
+    )
+    assert_clean(found)
+    assert (found.items, found.passed) == (24, True), found
+    if not lacking("1.12"):
+        refused = foreign.foreign(tmp_path, items=24, limit=60, cases=("ReadOnly",), versions=("1.12",))
+        assert refused.passed, refused
 
 
 @pytest.mark.timeout(240)
