@@ -8,7 +8,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Outcome
+from producer.key_table import Key
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Source
-from producer.validation.labels import Key, Labels
-
-#: Endings of files that hold the same image under another name: labels are often written for the PNG of a DICOM.
-_ENDINGS = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".gz"})
+from producer.sources.file_names import file_stem, folders_above, shared_folders
+from producer.validation.labels import Labels
 
 
 @dataclass
@@ -242,7 +241,7 @@ class _Index:
         self._files = labels.key is Key.FILE_NAME
         self._rows: dict[str, list[int]] = {}
         for row, key in enumerate(labels.keys):
-            self._rows.setdefault(_stem(key) if self._files else key, []).append(row)
+            self._rows.setdefault(file_stem(key) if self._files else key, []).append(row)
 
     def row(self, key: str) -> int | None:
         """Return the row of a key.
@@ -252,16 +251,16 @@ class _Index:
         UsageError
             A file's name fits several rows equally well.
         """
-        rows = self._rows.get(_stem(key) if self._files else key)
+        rows = self._rows.get(file_stem(key) if self._files else key)
         if rows is None:
             return None
         if not self._files:
             return rows[0]
-        parts = _folders(key)
+        parts = folders_above(key)
         fitting = [
             (depth, row)
             for row in rows
-            if (depth := _same(parts, _folders(self._labels.keys[row]))) is not None
+            if (depth := shared_folders(parts, folders_above(self._labels.keys[row]))) is not None
         ]
         if not fitting:
             return None
@@ -273,27 +272,3 @@ class _Index:
                 f" {', '.join(str(row + 2) for row in chosen[:5])}): give more of its path in the table, or join by UID"
             )
         return chosen[0]
-
-
-def _stem(name: str) -> str:
-    path = PurePosixPath(name.replace("\\", "/").strip())
-    while path.suffix.lower() in _ENDINGS:
-        path = path.with_suffix("")
-    return path.name
-
-
-def _folders(name: str) -> list[str]:
-    return [part for part in PurePosixPath(name.replace("\\", "/")).parts[:-1] if part not in ("/", ".")][
-        ::-1
-    ]
-
-
-def _same(one: list[str], other: list[str]) -> int | None:
-    """Return how many folders two paths share from their ends, or None where they part before either ends."""
-    shared = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            # A data set's own top folder is often another one here: the names below it decide.
-            return shared or None
-        shared += 1
-    return shared

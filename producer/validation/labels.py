@@ -7,14 +7,10 @@ verdicts, one row for each image and finding.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -24,6 +20,18 @@ from numpy.typing import NDArray
 
 from backlog.errors import UsageError
 from backlog.model import LABELS
+from producer.key_table import (
+    KEY_COLUMNS,
+    Key,
+    checked_rows,
+    column_at,
+    key_columns,
+    key_of,
+    named_key,
+    opened_table,
+    plain,
+    refuse_repeated_columns,
+)
 
 POSITIVE: Final = 1
 NEGATIVE: Final = 0
@@ -36,28 +44,6 @@ NO_COLUMN: Final = -3
 _EXAMPLES: Final = 5
 
 
-class Key(Enum):
-    """What a row of a table is about, in the order in which a table's columns are tried."""
-
-    SOP_INSTANCE_UID = "sop_instance_uid"
-    FILE_NAME = "file_name"
-    SERIES_INSTANCE_UID = "series_instance_uid"
-    STUDY_INSTANCE_UID = "study_instance_uid"
-    ACCESSION_NUMBER = "accession_number"
-    PATIENT_ID = "patient_id"
-
-
-#: Names of columns, without case and signs.
-_KEY_COLUMNS: Final[Mapping[Key, frozenset[str]]] = {
-    Key.SOP_INSTANCE_UID: frozenset({"sopinstanceuid", "sopuid", "instanceuid", "sop"}),
-    Key.FILE_NAME: frozenset(
-        "filename file imageindex path imageid image dicomid imagefile filepath imagepath arquivo".split()
-    ),
-    Key.SERIES_INSTANCE_UID: frozenset({"seriesinstanceuid", "seriesuid"}),
-    Key.STUDY_INSTANCE_UID: frozenset({"studyinstanceuid", "studyuid"}),
-    Key.ACCESSION_NUMBER: frozenset({"accessionnumber", "accession", "accno", "accessionno"}),
-    Key.PATIENT_ID: frozenset({"patientid", "subjectid", "pid", "patient"}),
-}
 _READER_COLUMNS: Final = frozenset({"radid", "reader", "readerid", "radiologist", "rater", "annotator"})
 _JOINED_COLUMNS: Final = frozenset({"findinglabels", "labels", "findings"})
 
@@ -68,10 +54,6 @@ _CELLS: Final[Mapping[str, int]] = {
     **dict.fromkeys(("", "nan", "na", "n/a", "none", "null"), BLANK),
 }
 _VERDICTS: Final = {"agree": True, "disagree": False, "unsure": None}
-
-#: A number as a spreadsheet writes a long one.
-_MANGLED: Final = re.compile(r"\d+(?:[.,]\d+)?[eE][+-]?\d+")
-_UID: Final = re.compile(r"[0-9.]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -124,61 +106,14 @@ def read_labels(
         It can't be read, has no key or no finding, a cell is none of what a label can be, a key stands twice, or a
         spreadsheet turned UIDs into numbers.
     """
-    with _table(path) as (header, rows, notes):
+    with opened_table(path) as (header, rows, notes):
         return _Reader(path, header, key, readers, by, notes).read(rows)
 
 
 def columns_of(path: Path) -> list[str]:
     """Return the names of a table's columns. Raises as :func:`read_labels`."""
-    with _table(path) as (header, _, _):
+    with opened_table(path) as (header, _, _):
         return header
-
-
-@contextmanager
-def _table(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]], list[str]]]:
-    """Open a table: its header, its rows, and what to say of how it is encoded."""
-    notes: list[str] = []
-    encoding = _encoding(path, notes)
-    try:
-        with path.open(encoding=encoding, newline="") as file:
-            first = file.readline()
-            counts = {sign: first.count(sign) for sign in ",;\t"}
-            delimiter = max(counts, key=lambda sign: counts[sign])
-            if not counts[delimiter]:
-                raise UsageError(f"{path}: no table: its first line has no comma, semicolon or tab")
-            file.seek(0)
-            rows = csv.reader(file, delimiter=delimiter, strict=True)
-            yield [cell.strip() for cell in next(rows)], rows, notes
-    except csv.Error as error:
-        raise UsageError(f"{path}: damaged table: {error}") from error
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-
-
-def _encoding(path: Path, notes: list[str]) -> str:
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-            if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                return "utf-16"
-            decoder = codecs.getincrementaldecoder("utf-8")()
-            file.seek(0)
-            try:
-                while block := file.read(1 << 20):
-                    decoder.decode(block)
-                decoder.decode(b"", final=True)
-            except UnicodeDecodeError:
-                notes.append("the table is not UTF-8; it was read as Windows-1252")
-                return "cp1252"
-            return "utf-8-sig"
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-
-
-def plain(name: str) -> str:
-    """Return a column's name without case, accents and signs."""
-    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii")
-    return re.sub(r"[^a-z0-9]", "", letters.lower())
 
 
 def synonyms() -> dict[str, int]:
@@ -196,10 +131,8 @@ class _Reader:
     ) -> None:
         self.path, self.header, self.readers, self.notes = path, header, readers, notes
         names = [plain(name) for name in header]
-        twice = sorted({name for name in header if name and header.count(name) > 1})
-        if twice:
-            raise UsageError(f"{path}: these columns stand twice: {', '.join(twice)}")
-        self.key, self.at = self._which_key(key, names)
+        refuse_repeated_columns(path, header)
+        self.key, self.at = self._which_key(key)
         meaning = synonyms()
         self.findings = {
             at: meaning[name] for at, name in enumerate(names) if name in meaning and at != self.at
@@ -210,31 +143,16 @@ class _Reader:
             (names.index("finding"), names.index("verdict")) if {"finding", "verdict"} <= set(names) else None
         )
         self.reader = next((at for at, name in enumerate(names) if name in _READER_COLUMNS), None)
-        patient = [at for at, name in enumerate(names) if name in _KEY_COLUMNS[Key.PATIENT_ID]]
+        patient = [at for at, name in enumerate(names) if name in KEY_COLUMNS[Key.PATIENT_ID]]
         self.patient = patient[0] if patient else None
-        self.by = {name: self._column(name) for name in by}
+        self.by = {name: column_at(path, header, name) for name in by}
         self.meaning = meaning
 
-    def _column(self, name: str) -> int:
-        if name not in self.header:
-            raise UsageError(
-                f"{self.path}: no column {name!r}; there are {', '.join(filter(None, self.header))}"
-            )
-        return self.header.index(name)
-
-    def _which_key(self, wanted: str, names: list[str]) -> tuple[Key, int]:
+    def _which_key(self, wanted: str) -> tuple[Key, int]:
         if wanted:
-            column, _, word = wanted.rpartition("=")
-            kinds = [one.value for one in Key]
-            if word not in kinds or not column:
-                raise UsageError(
-                    f"--key {wanted}: write COLUMN=KIND, where KIND is one of {', '.join(kinds)}"
-                )
-            return Key(word), self._column(column)
-        for kind, known in _KEY_COLUMNS.items():
-            for at, name in enumerate(names):
-                if name in known:
-                    return kind, at
+            return named_key(self.path, self.header, "--key", wanted)
+        if found := key_columns(self.header):
+            return found[0]
         raise UsageError(
             f"{self.path}: no column says which image a row is about (file_name, sop_instance_uid, study_instance_uid,"
             f" accession_number, patient_id …); name it with --key COLUMN=KIND. Columns: {', '.join(self.header)}"
@@ -257,7 +175,7 @@ class _Reader:
         packed = bytearray()
         patients: list[str] = []
         groups: dict[str, list[str]] = {name: [] for name in self.by}
-        for line, row in self._checked(rows):
+        for line, row in checked_rows(self.path, self.header, rows):
             keys.append(self._key_of(row, line))
             packed += self._values(row, line)
             if self.patient is not None:
@@ -275,27 +193,8 @@ class _Reader:
     def _form(self) -> str:
         return "columns" if self.findings else "joined"
 
-    def _checked(self, rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-        width = len(self.header)
-        for line, row in enumerate(rows, 2):
-            if not any(row):
-                continue
-            if len(row) != width:
-                raise UsageError(f"{self.path}: line {line} has {len(row)} cells, the header has {width}")
-            yield line, row
-
     def _key_of(self, row: list[str], line: int) -> str:
-        text = row[self.at].strip()
-        if not text:
-            raise UsageError(f"{self.path}: line {line}: {self.header[self.at]} is empty")
-        if self.key is not Key.FILE_NAME and _MANGLED.fullmatch(text):
-            raise UsageError(
-                f"{self.path}: line {line}: {self.header[self.at]} was turned into a number by a spreadsheet ({text});"
-                " import this column as text and save the table again"
-            )
-        if self.key.value.endswith("_uid") and not _UID.fullmatch(text):
-            raise UsageError(f"{self.path}: line {line}: {self.header[self.at]} holds no UID")
-        return text
+        return key_of(self.path, self.key, self.header[self.at], row[self.at], line)
 
     def _values(self, row: list[str], line: int) -> bytes:
         values = [NO_COLUMN] * len(LABELS)
@@ -366,7 +265,7 @@ class _Reader:
             raise UsageError(f"{self.path}: verdicts need a column 'present': what the report said")
         present_at = names.index("present")
         table: dict[str, list[int]] = {}
-        for line, row in self._checked(rows):
+        for line, row in checked_rows(self.path, self.header, rows):
             finding = self.meaning.get(plain(row[finding_at]))
             verdict = _VERDICTS.get(row[verdict_at].strip().lower(), "?")
             said = _CELLS.get(row[present_at].strip().lower())

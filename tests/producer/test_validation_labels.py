@@ -8,7 +8,8 @@ import pytest
 
 from backlog.errors import UsageError
 from backlog.model import LABELS
-from producer.validation.labels import BLANK, NEGATIVE, NO_COLUMN, POSITIVE, UNCERTAIN, Key, read_labels
+from producer.key_table import Key
+from producer.validation.labels import BLANK, NEGATIVE, NO_COLUMN, POSITIVE, UNCERTAIN, read_labels
 
 EFFUSION, MASS, NODULE = (LABELS.index(name) for name in ("Effusion", "Mass", "Nodule"))
 
