@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
 from typing import Final
 
 from backlog.broker.messages import ConversionSpec, Stage
@@ -18,14 +22,20 @@ from backlog.inputs.entries import SourceFile
 from backlog.outcomes import Flag, Outcome, Reason
 from backlog.pacs.address import checked_address
 from backlog.settings import Settings
+from producer.ledger.ledger import Ledger
+from producer.results.only_account import ONLY, OnlyAccount, not_found, only_account
 from producer.run.check_pacs import pacs_problems
 from producer.run.folder import Paths
-from producer.sources.base import Entry, Source
+from producer.run.wanted import read_wanted
+from producer.sources.base import Entry, Page, Source
 from producer.sources.folder import FolderSource
-from producer.sources.open import Selection, make_source
+from producer.sources.open import Selection, make_source, only_source
 
 #: Most examples of one reason.
 EXAMPLES: Final = 3
+
+#: Items that the temporary ledger keeps together.
+_CHUNK: Final = 1000
 
 #: Images per second and core of a whole run from a zip of 2500 × 2048 images into Orthanc (docs/performance.md: 12.2
 #: on two cores). Images that are in Orthanc already, and smaller ones, go faster.
@@ -46,6 +56,8 @@ class Plan:
     examples: dict[Reason, list[str]] = field(
         default_factory=dict
     )  #: names of a few items; may name patients
+    only: OnlyAccount | None = None  #: of a list of wanted images
+    not_found: list[str] = field(default_factory=list)  #: a few of its values; may identify patients
     unreadable: Counter[str] = field(default_factory=Counter)  #: Body Part Examined that isn't understood
     assumed: Counter[Flag] = field(default_factory=Counter)  #: flags of the header, of the eligible ones read
 
@@ -81,6 +93,30 @@ class Plan:
         return found
 
 
+@dataclass(frozen=True)
+class Listing:
+    """A source that is gone through twice. What a list selects from it is kept, since it takes every header to tell."""
+
+    source: Source
+    ledger: Ledger | None  #: a temporary one, of a source with a list
+
+    def first(self) -> Iterator[Page]:
+        """Yield all pages."""
+        for page in self.source.pages(""):
+            if self.ledger is not None:
+                self.ledger.add(page, lambda _: _CHUNK)
+            yield page
+
+    def again(self) -> Iterator[Entry]:
+        """Yield the entries that the listing alone doesn't decide."""
+        if self.ledger is None:
+            for page in self.source.pages(""):
+                yield from (entry for entry in page.entries if entry.reason is None)
+            return
+        for chunk in self.ledger.select("SELECT items FROM chunk ORDER BY no"):
+            yield from (Entry(ref) for _, ref in json.loads(chunk["items"]))
+
+
 def make_plan(
     word: str,
     settings: Settings,
@@ -88,6 +124,8 @@ def make_plan(
     selection: Selection,
     sample: int,
     conversion: ConversionSpec = NOTHING,
+    only: Path | None = None,
+    only_by: str = "",
 ) -> Plan:
     """Look at a source.
 
@@ -105,21 +143,32 @@ def make_plan(
         Most headers to read; they are spread over the source. 0 reads every one.
     conversion
         What the run would make of files that are no DICOM objects yet.
+    only, only_by
+        The list of ``--only`` and which of its columns counts.
     """
     with PrivateFolder() as folder:
         source = make_source(word, settings, checked_address(pacs), Paths(folder), selection)
         plan = Plan()
+        listing = Listing(source, None)
+        if only is not None:
+            wanted = read_wanted(only, only_by, folder, source, selection, conversion)
+            listing = Listing(
+                only_source(source, wanted), Ledger.create(Paths(folder).ledger, {ONLY: wanted.facts})
+            )
         try:
             plan.pacs_problems = pacs_problems(settings, pacs, stores_images=source.first is Stage.UPLOAD)
         except BacklogError as error:
             plan.pacs_problems = [str(error)]
-        for page in source.pages(""):
+        for page in listing.first():
             for entry in page.entries:
                 plan.total += 1
                 plan.size += _size(source, entry)
                 if entry.reason is not None:
                     plan.by_listing[entry.reason] += 1
                     _add_example(plan, source, entry, entry.reason)
+        if only is not None and listing.ledger is not None:
+            plan.only = only_account(listing.ledger)
+            plan.not_found = list(islice(not_found(listing.ledger, wanted), EXAMPLES))
         waiting = plan.total - sum(plan.by_listing.values())
         if not waiting:
             return plan
@@ -129,14 +178,9 @@ def make_plan(
             return plan
         step = max(1, waiting // sample) if sample else 1
         rules = Rules.from_settings(settings)
-        at = 0
-        for page in source.pages(""):
-            for entry in page.entries:
-                if entry.reason is not None:
-                    continue
-                if at % step == 0:
-                    _look(plan, source, entry, rules, conversion)
-                at += 1
+        for at, entry in enumerate(listing.again()):
+            if at % step == 0:
+                _look(plan, source, entry, rules, conversion)
         return plan
 
 

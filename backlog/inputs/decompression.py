@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, cast
 
 from isal import isal_zlib
@@ -35,6 +36,26 @@ def inflate(packed: bytes, size: int) -> bytes:
     except (_DAMAGED, ValueError, OverflowError, MemoryError) as error:
         raise _damaged() from error
     return inflated
+
+
+def inflate_steps(packed: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Inflate a deflated stream piece by piece, for whoever needs its beginning only. At most ``size`` bytes.
+
+    Raises
+    ------
+    InstanceRejected
+        ``unreadable``: it can't be inflated.
+    """
+    inflater = isal_zlib.decompressobj(-15)
+    try:
+        for piece in packed:
+            step: bytes = inflater.decompress(piece, size)
+            size -= len(step)
+            yield step
+            if size <= 0 or inflater.eof:
+                return
+    except (_DAMAGED, ValueError, OverflowError, MemoryError) as error:
+        raise _damaged() from error
 
 
 def inflate64(packed: bytes, size: int) -> bytes:

@@ -8,12 +8,13 @@ places; in a listing its path has the inner place before it, ``/inner/path`` (no
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
+from backlog.dicom.parser import read_until_pixel_data
 from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
 from backlog.files import is_storage_unavailable
 from backlog.inputs.zip_archive import Member, ZipArchive
@@ -67,6 +68,11 @@ class ZipEntries:
         name, archive, member = self._found(ref)
         return SourceFile(name, archive.read(member, limit=MAX_BYTES))
 
+    def read_header(self, ref: int | str) -> SourceFile:
+        """Return one entry up to its pixel data. Raises as :meth:`read`."""
+        name, archive, member = self._found(ref)
+        return SourceFile(name, archive.read_header(member, limit=MAX_BYTES))
+
     def name(self, ref: int | str) -> str:
         """Return what an entry is called, in a zip inside after that one's name."""
         return self._found(ref)[0]
@@ -109,16 +115,28 @@ class FolderEntries:
         SourceUnavailable
             The listing or the folder can't be read.
         """
+        return self._read(ref, ZipArchive.read, lambda file: file.read())
+
+    def read_header(self, ref: int | str) -> SourceFile:
+        """Return one entry up to its pixel data. Raises as :meth:`read`."""
+        return self._read(ref, ZipArchive.read_header, _header_of)
+
+    def _read(
+        self,
+        ref: int | str,
+        of_member: Callable[..., bytes],
+        of_file: Callable[[BinaryIO], bytes],
+    ) -> SourceFile:
         path, name, inner = self.located(ref)
         try:
             if inner is not None:
                 archive = self._opened(path)
                 member = archive.member(inner)
-                return SourceFile(f"{name}/{member.name}", archive.read(member, limit=MAX_BYTES))
+                return SourceFile(f"{name}/{member.name}", of_member(archive, member, limit=MAX_BYTES))
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size > MAX_BYTES:
                     raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MAX_BYTES} bytes")
-                return SourceFile(name, file.read())
+                return SourceFile(name, of_file(file))
         except OSError as error:
             if is_storage_unavailable(error, path, self.root):
                 raise SourceUnavailable(
@@ -170,6 +188,18 @@ class FolderEntries:
                     Reason.UNREADABLE, "the zip in the folder has changed or is gone"
                 ) from error
         return self._inner[1]
+
+
+def _header_of(file: BinaryIO) -> bytes:
+    """Read a file up to its pixel data in ever larger steps: each may have all before it looked through again."""
+
+    def steps() -> Iterator[bytes]:
+        size = 1 << 16
+        while step := file.read(size):
+            yield step
+            size *= 2
+
+    return read_until_pixel_data(steps())
 
 
 def listing_record(relative: bytes, inner: int | None = None) -> bytes:

@@ -17,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
+from backlog.dicom.parser import read_until_pixel_data
 from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
 from backlog.files import UNAVAILABLE_ERRNOS
-from backlog.inputs.decompression import crc32, inflate, inflate64
+from backlog.inputs.decompression import crc32, inflate, inflate64, inflate_steps
 from backlog.outcomes import Reason
 
 _END: Final = struct.Struct("<4s4H2LH")  # 4.3.16 end of central directory record
@@ -39,6 +40,9 @@ _MAX32: Final = 0xFFFFFFFF
 
 #: How much of the file's end goes into its fingerprint: hundreds of directory entries, each with a checksum.
 _TAIL: Final = 1 << 16
+
+#: How much of a member is read at a time by whoever needs its header only.
+_STEP: Final = 1 << 16
 
 #: How much of the directory is read at a time.
 _BUFFER: Final = 1 << 20
@@ -352,13 +356,7 @@ class ZipArchive:
         SourceUnavailable
             The disk doesn't give it.
         """
-        if member.encrypted:
-            raise InstanceRejected(Reason.ENCRYPTED, "the zip member needs a password; unpack it first")
-        if member.method != _STORED and member.method not in _UNPACK:
-            raise InstanceRejected(Reason.UNSUPPORTED_COMPRESSION, f"zip method {member.method}")
-        declared = max(member.size, member.packed)
-        if declared > limit:
-            raise InstanceRejected(Reason.TOO_LARGE, f"declares {declared} bytes; the limit is {limit}")
+        _refuse(member, limit)
         # Where offsets began anew at zero, the first place at which the content has its checksum is the member's.
         for wrap in range(self._wraps + 1):
             try:
@@ -367,6 +365,28 @@ class ZipArchive:
                 if wrap == self._wraps or rejected.reason is not Reason.UNREADABLE:
                     raise
         raise AssertionError("the last attempt returns or raises")
+
+    def read_header(self, member: Member, *, limit: int) -> bytes:
+        """Return a member's content up to its pixel data, unchecked; all of no DICOM. Raises as :meth:`read`."""
+        if member.method not in (_STORED, _DEFLATED) or self._wraps:
+            return self.read(member, limit=limit)
+        _refuse(member, limit)
+        self._to_content(member.header)
+        packed = self._steps(member.packed)
+        return read_until_pixel_data(
+            packed if member.method == _STORED else inflate_steps(packed, member.size)
+        )
+
+    def _steps(self, length: int) -> Iterator[bytes]:
+        while length > 0:
+            try:
+                step = self._file.read(min(_STEP, length))
+            except OSError as error:
+                raise _unreadable(error) from error
+            if not step:
+                raise InstanceRejected(Reason.UNREADABLE, "the zip ends inside this member")
+            length -= len(step)
+            yield step
 
     def open_member(self, member: Member, *, limit: int) -> ZipArchive:
         """Open a member that is a zip itself.
@@ -384,6 +404,20 @@ class ZipArchive:
 
     def _content(self, member: Member, header: int) -> bytes:
         """Return the content whose local header stands at a place."""
+        self._to_content(header)
+        try:
+            packed = self._file.read(min(member.packed, self._length))
+        except (OSError, ValueError, OverflowError) as error:
+            raise _unreadable(error) from error
+        if len(packed) < member.packed:
+            raise InstanceRejected(Reason.UNREADABLE, "the zip ends inside this member")
+        content = packed if member.method == _STORED else _UNPACK[member.method](packed, member.size)
+        if len(content) != member.size or crc32(content) != member.crc:
+            raise InstanceRejected(Reason.UNREADABLE, "the zip member is damaged: its checksum is wrong")
+        return content
+
+    def _to_content(self, header: int) -> None:
+        """Go to the content whose local header stands at a place."""
         try:
             self._file.seek(header)
             local = self._file.read(_LOCAL.size)
@@ -391,17 +425,23 @@ class ZipArchive:
                 raise InstanceRejected(Reason.UNREADABLE, "the zip member's local header is damaged")
             *_, name_length, extra_length = _LOCAL.unpack(local)
             self._file.seek(name_length + extra_length, 1)
-            packed = self._file.read(min(member.packed, self._length))
         except (OSError, ValueError, OverflowError) as error:
-            raise InstanceRejected(
-                Reason.UNREADABLE, f"the zip can't be read: {error.__class__.__name__}"
-            ) from error
-        if len(packed) < member.packed:
-            raise InstanceRejected(Reason.UNREADABLE, "the zip ends inside this member")
-        content = packed if member.method == _STORED else _UNPACK[member.method](packed, member.size)
-        if len(content) != member.size or crc32(content) != member.crc:
-            raise InstanceRejected(Reason.UNREADABLE, "the zip member is damaged: its checksum is wrong")
-        return content
+            raise _unreadable(error) from error
+
+
+def _refuse(member: Member, limit: int) -> None:
+    """Refuse a member that can't be read, by what the directory says of it. Raises as :meth:`ZipArchive.read`."""
+    if member.encrypted:
+        raise InstanceRejected(Reason.ENCRYPTED, "the zip member needs a password; unpack it first")
+    if member.method != _STORED and member.method not in _UNPACK:
+        raise InstanceRejected(Reason.UNSUPPORTED_COMPRESSION, f"zip method {member.method}")
+    declared = max(member.size, member.packed)
+    if declared > limit:
+        raise InstanceRejected(Reason.TOO_LARGE, f"declares {declared} bytes; the limit is {limit}")
+
+
+def _unreadable(error: Exception) -> InstanceRejected:
+    return InstanceRejected(Reason.UNREADABLE, f"the zip can't be read: {error.__class__.__name__}")
 
 
 def _zip64(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from backlog.errors import InstanceRejected, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.base import StoreResult
 from backlog.pacs.http_errors import translated
+from backlog.pacs.orthanc_find import Level
 from backlog.pacs.orthanc_resources import OrthancResources
 from backlog.pacs.orthanc_rest import OrthancRest, checked_id, is_orthanc_id
 from backlog.settings import Settings
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from backlog.dicom.header import Identity
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-#: SOP Instance UIDs of one query: a few kilobytes.
-_FOUND_AT_ONCE: Final = 100
 
 #: Files up to this size are read whole for their header: a kept connection is worth more than the bytes.
 _SMALL: Final = 1 << 20
@@ -65,7 +63,6 @@ class Orthanc(OrthancResources):
         self.storage = storage
         #: Before 1.12 Orthanc doesn't say whether it overwrites; then, and before it was asked, we look first.
         self._check_before_store = True
-        self._longest_answer = 0  #: to a query for instances; a limit, if there is one, is not below it
 
     @classmethod
     def from_settings(cls, settings: Settings, url: str) -> Orthanc:
@@ -181,29 +178,11 @@ class Orthanc(OrthancResources):
         )
 
     def find(self, sop_instance_uids: Sequence[str]) -> dict[str, list[str]]:
-        """Return the ids of all instances that have one of the UIDs, asking for many at a time.
-
-        A query's answer may be limited (LimitFindInstances) without a word. An answer that is shorter than one that
-        was given before is not; for any other, each UID is looked up by itself, which nothing limits.
-        """
+        """Return the ids of all instances that have one of the UIDs, asking for many at a time."""
         found: dict[str, list[str]] = {}
-        waiting = list(sop_instance_uids)
-        while waiting:
-            # The first is a little longer, so that the answers after it are shorter.
-            count = _FOUND_AT_ONCE + 4 * (self._longest_answer <= _FOUND_AT_ONCE + 1)
-            uids, waiting = waiting[:count], waiting[count:]
-            query = {"SOPInstanceUID": "\\".join(uids)}
-            body = {"Level": "Instance", "Query": query, "Expand": True}
-            answer = self.rest.parsed(self.rest.call("POST", "/tools/find", json=body))
-            if (
-                answer and len(answer) >= self._longest_answer - 1
-            ):  # Orthanc 1.10 gives one more than its limit
-                self._longest_answer = max(self._longest_answer, len(answer))
-                found |= {uid: self._lookup(uid) for uid in uids}
-                continue
-            for one in answer:
-                found.setdefault(str(one["MainDicomTags"]["SOPInstanceUID"]), []).append(str(one["ID"]))
-        return {uid: ids for uid, ids in found.items() if ids}
+        for one in self.find_all(Level.INSTANCE, "SOPInstanceUID", sop_instance_uids):
+            found.setdefault(str(one["MainDicomTags"]["SOPInstanceUID"]), []).append(str(one["ID"]))
+        return found
 
     def studies_of(self, instances: Sequence[str]) -> dict[str, str]:
         """Return the studies of instances, in two requests for many."""
@@ -220,11 +199,7 @@ class Orthanc(OrthancResources):
 
     def count_instances(self, sop_instance_uid: str, instance: str) -> int:  # noqa: ARG002  # Orthanc knows by the UID
         """Return how many instances have this UID, in whatever study."""
-        return len(self._lookup(sop_instance_uid))
-
-    def _lookup(self, sop_instance_uid: str) -> list[str]:
-        found = self.rest.parsed(self.rest.call("POST", "/tools/lookup", data=sop_instance_uid.encode()))
-        return [str(one["ID"]) for one in found if one.get("Type") == "Instance"]
+        return len(self.lookup(Level.INSTANCE, sop_instance_uid))
 
     def contains(self, of: Identity) -> bool:
         """Return whether Orthanc holds an instance with this SOP Instance UID."""

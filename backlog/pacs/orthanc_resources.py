@@ -8,10 +8,11 @@ from typing import Any
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.configuration import OrthancConfiguration
+from backlog.pacs.orthanc_find import Level, OrthancFind
 from backlog.pacs.orthanc_rest import OrthancRest, checked_id
 
 
-class OrthancResources:
+class OrthancResources(OrthancFind):
     """Orthanc beyond what every PACS can do.
 
     Parameters
@@ -21,6 +22,7 @@ class OrthancResources:
     """
 
     def __init__(self, rest: OrthancRest) -> None:
+        super().__init__(rest)
         self.rest = rest
 
     @property
@@ -45,6 +47,14 @@ class OrthancResources:
         else:
             body = {"Level": "Series", "Query": dict(query), "Expand": True, "Since": since, "Limit": limit}
             answer = self.rest.parsed(self.rest.call("POST", "/tools/find", json=body))
+        return list(answer)
+
+    def series_in(self, level: Level, resource: str) -> list[dict[str, Any]]:
+        """Return all series of a patient or study. Rejected as ``not_in_pacs`` when it is gone."""
+        path = f"{level.path}/{checked_id(resource)}/series"
+        answer = self.rest.parsed(self.rest.call("GET", path))
+        if not isinstance(answer, list):
+            raise self.rest.not_orthanc()
         return list(answer)
 
     def configuration(self) -> OrthancConfiguration:

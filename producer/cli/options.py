@@ -102,6 +102,28 @@ IMAGE_TABLE = click.option(
 )
 
 
+ONLY = click.option(
+    "--only",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="LIST.csv",
+    help="Only the images that this list names by file name, UID, accession number or patient ID.",
+)
+
+
+ONLY_BY = click.option(
+    "--only-by",
+    metavar="COLUMN",
+    default="",
+    help="Which column of the list counts, or COLUMN=KIND, as exam=accession_number.",
+)
+
+
+def check_only_by(only: Path | None, only_by: str) -> None:
+    """Refuse ``--only-by`` without a list. Raises UsageError."""
+    if only_by and only is None:
+        raise click.UsageError("--only-by names a column of the list of --only: give both")
+
+
 def conversion_of(make_uids: bool, wrap_images: bool, names: str, table: Path | None) -> Any:
     """Return what is to be made of files that are no DICOM objects yet."""
     from backlog.broker.messages import ConversionSpec

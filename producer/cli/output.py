@@ -105,11 +105,17 @@ def work(settings: Settings, paths: Paths, *, copy: bool = False) -> NoReturn:
     click.echo(row("Summary", paths.summary))
     if paths.page.exists():
         click.echo(row("Page", paths.page))
+    if (account := summary.get("only")) and paths.only_account.exists():
+        click.echo(row("List", paths.only_account))
     if interrupted:
         click.echo(t("Interrupted. Go on with: cxr-backlog resume {out}").format(out=paths.out))
         sys.exit(INTERRUPTED)
+    missing = account is not None and (account["not_found"] or account["more_than_once"])
+    if missing:
+        click.echo(t("The list and the source do not agree: see {path}").format(path=paths.only_account))
     if summary["quarantined"]:
         click.echo(t("Some items need a look: cxr-backlog quarantine {out}").format(out=paths.out))
+    if summary["quarantined"] or missing:
         sys.exit(QUARANTINED)
     sys.exit(OK)
 
@@ -127,6 +133,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     lines = [
         row("Run", summary["run"] + state),
         row("Total", total),
+        *(row(name, text) for name, text in only_rows(summary.get("only"), whole=known)),
         row("Reported", f"{summary['reported']}" + _before(summary["reported_before"])),
         row("Skipped", count_reasons(summary["skipped"])),
         row("Quarantined", count_reasons(summary["quarantined"])),
@@ -140,6 +147,41 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     if notice := scores_notice(meaningful=summary["weights_meaningful"]):
         lines.append(row("", t(notice)))
     return lines
+
+
+def only_rows(account: Any, *, whole: bool = True) -> list[tuple[str, str]]:
+    """Return what to say of a list of wanted images, as rows of an account; nothing where there is none.
+
+    Parameters
+    ----------
+    account
+        A :class:`producer.results.only_account.OnlyAccount` or None.
+    whole
+        Whether the whole source is listed: else what is missing may be found yet.
+    """
+    if account is None:
+        return []
+    counts = [t("{count} found").format(count=account["found"])]
+    if account["not_found"]:
+        missing = t("{count} not found") if whole else t("{count} not found yet")
+        counts.append(missing.format(count=account["not_found"]))
+    if account["more_than_once"]:
+        counts.append(t("{count} more than once").format(count=account["more_than_once"]))
+    listed = t("{count} by {key} (column {column}): {counts}").format(
+        count=account["listed"],
+        key=account["by"],
+        column=printable(account["column"]),
+        counts=", ".join(counts),
+    )
+    rows = [(t("Wanted"), listed)]
+    if account["repeated"]:
+        rows.append(("", t("{count} rows of the list repeat another").format(count=account["repeated"])))
+    if account["without_header"]:
+        text = t(
+            "{count} of {total} files have no header that can be read: whether they are wanted is not known"
+        )
+        rows.append(("", text.format(count=account["without_header"], total=account["looked_at"])))
+    return rows
 
 
 def row(name: str, value: object) -> str:

@@ -15,15 +15,18 @@ from producer.cli.options import (
     IMAGE_TABLE,
     MAKE_UIDS,
     MODALITY,
+    ONLY,
+    ONLY_BY,
     PACS,
     SINCE,
     SOURCE,
     STUDY_DATE,
     WRAP_IMAGES,
+    check_only_by,
     conversion_of,
     selection_of,
 )
-from producer.cli.output import echo, printable, read_settings
+from producer.cli.output import echo, only_rows, printable, read_settings
 from producer.translation import t
 
 
@@ -33,6 +36,8 @@ from producer.translation import t
 @SINCE
 @MODALITY
 @STUDY_DATE
+@ONLY
+@ONLY_BY
 @click.option("--sample", default=1000, show_default=True, help="Most headers to read; 0 reads every one.")
 @MAKE_UIDS
 @WRAP_IMAGES
@@ -48,6 +53,8 @@ def plan(
     since: str,
     modality: tuple[str, ...],
     study_date: str,
+    only: Path | None,
+    only_by: str,
     sample: int,
     make_uids: bool,
     wrap_images: bool,
@@ -59,6 +66,7 @@ def plan(
     """Say what a run would do. Writes nothing."""
     from producer.plan import make_plan
 
+    check_only_by(only, only_by)
     settings = read_settings()
     chosen = selection_of(since, modality, study_date)
     conversion = conversion_of(make_uids, wrap_images, image_names, image_table)
@@ -69,6 +77,8 @@ def plan(
         chosen,
         sample,
         conversion,
+        only,
+        only_by,
     )
     if as_json:
         click.echo(json.dumps(_plan_json(made, names), indent=2, ensure_ascii=False))
@@ -85,6 +95,10 @@ def _plan_lines(made: Any, names: bool) -> list[str]:
     lines = [f"Items     {made.total}" + (f", {made.size / 1e6:,.1f} MB" if made.size else "")]
     if not whole:
         lines.append(f"          headers of {made.read} were read; counts are scaled up from them")
+    if made.only is not None:
+        lines += [f"{name:<9} {text}" for name, text in only_rows(made.only)]
+        if names:
+            lines += [f"          e.g. {printable(value)}" for value in made.not_found]
     lines.append(f"To score  {about}{made.would_score}")
     lines += [
         f"          of {made.eligible} read, flagged {flag.value} {count}"
@@ -137,6 +151,8 @@ def _plan_json(made: Any, names: bool) -> dict[str, Any]:
         "quarantined": ending(made.quarantined()),
         "unreadable_body_parts": dict(_words(made, names)),
         "seconds": round(made.seconds(cores()), 1),
+        **({"only": made.only} if made.only is not None else {}),
+        **({"only_not_found": made.not_found} if made.only is not None and names else {}),
     }
 
 

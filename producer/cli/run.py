@@ -20,12 +20,15 @@ from producer.cli.options import (
     INTERRUPTED,
     MAKE_UIDS,
     MODALITY,
+    ONLY,
+    ONLY_BY,
     OUT,
     PACS,
     SINCE,
     SOURCE,
     STUDY_DATE,
     WRAP_IMAGES,
+    check_only_by,
     conversion_of,
     selection_of,
 )
@@ -50,6 +53,8 @@ DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runn
 @SINCE
 @MODALITY
 @STUDY_DATE
+@ONLY
+@ONLY_BY
 @click.option("--read-back", is_flag=True, help="Read each report back after storing it, and compare.")
 @click.option(
     "--derived-objects",
@@ -92,6 +97,8 @@ def run(
     since: str,
     modality: tuple[str, ...],
     study_date: str,
+    only: Path | None,
+    only_by: str,
     read_back: bool,
     derived_objects: str | None,
     predecessor: Path | None,
@@ -112,6 +119,7 @@ def run(
     from producer.run.create import create
     from producer.run.folder import Paths, new_folder
 
+    check_only_by(only, only_by)
     settings = read_settings()
     if derived_objects is not None:
         settings = replace(settings, derived_objects=derived_objects)
@@ -133,6 +141,8 @@ def run(
             predecessor=predecessor,
             operating_points=operating_points,
             label_findings=label_findings,
+            only=only,
+            only_by=only_by,
             conversion=conversion_of(make_uids, wrap_images, image_names, image_table),
             weights=weights,
         )

@@ -38,6 +38,9 @@ _MOST_BACK: Final = 32
 #: Most items that were put aside in flight at a time.
 _MAX_RETRIES: Final = 64
 
+#: The source is listed for no longer at a time, in seconds.
+_LISTING: Final = 1.0
+
 #: Without any progress for this long, in seconds, the user is told.
 _STANDSTILL: Final = 60.0
 
@@ -159,7 +162,13 @@ class Dispatcher:
     def list_source(self) -> None:
         """Read pages of the source until enough chunks wait."""
         ledger, wanted = self.context.ledger, min(self.context.window, self._ahead)
-        while not ledger.get("all_listed", False) and len(ledger.waiting(wanted)) < wanted:
+        since = time.monotonic()
+        # Where few of a source are wanted, its end may be far: workers' results are harvested meanwhile.
+        while (
+            time.monotonic() - since < _LISTING
+            and not ledger.get("all_listed", False)
+            and len(ledger.waiting(wanted)) < wanted
+        ):
             if self._pages is None:
                 self._pages = self.context.source.pages(ledger.get("cursor", ""))
             try:

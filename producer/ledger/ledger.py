@@ -29,13 +29,14 @@ from producer.ledger.schema import (
     FOUND,
     LABELLED,
     LABELS,
+    MATCHES,
     RETRACTED,
     SCHEMA,
     STORED,
     UNLABELLED,
     VERSION,
 )
-from producer.sources.base import Page
+from producer.sources.base import Matches, Page
 
 #: How long one access waits for a lock of another program's, in seconds; whoever works on the run then says so and
 #: waits on. Nothing can interrupt SQLite while it waits.
@@ -108,6 +109,7 @@ class Ledger:
             with _translated(path):
                 self._db.execute(DEFERRAL)
                 self._db.execute(LABELS)
+                self._db.execute(MATCHES)
         self._epoch: int | None = None
 
     @classmethod
@@ -209,9 +211,20 @@ class Ledger:
             if waiting:
                 chunks.append((json.dumps(waiting, separators=(",", ":")),))
             self._db.executemany("INSERT INTO chunk (items) VALUES (?)", chunks)
+            if page.matches is not None:
+                self._keep_matches(page.matches)
             self._set("listed", item)
             self._set("cursor", page.cursor)
             self._set("all_listed", page.last)
+
+    def _keep_matches(self, matches: Matches) -> None:
+        self._db.executemany(
+            "INSERT INTO only_match VALUES (?, ?, ?)"
+            " ON CONFLICT (row, study) DO UPDATE SET items = items + excluded.items",
+            [(row, study, items) for (row, study), items in matches.found.items()],
+        )
+        self._set("looked_at", int(self._get("looked_at", 0)) + matches.looked_at)
+        self._set("without_header", int(self._get("without_header", 0)) + matches.without_header)
 
     def waiting(self, limit: int) -> list[ChunkRow]:
         """Return the next chunks that were never dispatched."""

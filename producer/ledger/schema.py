@@ -32,6 +32,15 @@ CREATE TABLE IF NOT EXISTS study_label (
 ) WITHOUT ROWID;
 """
 
+#: What of a list of wanted images was found: rows of the list, whose values are kept elsewhere. Added in the same way.
+MATCHES: Final = """
+CREATE TABLE IF NOT EXISTS only_match (
+    row INTEGER, study TEXT,                -- the study's UID where a value may name several, else empty
+    items INTEGER NOT NULL,
+    PRIMARY KEY (row, study)
+) WITHOUT ROWID;
+"""
+
 SCHEMA: Final = f"""
 PRAGMA user_version = {VERSION};
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -85,7 +94,7 @@ CREATE TABLE effect (                       -- what this run changed or found in
 CREATE TABLE retracted (
     item INTEGER PRIMARY KEY, sr_sop_instance_uid TEXT NOT NULL, found INTEGER NOT NULL, at REAL NOT NULL
 );
-{DEFERRAL}{LABELS}"""
+{DEFERRAL}{LABELS}{MATCHES}"""
 
 #: Kinds of effects: a report stored by this run, one of an earlier run found instead, one deleted again.
 STORED: Final = "report.stored"

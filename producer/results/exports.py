@@ -16,6 +16,7 @@ from backlog.output_file import OutputFile, begins_with
 from producer.ledger.ledger import Ledger
 from producer.ledger.schema import FOUND
 from producer.results.labels import WANTED, count_labels
+from producer.results.only_account import only_account
 
 _IDS: Final = ("item", "sop_instance_uid", "study_instance_uid", "sr_sop_instance_uid", "flags")
 COLUMNS: Final = (*_IDS, *LABELS)
@@ -202,6 +203,8 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
         "weights_meaningful": job["meaningful"],
         "engine": "+".join(ledger.get("engines", [])),
     }
+    if account := only_account(ledger):
+        summary["only"] = account
     if job.get("operating_points"):
         summary["operating_points"] = job["operating_points"]
     if ledger.get(WANTED):

@@ -12,7 +12,7 @@ from typing import Any
 from backlog.broker.messages import IN_PACS, ConversionSpec, Job, PredecessorSpec, SourceSpec, Stage, model_of
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
-from backlog.files import private_files
+from backlog.files import PrivateFolder, private_files
 from backlog.inputs.conversion import NOTHING, names_of
 from backlog.model import PREPROCESSING
 from backlog.outcomes import Outcome
@@ -23,11 +23,13 @@ from backlog.settings import Settings
 from backlog.weights import is_seeded
 from producer.ledger.ledger import Ledger
 from producer.results.labels import WANTED, check_labels
+from producer.results.only_account import ONLY
 from producer.run.check_pacs import check_pacs
 from producer.run.choose_weights import choose_weights
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address, place_facts
+from producer.run.wanted import keep_wanted, read_wanted
 from producer.run.worker_inventory import check_workers_make
 from producer.sources.open import Selection, make_source
 from producer.validation.operating_points import OperatingPoints, check_fits, read_operating_points
@@ -47,6 +49,8 @@ def create(
     label_findings: bool = False,
     conversion: ConversionSpec = NOTHING,
     weights: str = "",
+    only: Path | None = None,
+    only_by: str = "",
 ) -> None:
     """Make a run's folder and ledger; nothing is sent yet.
 
@@ -105,7 +109,12 @@ def create(
     }
     if label_findings:
         facts[WANTED] = True
-    _make(paths, facts)
+    if only is None:
+        _make(paths, facts)
+        return
+    with PrivateFolder() as folder:
+        listed = read_wanted(only, only_by, folder, source, selection, conversion)
+        _make(paths, facts | {ONLY: listed.facts}, listed.path)
 
 
 def _converting(spec: SourceSpec, conversion: ConversionSpec) -> SourceSpec:
@@ -177,6 +186,8 @@ def refuse_another(paths: Paths) -> None:
         paths.page,
         paths.audit,
         paths.listing,
+        paths.only,
+        paths.only_account,
         paths.pause,
         paths.cancel,
     ):
@@ -186,7 +197,7 @@ def refuse_another(paths: Paths) -> None:
             )
 
 
-def _make(paths: Paths, facts: dict[str, Any]) -> None:
+def _make(paths: Paths, facts: dict[str, Any], wanted: Path | None = None) -> None:
     """Make the folder and the ledger in it, as the only one who does."""
     try:
         paths.out.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -194,6 +205,8 @@ def _make(paths: Paths, facts: dict[str, Any]) -> None:
         raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
     with private_files(), only_producer(paths):
         refuse_another(paths)
+        if wanted is not None:
+            keep_wanted(wanted, paths.only)
         Ledger.create(paths.ledger, facts | place_facts(paths, str(facts["pacs"]))).close()
 
 

@@ -28,6 +28,7 @@ from producer.monitoring.missing_consumers import MissingConsumers
 from producer.results import exports
 from producer.results.audit_log import Audit, AuditResult
 from producer.results.labels import WANTED, StudyLabels
+from producer.results.only_account import ONLY, write_only_account
 from producer.run.check_pacs import check_pacs, deletion_watch
 from producer.run.folder import Paths, only_producer
 from producer.run.local_servers import LocalServers
@@ -40,6 +41,7 @@ from producer.run.stopwatch import Stopwatch
 from producer.run.worker_command import Stopped, prepare_model
 from producer.run.worker_inventory import check_workers_make
 from producer.sources.base import Source
+from producer.sources.only_list import OnlyList
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -140,6 +142,8 @@ def go_on(
         if stopping.failure:
             raise BacklogError(f"{stopping.failure}; then go on: cxr-backlog resume {paths.out}")
         _write_scores(ledger, paths, stopping, say)
+        if ledger.get(ONLY) and ledger.get("all_listed"):
+            write_only_account(ledger, OnlyList(paths.only, ledger.get(ONLY)), paths.only_account)
         summary = exports.write_summary(ledger, OutputFile(paths.summary, force=True))
         if summary["complete"]:
             _write_page(ledger, paths, audit, say, settings)

@@ -36,6 +36,16 @@ class Paths:
         return self.out / "source.list"
 
     @property
+    def only(self) -> Path:
+        """The list of the images that are wanted; it may identify patients."""
+        return self.out / "only.sqlite"
+
+    @property
+    def only_account(self) -> Path:
+        """What became of each of its values."""
+        return self.out / "only-account.csv"
+
+    @property
     def pause(self) -> Path:
         """Present while the run is paused."""
         return self.out / "pause"

@@ -14,11 +14,13 @@ from backlog.pacs.connect import connect
 from backlog.pacs.modality import is_pacs_word
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
+from producer.results.only_account import ONLY
 from producer.run.folder import Paths
 from producer.run.place import pacs_address
 from producer.run.same_pacs import another_pacs, is_run_pacs
 from producer.sources.base import ReplaySource, Source, reading
-from producer.sources.open import Selection, make_source
+from producer.sources.only_list import OnlyList
+from producer.sources.open import Selection, make_source, only_source
 from producer.sources.zip import check_same_source
 
 
@@ -48,7 +50,10 @@ def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
     check_same_source(source, job["source"])
     if "conversion" in job["source"]:
         source.spec["conversion"] = job["source"]["conversion"]
-    return source if replayed is None else ReplaySource(source, replayed)
+    if replayed is not None:
+        return ReplaySource(source, replayed)
+    only = ledger.get(ONLY)
+    return source if only is None else only_source(source, OnlyList(paths.only, only))
 
 
 def open_ledger(out: Path, *, write: bool = False) -> Ledger:

@@ -36,6 +36,19 @@ class Entry:
     ref: int | str  #: what finds it again: a place in the zip or the listing, or Orthanc's id
     size: int = 0  #: bytes, where the source says so without being asked
     reason: Reason | None = None  #: decided by the listing alone
+    name: str = ""  #: of a file, for whoever lists it; kept nowhere, since it may name a patient
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What of a list of wanted images (`--only`) was found on a page."""
+
+    #: How many entries, by the row of the list and, where rows may name several studies, the study.
+    found: dict[tuple[int, str], int]
+    looked_at: int = 0  #: entries of the source, wanted or not
+    without_header: int = (
+        0  #: of these, the ones whose header can't be read: whether they are wanted is not known
+    )
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,7 @@ class Page:
     entries: list[Entry]
     cursor: str
     last: bool
+    matches: Matches | None = None  #: where only the images of a list are wanted
 
 
 class Source(Protocol):

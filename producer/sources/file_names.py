@@ -1,7 +1,14 @@
-"""Whether a table and a source mean the same file, which each names by a path of its own."""
+"""Whether a table and a source mean the same file, which each names by a path of its own.
+
+Two paths mean the same file where one is the end of the other, folder by folder. Nothing less will do: in
+``patient1/study1/view1.dcm`` the outermost folder alone tells the patient.
+"""
 
 from __future__ import annotations
 
+import os
+import unicodedata
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -9,27 +16,26 @@ from typing import Final
 _ENDINGS: Final = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".gz"})
 
 
-def file_stem(name: str) -> str:
-    """Return a file's name without its folders and the endings of images."""
-    path = PurePosixPath(name.replace("\\", "/").strip())
+def path_key(name: str) -> str:
+    """Return a path from its end: the name without the endings of images, then the folders, each with a slash.
+
+    So a path that is the end of another begins that one's key.
+    """
+    text = os.fsencode(name).decode("utf-8", "replace").replace("\\", "/").strip()
+    path = PurePosixPath(unicodedata.normalize("NFC", text))
     while path.suffix.lower() in _ENDINGS:
         path = path.with_suffix("")
-    return path.name
+    parts = [part for part in path.parts if part not in ("/", ".")]
+    return "".join(f"{part}/" for part in reversed(parts)) or "/"
 
 
-def folders_above(name: str) -> list[str]:
-    """Return the folders of a path, the innermost first."""
-    return [part for part in PurePosixPath(name.replace("\\", "/")).parts[:-1] if part not in ("/", ".")][
-        ::-1
-    ]
+def behind(key: str) -> str:
+    """Return the first text that sorts behind all keys that begin with one."""
+    return key[:-1] + chr(ord("/") + 1)
 
 
-def shared_folders(one: list[str], other: list[str]) -> int | None:
-    """Return how many folders two paths share from their ends, or None where they part before either ends."""
-    shared = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            # A data set's own top folder is often another one here: the names below it decide.
-            return shared or None
-        shared += 1
-    return shared
+def shorter(key: str) -> Iterator[str]:
+    """Yield the keys of the ends of a path, the longest first and without itself."""
+    at = len(key) - 1
+    while (at := key.rfind("/", 0, at)) >= 0:
+        yield key[: at + 1]

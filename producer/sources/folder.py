@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,6 +17,7 @@ from backlog.files import is_storage_unavailable, replacing
 from backlog.inputs.entries import (
     MAX_BYTES,
     FolderEntries,
+    SourceFile,
     is_nested_zip,
     listing_record,
     nested_entries,
@@ -43,6 +45,7 @@ class FolderSource:
     listing: Path
     first: Stage = Stage.UPLOAD
     total: int | None = None
+    page_size: int = 0  #: entries of a page; 0 for as many as usual
     spec: SourceSpec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +72,7 @@ class FolderSource:
                 for name in names:
                     entries.append(_entry(place, name, inside))
                     place += len(name) + 1
-                    if len(entries) >= sources.PAGE:
+                    if len(entries) >= (self.page_size or sources.PAGE):
                         yield Page(entries, str(place), last=False)
                         entries = []
             yield Page(entries, str(place), last=True)
@@ -133,6 +136,12 @@ class FolderSource:
                 raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {MAX_BYTES} bytes")
             return read_until_pixel_data(_growing_steps(file))
 
+    @contextmanager
+    def headers(self) -> Iterator[Callable[[int | str], SourceFile]]:
+        """Yield what reads many entries up to their pixel data."""
+        with FolderEntries(self.path, self.listing) as entries:
+            yield entries.read_header
+
     def name(self, ref: int | str) -> str:
         """Return the file's path below the folder, in a zip there after that one's."""
         with FolderEntries(self.path, self.listing) as entries:
@@ -143,12 +152,12 @@ def _entry(place: int, record: bytes, inside: FolderEntries) -> Entry:
     inner, relative = parse_record(record)
     name = os.fsdecode(relative)
     if inner is None:
-        return Entry(place, 0, Reason.SYSTEM_FILE if system_file(name) else None)
+        return Entry(place, 0, Reason.SYSTEM_FILE if system_file(name) else None, name)
     try:
         member = inside.nested(inside.root / name, inner)
     except (InstanceRejected, SourceUnavailable):
-        return Entry(place, 0)  # gone meanwhile: the worker tells
-    return Entry(place, member.size, reason_by_name(member))
+        return Entry(place, 0, None, name)  # gone meanwhile: the worker tells
+    return Entry(place, member.size, reason_by_name(member), f"{name}/{member.name}")
 
 
 @dataclass

@@ -15,11 +15,15 @@ from backlog.pacs.dicomweb import Dicomweb
 from backlog.pacs.modality import Modality, modality_named
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
+from producer.key_table import Key
 from producer.run.folder import Paths
 from producer.sources.base import Source
 from producer.sources.dicomweb import DicomwebSource
 from producer.sources.folder import FolderSource
 from producer.sources.modality import ModalitySource
+from producer.sources.only import OnlySource
+from producer.sources.only_list import OnlyList
+from producer.sources.only_orthanc import OnlyOrthancSource
 from producer.sources.orthanc import OrthancSource
 from producer.sources.zip import ZipSource
 
@@ -123,6 +127,25 @@ def _dicomweb(
         selection.modality,
         selection.study_date,
     )
+
+
+def only_source(source: Source, wanted: OnlyList) -> Source:
+    """Return the images of a source that a list names.
+
+    Raises
+    ------
+    UsageError
+        The list names files, and an Orthanc has none.
+    """
+    if isinstance(source, ZipSource | FolderSource):
+        return OnlySource(source, wanted)
+    if isinstance(source, OrthancSource):
+        if wanted.key is Key.FILE_NAME:
+            raise UsageError(
+                "an Orthanc has no file names: give a list of UIDs, accession numbers or patient IDs"
+            )
+        return OnlyOrthancSource(source, wanted)
+    raise UsageError("--only selects from a zip, a folder or an Orthanc")
 
 
 #: How many zips a message names.

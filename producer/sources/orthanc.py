@@ -72,10 +72,11 @@ class OrthancSource:
         position = ListingPosition(listing, int(offset or 0), last)
         while not position.ended:
             series = position.next_series()
-            entries = [entry for one in series if listing.matches(one) for entry in self._entries(one)]
+            entries = [entry for one in series if listing.matches(one) for entry in self.entries_of(one)]
             yield Page(entries, position.cursor, last=position.ended)
 
-    def _entries(self, series: dict[str, Any]) -> Iterator[Entry]:
+    def entries_of(self, series: dict[str, Any]) -> Iterator[Entry]:
+        """Yield the instances of a series, none of what this system wrote; some are skipped by the listing alone."""
         tags = tags_of(series)
         if tags.get("Modality") in OWN_MODALITIES and tags.get("Manufacturer", "").startswith(
             OWN_MANUFACTURER

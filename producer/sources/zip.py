@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Final
 
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.errors import InstanceRejected, UsageError
-from backlog.inputs.entries import MAX_BYTES, ZipEntries, is_nested_zip, nested_entries
+from backlog.inputs.entries import MAX_BYTES, SourceFile, ZipEntries, is_nested_zip, nested_entries
 from backlog.inputs.zip_archive import Member, ZipArchive
 from producer.sources import base as sources
 from producer.sources.base import Entry, Page, Source, never_silent, reading, reason_by_name
@@ -26,6 +27,7 @@ class ZipSource:
     path: Path
     first: Stage = Stage.UPLOAD
     total: int | None = None
+    page_size: int = 0  #: entries of a page; 0 for as many as usual
     spec: SourceSpec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,8 +58,8 @@ class ZipSource:
                 if not member.is_folder:
                     reason = reason_by_name(member)
                     inside = self._inside(archive, member) if reason is None else []
-                    entries += inside or [Entry(member.place, member.size, reason)]
-                if len(entries) >= sources.PAGE:
+                    entries += inside or [Entry(member.place, member.size, reason, member.name)]
+                if len(entries) >= (self.page_size or sources.PAGE):
                     yield Page(entries, f"{place}:{seen}", last=False)
                     entries = []
             if before:  # an older run's cursor holds no count
@@ -71,7 +73,12 @@ class ZipSource:
         try:
             with archive.open_member(member, limit=MAX_BYTES) as inner:
                 return [
-                    Entry(f"{member.place}:{one.place}", one.size, reason_by_name(one))
+                    Entry(
+                        f"{member.place}:{one.place}",
+                        one.size,
+                        reason_by_name(one),
+                        f"{member.name}/{one.name}",
+                    )
                     for one in nested_entries(inner)
                 ]
         except (InstanceRejected, UsageError):
@@ -81,6 +88,12 @@ class ZipSource:
         """Return one member's content."""
         with _entries(self.path) as entries:
             return entries.read(ref).content
+
+    @contextmanager
+    def headers(self) -> Iterator[Callable[[int | str], SourceFile]]:
+        """Yield what reads many entries up to their pixel data."""
+        with _entries(self.path) as entries:
+            yield entries.read_header
 
     def name(self, ref: int | str) -> str:
         """Return the member's name."""

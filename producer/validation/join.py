@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import stat
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from backlog.outcomes import Outcome
 from producer.key_table import Key
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Source
-from producer.sources.file_names import file_stem, folders_above, shared_folders
+from producer.sources.file_names import behind, path_key, shorter
 from producer.validation.labels import Labels
 
 
@@ -234,14 +235,14 @@ def _keys(
 
 
 class _Index:
-    """Finds the row of a key. A file's name is compared from its end, as far as either side goes."""
+    """Finds the row of a key. A file's path is compared from its end, as far as either side goes."""
 
     def __init__(self, labels: Labels) -> None:
-        self._labels = labels
         self._files = labels.key is Key.FILE_NAME
         self._rows: dict[str, list[int]] = {}
         for row, key in enumerate(labels.keys):
-            self._rows.setdefault(file_stem(key) if self._files else key, []).append(row)
+            self._rows.setdefault(path_key(key) if self._files else key, []).append(row)
+        self._sorted = sorted(self._rows) if self._files else []
 
     def row(self, key: str) -> int | None:
         """Return the row of a key.
@@ -251,24 +252,19 @@ class _Index:
         UsageError
             A file's name fits several rows equally well.
         """
-        rows = self._rows.get(file_stem(key) if self._files else key)
-        if rows is None:
-            return None
         if not self._files:
-            return rows[0]
-        parts = folders_above(key)
-        fitting = [
-            (depth, row)
-            for row in rows
-            if (depth := shared_folders(parts, folders_above(self._labels.keys[row]))) is not None
-        ]
-        if not fitting:
-            return None
-        best = max(depth for depth, _ in fitting)
-        chosen = [row for depth, row in fitting if depth == best]
-        if len(chosen) > 1:
+            rows = self._rows.get(key)
+            return rows[0] if rows else None
+        found = self._rows_of_file(path_key(key))
+        if len(found) > 1:
             raise UsageError(
-                f"a file of the run fits {len(chosen)} rows of the labels (lines"
-                f" {', '.join(str(row + 2) for row in chosen[:5])}): give more of its path in the table, or join by UID"
+                f"a file of the run fits {len(found)} rows of the labels (lines"
+                f" {', '.join(str(row + 2) for row in found[:5])}): give more of its path in the table, or join by UID"
             )
-        return chosen[0]
+        return found[0] if found else None
+
+    def _rows_of_file(self, key: str) -> list[int]:
+        first, last = bisect_left(self._sorted, key), bisect_left(self._sorted, behind(key))
+        if first < last:
+            return [row for longer in self._sorted[first:last] for row in self._rows[longer]]
+        return next((self._rows[one] for one in shorter(key) if one in self._rows), [])
