@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from backlog.pacs.folder import FolderPacs
+from tests.chaos.account import endings
 from tests.chaos.images import write_backlog
 from tests.conftest import Cli
-from tests.support.servers import ROOT, RedisServer, wait_until
+from tests.support.servers import ROOT, RedisServer, free_port, wait_until
 
 OURS, OTHERS = "c" * 64, "d" * 64
 ITEMS = 48
@@ -86,36 +89,46 @@ def test_weights_that_no_worker_has_are_refused_at_once(answering: Stack, cli: C
     assert "queue inference.dddddddddddd" in found
 
 
-def test_each_run_is_scored_with_its_own_weights(answering: Stack, cli: Cli, tmp_path: Path) -> None:
+def test_each_run_has_its_own_weights_language_and_rules(answering: Stack, cli: Cli, tmp_path: Path) -> None:
     write_backlog(tmp_path / "backlog.zip", ITEMS)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CXR_")} | answering.settings
-    runs = {"ours": "cccccc", "others": OTHERS}
-    producers = [
-        subprocess.Popen(
-            [
-                *(
-                    sys.executable,
-                    "-m",
-                    "producer.cli.main",
-                    "run",
-                    "backlog.zip",
-                    "--out",
-                    out,
-                    "--weights",
-                    weights,
-                )
-            ],
-            env=environment | {"PYTHONPATH": str(ROOT)},
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
+    environment |= {"PYTHONPATH": str(ROOT), "CXR_METRICS_TARGETS": str(tmp_path / "targets")}
+    runs = {
+        "ours": ("cccccc", {"CXR_LANGUAGE": "pt-BR"}),
+        "others": (OTHERS, {}),
+        "picky": ("cccccc", {"CXR_MODALITIES": "CR"}),
+    }
+    producers = []
+    for out, (weights, more) in runs.items():
+        words = ["run", "backlog.zip", "--out", out, "--weights", weights]
+        ports = {"CXR_METRICS_PORT": str(free_port())}
+        producers.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "producer.cli.main", *words],
+                env=environment | more | ports,
+                cwd=tmp_path,
+                stdout=subprocess.DEVNULL,
+            )
         )
-        for out, weights in runs.items()
-    ]
-    assert [one.wait(120) for one in producers] == [0, 0]
-    for out, weights in runs.items():
-        summary = json.loads((tmp_path / out / "summary.json").read_text())
-        assert (summary["reported"], summary["weights_sha256"][:6]) == (ITEMS, weights[:6])
-        log = answering.log(out).read_text()
-        assert not re.search(r"service\.(away|waiting)", log), (
-            "no message came to a worker with other weights"
-        )
+    labels: set[str] = set()
+
+    def all_ended() -> bool:
+        for path in (tmp_path / "targets").glob("run-*.json"):
+            with suppress(FileNotFoundError):  # it ended meanwhile
+                labels.add(json.loads(path.read_text())[0]["labels"]["run"])
+        return all(one.poll() is not None for one in producers)
+
+    wait_until(all_ended, 180, "all runs have ended")
+    assert [one.wait() for one in producers] == [0, 0, 0]
+    assert len(labels) == len(runs), "each has numbers of its own, with its name"
+    with closing(FolderPacs(Path(answering.settings["CXR_PACS_URL"]))) as pacs:
+        for out, language in (("ours", b"pt-BR"), ("others", b"en")):
+            summary = json.loads((tmp_path / out / "summary.json").read_text())
+            assert (summary["reported"], summary["weights_sha256"][:6]) == (ITEMS, runs[out][0][:6])
+            for ended in endings(tmp_path / out / "ledger.sqlite").values():
+                assert (b"pt-BR" in pacs.fetch(ended.sr_instance)) == (language == b"pt-BR")
+            log = answering.log(out).read_text()
+            assert not re.search(r"service\.(away|waiting)", log), "no message of other weights came to it"
+    assert json.loads((tmp_path / "picky" / "summary.json").read_text())["skipped"] == {
+        "not_radiograph": ITEMS
+    }
