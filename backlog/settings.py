@@ -92,6 +92,11 @@ class Settings:
         "`modality:NAME`: most images of a run that lie in Orthanc at a time before they are scored and deleted there.",
         allowed=(1, 1_000_000),
     )
+    deliver_confirm: str = _setting(
+        "find",
+        "How a modality confirms a report: it lists it (C-FIND), commits itself to keep it, or takes it and no more.",
+        choices=("find", "commitment", "store"),
+    )
     allow_recycling: bool = _setting(
         False,
         "Store in a PACS that deletes its oldest patients to make room (`MaximumPatientCount`, `MaximumStorageSize`).",
@@ -335,6 +340,7 @@ _ELSEWHERE: Final = frozenset(
     PREFIX + name
     for name in (
         "TEST_DATA INBOX OUT MODELS BIND UID GID TLS TLS_BIND INTERNAL SERVER REDIS_PORT "
+        "ORTHANC_DICOM ORTHANC_AET ORTHANC_DICOM_PORT RETRIEVE_LIMIT DICOM_BIND "
         "ORTHANC_PORT ORTHANC_TLS_PORT ORTHANC_PLUGINS "
         "VIEWER_PORT VIEWER_TLS VIEWER_TLS_BIND VIEWER_TLS_PORT VIEWER_LIMIT "
         "ORTHANC_IDENTIFIER ORTHANC_INDEX ORTHANC_STORAGE "

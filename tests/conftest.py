@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backlog.log import LOGGER
-from tests.support.hospital import dicom_options
+from tests.support.hospital import ScriptedHospital, dicom_options, make_known
 from tests.support.servers import ROOT, OrthancServer, RedisServer, free_port, missing
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -100,6 +100,17 @@ def dicom_orthanc(_dicom_orthanc: OrthancServer) -> OrthancServer:
     """An empty Orthanc that speaks DICOM, as the application entity STACK."""
     _dicom_orthanc.clear()
     return _dicom_orthanc
+
+
+@pytest.fixture
+def hospital(dicom_orthanc: OrthancServer) -> Iterator[ScriptedHospital]:
+    """A hospital's PACS that does wrong on demand; that Orthanc knows it as ``hospital``."""
+    hospital = ScriptedHospital()
+    hospital.destination = ("127.0.0.1", int(str(dicom_orthanc.options["DicomPort"])))
+    hospital.start()
+    make_known(dicom_orthanc, "hospital", hospital.title, hospital.port)
+    yield hospital
+    hospital.stop()
 
 
 @pytest.fixture(scope="session")

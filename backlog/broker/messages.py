@@ -146,6 +146,8 @@ class Job(TypedDict):
         bool
     ]  #: this chunk is one item that a server failed on before: it is not waited for long
     operating_points: NotRequired[OperatingPointsSpec]
+    keep: NotRequired[bool]  #: images that a modality sent stay in Orthanc when they are scored
+    deliver: NotRequired[str]  #: the modality that gets each report
     derived_objects: NotRequired[
         list[str]
     ]  #: what is stored beside each report, of :data:`backlog.settings.DERIVED_OBJECTS`
@@ -222,6 +224,7 @@ class ItemRecord(TypedDict, total=False):
     meaningful: bool
     engine: str
     derived_objects: list[DerivedRecord]
+    delivered: str  #: the modality that confirmed to have the report
     history: list[int]  #: deferred only: the events of :class:`backlog.fault_attribution.FaultHistory`
 
 

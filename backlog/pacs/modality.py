@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from backlog.errors import InstanceRejected, ModalityFailed, ServiceUnavailable, UsageError
+from backlog.log import printable
 from backlog.outcomes import Reason
 from backlog.pacs.address import is_dicomweb
 from backlog.pacs.orthanc_rest import checked_id
@@ -126,7 +127,7 @@ class Modality:
         ]
 
     def retrieve(self, study: str, series: str, sop: str) -> list[str]:
-        """Have the modality send an image to Orthanc (C-MOVE); return its ids there, once it has arrived.
+        """Have the modality send an image to Orthanc (C-MOVE); return its ids there, once it is there.
 
         Raises
         ------
@@ -137,16 +138,27 @@ class Modality:
         wanted = {"Level": "Instance", "Resources": [resource], "Timeout": max(1, round(self._seconds))}
         self._ask("move", wanted)
         deadline = time.monotonic() + _ARRIVAL_SECONDS
-        while True:
-            held = self.orthanc.find([sop]).get(sop, [])
-            if held:
-                return held
+        while not (held := self.held(series, sop)):
             if time.monotonic() > deadline:
                 raise ModalityFailed(
                     f"the modality {self.name} says that it sent an image, and Orthanc has not received it: does it"
                     " know Orthanc's AE title with Orthanc's own address and port?"
                 )
             time.sleep(_LOOK_EVERY)
+        return held
+
+    def held(self, series: str, sop: str) -> list[str]:
+        """Return Orthanc's ids of an image: of several under its UID, those in a series of this UID."""
+        found = self.orthanc.find([sop]).get(sop, [])
+        return [one for one in found if self.series_uid(one) == series]
+
+    def series_uid(self, instance: str) -> str:
+        """Return the Series Instance UID of an instance in Orthanc; empty where that is gone."""
+        try:
+            tags = self._rest.json(f"/instances/{checked_id(instance)}/series").get("MainDicomTags", {})
+        except InstanceRejected:
+            return ""  # gone meanwhile
+        return str(tags.get("SeriesInstanceUID", ""))
 
     def deliver(self, instances: Sequence[str]) -> None:
         """Send instances of Orthanc's to the modality (C-STORE).
@@ -159,11 +171,32 @@ class Modality:
         wanted = {"Resources": list(instances), "Synchronous": True, "Timeout": max(1, round(self._seconds))}
         self._translated(lambda: self._ask("store", wanted), Reason.NOT_DELIVERED)
 
-    def holds(self, study: str, series: str, sop: str) -> bool:
+    def lists(self, study: str, series: str, sop: str) -> bool:
         """Whether the modality lists an object (C-FIND)."""
         keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": sop}
         answers = self._translated(lambda: self.find("Instance", keys), Reason.NOT_DELIVERED)
         return any(one.get("SOPInstanceUID") == sop for one in answers)
+
+    def commit(self, instance: str, *, seconds: float) -> None:
+        """Have the modality commit itself to keep an instance of Orthanc's (PS3.4 annex J).
+
+        Raises
+        ------
+        ModalityFailed
+            It refuses, or is silent for so many seconds.
+        """
+        wanted = {"Resources": [instance], "Timeout": max(1, round(self._seconds))}
+        answer = self._translated(lambda: self._ask("storage-commitment", wanted), Reason.NOT_DELIVERED)
+        deadline = time.monotonic() + seconds
+        while (status := self._rest.json(f"/storage-commitment/{answer['ID']}").get("Status")) == "Pending":
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_LOOK_EVERY)
+        if status != "Success":
+            raise ModalityFailed(
+                f"the modality {self.name} does not commit itself to a report ({printable(str(status))})",
+                Reason.NOT_DELIVERED,
+            )
 
     def _ask(self, what: str, body: Mapping[str, object]) -> dict[str, object]:
         try:

@@ -84,6 +84,17 @@ DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runn
     default="",
     help="What scores: a model's name, 'seeded', or the first digits of the weights' SHA-256. Default: CXR_WEIGHTS.",
 )
+@click.option(
+    "--deliver",
+    metavar="NAME",
+    help="The DICOM modality that gets each report too, by C-STORE. Default: the one that the images come from.",
+)
+@click.option(
+    "--no-delivery", is_flag=True, help="Reports stay in Orthanc, also where a modality sent the images."
+)
+@click.option(
+    "--keep", is_flag=True, help="Images that a modality sent stay in Orthanc when they are scored."
+)
 @MAKE_UIDS
 @WRAP_IMAGES
 @IMAGE_NAMES
@@ -105,6 +116,9 @@ def run(
     operating_points: Path | None,
     label_findings: bool,
     weights: str,
+    deliver: str | None,
+    no_delivery: bool,
+    keep: bool,
     make_uids: bool,
     wrap_images: bool,
     image_names: str,
@@ -117,9 +131,12 @@ def run(
     Redis and the workers itself, and stops them at the end.
     """
     from producer.run.create import create
+    from producer.run.delivery import Delivery
     from producer.run.folder import Paths, new_folder
 
     check_only_by(only, only_by)
+    if deliver is not None and (no_delivery or not deliver):
+        raise click.UsageError("--deliver names a modality, and goes with no --no-delivery")
     settings = read_settings()
     if derived_objects is not None:
         settings = replace(settings, derived_objects=derived_objects)
@@ -145,6 +162,7 @@ def run(
             only_by=only_by,
             conversion=conversion_of(make_uids, wrap_images, image_names, image_table),
             weights=weights,
+            delivery=Delivery("" if no_delivery else deliver, keep),
         )
     except BaseException:
         if out is None:

@@ -129,7 +129,7 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
     from backlog.pacs.concurrency_limit import limited
     from producer.results.audit_log import Audit
     from producer.results.labels import count_labels
-    from producer.results.retract import beside, written
+    from producer.results.retract import beside, delivered, written
     from producer.results.retract import retract as take_back
     from producer.run.folder import Paths, is_running, only_producer
     from producer.run.open import open_ledger, pacs_of, reader_of
@@ -144,7 +144,14 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
             count += 1
         derived_objects = beside(ledger)
         labels = sum(count_labels(ledger).values())
+        elsewhere = sum(1 for _ in delivered(ledger))
+        modality = str(ledger.get("job").get("deliver", ""))
         ledger.close()
+        if elsewhere:
+            echo(
+                f"The modality {modality} has {elsewhere} of its objects. No one can delete them there over DICOM:"
+                " 'retract --yes' lists them for its administrator."
+            )
         also = f", and {derived_objects} pictures and PDFs beside them" if derived_objects else ""
         if labels:
             echo(f"It put {labels} labels on studies, which are taken off first.")
@@ -178,7 +185,15 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
                 )
             finally:
                 audit.catch_up(durable=True)
+        modality, there = str(ledger.get("job").get("deliver", "")), list(delivered(ledger))
         ledger.close()
+    for study, uid in there:
+        click.echo(f"{modality} {study} {uid}")
+    if modality:
+        echo(
+            f"The {len(there)} objects above are in the modality {modality}, which has to delete them itself: DICOM"
+            " has no request for that. So are reports of items that had not ended, if it took them."
+        )
     also = f" and {done.derived_objects} pictures and PDFs beside them" if done.derived_objects else ""
     echo(
         f"Deleted {done.reports} reports{also}."

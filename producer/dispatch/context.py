@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ class RunContext:
     give_up_file: Path  #: the numbers of items that the operator gives up, one a line
     #: Whether our PACS has an instance, where it has no identifier that workers could compare; then None.
     pacs_contains: Callable[[str], bool] | None = None
+    #: Most chunks in flight however the window grows: their images take room in the PACS.
+    most_in_flight: int = sys.maxsize
     pacs_answers: Callable[[], bool] = lambda: False
 
     @property

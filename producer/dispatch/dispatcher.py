@@ -219,6 +219,7 @@ class Dispatcher:
             window - len(flying),
             self._ahead - (len(flying) - leased),
             (window if alone else max(_MOST_BACK, 2 * (leased + self._ahead))) - len(ordinary),
+            self.context.most_in_flight - len(ordinary),
         )
         if room > 0:
             self._begin(ledger.waiting(room))
@@ -249,8 +250,12 @@ class Dispatcher:
     def _send(self, chunk: ChunkRow, *, retry: bool = False) -> None:
         context = self.context
         stage = context.source.first
-        key = "entry" if stage is Stage.UPLOAD else "instance"
-        items: list[dict[str, Any]] = [{"i": index, key: ref} for index, (_, ref) in enumerate(chunk.items)]
+        key = {Stage.UPLOAD: "entry", Stage.INFER: "instance"}.get(stage)
+        items: list[dict[str, Any]] = [
+            {"i": index} | ({key: ref} if key else {}) for index, (_, ref) in enumerate(chunk.items)
+        ]
+        if stage is Stage.RETRIEVE:  # UIDs stand in no message
+            context.claims.set_references(context.run, chunk.no, [str(ref) for _, ref in chunk.items])
         job = context.job
         if retry or chunk.no in context.ledger.deferred_chunks():
             job = {**job, "retry": True, "history": context.ledger.history(chunk.no).events}

@@ -24,8 +24,10 @@ from producer.ledger.chunk_sizes import ChunkSizes
 from producer.ledger.rows import UNACCOUNTED, duplicate, item_row
 from producer.ledger.schema import (
     DEFERRAL,
+    DELIVERED,
     DERIVED_RETRACTED,
     DERIVED_STORED,
+    EVICTION,
     FOUND,
     LABELLED,
     LABELS,
@@ -45,6 +47,10 @@ _LOCK_SECONDS: Final = 5.0
 #: An item that a server failed on is sent again after so many seconds, then after four times as many, and so on.
 _RETRY_AFTER: Final = 1.0
 _RETRY_AT_MOST: Final = 60.0
+
+
+#: The ledger's fact: images that this run brought into Orthanc are deleted there once their items have ended.
+EVICTS: Final = "evicts"
 
 
 class LedgerFenced(BacklogError):
@@ -110,6 +116,7 @@ class Ledger:
                 self._db.execute(DEFERRAL)
                 self._db.execute(LABELS)
                 self._db.execute(MATCHES)
+                self._db.execute(EVICTION)
         self._epoch: int | None = None
 
     @classmethod
@@ -355,6 +362,11 @@ class Ledger:
         ended = stage_time["at"] / 1000 if stage_time else time.time()
         self._replace(item_row(item, ref, record, chunk, ended))
         self._keep_effects(item, record, ended)
+        if self._get(EVICTS, False):
+            self._execute(
+                "INSERT OR REPLACE INTO eviction VALUES (?, ?, ?)",
+                (item, record.get("instance") or "", str(ref)),
+            )
 
     def _close(self, chunk: int) -> None:
         self._execute("UPDATE chunk SET state = 2, items = '' WHERE no = ?", (chunk,))
@@ -406,6 +418,8 @@ class Ledger:
             self._effect(STORED if record.get("sr_ours") else FOUND, item, at)
             if any(one.get("ours") for one in record.get("derived_objects", [])):
                 self._effect(DERIVED_STORED, item, at)
+            if record.get("delivered"):
+                self._effect(DELIVERED, item, at)
 
     def _effect(self, kind: str, item: int, at: float) -> None:
         self._execute("INSERT OR IGNORE INTO effect (kind, item, at) VALUES (?, ?, ?)", (kind, item, at))
@@ -503,6 +517,16 @@ class Ledger:
             self._db.executemany("INSERT OR REPLACE INTO temp.grouping VALUES (?, ?)", studies)
         finally:
             self._db.execute("COMMIT")
+
+    def evictions(self, limit: int) -> list[tuple[int, str, str]]:
+        """Return images that are to be deleted in Orthanc: (item, Orthanc's id or empty, reference)."""
+        rows = self._execute("SELECT item, instance, ref FROM eviction ORDER BY item LIMIT ?", (limit,))
+        return [(int(row["item"]), str(row["instance"]), str(row["ref"])) for row in rows]
+
+    def evicted(self, item: int) -> None:
+        """Forget an image that was to be deleted: it is gone, or stays."""
+        with self._transaction():
+            self._execute("DELETE FROM eviction WHERE item = ?", (item,))
 
     def select(self, query: str, *values: object) -> Iterator[dict[str, Any]]:
         """Stream the rows of a query that only reads: the report's and the audit's."""

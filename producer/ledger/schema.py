@@ -41,6 +41,15 @@ CREATE TABLE IF NOT EXISTS only_match (
 ) WITHOUT ROWID;
 """
 
+#: Images that a modality sent and whose items have ended: they are deleted in Orthanc. Added in the same way.
+EVICTION: Final = """
+CREATE TABLE IF NOT EXISTS eviction (
+    item INTEGER PRIMARY KEY,
+    instance TEXT NOT NULL,                 -- the PACS's own id; empty where no worker said it
+    ref TEXT NOT NULL                       -- study, series and SOP Instance UID
+);
+"""
+
 SCHEMA: Final = f"""
 PRAGMA user_version = {VERSION};
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -94,12 +103,14 @@ CREATE TABLE effect (                       -- what this run changed or found in
 CREATE TABLE retracted (
     item INTEGER PRIMARY KEY, sr_sop_instance_uid TEXT NOT NULL, found INTEGER NOT NULL, at REAL NOT NULL
 );
-{DEFERRAL}{LABELS}{MATCHES}"""
+{DEFERRAL}{LABELS}{MATCHES}{EVICTION}"""
 
 #: Kinds of effects: a report stored by this run, one of an earlier run found instead, one deleted again.
 STORED: Final = "report.stored"
 FOUND: Final = "report.found"
 RETRACTED: Final = "report.retracted"
+#: A report that a modality confirmed to have.
+DELIVERED: Final = "report.delivered"
 #: The same of what this run stored beside a report, and deleted again.
 DERIVED_STORED: Final = "derived_objects.stored"
 DERIVED_RETRACTED: Final = "derived_objects.retracted"

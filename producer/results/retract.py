@@ -12,7 +12,7 @@ from backlog.errors import DeletionUnsupported
 from backlog.outcomes import Outcome
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
-from producer.ledger.schema import DERIVED_RETRACTED, RETRACTED
+from producer.ledger.schema import DELIVERED, DERIVED_RETRACTED, RETRACTED
 from producer.results.labels import remove_labels
 from producer.results.reported import REPORTED, derived_objects, reported_pages, retried, state_in_pacs
 from producer.results.unrecorded import unrecorded
@@ -36,6 +36,15 @@ class Retraction:
 def written(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """Stream the items whose report this run itself wrote."""
     return (item for item in ledger.items(Outcome.REPORTED) if item["sr_ours"])
+
+
+def delivered(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Yield what this run's modality confirmed to have, reports and the rest: (Study, SOP Instance UID)."""
+    query = "SELECT item.* FROM effect JOIN item ON item.no = effect.item WHERE effect.kind = ? ORDER BY effect.seq"
+    for item in ledger.select(query, DELIVERED):
+        beside_it = [one["sop_instance_uid"] for one in derived_objects(item) if one.get("instance")]
+        for uid in (item["sr_sop_instance_uid"], *beside_it):
+            yield item["study_instance_uid"], uid
 
 
 def beside(ledger: Ledger) -> int:

@@ -20,6 +20,7 @@ from backlog.pacs.base import Pacs
 from backlog.report_uids import report_and_series_uid
 from producer.ledger.ledger import Ledger
 from producer.results.reported import retried
+from producer.sources.modality import sop_instance_uid
 
 #: The kind of document that workers write.
 _IOD: Final = "comprehensive3d"
@@ -92,12 +93,13 @@ def _pages(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
     while page := list(ledger.select(_NOT_REPORTED, last, _BATCH)):
         yield page
         last = int(page[-1]["no"])
+    kind = ledger.get("job")["source"]["kind"]
     for chunk in ledger.in_flight():
         yield [
             {
                 "no": item,
                 "ref": json.dumps(ref),
-                "instance": ref if isinstance(ref, str) else "",
+                "instance": ref if kind in ("orthanc", "dicomweb") else "",
                 "sop_instance_uid": "",
             }
             for item, ref in chunk.items
@@ -108,8 +110,9 @@ def _identity(
     item: dict[str, Any], pacs: Pacs, read: Callable[[int | str], bytes] | None, seconds: float
 ) -> Identity | None:
     """Return which image an item is, from what is at hand; None where nothing tells."""
-    if item["sop_instance_uid"] and pacs.find([]) is not None:
-        return Identity("", "", item["sop_instance_uid"], "", "")
+    uid = item["sop_instance_uid"] or sop_instance_uid(json.loads(item["ref"]))
+    if uid and pacs.find([]) is not None:
+        return Identity("", "", uid, "", "")
     try:
         if item["instance"]:
             return identity(read_header(retried(lambda: pacs.header(str(item["instance"])), seconds)))

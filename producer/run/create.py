@@ -21,11 +21,12 @@ from backlog.pacs.connect import connect
 from backlog.pacs.modality import is_pacs_word
 from backlog.settings import Settings
 from backlog.weights import is_seeded
-from producer.ledger.ledger import Ledger
+from producer.ledger.ledger import EVICTS, Ledger
 from producer.results.labels import WANTED, check_labels
 from producer.results.only_account import ONLY
 from producer.run.check_pacs import check_pacs
 from producer.run.choose_weights import choose_weights
+from producer.run.delivery import AS_USUAL, Delivery
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address, place_facts
@@ -51,6 +52,7 @@ def create(
     weights: str = "",
     only: Path | None = None,
     only_by: str = "",
+    delivery: Delivery = AS_USUAL,
 ) -> None:
     """Make a run's folder and ledger; nothing is sent yet.
 
@@ -69,11 +71,7 @@ def create(
     points = read_operating_points(operating_points) if operating_points is not None else None
     wanted = choose_weights(settings, weights or (points.weights_sha256 if points else ""))
     source = make_source(word, settings, pacs, paths, selection)
-    if source.first is Stage.RETRIEVE:
-        raise UsageError(
-            f"{word}: images of a modality can be counted (cxr-backlog plan {word}), and not yet be scored by a run"
-        )
-    check_pacs(settings, pacs, stores_images=source.first is Stage.UPLOAD)
+    check_pacs(settings, pacs, stores_images=source.first is not Stage.INFER)
     # A wrong address or password ends here, and leaves nothing behind.
     identity = _identity(settings, pacs, label_findings=label_findings)
     now = datetime.now(UTC).replace(microsecond=0)
@@ -109,6 +107,12 @@ def create(
     }
     if label_findings:
         facts[WANTED] = True
+    deliver = delivery.check(settings, pacs, source)
+    if deliver:
+        job["deliver"] = deliver
+    if source.first is Stage.RETRIEVE:
+        job["keep"] = delivery.keep
+        facts[EVICTS] = not delivery.keep
     if only is None:
         _make(paths, facts)
         return
@@ -227,8 +231,9 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
         raise UsageError(f"{of.out}: nothing is quarantined{of_kind}")
     facts = {key: ledger.get(key) for key in ("word", "selection", "model", "workers", "chunk_size")}
     facts["pacs"] = pacs_address(ledger, of)
-    if ledger.get(WANTED):
-        facts[WANTED] = True
+    for fact in (WANTED, EVICTS):
+        if ledger.get(fact):
+            facts[fact] = True
     job: Job = ledger.get("job")
     ledger.close()
     now = datetime.now(UTC).replace(microsecond=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -9,12 +10,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from backlog.broker.messages import Job, Stage, model_of
+from backlog.broker.messages import FIRST_STAGES, Job, Stage, model_of
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.files import private_files
 from backlog.output_file import OutputFile
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
+from backlog.pacs.modality import Modality
+from backlog.pacs.orthanc import Orthanc
 from backlog.processes import cores
 from backlog.settings import Settings, interface_language
 from backlog.weights import SEEDED_NAME, is_seeded
@@ -23,13 +26,14 @@ from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
 from producer.dispatch.settle import settle
 from producer.ledger.chunk_sizes import guided
-from producer.ledger.ledger import Ledger
+from producer.ledger.ledger import EVICTS, Ledger
 from producer.monitoring.missing_consumers import MissingConsumers
 from producer.results import exports
 from producer.results.audit_log import Audit, AuditResult
 from producer.results.labels import WANTED, StudyLabels
 from producer.results.only_account import ONLY, write_only_account
 from producer.run.check_pacs import check_pacs, deletion_watch
+from producer.run.eviction import Eviction
 from producer.run.folder import Paths, only_producer
 from producer.run.local_servers import LocalServers
 from producer.run.open import open_ledger, pacs_of, source_of
@@ -107,7 +111,7 @@ def go_on(
         settle_here(ledger, paths)
         pacs_url = pacs_address(ledger, paths)
         source = source_of(ledger, settings, paths)
-        check_pacs(settings, pacs_url, stores_images=source.first is Stage.UPLOAD)
+        check_pacs(settings, pacs_url, stores_images=source.first is not Stage.INFER)
         job["source"] = source.spec  # the listing lies in the run's folder, which may have been moved
         with closing(pacs_of(ledger, settings, paths)) as pacs:
             identity = pacs.identity()  # a wrong password ends here, before anything is started
@@ -213,14 +217,19 @@ def _dispatch(
     pacs = connect(settings, pacs_url)
     app = make_app(settings)
     metrics = _metrics(settings, ledger, claims, app, job, pacs_url)
-    watch = deletion_watch(settings, pacs, ledger, stores_images=source.first is Stage.UPLOAD)
+    watch = None
+    if not ledger.get(EVICTS, False):  # patients of whom a run leaves nothing vanish by its own eviction
+        watch = deletion_watch(settings, pacs, ledger, stores_images=source.first is not Stage.INFER)
     identity = IdentityWatch(ledger, claims, pacs, pacs_url, job, say)
     consumers = MissingConsumers(app, job, source.first)
     labels = StudyLabels(ledger, pacs, job) if ledger.get(WANTED) else None
-    checks = [one.check for one in (identity, watch, labels) if one is not None]
+    eviction = _eviction(ledger, pacs, job, settings)
+    checks = [one.check for one in (identity, watch, labels, eviction) if one is not None]
     observer = Observers(
         _RunObserver(show, say, audit, checks, consumers), *([metrics] if metrics is not None else [])
     )
+    chunk_size = int(ledger.get("chunk_size"))
+    most = max(1, settings.retrieve_window // chunk_size) if eviction is not None else sys.maxsize
     dispatcher = Dispatcher(
         RunContext(
             ledger,
@@ -228,8 +237,9 @@ def _dispatch(
             app,
             source,
             job,
-            chunk_size=guided(int(ledger.get("chunk_size")), int(ledger.get("workers")), source.total),
+            chunk_size=guided(chunk_size, int(ledger.get("workers")), source.total),
             window=settings.window or _WINDOW,
+            most_in_flight=most,
             reconcile_seconds=settings.reconcile_seconds,
             pause_file=paths.pause,
             give_up_file=paths.give_up,
@@ -246,8 +256,9 @@ def _dispatch(
             # Workers let go of its chunks within a third of the lease; what they reported until then is kept.
             ledger.set("settled", settle(ledger, claims, job["run"]))
             observer.on_harvest()
-        if labels is not None and dispatcher.progress.done:
-            labels.finish(settings.pacs_retry_seconds)
+        for one in (labels, eviction):
+            if one is not None and dispatcher.progress.done:
+                one.finish(settings.pacs_retry_seconds)
     if dispatcher.progress.done:
         # The run is complete, whether Redis is there to hear it or not; what it holds of the run expires there.
         with suppress(ServiceUnavailable):
@@ -287,6 +298,14 @@ class _RunObserver(Silent):
     def notify(self, text: str) -> None:
         """Show a line."""
         self._say(text)
+
+
+def _eviction(ledger: Ledger, pacs: Pacs, job: Job, settings: Settings) -> Eviction | None:
+    """Return what deletes the images that a modality sent, where the run doesn't keep them."""
+    if not ledger.get(EVICTS, False) or not isinstance(pacs, Orthanc):
+        return None
+    modality = Modality(pacs, job["source"].get("modality", ""), seconds=settings.pacs_seconds)
+    return Eviction(ledger, modality, job["run"])
 
 
 def _answers(pacs: Pacs) -> bool:
@@ -360,6 +379,7 @@ def _workers(
         chosen,
         on_restart=lambda name: say(f"The {name} process died; it was started again."),
         on_give_up=stopping.give_up,
+        first=FIRST_STAGES[job["source"]["kind"]],
     ) as servers:
         stopping.on_second = servers.kill
         yield servers.redis_url

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from backlog.broker.messages import QUEUES, Stage
 from backlog.errors import BacklogError, UsageError
 from backlog.files import PrivateFolder, open_without_link
 from backlog.log import printable
@@ -103,6 +104,8 @@ class LocalServers:
         Called with the name of a process that died and was started again.
     on_give_up
         Called, once, with what to tell the user of a process that dies at each start.
+    first
+        The stage at which the run's chunks begin.
     """
 
     logs: Path
@@ -110,6 +113,7 @@ class LocalServers:
     settings: dict[str, str]
     on_restart: Callable[[str], None] = lambda _: None
     on_give_up: Callable[[str], None] = lambda _: None
+    first: Stage = Stage.UPLOAD
     redis_url: str = field(init=False)
     _folder: PrivateFolder = field(init=False)
     _children: list[_Child] = field(default_factory=list, init=False)
@@ -133,7 +137,7 @@ class LocalServers:
             ),
             _Child(
                 "io",
-                _worker_command("io", "upload,report", self.workers),
+                _worker_command("io", f"{QUEUES[min(self.first, Stage.UPLOAD)]},report", self.workers),
                 environment,
                 self.logs / "worker-io.log",
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -167,9 +167,9 @@ def reference(study: str, series: str, sop: str) -> str:
     return _SEPARATOR.join((study, series, sop))
 
 
-def sop_instance_uids(references: Sequence[str]) -> list[str]:
-    """Return the SOP Instance UIDs of references."""
-    return [one.rpartition(_SEPARATOR)[2] for one in references]
+def sop_instance_uid(ref: int | str) -> str:
+    """Return the SOP Instance UID in a reference to an image of a modality; empty for another source's."""
+    return str(ref).rpartition(_SEPARATOR)[2] if _SEPARATOR in str(ref) else ""
 
 
 def _skip(tags: dict[str, str], rules: Rules) -> Reason | None:

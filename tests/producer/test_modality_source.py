@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,10 @@ from producer.sources.modality import ModalitySource
 from producer.sources.open import Selection
 from producer.sources.study_slices import date_range
 from tests.support.dicom_images import chest, dicom
-from tests.support.hospital import ScriptedHospital, make_known
+from tests.support.hospital import ScriptedHospital
 from tests.support.servers import OrthancServer
 
 SMALL = chest(64, 64)
-
-
-@pytest.fixture
-def hospital(dicom_orthanc: OrthancServer) -> Iterator[ScriptedHospital]:
-    hospital = ScriptedHospital()
-    hospital.start()
-    make_known(dicom_orthanc, "hospital", hospital.title, hospital.port)
-    yield hospital
-    hospital.stop()
 
 
 def fill(hospital: ScriptedHospital, studies: int, *, day: str = "", images: int = 1) -> set[str]:

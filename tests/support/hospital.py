@@ -15,7 +15,7 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelMove,
@@ -73,7 +73,6 @@ class ScriptedHospital:
         ):
             ae.add_supported_context(context)
         ae.supported_contexts += AllStoragePresentationContexts
-        ae.requested_contexts = AllStoragePresentationContexts[:100]
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_C_FIND, self._find),
@@ -114,7 +113,7 @@ class ScriptedHospital:
             answer = Dataset()
             answer.QueryRetrieveLevel = level
             answer.SpecificCharacterSet = image.get("SpecificCharacterSet", "ISO_IR 100")
-            for element in query:
+            for element in (one for one in query if one.tag.group != 2):
                 if element.keyword in _COUNTED:
                     setattr(answer, element.keyword, self._counted(element.keyword, image))
                 elif element.keyword not in ("QueryRetrieveLevel", "SpecificCharacterSet"):
@@ -130,7 +129,12 @@ class ScriptedHospital:
     def _matches(self, query: Dataset, image: Dataset) -> bool:
         for element in query:
             wanted, keyword = str(element.value or ""), element.keyword
-            if not wanted or keyword in ("QueryRetrieveLevel", "SpecificCharacterSet"):
+            # Orthanc 1.10 adds the meta header's UID of the instance, which no data set holds.
+            if (
+                not wanted
+                or element.tag.group == 2
+                or keyword in ("QueryRetrieveLevel", "SpecificCharacterSet")
+            ):
                 continue
             if keyword == "ModalitiesInStudy":
                 if not self.ignores_modality and wanted not in self._counted(keyword, image):
@@ -160,7 +164,8 @@ class ScriptedHospital:
             if event.move_destination.strip() != "STACK":
                 yield None, None  # PS3.4 C.4.2.1.5: 0xA801, the destination is unknown
                 return
-            yield *self.destination, {"ae_title": "STACK", "contexts": None}
+            contexts = [build_context(one.SOPClassUID, one.file_meta.TransferSyntaxUID) for one in wanted]
+            yield *self.destination, {"ae_title": "STACK", "contexts": contexts[:1]}
             sent = [one for one in wanted if not self.loses(str(one.SOPInstanceUID))]
             yield len(sent) * (2 if self.twice else 1)
             for image in sent * (2 if self.twice else 1):
@@ -200,7 +205,5 @@ def dicom_options(title: str, port: int) -> dict[str, object]:
         "DicomServerEnabled": True,
         "DicomAet": title,
         "DicomPort": port,
-        "DicomCheckModalityHost": False,
         "DicomScuTimeout": 5,
-        "ConcurrentJobs": 4,
     }

@@ -14,6 +14,7 @@ from tests.support.servers import ROOT
 
 #: Services that run the application's code, but Flower, which needs to know the broker alone.
 SERVICES = (
+    "worker-retrieve",
     "worker-upload",
     "worker-inference",
     "worker-inference-gpu",

@@ -30,8 +30,14 @@ RELEASES = ("1.29", kubernetes_validate.latest_version())
 
 #: Who may open a connection to whom, and nobody else.
 TALKS = {
-    *((client, "redis", 6379) for client in ("worker-upload", "worker-inference", "worker-report")),
-    *((client, "orthanc", 8042) for client in ("worker-upload", "worker-inference", "worker-report")),
+    *(
+        (client, "redis", 6379)
+        for client in ("worker-retrieve", "worker-upload", "worker-inference", "worker-report")
+    ),
+    *(
+        (client, "orthanc", 8042)
+        for client in ("worker-retrieve", "worker-upload", "worker-inference", "worker-report")
+    ),
     ("producer", "redis", 6379),
     ("producer", "orthanc", 8042),
     ("flower", "redis", 6379),
@@ -183,7 +189,7 @@ def test_pods_run_hardened(built: Built) -> None:
         assert container["resources"]["limits"]["memory"], name
         assert container["resources"]["requests"]["cpu"], name
         assert not spec.get("hostNetwork"), name
-    assert len(names) == 8
+    assert len(names) == 9
 
 
 def test_services_are_probed(built: Built) -> None:

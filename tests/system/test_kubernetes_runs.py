@@ -24,7 +24,12 @@ from tests.support.manifests import Built, Manifest, build, environment, need_ku
 from tests.support.servers import ROOT, RedisServer
 from worker.health import ALIVE
 
-WORKERS = {"worker-upload": Stage.UPLOAD, "worker-inference": Stage.INFER, "worker-report": Stage.REPORT}
+WORKERS = {
+    "worker-retrieve": Stage.RETRIEVE,
+    "worker-upload": Stage.UPLOAD,
+    "worker-inference": Stage.INFER,
+    "worker-report": Stage.REPORT,
+}
 
 #: What KEDA has Redis do for its trigger of type redis: a length, whatever the key's type.
 LENGTH = """
@@ -42,7 +47,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def queues_for(stage: Stage) -> set[str]:
     """Return what a worker with the released weights takes from at one stage."""
     base = QUEUES[stage]
-    return {base} if stage is Stage.UPLOAD else {base, queue_for(base, RELEASE_SHA256[DEFAULT_MODEL])}
+    return {base} if stage <= Stage.UPLOAD else {base, queue_for(base, RELEASE_SHA256[DEFAULT_MODEL])}
 
 
 def scaled(built: Built, overlay: str) -> dict[str, Manifest]:

@@ -1,1 +1,1 @@
-"""The three Celery tasks and what they have in common."""
+"""The four Celery tasks and what they have in common."""

@@ -222,6 +222,10 @@ class Attempt:
         if self.claim.seconds - self._told >= 1.0:
             self.tell_served()
 
+    def record_witness(self, operation: Operation) -> None:
+        """Say that a server did something for another item than the one that it fails on just now."""
+        self._served[operation] = self._tick()
+
     def _tick(self) -> int:
         """Return the time of an event in ms; of two, the later one has the later time."""
         self._now = max(self._now + 1, self.claim.clock)

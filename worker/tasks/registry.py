@@ -1,4 +1,4 @@
-"""The three tasks: upload, infer, report."""
+"""The four tasks: retrieve, upload, infer, report."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from worker.tasks.infer import infer
 from worker.tasks.item_limits import DECODE_TIMEOUTS
 from worker.tasks.report import report
 from worker.tasks.resources import WorkerResources
+from worker.tasks.retrieve import retrieve
 from worker.tasks.upload import upload
 
-__all__ = ["WorkerResources", "infer", "register", "report", "upload"]
+__all__ = ["WorkerResources", "infer", "register", "report", "retrieve", "upload"]
 
 
 def register(app: Celery, settings: Settings) -> WorkerResources:
-    """Give an application its three tasks; returns what they hold on to."""
+    """Give an application its four tasks; returns what they hold on to."""
     process = WorkerResources(settings)
     stages: dict[Stage, Callable[[WorkerResources, Job, Attempt, list[Any]], None]] = {
+        Stage.RETRIEVE: retrieve,
         Stage.UPLOAD: upload,
         Stage.INFER: infer,
         Stage.REPORT: report,

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backlog.broker.claims import Claims
 from backlog.broker.messages import Job, model_of
+from backlog.broker.pace import Pace
 from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError
 from backlog.model import MODELS
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import LimitedPacs, limited
+from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit, limited
 from backlog.pacs.connect import connect
 from backlog.processes import cores
 from backlog.settings import Settings
 from backlog.weights import expected_sha256
 
 if TYPE_CHECKING:
+    from backlog.pacs.modality import Modality
     from worker.model.class_activation import ClassActivation
     from worker.model.engine import Engine
     from worker.model.weights import Weights
@@ -32,6 +34,7 @@ class WorkerResources:
     """What one worker process holds on to, made when first needed."""
 
     settings: Settings
+    _modality_limits: dict[str, PacsConcurrencyLimit] = field(default_factory=dict, init=False)
 
     @cached_property
     def claims(self) -> Claims:
@@ -44,6 +47,36 @@ class WorkerResources:
         if not self.settings.pacs_url:
             raise UsageError("CXR_PACS_URL is not set: this worker knows no PACS")
         return limited(connect(self.settings), self.settings)
+
+    def modality(self, name: str) -> Modality:
+        """Return a DICOM modality that this worker's PACS, an Orthanc, knows.
+
+        Raises
+        ------
+        UsageError
+            The PACS is no Orthanc.
+        """
+        from backlog.pacs.modality import Modality
+        from backlog.pacs.orthanc import Orthanc
+
+        pacs = self.pacs.pacs if isinstance(self.pacs, LimitedPacs) else self.pacs
+        if not isinstance(pacs, Orthanc):
+            raise UsageError(
+                "this worker's CXR_PACS_URL leads to no Orthanc, through which a modality is asked"
+            )
+        return Modality(pacs, name, seconds=self.settings.pacs_seconds)
+
+    def modality_limit(self, name: str, what: str = "move") -> PacsConcurrencyLimit:
+        """Return the slots for what a modality sends (``move``) or takes (``store``), over all workers."""
+        key = f"{self.settings.pacs_url} {name} {what}"
+        if key not in self._modality_limits:
+            most = self.settings.retrieve_requests
+            self._modality_limits[key] = PacsConcurrencyLimit(self.claims.broker, key, most=most)
+        return self._modality_limits[key]
+
+    def pace(self, name: str) -> Pace:
+        """Return how fast a modality is asked for images, by all workers together."""
+        return Pace(self.claims.broker, self.modality_limit(name).name, self.settings.retrieve_per_minute)
 
     @cached_property
     def pacs_identity(self) -> str:
@@ -110,6 +143,7 @@ class WorkerResources:
         made = self.__dict__  # what was never needed has waited for nothing
         waited = made["_readers"].waited if "_readers" in made else 0.0
         limit = getattr(made.get("pacs"), "limit", None)
+        waited += sum(one.waited for one in self._modality_limits.values())
         return float(waited + (limit.waited if limit else 0.0))
 
     @cached_property

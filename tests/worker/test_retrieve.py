@@ -1,0 +1,291 @@
+"""The retrieve stage, and a report's way back: whatever the hospital's PACS does, each image once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import pytest
+from celery.exceptions import Reject
+
+from backlog.broker.celery_app import make_app
+from backlog.broker.claims import Claims
+from backlog.broker.messages import DEFERRED, ItemRecord, Job, Stage
+from backlog.broker.pace import Pace
+from backlog.errors import ModalityFailed, UsageError
+from backlog.fault_attribution import FaultHistory, Verdict
+from backlog.pacs.modality import Modality, evict
+from backlog.pacs.orthanc import Orthanc
+from backlog.settings import Settings
+from tests.support.dicom_images import chest, dicom
+from tests.support.hospital import ScriptedHospital, dicom_options, make_known
+from tests.support.jobs import a_job
+from tests.support.servers import OrthancServer, free_port
+from worker.tasks import chunk as chunk_module
+from worker.tasks import retrieve as retrieve_module
+from worker.tasks.chunk import StageRunner
+from worker.tasks.resources import WorkerResources
+from worker.tasks.retrieve import retrieve
+
+SMALL = chest(64, 64)
+
+
+@dataclass
+class Ward:
+    """A worker that retrieves, without its parent process."""
+
+    settings: Settings
+    hospital: ScriptedHospital
+    orthanc: OrthancServer
+
+    def __post_init__(self) -> None:
+        self.process = WorkerResources(self.settings)
+        self.app = make_app(self.settings)
+
+    @property
+    def claims(self) -> Claims:
+        return self.process.claims
+
+    @property
+    def modality(self) -> Modality:
+        return self.process.modality("hospital")
+
+    def job(self, run: str = "run1") -> Job:
+        return a_job(run, {"kind": "modality", "path": "", "listing": "", "modality": "hospital"})
+
+    def submit(self, uids: list[str], *, run: str = "run1", chunk: int = 1) -> tuple[Job, int, list[Any]]:
+        """Do what the producer does: the UIDs beside the claim, the rest in the message."""
+        self.claims.set_references(run, chunk, [f"1.9.{uid}|1.9.{uid}.1|1.9.{uid}.1.0" for uid in uids])
+        return self.job(run), chunk, [{"i": index} for index in range(len(uids))]
+
+    def do(self, message: tuple[Job, int, list[Any]], budget: float = 0.0, **more: Any) -> None:
+        job = cast("Job", json.loads(json.dumps(message[0])) | more)
+        process = WorkerResources(self.settings)  # as another worker's process
+        runner = StageRunner(self.app, self.claims, budget, slot_wait=process.slot_wait)
+        runner.run(Stage.RETRIEVE, job, message[1], message[2], partial(retrieve, process, job))
+
+    def following(self) -> list[dict[str, Any]]:
+        """Take what the inference stage would get."""
+        texts = cast("list[str]", self.claims.broker.client.lrange("inference", 0, -1))
+        self.claims.broker.client.delete("inference")
+        return [
+            item for text in texts for item in json.loads(base64.b64decode(json.loads(text)["body"]))[0][2]
+        ]
+
+    def records(self, chunk: int = 1) -> dict[int, ItemRecord]:
+        return self.claims.records("run1", chunk)
+
+    def held(self, uid: str) -> list[str]:
+        return self.modality.held(f"1.9.{uid}.1", f"1.9.{uid}.1.0")
+
+
+def image(uid: str, **attributes: Any) -> bytes:
+    names = {
+        "StudyInstanceUID": f"1.9.{uid}",
+        "SeriesInstanceUID": f"1.9.{uid}.1",
+        "SOPInstanceUID": f"1.9.{uid}.1.0",
+    }
+    return dicom(SMALL, **names | {"PatientName": "Doe^Jane", "PatientID": "SECRET"} | attributes)
+
+
+@pytest.fixture
+def ward(
+    redis_url: str,
+    hospital: ScriptedHospital,
+    dicom_orthanc: OrthancServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Ward]:
+    settings = Settings(
+        redis_url=redis_url,
+        pacs_url=dicom_orthanc.url,
+        pacs_username=dicom_orthanc.username,
+        pacs_password=dicom_orthanc.password,
+        pacs_seconds=5.0,
+        lease_seconds=2.0,
+    )
+    monkeypatch.setattr(chunk_module, "_wait_a_little", lambda error: None)
+    monkeypatch.setattr("backlog.pacs.modality._ARRIVAL_SECONDS", 0.3)
+    for uid in "123":
+        hospital.hold(image(uid))
+    made = Ward(settings, hospital, dicom_orthanc)
+    yield made
+    made.claims.broker.close()
+    made.app.close()
+
+
+def test_an_image_comes_once_however_often_it_is_asked_for(ward: Ward) -> None:
+    message = ward.submit(["1", "2"])
+    ward.hospital.twice = True
+    for _ in range(3):
+        ward.do(message)
+    assert [item["instance"] for item in ward.following()] == [*ward.held("1"), *ward.held("2")]
+    assert sorted(ward.hospital.moves) == ["1.9.1.1.0", "1.9.2.1.0"]
+
+
+def test_no_message_holds_what_an_image_is_called(ward: Ward) -> None:
+    ward.do(ward.submit(["1"]))
+    raw = cast("list[str]", ward.claims.broker.client.lrange("inference", 0, -1))
+    seen = "".join(raw) + "".join(base64.b64decode(json.loads(text)["body"]).decode() for text in raw)
+    assert seen
+    for private in ("1.9.1", "SECRET", "Doe"):
+        assert private not in seen
+
+
+def test_what_redis_forgot_is_sent_again_and_ends_nothing(ward: Ward) -> None:
+    message = ward.submit(["1"])
+    ward.claims.broker.client.delete("cxr:run1:r:1")
+    ward.do(message)
+    assert (ward.following(), ward.records(), ward.hospital.moves) == ([], {}, [])
+
+
+def test_an_image_that_is_never_sent_ends_and_the_others_go_on(ward: Ward) -> None:
+    ward.hospital.refuses_move = lambda uid: uid == "1.9.2.1.0"
+    message = ward.submit(["1", "2", "3"])
+    ward.do(message)
+    assert [item["i"] for item in ward.following()] == [0, 2]
+    record = ward.records()[1]
+    assert record["outcome"] in (DEFERRED, "quarantined")  # as others were served after it once or twice
+    assert record["reason"] == "not_retrieved"
+    assert "0xA702" in record["detail"]
+
+
+def test_the_last_image_of_a_run_has_an_earlier_one_as_witness(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where that one was evicted: it is sent again as a proof, and leaves again."""
+    monkeypatch.setattr(retrieve_module, "_PROVE_EVERY", 0.0)
+    ward.do(ward.submit(["1"]))
+    evict(ward.modality.orthanc, ward.held("1")[0], "run1")
+    ward.hospital.refuses_move = lambda uid: uid == "1.9.2.1.0"
+    history: list[int] = []
+    for chunk in range(2, 6):  # as the producer sends it again, alone
+        ward.do(ward.submit(["2"], chunk=chunk), retry=True, history=history)
+        found = ward.records(chunk)[0]
+        history = found.get("history", [])
+        if found["outcome"] != DEFERRED or FaultHistory(history).verdict is Verdict.ITEM:
+            break
+    assert found["reason"] == "not_retrieved"
+    assert chunk < 5
+    assert ward.held("1") == []
+
+
+@pytest.mark.parametrize("what", ["rejects", "refuses_move", "loses"])
+def test_a_modality_that_fails_on_all_ends_no_image(ward: Ward, what: str) -> None:
+    setattr(ward.hospital, what, True if what == "rejects" else lambda _: True)
+    message = ward.submit(["1", "2", "3"])
+    for _ in range(3):
+        with pytest.raises(Reject):
+            ward.do(message)
+    assert ward.records() == {}
+    assert "hospital" in ward.claims.waiting_reason("run1")
+    setattr(ward.hospital, what, False if what == "rejects" else lambda _: False)
+    ward.do(message)
+    assert [item["i"] for item in ward.following()] == [0, 1, 2]
+
+
+def test_a_modality_that_stalls_is_given_up_on_and_asked_again(ward: Ward) -> None:
+    ward.settings = Settings(**vars(ward.settings) | {"pacs_seconds": 1.0})
+    ward.hospital.stalls = 30.0
+    message = ward.submit(["1"])
+    with pytest.raises(Reject):
+        ward.do(message)
+    ward.hospital.stalls = 0.0
+    ward.do(message)
+    assert len(ward.following()) == 1
+
+
+def test_no_more_are_asked_for_at_a_time_than_allowed(ward: Ward) -> None:
+    ward.settings = Settings(**vars(ward.settings) | {"retrieve_requests": 1})
+    ward.hospital.stalls = 0.1
+    messages = [ward.submit([uid], chunk=int(uid)) for uid in "123"]
+    threads = [threading.Thread(target=ward.do, args=(message,)) for message in messages]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(ward.following()) == 3
+    assert ward.hospital.most_moving == 1
+
+
+def test_the_pace_is_that_of_all_workers_together(ward: Ward) -> None:
+    paces = [Pace(Claims(ward.settings.broker).broker, "x", 60) for _ in range(2)]
+    waits = [paces[number % 2].seconds() for number in range(4)]
+    assert waits == pytest.approx([0, 1, 2, 3], abs=0.5)
+    assert Pace(ward.claims.broker, "y", 0).seconds() == 0
+
+
+def test_the_same_uid_in_another_series_is_another_image(ward: Ward) -> None:
+    foreign = image("1", StudyInstanceUID="1.8", SeriesInstanceUID="1.8.1")
+    assert ward.orthanc.post("/instances", foreign).ok
+    ward.do(ward.submit(["1"]))
+    assert [item["instance"] for item in ward.following()] == ward.held("1")
+
+
+def test_only_what_the_run_brought_in_is_evicted(ward: Ward) -> None:
+    assert ward.orthanc.post("/instances", image("1")).ok
+    ward.do(ward.submit(["1", "2"]))
+    orthanc = ward.modality.orthanc
+    assert not evict(orthanc, ward.held("1")[0], "run1")
+    assert evict(orthanc, ward.held("2")[0], "run1")
+    assert (len(ward.held("1")), len(ward.held("2"))) == (1, 0)
+
+
+def test_an_image_stays_for_as_long_as_another_run_needs_it(ward: Ward) -> None:
+    for run in ("run1", "run2"):
+        ward.do(ward.submit(["1"], run=run))
+    orthanc, (instance,) = ward.modality.orthanc, ward.held("1")
+    assert not evict(orthanc, instance, "run1")
+    assert not evict(orthanc, instance, "run1")
+    assert evict(orthanc, instance, "run2")
+
+
+def test_what_a_run_keeps_is_never_evicted(ward: Ward) -> None:
+    ward.do(ward.submit(["1"]), keep=True)
+    assert not evict(ward.modality.orthanc, ward.held("1")[0], "run1")
+
+
+def test_a_modality_says_whether_it_is_there(ward: Ward) -> None:
+    ward.modality.check()
+    with pytest.raises(UsageError, match=r"knows no modality 'nobody'; it knows .*hospital"):
+        ward.process.modality("nobody").check()
+    ward.hospital.stop()
+    with pytest.raises(ModalityFailed, match="refused"):
+        ward.modality.check()
+
+
+def test_a_report_that_is_not_taken_is_said(ward: Ward) -> None:
+    ward.do(ward.submit(["1"]))
+    ward.hospital.refuses_store = lambda _: True
+    with pytest.raises(ModalityFailed, match="0xA700") as caught:
+        ward.modality.deliver(ward.held("1"))
+    assert caught.value.reason.value == "not_delivered"
+
+
+@pytest.fixture(scope="module")
+def other_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OrthancServer, int]]:
+    port = free_port()
+    server = OrthancServer(tmp_path_factory.mktemp("hospital"), options=dicom_options("OTHER", port))
+    server.start()
+    yield server, port
+    server.stop()
+
+
+def test_a_modality_commits_itself(ward: Ward, other_orthanc: tuple[OrthancServer, int]) -> None:
+    other, port = other_orthanc
+    make_known(ward.orthanc, "other", "OTHER", port)
+    make_known(other, "stack", "STACK", int(str(ward.orthanc.options["DicomPort"])))
+    ward.do(ward.submit(["1"]))
+    (instance,) = ward.held("1")
+    modality = ward.process.modality("other")
+    with pytest.raises(ModalityFailed, match="does not commit itself"):
+        modality.commit(instance, seconds=5)
+    modality.deliver([instance])
+    modality.commit(instance, seconds=5)
+    assert modality.lists("1.9.1", "1.9.1.1", "1.9.1.1.0")
+    assert not modality.lists("1.9.1", "1.9.1.1", "1.9.1.1.9")
+    assert isinstance(modality.orthanc, Orthanc)

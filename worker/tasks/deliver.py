@@ -1,0 +1,70 @@
+"""A report on its way from Orthanc to the hospital's PACS: sent by C-STORE, and confirmed."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from backlog.broker.messages import ItemRecord, Job
+from backlog.errors import ModalityFailed
+from backlog.fault_attribution import Operation
+from backlog.outcomes import Reason
+from backlog.pacs.modality import Modality
+from worker.tasks.attempt import Attempt
+from worker.tasks.resources import WorkerResources
+
+#: How long the modality may take to list what it took or to commit to it, in seconds, and how often it is asked.
+_CONFIRM_SECONDS: Final = 10.0
+_ASK_EVERY: Final = 0.5
+
+
+def deliver(process: WorkerResources, job: Job, attempt: Attempt, record: ItemRecord) -> None:
+    """Send a report, and what was stored beside it, to the run's modality; note in the record that it is there.
+
+    Sent twice, it is the same object: its UID follows from the image.
+
+    Parameters
+    ----------
+    process
+        What this worker process holds: PACS, settings.
+    job
+        The run, as its messages carry it.
+    attempt
+        This attempt at the chunk.
+    record
+        How the report's item ended.
+
+    Raises
+    ------
+    ModalityFailed
+        The modality does not take the report, or takes it and does not confirm that it has it.
+    """
+    attempt.operation = Operation.DELIVER
+    modality = process.modality(job["deliver"])
+    beside = [one["instance"] for one in record.get("derived_objects", []) if "instance" in one]
+    limit = process.modality_limit(modality.name, "store")
+    limit.on_wait = attempt.go_on_waiting
+    with limit.slot("store"):
+        modality.deliver([record["sr_instance"], *beside])
+    _confirm(modality, record, by=process.settings.deliver_confirm)
+    attempt.record_success(Operation.DELIVER)
+    record["delivered"] = modality.name
+
+
+def _confirm(modality: Modality, record: ItemRecord, *, by: str) -> None:
+    if by == "store":
+        return
+    if by == "commitment":
+        modality.commit(record["sr_instance"], seconds=_CONFIRM_SECONDS)
+        return
+    series = modality.series_uid(record["sr_instance"])
+    names = (record["study_instance_uid"], series, record["sr_sop_instance_uid"])
+    deadline = time.monotonic() + _CONFIRM_SECONDS
+    while not modality.lists(*names):
+        if time.monotonic() > deadline:
+            raise ModalityFailed(
+                f"the modality {modality.name} took a report and doesn't list it: where it lists no structured reports,"
+                " set CXR_DELIVER_CONFIRM to commitment or store",
+                Reason.NOT_DELIVERED,
+            )
+        time.sleep(_ASK_EVERY)
