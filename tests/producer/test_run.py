@@ -256,6 +256,23 @@ def test_a_chunk_that_redis_forgot_is_done_again(claims: Claims, ledger: Ledger,
     assert ledger.tally().ended == 0
 
 
+def test_more_chunks_wait_while_workers_take_them_at_once(claims: Claims, ledger: Ledger, make: Make) -> None:
+    """Eight at least, however long they wait: then runs that share workers have equal shares."""
+    ledger.set("job", a_job(RUN, weights=OURS))
+    producer = make(ledger)
+    producer.context.window = 100
+    producer.step()
+    assert len(producer.in_flight) == producer._ahead == 8
+    producer.step()
+    assert len(producer.in_flight) == producer._ahead == 8, "they wait in the queue"
+    claims.broker.client.delete(*producer.context.queues)  # workers have taken them all
+    producer.step()
+    assert producer._ahead == 16
+    assert len(producer.in_flight) == 10, "all that there are"
+    producer.step()
+    assert producer._ahead == 8, "two wait again"
+
+
 def test_a_chunk_without_some_records_is_done_again(claims: Claims, ledger: Ledger, make: Make) -> None:
     producer = make(ledger)
     producer.step()
