@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +25,7 @@ from backlog.broker.queues import queue_for, stages_of
 from backlog.errors import BacklogError, UsageError
 from backlog.pacs.address import checked_address, is_dicomweb, is_server, without_password
 from backlog.pacs.connect import connect
+from backlog.pacs.modality import Modality, known_modalities
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings, child_environment
 from backlog.version import build
@@ -78,6 +79,7 @@ def examine(settings: Settings, out: Path, pacs: str = "") -> Iterator[Check]:
     yield from _packages()
     yield from _redis(settings)
     yield _pacs(settings, pacs)
+    yield from _modalities(settings, pacs)
     yield _model(settings)
     yield _room("disk", out)
     if not settings.redis_url:
@@ -289,6 +291,27 @@ def _pacs(settings: Settings, given: str) -> Check:
         text += "; it doesn't tell whether it deletes its oldest patients to make room"
         return Check("look", "pacs", text, "MaximumPatientCount and MaximumStorageSize have to be 0")
     return Check("ok", "pacs", text)
+
+
+def _modalities(settings: Settings, given: str) -> Iterator[Check]:
+    """Ask each DICOM modality that Orthanc knows for a sign of life, through Orthanc."""
+    url = given or settings.pacs_url
+    if not is_server(url) or is_dicomweb(url):
+        return
+    patient = replace(settings, pacs_seconds=min(_PATIENCE, settings.pacs_seconds))
+    with (
+        suppress(BacklogError),
+        closing(connect(patient, url)) as pacs,
+    ):  # what is wrong with it is told above
+        assert isinstance(pacs, Orthanc)  # noqa: S101  # what http:// leads to
+        for name in known_modalities(pacs):
+            try:
+                Modality(pacs, name, seconds=_PATIENCE).check()
+            except BacklogError as error:
+                remedy = "see its address in Orthanc, and whether it knows Orthanc's AE title"
+                yield Check("look", "modality", str(error), remedy)
+            else:
+                yield Check("ok", "modality", f"{name} answers Orthanc over DICOM (C-ECHO)")
 
 
 def _model(settings: Settings) -> Check:

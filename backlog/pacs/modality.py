@@ -63,6 +63,11 @@ def is_pacs_word(word: str) -> bool:
     return word == "orthanc" or word.startswith(PREFIX) or is_dicomweb(word)
 
 
+def known_modalities(orthanc: Orthanc) -> list[str]:
+    """Return the names of the DICOM modalities that an Orthanc knows."""
+    return sorted(str(name) for name in orthanc.rest.parsed(orthanc.rest.call("GET", "/modalities")))
+
+
 class Modality:
     """One DICOM modality, as an Orthanc reaches it.
 
@@ -95,8 +100,7 @@ class Modality:
         try:
             self._ask("echo", {"Timeout": max(1, round(self._seconds))})
         except InstanceRejected:
-            names = self._rest.parsed(self._rest.call("GET", "/modalities"))
-            known = ", ".join(sorted(map(str, names))) or "none"
+            known = ", ".join(known_modalities(self.orthanc)) or "none"
             raise UsageError(
                 f"Orthanc knows no modality {self.name!r}; it knows {known}: see DicomModalities in its configuration"
             ) from None

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from backlog.settings import Settings
 from producer import doctor
 from producer.doctor import Check, examine
 from tests.conftest import Cli, need
+from tests.support.hospital import ScriptedHospital, make_known
 from tests.support.servers import OrthancServer, RedisServer, free_port
 
 
@@ -208,3 +210,24 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("producer.doctor.metadata.requires", lambda _: ["no-such-package>=1", "celery"])
     packages = one(Settings(), tmp_path, "packages")
     assert (packages.state, packages.text) == ("BAD", "missing: no-such-package")
+
+
+@pytest.mark.usefixtures("no_model")
+def test_each_modality_is_asked_for_a_sign_of_life(
+    tmp_path: Path, dicom_orthanc: OrthancServer, hospital: ScriptedHospital
+) -> None:
+    make_known(dicom_orthanc, "nobody-there", "NOBODY", free_port())
+    settings = Settings(pacs_username=dicom_orthanc.username, pacs_password=dicom_orthanc.password)
+    by_name = {
+        check.text.split()[0]: check for check in found(settings, tmp_path, dicom_orthanc.url)["modality"]
+    }
+    assert by_name["hospital"].state == "ok"
+    assert by_name["the"].state == "look"
+    assert "nobody-there" in by_name["the"].text
+    hospital.rejects = True
+    assert one(settings, tmp_path, "modality", dicom_orthanc.url).state == "look"
+    checks = found(settings, tmp_path, dicom_orthanc.url)["modality"]
+    assert [check.state for check in checks] == ["look"] * len(checks)
+    assert requests.delete(
+        f"{dicom_orthanc.url}/modalities/nobody-there", auth=dicom_orthanc.auth, timeout=30
+    ).ok

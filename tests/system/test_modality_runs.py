@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import threading
 from collections import Counter
@@ -156,10 +157,10 @@ def test_a_modality_that_does_not_answer_is_said_before_a_run_begins(
 
 
 @pytest.mark.slow
-def test_a_failing_hospital_and_killed_workers_lose_and_double_nothing(
+def test_a_failing_hospital_and_kills_lose_and_double_nothing(
     cli: Cli, dicom_orthanc: OrthancServer, hospital: ScriptedHospital, tmp_path: Path
 ) -> None:
-    """Every fourth request fails, at random; the worker that retrieves and delivers is killed again and again."""
+    """One request of eight fails, at random; the worker that retrieves and delivers is killed, and the producer."""
     count = 12
     for study in range(count):
         hospital.hold(image(study))
@@ -167,25 +168,38 @@ def test_a_failing_hospital_and_killed_workers_lose_and_double_nothing(
     hospital.refuses_move = hospital.loses = hospital.refuses_store = lambda _: chance.random() < 0.12
     out = tmp_path / "out"
     over = threading.Event()
-    kills: list[int] = []
+    kills: Counter[str] = Counter()
 
     def kill() -> None:
-        while not over.wait(4.0) and len(kills) < 4:
+        """Kill the worker three times, and the producer, which takes its servers with it, once."""
+        while not over.wait(4.0):
             for process in psutil.process_iter(["cmdline"]):
                 line = " ".join(process.info["cmdline"] or [])
-                if "-m worker --queues retrieve" in line and any(
-                    str(out) in " ".join(parent.cmdline()) for parent in process.parents()[:2]
-                ):
-                    for child in [*process.children(recursive=True), process]:
-                        child.kill()
-                    kills.append(process.pid)
-                    break
+                with suppress(psutil.NoSuchProcess):
+                    if (
+                        kills["worker"] == 2
+                        and not kills["producer"]
+                        and "cxr-backlog run" in line
+                        and str(out) in line
+                    ):
+                        kills["producer"] += 1
+                        process.kill()
+                    elif (
+                        kills["worker"] < 3
+                        and "-m worker --queues retrieve" in line
+                        and any(str(out) in " ".join(parent.cmdline()) for parent in process.parents()[:2])
+                    ):
+                        kills["worker"] += 1
+                        for child in [*process.children(recursive=True), process]:
+                            child.kill()
+                        break
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    done = run(
-        cli, dicom_orthanc, out, CXR_CHUNK_SIZE="3", CXR_LEASE_SECONDS="2", CXR_PACS_RETRY_SECONDS="30"
-    )
+    settings = {"CXR_CHUNK_SIZE": "3", "CXR_LEASE_SECONDS": "2", "CXR_PACS_RETRY_SECONDS": "30"}
+    done = run(cli, dicom_orthanc, out, **settings)
+    if done.returncode == -signal.SIGKILL:
+        done = cli("resume", out, **dicom_orthanc.environment | settings)
     over.set()
     killer.join(30)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -197,4 +211,4 @@ def test_a_failing_hospital_and_killed_workers_lose_and_double_nothing(
     assert len(dicom_orthanc.reports()) == count
     assert cli("verify", out, **dicom_orthanc.environment).returncode == 0
     # What arrived in the moment of a kill, before it was marked, stays: never the other way round.
-    assert images_in(dicom_orthanc) <= len(kills) * 2
+    assert images_in(dicom_orthanc) <= 2 * kills.total()
