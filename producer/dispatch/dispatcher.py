@@ -214,7 +214,8 @@ class Dispatcher:
         # Whoever scores the first chunk settles the run's weights. Until then a second chunk could meet other ones.
         alone = not self.context.job["weights"]
         window = 1 if alone else self.context.window
-        self._set_ahead()
+        if flying:
+            self._set_ahead()
         room = min(
             window - len(flying),
             self._ahead - (len(flying) - leased),
