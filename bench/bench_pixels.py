@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from backlog.dicom.header import dataset_of
-from backlog.dicom.parser import parse_file
+from backlog.dicom.file import DicomFile
 from bench.figures import Figure
 from tests.support.dicom_images import (
     JPEG_2000_LOSSLESS,
@@ -50,9 +49,9 @@ def files() -> Iterator[tuple[str, bytes]]:
 
 def codec_only(file: bytes) -> Callable[[], object]:
     """Return the bare decoding of a file's pixels."""
-    layout = parse_file(file)
-    promise = declared(dataset_of(layout))
-    return lambda: decode(layout, promise)
+    read = DicomFile(file)
+    promise = declared(read.header)
+    return lambda: decode(read.parsed, promise)
 
 
 def reference(file: bytes) -> Callable[[], object]:
@@ -79,7 +78,7 @@ def rows(*, with_reference: bool = True) -> list[tuple[str, float, str, float]]:
     """Return (what, milliseconds, of what, ratio) of every transfer syntax."""
     found = []
     for name, file in files():
-        runs: list[Callable[[], object]] = [lambda file=file: model_input(file), codec_only(file)]  # type: ignore[misc]
+        runs: list[Callable[[], object]] = [lambda file=file: model_input(DicomFile(file)), codec_only(file)]  # type: ignore[misc]
         if with_reference:
             runs.append(reference(file))
         ours, codec, *other = medians(runs)

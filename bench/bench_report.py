@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backlog.dicom.header import identity, read_header
+from backlog.dicom.file import DicomFile
 from bench.figures import Figure
 from bench.reference import highdicom_sr as sr_highdicom
 from tests.support.sr_headers import CASES
@@ -37,13 +37,17 @@ def _milliseconds(task: Callable[[], object], repeats: int) -> float:
 
 def rows(image: bytes = CASES["good"].dicom) -> list[tuple[str, float, str, float]]:
     """Return name, median, unit and the ratio to highdicom's median of each way."""
-    of = identity(read_header(image))
+    of = DicomFile(image).identity
 
     def ours() -> bytes:
-        return build(image, _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN).dicom
+        return build(
+            read_source(DicomFile(image)), _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN
+        ).dicom
 
     def theirs() -> bytes:
-        content = report_content(read_source(image), _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN)
+        content = report_content(
+            read_source(DicomFile(image)), _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN
+        )
         return sr_highdicom.encode(content)
 
     def checked() -> None:

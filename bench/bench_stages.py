@@ -22,7 +22,8 @@ from typing import Any
 import psutil
 
 from backlog.dicom.eligibility import Rules
-from backlog.dicom.header import identity, read_header, screen
+from backlog.dicom.file import DicomFile
+from backlog.dicom.header import screen
 from backlog.inputs.entries import MAX_BYTES
 from backlog.inputs.zip_archive import Member, ZipArchive
 from backlog.model import SCORE_DIGITS
@@ -88,13 +89,13 @@ def _ours(clock: Clock, pacs: Pacs, archive: ZipArchive, member: Member, engine:
     with clock.stage("inflate and check", "codec"):
         dicom = archive.read(member, limit=MAX_BYTES)
     with clock.stage("look at the header", "ours"):
-        seen_before = screen(read_header(dicom), rules)
+        seen_before = screen(DicomFile(dicom).header, rules)
     with clock.stage("send", "transport"):
         stored = pacs.store(dicom, seen_before.identity)
     with clock.stage("fetch", "transport"):
-        fetched = pacs.fetch(stored.instance)
+        fetched = DicomFile(pacs.fetch(stored.instance))
     with clock.stage("judge the header", "ours"):
-        found = screen(read_header(fetched), rules)
+        found = screen(fetched.header, rules)
     with clock.stage("pixels to model input", "codec"):
         seen = model_input(fetched)
     with clock.stage("forward pass", "forward pass"):
@@ -102,8 +103,9 @@ def _ours(clock: Clock, pacs: Pacs, archive: ZipArchive, member: Member, engine:
     with clock.stage("fetch the header", "transport"):
         header = pacs.header(stored.instance)
     with clock.stage("build the report", "report"):
-        of = identity(read_header(header))
-        built = sr.build(header, scores, [*seen.flags], model=_MODEL, options=options, when=datetime.now(UTC))
+        of = header.identity
+        source, when = sr.read_source(header), datetime.now(UTC)
+        built = sr.build(source, scores, [*seen.flags], model=_MODEL, options=options, when=when)
     with clock.stage("check the report", "report"):
         sr.check(built.dicom, of, scores=scores, model=_MODEL, options=options)
     with clock.stage("send the report", "transport"):
@@ -131,9 +133,9 @@ def _pipe(orthanc: OrthancServer, settings: Settings, instance: str, count: int)
     reader.stop()
     started = time.process_time()
     for _ in range(count):
-        dicom = pacs.fetch(instance)
-        screen(read_header(dicom), Rules())
-        model_input(dicom)
+        file = DicomFile(pacs.fetch(instance))
+        screen(file.header, Rules())
+        model_input(file)
     return max(0.0, through - (time.process_time() - started)) / count
 
 

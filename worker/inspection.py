@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from backlog.dicom.eligibility import Rules, flags
-from backlog.dicom.header import read_header, screen
+from backlog.dicom.file import DicomFile
+from backlog.dicom.header import screen
 from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, InstanceRejected, UsageError
 from backlog.model import LABELS, MODELS, PRODUCT, SCORE_DIGITS, scores_notice
 from backlog.output_file import OutputFile
@@ -22,12 +23,14 @@ from backlog.settings import Settings, from_environment
 _MARK: Final = b"tEXtSoftware\0" + PRODUCT.encode()
 
 
-def inspect(dicom: bytes, settings: Settings, picture: OutputFile | None, *, score: bool) -> dict[str, Any]:
+def inspect(
+    file: DicomFile, settings: Settings, picture: OutputFile | None, *, score: bool
+) -> dict[str, Any]:
     """Return what would be done with a file.
 
     Parameters
     ----------
-    dicom
+    file
         The whole file.
     settings
         The settings of this process.
@@ -38,9 +41,8 @@ def inspect(dicom: bytes, settings: Settings, picture: OutputFile | None, *, sco
     """
     found: dict[str, Any] = {"outcome": "would be reported", "reason": "", "detail": "", "flags": []}
     try:
-        header = read_header(dicom)
         rules = Rules.from_settings(settings)
-        judgement = screen(header, rules)
+        judgement = screen(file.header, rules)
         known = judgement.attributes
         if judgement.identity is not None:
             found["sop_instance_uid"] = judgement.identity.sop_instance_uid
@@ -56,7 +58,7 @@ def inspect(dicom: bytes, settings: Settings, picture: OutputFile | None, *, sco
             raise judgement.rejection
         from worker.pixels.preprocess import model_input  # numpy
 
-        seen = model_input(dicom, input_side=MODELS[settings.model].side)
+        seen = model_input(file, input_side=MODELS[settings.model].side)
         found |= {"bits": seen.bits, "flags": sorted(flag.value for flag in seen.flags | flags(known, rules))}
         if picture is not None:
             _write(seen.image, picture)
@@ -120,7 +122,9 @@ def main() -> None:
         settings = from_environment()
         if picture is not None:
             picture.check(is_own_picture)
-        found = inspect(arguments.file.read_bytes(), settings, picture, score=not arguments.no_scores)
+        found = inspect(
+            DicomFile(arguments.file.read_bytes()), settings, picture, score=not arguments.no_scores
+        )
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(USAGE) from None

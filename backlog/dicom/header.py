@@ -83,15 +83,20 @@ def read_header(dicom: bytes | memoryview) -> Dataset:
     InstanceRejected
         ``not_dicom``, ``too_large``: see :func:`backlog.dicom.parser.parse_file`.
     """
-    header = dataset_of(parse_file(dicom))
+    return header_of(parse_file(dicom), dicom)
+
+
+def header_of(parsed: ParsedFile, dicom: bytes | memoryview) -> Dataset:
+    """Return what :func:`read_header` does, of a file that is parsed already."""
+    header = _dataset_of(parsed)
     if not text(header, "SOPClassUID") and (uid := media_storage_sop_class_uid(dicom)):
         header.file_meta = FileMetaDataset()
-        header.file_meta.add_new(_MEDIA_STORAGE_SOP_CLASS, "UI", uid)
+        with _quietly():  # it may be none
+            header.file_meta.add_new(_MEDIA_STORAGE_SOP_CLASS, "UI", uid)
     return header
 
 
-def dataset_of(layout: ParsedFile) -> Dataset:
-    """Read the header of a file whose layout is known. Raises as :func:`read_header`."""
+def _dataset_of(layout: ParsedFile) -> Dataset:
     head = bytearray(layout.body[: layout.header_end])
     # pydicom interprets a character set when it meets one, and gives up on the file where that fails. Nothing here
     # asks for text as pydicom decodes it: it is shown no character set, and the top one is put back as it stands.

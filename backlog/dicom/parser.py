@@ -278,7 +278,12 @@ _LONGEST_START: Final = 12
 
 
 def read_until_pixel_data(steps: Iterator[bytes]) -> bytes:
-    """Read steps of a file until its pixel data has begun, or to its end.
+    """Read steps of a file until its pixel data has begun, or to its end."""
+    return parse_until_pixel_data(steps)[0]
+
+
+def parse_until_pixel_data(steps: Iterator[bytes]) -> tuple[bytes, ParsedFile | None]:
+    """Read as :func:`read_until_pixel_data`; return what was read, and its parts where they had to be looked for.
 
     The tag of pixel data may stand elsewhere too, in an icon or a private element: where it was seen, a walk over the
     elements tells whether it is the right one. Each walk begins at the file's beginning, so the next one waits until
@@ -296,14 +301,13 @@ def read_until_pixel_data(steps: Iterator[bytes]) -> bytes:
         searched = max(0, whole - len(_PIXEL_DATA_TAGS[0]) + 1)
         if seen and len(held) >= next_walk:
             next_walk = 2 * len(held)
-            if _is_enough(bytes(held)):
-                break
-    return bytes(held)
-
-
-def _is_enough(start: bytes) -> bool:
-    """Whether the rest of a file changes nothing: its pixel data has begun, or its header is too large already."""
-    try:
-        return parse_file(start).has_pixels
-    except InstanceRejected as rejected:
-        return rejected.reason is Reason.TOO_LARGE  # else it is cut within an element
+            start = bytes(held)
+            try:
+                parsed = parse_file(start)
+            except InstanceRejected as rejected:
+                if rejected.reason is Reason.TOO_LARGE:  # else it is cut within an element
+                    return start, None
+            else:
+                if parsed.has_pixels:
+                    return start, parsed
+    return bytes(held), None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from backlog.dicom.file import DicomFile
     from backlog.dicom.header import Identity
 
 
@@ -67,7 +68,7 @@ class Pacs(Protocol):
         """Return one instance's file, as the PACS keeps it. Rejected as ``not_in_pacs`` when it is gone."""
         ...
 
-    def header(self, instance: str) -> bytes:
+    def header(self, instance: str) -> DicomFile:
         """Return the beginning of one instance's file, at least up to its pixel data."""
         ...
 

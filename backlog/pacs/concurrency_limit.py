@@ -25,6 +25,7 @@ from backlog.pacs.base import Pacs, StoreResult
 from backlog.settings import Settings
 
 if TYPE_CHECKING:
+    from backlog.dicom.file import DicomFile
     from backlog.dicom.header import Identity
 
 T = TypeVar("T")
@@ -336,7 +337,7 @@ class LimitedPacs:
         """Return one instance's file."""
         return self._ask("fetch", lambda: self.pacs.fetch(instance))
 
-    def header(self, instance: str) -> bytes:
+    def header(self, instance: str) -> DicomFile:
         """Return the beginning of one instance's file."""
         return self._ask("header", lambda: self.pacs.header(instance))
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from backlog.dicom.header import Identity, identity, read_header
-from backlog.dicom.parser import read_until_pixel_data
+from backlog.dicom.file import DicomFile
+from backlog.dicom.header import Identity
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
 from backlog.files import rename_exclusively
 from backlog.outcomes import Reason
@@ -39,7 +39,7 @@ class FolderPacs:
 
     def store(self, dicom: bytes, of: Identity | None = None) -> StoreResult:
         """Store one file, durably and whole or not at all; what is already there is left alone."""
-        instance = instance_id(of or identity(read_header(dicom)))
+        instance = instance_id(of or DicomFile(dicom).identity)
         path = self._path(instance)
         temporary = path.with_name(f".{uuid.uuid4().hex}.part")
         with _translated(self.root):
@@ -74,10 +74,10 @@ class FolderPacs:
         with _translated(self.root):
             return self._path(instance).read_bytes()
 
-    def header(self, instance: str) -> bytes:
+    def header(self, instance: str) -> DicomFile:
         """Return the beginning of one instance's file, at least up to its pixel data."""
         with _translated(self.root), self._path(instance).open("rb") as file:
-            return read_until_pixel_data(iter(lambda: file.read(_STEP), b""))
+            return DicomFile.beginning(iter(lambda: file.read(_STEP), b""))
 
     def delete(self, instance: str) -> bool:
         """Delete one instance."""

@@ -10,7 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from backlog.dicom.parser import parse_file, read_until_pixel_data
+from backlog.dicom.file import DicomFile
+from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.base import StoreResult
@@ -104,8 +105,10 @@ class Orthanc(OrthancResources):
 
     def store(self, dicom: bytes, of: Identity | None = None) -> StoreResult:
         """Store one file. Orthanc answers ``AlreadyStored`` for a known SOP Instance UID and changes nothing."""
-        if self._check_before_store and (held := self._held(of or _identity(dicom))):
-            return StoreResult(held, already=True, study=self.study_of(held, of or _identity(dicom)))
+        if self._check_before_store:
+            known = of or DicomFile(dicom).identity
+            if held := self._held(known):
+                return StoreResult(held, already=True, study=self.study_of(held, known))
         try:
             answer = self.rest.parsed(self.rest.call("POST", "/instances", data=dicom))
         except InstanceRejected as rejected:
@@ -147,19 +150,19 @@ class Orthanc(OrthancResources):
         with self.rest.call("GET", f"/instances/{checked_id(instance)}/file", stream=True) as response:
             return self.rest.body(response)
 
-    def header(self, instance: str) -> bytes:
+    def header(self, instance: str) -> DicomFile:
         """Return the beginning of one instance's file, at least up to its pixel data."""
         path = self._stored_file(instance)
         if path is not None:
             with suppress(OSError), path.open("rb") as file:
                 first = file.read(_STEP)
                 if _is_dicom(first):
-                    return read_until_pixel_data(chain([first], iter(lambda: file.read(_STEP), b"")))
+                    return DicomFile.beginning(chain([first], iter(lambda: file.read(_STEP), b"")))
         with self.rest.call("GET", f"/instances/{checked_id(instance)}/file", stream=True) as response:
             if int(response.headers.get("Content-Length", _SMALL + 1)) <= _SMALL:
-                return self.rest.body(response)
+                return DicomFile(self.rest.body(response))
             with translated(self.url):
-                return read_until_pixel_data(response.iter_content(_STEP))
+                return DicomFile.beginning(response.iter_content(_STEP))
 
     def delete(self, instance: str) -> bool:
         """Delete one instance."""
@@ -234,12 +237,6 @@ class Orthanc(OrthancResources):
 def _hashed(*identifiers: str) -> str:
     name = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
     return "-".join(name[at : at + 8] for at in range(0, 40, 8))
-
-
-def _identity(dicom: bytes) -> Identity:
-    from backlog.dicom.header import identity, read_header  # pydicom takes 150 ms to import
-
-    return identity(read_header(dicom))
 
 
 def _is_readable(dicom: bytes) -> bool:

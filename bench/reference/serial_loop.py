@@ -77,6 +77,7 @@ class Serial:
     def _report(self, file: bytes, scores: list[float]) -> bytes:
         from datetime import UTC, datetime
 
+        from backlog.dicom.file import DicomFile
         from bench.reference.highdicom_sr import encode
         from worker.sr.content import report_content
         from worker.sr.inputs import Model, Options
@@ -85,6 +86,6 @@ class Serial:
         # highdicom builds it, as the loop's author would have it do.
         model = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "0" * 64)
         content = report_content(
-            read_source(file), scores, [], model=model, options=Options(), when=datetime.now(UTC)
+            read_source(DicomFile(file)), scores, [], model=model, options=Options(), when=datetime.now(UTC)
         )
         return encode(content)

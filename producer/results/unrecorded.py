@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
 
 from backlog.broker.messages import Job
-from backlog.dicom.header import Identity, identity, read_header, text
+from backlog.dicom.file import DicomFile
+from backlog.dicom.header import Identity, text
 from backlog.errors import InstanceRejected, UsageError
 from backlog.log import warn
 from backlog.pacs.base import Pacs
@@ -115,9 +116,9 @@ def _identity(
         return Identity("", "", uid, "", "")
     try:
         if item["instance"]:
-            return identity(read_header(retried(lambda: pacs.header(str(item["instance"])), seconds)))
+            return retried(lambda: pacs.header(str(item["instance"])), seconds).identity
         if read is not None:
-            return identity(read_header(read(json.loads(item["ref"]))))
+            return DicomFile(read(json.loads(item["ref"]))).identity
     except (InstanceRejected, OSError):
         pass  # it is gone, or no DICOM file: nothing was written of it
     except UsageError:
@@ -142,7 +143,7 @@ def _held(pacs: Pacs, wanted: dict[str, tuple[int, Identity]], seconds: float) -
 def _is_of_run(pacs: Pacs, instance: str, job: Job, seconds: float) -> bool:
     """Whether a report was written by this run: its content has the run's time, which an earlier run's has not."""
     try:
-        header = read_header(retried(lambda: pacs.fetch(instance), seconds))
+        header = DicomFile(retried(lambda: pacs.fetch(instance), seconds)).header
     except InstanceRejected:
         return False
     written = text(header, "ContentDate") + text(header, "ContentTime")[:6]

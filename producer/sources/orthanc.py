@@ -111,7 +111,7 @@ class OrthancSource:
 
     def read(self, ref: int | str) -> bytes:
         """Return one instance's header."""
-        return self.orthanc.header(str(ref))
+        return self.orthanc.header(str(ref)).content
 
     def name(self, ref: int | str) -> str:
         """Return Orthanc's id, which is all it is called by."""

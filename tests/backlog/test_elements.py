@@ -14,7 +14,7 @@ from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 from tests.support import dicom_images as made
 from tests.support.dicom_images import chest, dicom, explicit_element
-from worker.pixels.preprocess import model_input
+from tests.support.model_inputs import model_input
 
 _UNDEFINED = b"\xff\xff\xff\xff"
 _ITEM = b"\xfe\xff\x00\xe0"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from backlog.dicom.eligibility import Rules
+from backlog.dicom.file import DicomFile
 from backlog.dicom.header import identity, read_header, screen
 from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, UsageError
@@ -116,9 +117,9 @@ def test_an_identifier_of_another_form_is_never_asked_for(pacs: Orthanc, instanc
 def test_the_header_of_a_small_and_of_a_large_file_is_enough(pacs: Orthanc) -> None:
     for image in (IMAGE, LARGE):
         header = pacs.header(pacs.store(image).instance)
-        assert image.startswith(header)
-        assert identity(read_header(header)) == identity(read_header(image))
-    assert len(header) < 1 << 18
+        assert image.startswith(header.content)
+        assert header.identity == identity(read_header(image))
+    assert len(header.content) < 1 << 18
     assert pacs.fetch(pacs.store(LARGE).instance) == LARGE  # the connection is still good
 
 
@@ -153,7 +154,7 @@ def test_files_are_read_from_the_storage_folder_where_it_is(orthanc: OrthancServ
     instance = pacs.store(LARGE).instance
     beside = opened(orthanc, storage=orthanc.storage)
     assert beside.fetch(instance) == LARGE
-    assert LARGE.startswith(beside.header(instance))
+    assert LARGE.startswith(beside.header(instance).content)
     (file,) = (
         path for path in orthanc.storage.rglob("*") if path.is_file() and path.stat().st_size == len(LARGE)
     )
@@ -170,7 +171,7 @@ def test_without_the_storage_folder_rest_is_asked(
     instance = pacs.store(LARGE).instance
     elsewhere = opened(orthanc, storage=tmp_path / "not mounted")
     assert elsewhere.fetch(instance) == LARGE
-    assert LARGE.startswith(elsewhere.header(instance))
+    assert LARGE.startswith(elsewhere.header(instance).content)
     assert reason_of(lambda: elsewhere.fetch(NOBODY)) is Reason.NOT_IN_PACS
     elsewhere.close()
 
@@ -201,7 +202,7 @@ def test_files_that_orthanc_compresses_in_its_storage_folder_come_over_rest(tmp_
         for image in (IMAGE, LARGE):
             instance = beside.store(image).instance
             assert beside.fetch(instance) == image
-            assert read_header(beside.header(instance)) == read_header(image)
+            assert beside.header(instance).header == read_header(image)
         beside.close()
 
 
@@ -249,7 +250,8 @@ def test_a_report_under_a_uid_that_is_taken_is_withdrawn(pacs: Orthanc) -> None:
 
 
 def store_image(client: Orthanc, image: bytes, same_pixels: SamePixels) -> StoreResult:
-    return _store(client, image, screen(read_header(image), Rules()), same_pixels)
+    file = DicomFile(image)
+    return _store(client, file, screen(file.header, Rules()), same_pixels)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -19,7 +19,8 @@ import numpy as np
 
 from backlog.broker.messages import ConversionSpec
 from backlog.dicom.eligibility import Rules, flags
-from backlog.dicom.header import Screening, identity, read_header, screen
+from backlog.dicom.file import DicomFile
+from backlog.dicom.header import Screening, read_header, screen
 from backlog.errors import InstanceRejected, UsageError
 from backlog.inputs.conversion import Picture, opened, reason_of_other
 from backlog.inputs.entries import SourceFile
@@ -31,7 +32,7 @@ from worker.ingest.secondary_capture import wrapped
 from worker.model.torch_file import read_torch_file
 from worker.model.torch_pickle import NotATorchFile
 from worker.pixels.preprocess import model_input
-from worker.sr.build import Model, Options, build, check, scores_of
+from worker.sr.build import Model, Options, build, check, read_source, scores_of
 
 #: What a zip member may inflate to here.
 _MAX_MEMBER: Final = 1 << 20
@@ -77,7 +78,7 @@ def header(file: bytes) -> None:
 
 def pixels(file: bytes) -> None:
     """Decode to what the model sees."""
-    seen = model_input(file)
+    seen = model_input(DicomFile(file))
     _insist(seen.image.shape == (224, 224) and seen.image.dtype == np.float32, "the picture has its form")
     _insist(bool(np.isfinite(seen.image).all()), "the picture is finite")
     _insist(float(abs(seen.image).max()) <= 1024 + _ROUNDING, "the picture is within [-1024, 1024]")
@@ -117,14 +118,15 @@ def entry(file: bytes) -> None:
         and found.rejection is not None
         and found.rejection.reason is Reason.INVALID_UID
     ):
-        _judged(with_uids(read.content))
+        _judged(with_uids(DicomFile(read.content)))
 
 
 def report(file: bytes) -> None:
     """Write a report by the file's header, and check it as the worker does before it is sent."""
-    of = identity(read_header(file))
-    made = build(file, _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN)
-    again = build(file, _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN)
+    image = DicomFile(file)
+    of, source = image.identity, read_source(image)
+    made = build(source, _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN)
+    again = build(source, _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN)
     _insist(made == again, "the same input gives the same report")
     try:
         check(made.dicom, of, scores=_SCORES, model=_MODEL, options=_OPTIONS)

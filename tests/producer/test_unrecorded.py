@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from backlog.dicom.file import DicomFile
 from backlog.dicom.header import identity, read_header
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
@@ -84,7 +85,7 @@ def test_one_forbidden_image_fails_neither_verify_nor_retract(
     records = reported_through(pacs, images[:5])
     real = FolderPacs.header
 
-    def forbidden(self: FolderPacs, instance: str) -> bytes:
+    def forbidden(self: FolderPacs, instance: str) -> DicomFile:
         if instance == images[5]:
             raise UsageError("refuses the user or the password")
         return real(self, instance)

@@ -17,17 +17,18 @@ MEMORY = 2 << 30
 def ended(file: bytes) -> dict[str, object]:
     """Return how a file ends."""
     from backlog.dicom.eligibility import Rules, rejection_reason
-    from backlog.dicom.header import eligibility_attributes, identity, read_header
+    from backlog.dicom.file import DicomFile
+    from backlog.dicom.header import eligibility_attributes
     from backlog.errors import InstanceRejected
     from worker.pixels.preprocess import model_input
 
     try:
-        header = read_header(file)
-        reason = rejection_reason(eligibility_attributes(header), Rules())
+        read = DicomFile(file)
+        reason = rejection_reason(eligibility_attributes(read.header), Rules())
         if reason is not None:
             return {"outcome": reason.outcome.value, "reason": reason.value}
-        identity(header)
-        seen = model_input(file)
+        _ = read.identity
+        seen = model_input(read)
     except InstanceRejected as rejected:
         outcome = rejected.reason.outcome.value
         return {"outcome": outcome, "reason": rejected.reason.value, "detail": rejected.detail}

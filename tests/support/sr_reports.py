@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import pytest
 
-from backlog.dicom.header import identity, read_header
+from backlog.dicom.file import DicomFile
 from tests.support.cases import dicom_cases
 from tests.support.pixelmed import JAR, validated
 from tests.support.sr_headers import CASES, NONCONFORMANT
-from worker.sr.build import InstanceRejected, Model, Options, Report, build, check
+from worker.sr.build import InstanceRejected, Model, Options, Report, SourceHeader, build, check, read_source
 
 MODEL: Final = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "5ca1ab1e" * 8)
 SEEDED: Final = Model(
@@ -66,15 +66,19 @@ def report(
     **more: Any,
 ) -> Report:
     """Build a report of the tests' model at the tests' moment."""
-    return build(dicom, scores, flags, model=model, options=options, when=WHEN, **more)
+    return build(source_of(dicom), scores, flags, model=model, options=options, when=WHEN, **more)
+
+
+def source_of(dicom: bytes) -> SourceHeader:
+    """What a report takes of an image's header."""
+    return read_source(DicomFile(dicom))
 
 
 def look(
     dicom: bytes, made: bytes, scores: Any = SCORES, model: Model = MODEL, options: Options = ENGLISH
 ) -> None:
     """Check a report against its source, as the worker does before it sends it."""
-    of = identity(read_header(dicom))
-    check(made, of, scores=scores, model=model, options=options)
+    check(made, DicomFile(dicom).identity, scores=scores, model=model, options=options)
 
 
 def headers() -> dict[str, bytes]:
@@ -83,7 +87,7 @@ def headers() -> dict[str, bytes]:
     for case in dicom_cases():
         dicom = case.read()
         try:
-            build(dicom, SCORES, (), model=MODEL, options=ENGLISH, when=WHEN)
+            build(source_of(dicom), SCORES, (), model=MODEL, options=ENGLISH, when=WHEN)
         except InstanceRejected:
             continue
         found[f"file {case.name}"] = dicom

@@ -501,12 +501,12 @@ def test_the_same_for_an_image_that_the_pacs_does_not_give(shop: Shop, side: int
 import worker.pixels.preprocess, worker.reader.server
 from backlog.errors import ServiceUnavailable
 real = worker.pixels.preprocess.model_input
-def failing(dicom, side=0, **more):
+def failing(file, side=0, **more):
     from pydicom import dcmread
     from io import BytesIO
-    if {side} in (0, dcmread(BytesIO(dicom)).Columns):
+    if {side} in (0, dcmread(BytesIO(file.content)).Columns):
         raise ServiceUnavailable("the PACS answers 500")
-    return real(dicom, side, **more)
+    return real(file, side, **more)
 worker.pixels.preprocess.model_input = failing
 worker.reader.server.main()
 """
@@ -734,7 +734,7 @@ def test_a_hanging_pacs_uses_up_the_patience_of_a_chunk_that_reads(shop: Shop) -
     script = f"""
 import time, worker.pixels.preprocess, worker.reader.server
 from backlog.errors import ServiceUnavailable
-def hanging(dicom, side=0, **more):
+def hanging(file, side=0, **more):
     with open({str(asked)!r}, "a") as file:
         file.write("x")
     time.sleep(1.5)

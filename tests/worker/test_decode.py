@@ -19,7 +19,7 @@ from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from tests.support import dicom_images as made
 from tests.support.dicom_images import chest, dicom
-from worker.pixels.preprocess import ModelInput, model_input
+from tests.support.model_inputs import ModelInput, model_input
 
 _PIXEL_DATA = b"\xe0\x7f\x10\x00OB"
 _JPEG_SYNTAXES = [made.JPEG_BASELINE, made.JPEG_EXTENDED, made.JPEG_LOSSLESS, made.JPEG_LOSSLESS_SV1]

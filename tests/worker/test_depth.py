@@ -16,7 +16,7 @@ from pydicom.encaps import generate_frames
 from backlog.outcomes import Flag
 from tests.support import dicom_images as made
 from tests.support.dicom_images import chest, dicom
-from worker.pixels.preprocess import ModelInput, model_input
+from tests.support.model_inputs import ModelInput, model_input
 
 
 def apart(one: ModelInput, other: ModelInput) -> float:

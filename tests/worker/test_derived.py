@@ -21,6 +21,7 @@ from pydicom import dcmread
 
 from backlog.broker.messages import ItemRecord, Stage
 from backlog.dicom.eligibility import Rules
+from backlog.dicom.file import DicomFile
 from backlog.dicom.header import read_header, screen
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Flag, Reason
@@ -29,6 +30,7 @@ from backlog.settings import Settings, from_environment
 from producer.sources.orthanc import OrthancSource
 from tests.conftest import Cli
 from tests.support.dicom_images import chest, dicom
+from tests.support.model_inputs import model_input
 from tests.support.servers import ROOT, OrthancServer
 from tests.support.sr_headers import CASES, NONCONFORMANT
 from tests.support.sr_reports import ENGLISH, MODEL, SCORES, SEEDED, WHEN, program
@@ -41,7 +43,6 @@ from worker.derived.table import by_score, cells
 from worker.model.class_activation import ClassActivation, ClassActivationMaps
 from worker.model.engine import load
 from worker.model.weights import Weights, locate
-from worker.pixels.preprocess import model_input
 from worker.sr.content import ReportContent, report_content, score_text
 from worker.sr.inputs import Model, Options
 from worker.sr.source_header import read_source
@@ -61,7 +62,9 @@ def said(
     options: Options = ENGLISH,
     when: datetime = WHEN,
 ) -> ReportContent:
-    return report_content(read_source(header), scores, flags, model=model, options=options, when=when)
+    return report_content(
+        read_source(DicomFile(header)), scores, flags, model=model, options=options, when=when
+    )
 
 
 def some_maps(raising: bool = True) -> ClassActivationMaps:

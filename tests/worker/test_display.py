@@ -11,8 +11,8 @@ from pydicom import dcmread
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from tests.support.dicom_images import chest, dicom
+from tests.support.model_inputs import model_input
 from worker.pixels.display import Contrast, Displayed
-from worker.pixels.preprocess import model_input
 
 
 def shown(file: bytes, side: int = 512) -> Displayed:

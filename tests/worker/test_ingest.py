@@ -17,6 +17,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from backlog.dicom.eligibility import Rules, flags
+from backlog.dicom.file import DicomFile
 from backlog.dicom.header import eligibility_attributes, identity, read_header, screen, text
 from backlog.errors import BacklogError, InstanceRejected
 from backlog.inputs.image_names import Subject
@@ -33,14 +34,18 @@ from tests.support.dicom_images import (
     jpeg_2000,
     with_elements,
 )
+from tests.support.model_inputs import model_input
 from tests.support.sr_reports import program
-from worker.ingest.identifiers import with_uids
+from worker.ingest import identifiers
 from worker.ingest.secondary_capture import wrapped
-from worker.pixels.preprocess import model_input
 
 RULES = Rules()
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
+
+def with_uids(dicom: bytes) -> bytes:
+    return identifiers.with_uids(DicomFile(dicom))
 
 
 def nameless(words: NDArray[Any] | None = None, syntax: str = EXPLICIT, **attributes: Any) -> bytes:

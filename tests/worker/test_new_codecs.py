@@ -13,7 +13,7 @@ from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from tests.support import dicom_images as made
 from tests.support.dicom_images import chest
-from worker.pixels.preprocess import ModelInput, model_input
+from tests.support.model_inputs import ModelInput, model_input
 
 imagecodecs = pytest.importorskip("imagecodecs", reason="no imagecodecs to compress with")
 

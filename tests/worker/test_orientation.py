@@ -12,7 +12,7 @@ from backlog.outcomes import Flag
 from tests.support import dicom_images as made
 from tests.support.cases import case, needs_data
 from tests.support.dicom_images import chest, dicom
-from worker.pixels.preprocess import model_input
+from tests.support.model_inputs import model_input
 
 
 def uneven() -> NDArray[np.uint16]:

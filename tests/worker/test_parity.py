@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from backlog.errors import InstanceRejected
 from tests.support.cases import case, dicom_cases, needs_data
+from tests.support.model_inputs import model_input
 from tests.support.spread_weights import distorted, reference, spread_model
 from worker.model.engine import load
 from worker.model.weights import Weights
-from worker.pixels.preprocess import model_input
 
 pytestmark = [
     needs_data,

@@ -17,16 +17,16 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
-from backlog.dicom.header import dataset_of
-from backlog.dicom.parser import parse_file
+from backlog.dicom.file import DicomFile
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from tests.support import dicom_images as made
 from tests.support.cases import case, needs_data
 from tests.support.dicom_images import chest, dicom
+from tests.support.model_inputs import ModelInput, model_input
 from worker.pixels.attributes import declared
 from worker.pixels.decode import decode
-from worker.pixels.preprocess import ModelInput, looks_inverted, model_input
+from worker.pixels.preprocess import looks_inverted
 
 #: What the cases' manifest says of each file, as an outcome: depth and flags, or the reason.
 CASES: dict[str, tuple[int, set[Flag]] | Reason] = {
@@ -365,8 +365,8 @@ def test_a_lossy_black_below_zero_makes_no_image_signed() -> None:
     values = chest().astype(np.int16)
     values[:, ::7] = 0
     stream = made.jpeg_2000(values, 16, ratio=12)
-    layout = parse_file(dicom(chest(), made.JPEG_2000, stream=stream))
-    assert decode(layout, declared(dataset_of(layout))).words.view(np.int16).min() < 0
+    file = DicomFile(dicom(chest(), made.JPEG_2000, stream=stream))
+    assert decode(file.parsed, declared(file.header)).words.view(np.int16).min() < 0
     seen = model_input(dicom(chest(), made.JPEG_2000, stream=stream))
     assert seen.flags == frozenset()
     assert apart(seen, model_input(dicom(values.astype(np.uint16)))) < 40

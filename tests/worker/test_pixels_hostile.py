@@ -350,7 +350,7 @@ def test_a_sound_image_of_any_kind_fills_the_range_as_it_should(
         PixelRepresentation=int(signed),
         PhotometricInterpretation="MONOCHROME1" if inverted else "MONOCHROME2",
     )
-    from worker.pixels.preprocess import model_input
+    from tests.support.model_inputs import model_input
     from worker.pixels.resize import centre_crop, resize
 
     seen = model_input(file)

@@ -11,9 +11,9 @@ import pytest
 
 from backlog.model import DEFAULT_MODEL, LABELS
 from tests.support.cases import DATA
+from tests.support.model_inputs import model_input
 from worker.model.engine import load
 from worker.model.weights import RELEASES, locate
-from worker.pixels.preprocess import model_input
 
 pytestmark = pytest.mark.slow
 

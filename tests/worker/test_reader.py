@@ -22,8 +22,8 @@ from backlog.pacs.folder import FolderPacs
 from backlog.settings import Settings
 from tests.support.cases import listed, needs_data
 from tests.support.dicom_images import chest, dicom
+from tests.support.model_inputs import model_input
 from tests.support.servers import ROOT, OrthancServer, free_port, wait_until
-from worker.pixels.preprocess import model_input
 from worker.reader.client import Reader
 from worker.reader.pool import Readers, how_many
 from worker.reader.protocol import PreprocessedImage, RejectedImage
@@ -38,8 +38,8 @@ from pathlib import Path
 import worker.pixels.preprocess, worker.reader.server
 real = worker.pixels.preprocess.model_input
 
-def sabotaged(dicom, side=0, **more):
-    dicom = bytes(dicom)
+def sabotaged(file, side=0, **more):
+    dicom = file.content
     once = Path({once!r})
     if b"KILLED ONCE" in dicom and not once.exists():
         once.touch()
@@ -62,14 +62,14 @@ def sabotaged(dicom, side=0, **more):
     if b"SWELLS" in dicom:
         held = bytearray(1 << 34)
     if b"RECURSES" in dicom:
-        return sabotaged(dicom, side)
+        return sabotaged(file, side)
     if b"BUG" in dicom:
         raise RuntimeError("Doe^Jane 1970-01-01")
     if b"NOISE" in dicom:
         os.write(1, b"a codec's message")
         print("another")
         sys.stderr.write("more")
-    return real(dicom, side, **more)
+    return real(file, side, **more)
 
 worker.pixels.preprocess.model_input = sabotaged
 worker.reader.server.main()

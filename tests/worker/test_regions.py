@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from backlog.model import LABELS
 from tests.support.brightness_weights import brightness_weights
 from tests.support.dicom_images import dicom
+from tests.support.model_inputs import model_input
 from tests.support.weights_fixture import seeded, weights_cache  # noqa: F401  # fixtures
 from tests.worker.test_orientation import STORED
 from worker.model.engine import Engine, load
 from worker.model.evidence import levels
 from worker.model.weights import Weights
-from worker.pixels.preprocess import model_input
 from worker.pixels.seen import SeenSquare
 from worker.sr.regions import Outline, outlines, packed, regions_of, unpacked
 

@@ -29,6 +29,7 @@ from tests.support.sr_reports import (
     WHEN,
     headers,
     report,
+    source_of,
 )
 from worker.sr.build import (
     InstanceRejected,
@@ -41,7 +42,6 @@ from worker.sr.build import (
 )
 from worker.sr.codes import vocabulary
 from worker.sr.content import percent_text, report_content
-from worker.sr.source_header import read_source
 
 _HEADERS = headers()
 
@@ -190,7 +190,7 @@ def test_mistakes_of_the_caller_are_loud() -> None:
     with pytest.raises(ValueError, match="17 scores for 18 findings"):
         report(scores=SCORES[1:])
     with pytest.raises(ValueError, match="time zone"):
-        build(GOOD, SCORES, (), model=MODEL, options=ENGLISH, when=WHEN.replace(tzinfo=None))
+        build(source_of(GOOD), SCORES, (), model=MODEL, options=ENGLISH, when=WHEN.replace(tzinfo=None))
     with pytest.raises(ValueError, match="no vocabulary"):
         report(options=Options(language="tlh"))
 
@@ -273,7 +273,9 @@ def test_times_stand_in_the_zone_that_the_image_declares() -> None:
         "-0300",
     )
     tokyo = WHEN.astimezone(timezone(timedelta(hours=9)))
-    assert build(GOOD, SCORES, (), model=MODEL, options=ENGLISH, when=tokyo).dicom == report().dicom
+    assert (
+        build(source_of(GOOD), SCORES, (), model=MODEL, options=ENGLISH, when=tokyo).dicom == report().dicom
+    )
 
 
 def test_a_report_gives_its_scores_back() -> None:
@@ -300,10 +302,10 @@ def test_a_site_decides_what_counts_as_present() -> None:
     options = Options(operating_points=POINTS)
     made, plain = report(scores=scores, options=options), report(scores=scores)
     assert made.sop_instance_uid != plain.sop_instance_uid
-    content = report_content(read_source(GOOD), scores, (), model=MODEL, options=options, when=WHEN)
+    content = report_content(source_of(GOOD), scores, (), model=MODEL, options=options, when=WHEN)
     states = {finding.label: finding.present for finding in content.findings}
     assert states == {label: label != "Atelectasis" for label in LABELS}
-    low = report_content(read_source(GOOD), [0.3] * len(LABELS), (), model=MODEL, options=options, when=WHEN)
+    low = report_content(source_of(GOOD), [0.3] * len(LABELS), (), model=MODEL, options=options, when=WHEN)
     assert [finding.label for finding in low.findings if finding.present] == ["Mass"]
     assert "Mass 30.0%" in low.narrative
     assert "Atelectasis=0.7, Mass=0.25, others=0.5" in content.parameters

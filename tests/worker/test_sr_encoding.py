@@ -11,11 +11,20 @@ from hypothesis import strategies as st
 
 from backlog.model import LABELS
 from backlog.outcomes import Flag
-from tests.support.sr_reports import ENGLISH, EVERY_OPTION, GOOD, MODEL, SCORES, SEEDED, WHEN, headers
+from tests.support.sr_reports import (
+    ENGLISH,
+    EVERY_OPTION,
+    GOOD,
+    MODEL,
+    SCORES,
+    SEEDED,
+    WHEN,
+    headers,
+    source_of,
+)
 from worker.sr import document as sr_document
 from worker.sr.build import Model, Options, Predecessor
 from worker.sr.content import ReportContent, report_content
-from worker.sr.source_header import read_source
 
 sr_highdicom = pytest.importorskip("bench.reference.highdicom_sr", reason="highdicom is not installed")
 
@@ -33,7 +42,7 @@ def assert_same(content: ReportContent) -> None:
 @pytest.mark.parametrize("name", _HEADERS)
 def test_the_bytes_are_highdicoms_for_every_header(name: str) -> None:
     assert_same(
-        report_content(read_source(_HEADERS[name]), SCORES, (), model=MODEL, options=ENGLISH, when=WHEN)
+        report_content(source_of(_HEADERS[name]), SCORES, (), model=MODEL, options=ENGLISH, when=WHEN)
     )
 
 
@@ -42,7 +51,7 @@ def test_the_bytes_are_highdicoms_for_every_header(name: str) -> None:
 def test_the_bytes_are_highdicoms_for_every_option(options: Options, model: Model) -> None:
     scores = [math.nan, *SCORES[1:]]
     content = report_content(
-        read_source(GOOD), scores, set(Flag), model=model, options=options, when=WHEN, predecessor=_EARLIER
+        source_of(GOOD), scores, set(Flag), model=model, options=options, when=WHEN, predecessor=_EARLIER
     )
     assert_same(content)
 
@@ -69,7 +78,7 @@ def test_the_bytes_are_highdicoms_for_any_scores(
     when: datetime,
     predecessor: Predecessor | None,
 ) -> None:
-    source = read_source(_HEADERS[header])
+    source = source_of(_HEADERS[header])
     assert_same(
         report_content(
             source, scores, flags, model=model, options=options, when=when, predecessor=predecessor

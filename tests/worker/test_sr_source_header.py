@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from backlog.outcomes import Flag, Reason
 from tests.support.cases import dicom_cases, listed
 from tests.support.sr_headers import CASES, GOOD, NONCONFORMANT, Case, written
-from tests.support.sr_reports import ENGLISH, MODEL, SCORES, WHEN, look, report
+from tests.support.sr_reports import ENGLISH, MODEL, SCORES, WHEN, look, report, source_of
 from worker.sr import value_cleaning as values
 from worker.sr.build import InstanceRejected, build
 from worker.sr.read import children, read_strictly, value
@@ -124,7 +124,7 @@ _TEXT_TAGS = [tag for tag, (vr, _) in GOOD.items() if vr not in (b"US", b"UI")]
 def test_any_bytes_in_a_header_give_a_report_or_a_reason(values_by_tag: dict[int, bytes]) -> None:
     dicom = written({**GOOD, **{tag: (GOOD[tag][0], raw) for tag, raw in values_by_tag.items()}})
     try:
-        made = build(dicom, SCORES, (), model=MODEL, options=ENGLISH, when=WHEN)
+        made = build(source_of(dicom), SCORES, (), model=MODEL, options=ENGLISH, when=WHEN)
     except InstanceRejected as refusal:
         assert refusal.reason is Reason.INVALID_PATIENT_ID
     else:

@@ -17,9 +17,10 @@ from pydicom.dataset import Dataset
 
 from backlog.dicom.eligibility import SECONDARY_CAPTURE
 from backlog.dicom.eligibility_attributes import MODIFYING_EQUIPMENT, OWN_MODEL_NAME
+from backlog.dicom.file import DicomFile
 from backlog.dicom.file_meta import media_storage_sop_class_uid
-from backlog.dicom.header import dataset_of, is_uid, text
-from backlog.dicom.parser import DEFLATED, EXPLICIT_LITTLE, ParsedFile, parse_file
+from backlog.dicom.header import is_uid, text
+from backlog.dicom.parser import DEFLATED, EXPLICIT_LITTLE, ParsedFile
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 from backlog.report_uids import derived_uid
@@ -32,13 +33,13 @@ _LONG_VRS: Final = frozenset({"OB", "OW", "SQ", "UN", "UT", "UC", "UR", "OD", "O
 _Item = Sequence[tuple[int, str, "str | Sequence[_Item]"]]
 
 
-def with_uids(dicom: bytes) -> bytes:
+def with_uids(file: DicomFile) -> bytes:
     """Return a file with those of its four UIDs made that are missing or none.
 
     Parameters
     ----------
-    dicom
-        A file of PS3.10.
+    file
+        A whole file of PS3.10.
 
     Returns
     -------
@@ -51,16 +52,15 @@ def with_uids(dicom: bytes) -> bytes:
     InstanceRejected
         ``not_dicom``, ``too_large``; ``invalid_uid`` where an element doesn't stand where it should.
     """
-    parsed = parse_file(dicom)
-    header = dataset_of(parsed)
-    content = hashlib.sha256(dicom).hexdigest()
+    parsed, header = file.parsed, file.header
+    content = hashlib.sha256(file.content).hexdigest()
     made: dict[int, str] = {}
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         said = text(header, keyword)
         if is_uid(said):
             continue
         if keyword == "SOPClassUID":
-            meta = media_storage_sop_class_uid(dicom)
+            meta = media_storage_sop_class_uid(file.content)
             uid = meta if is_uid(meta) else SECONDARY_CAPTURE
         elif said and keyword != "SOPInstanceUID":
             uid = derived_uid("made", keyword, said)  # what names one study stays one study

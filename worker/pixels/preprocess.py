@@ -16,8 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from backlog.dicom.header import dataset_of
-from backlog.dicom.parser import parse_file
+from backlog.dicom.file import DicomFile
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from worker.pixels.attributes import declared
@@ -58,13 +57,13 @@ class ModelInput:
 
 
 def model_input(
-    dicom: bytes | memoryview, side: int = 0, *, input_side: int = SIZE, display_side: int = 0
+    file: DicomFile, side: int = 0, *, input_side: int = SIZE, display_side: int = 0
 ) -> ModelInput:
     """Decode one file of PS3.10.
 
     Parameters
     ----------
-    dicom
+    file
         The whole file.
     side
         Where it isn't 0, the square is returned too as people look at it, with at least so many pixels a
@@ -82,16 +81,15 @@ def model_input(
         ``unsupported_pixels``, ``unsupported_transfer_syntax``, ``blank``, ``out_of_memory``.
     """
     try:
-        return _model_input(dicom, side, input_side, display_side)
+        return _model_input(file, side, input_side, display_side)
     except MemoryError:
         raise InstanceRejected(Reason.OUT_OF_MEMORY, "decoding needs more memory than the limit") from None
 
 
-def _model_input(dicom: bytes | memoryview, side: int, input_side: int, display_side: int) -> ModelInput:
-    layout = parse_file(dicom)
-    header = dataset_of(layout)
+def _model_input(file: DicomFile, side: int, input_side: int, display_side: int) -> ModelInput:
+    header = file.header
     promise = declared(header)
-    frame = decode(layout, promise)
+    frame = decode(file.parsed, promise)
     flags = set(frame.flags)
     words = frame.words
     if words.ndim == 3:

@@ -19,8 +19,7 @@ import warnings
 from contextlib import suppress
 from typing import IO, Any, Final
 
-from backlog.dicom.header import read_header
-from backlog.dicom.parser import parse_file
+from backlog.dicom.file import DicomFile
 from backlog.errors import InstanceRejected, UsageError
 from backlog.outcomes import Reason
 from backlog.settings import Settings
@@ -98,10 +97,11 @@ def answer(ours: bytes, held: bytes) -> dict[str, object]:
     from worker.pixels.attributes import declared
     from worker.pixels.decode import decode
 
-    frames = []
-    for name, dicom in (("held", held), ("ours", ours)):
+    frames, attributes = [], []
+    for name, file in (("held", DicomFile(held)), ("ours", DicomFile(ours))):
         try:
-            frames.append(decode(parse_file(dicom), declared(read_header(dicom))).words)
+            attributes.append(declared(file.header))
+            frames.append(decode(file.parsed, attributes[-1]).words)
         except InstanceRejected as rejected:
             # What the PACS holds can't be scored: the inference stage says so, with this reason.
             if name == "held":
@@ -113,7 +113,7 @@ def answer(ours: bytes, held: bytes) -> dict[str, object]:
                 "detail": "decoding needs more memory than the limit",
             }
     there, here = frames
-    return {"same": _equal(there, here, declared(read_header(ours)))}
+    return {"same": _equal(there, here, attributes[-1])}
 
 
 def _equal(held: Any, ours: Any, attributes: Any) -> bool:

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from typing import IO
 
 from backlog.dicom.eligibility import Rules, flags
+from backlog.dicom.file import DicomFile
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import where
 from backlog.outcomes import Reason
@@ -42,7 +43,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
     pacs
         The PACS that images are fetched from.
     """
-    from backlog.dicom.header import read_header, screen  # after the memory limit is set
+    from backlog.dicom.header import screen  # after the memory limit is set
     from worker.pixels.preprocess import model_input
 
     _write(answers, {"state": "ready"})
@@ -64,16 +65,15 @@ def serve(requests: IO[bytes], answers: IO[bytes], pacs: Pacs) -> None:
             continue
         answer: dict[str, object] = {"instance": request["instance"], "sop": "", "study": ""}
         try:
-            dicom = pacs.fetch(request["instance"])
+            file = DicomFile(pacs.fetch(request["instance"]))
             _write(answers, answer | {"state": "fetched"})
-            header = read_header(dicom)
-            found = screen(header, rules)
+            found = screen(file.header, rules)
             if found.identity is not None:
                 answer["sop"] = found.identity.sop_instance_uid
                 answer["study"] = found.identity.study_instance_uid
             if found.rejection is not None:
                 raise found.rejection
-            seen = model_input(dicom, side, input_side=input_side, display_side=display_side)
+            seen = model_input(file, side, input_side=input_side, display_side=display_side)
             names = sorted(flag.value for flag in seen.flags | flags(found.attributes, rules))
             shown = b"" if seen.shown is None else seen.shown.tobytes()
             answer |= {"flags": names, "side": 0 if seen.shown is None else len(seen.shown)}

@@ -18,7 +18,7 @@ from worker.sr.content import report_content
 from worker.sr.document import encode
 from worker.sr.inputs import Model, OperatingPoints, Options, Predecessor
 from worker.sr.read import scores_of
-from worker.sr.source_header import read_source
+from worker.sr.source_header import SourceHeader, read_source
 from worker.sr.uids import report_uid
 from worker.sr.validate import check
 
@@ -31,8 +31,10 @@ __all__ = [
     "Predecessor",
     "Reason",
     "Report",
+    "SourceHeader",
     "build",
     "check",
+    "read_source",
     "report_uid",
     "scores_of",
 ]
@@ -50,7 +52,7 @@ class Report:
 
 
 def build(
-    header: bytes,
+    source: SourceHeader,
     scores: Sequence[float],
     flags: Collection[Flag],
     *,
@@ -63,8 +65,8 @@ def build(
 
     Parameters
     ----------
-    header
-        The image's file, at least up to its pixel data.
+    source
+        What `read_source` read of the image's header.
     scores
         18 scores in [0, 1], in the order of :data:`backlog.model.LABELS`. A score that is no finite number
         is written as not evaluated.
@@ -80,13 +82,12 @@ def build(
     Raises
     ------
     InstanceRejected
-        ``not_dicom``, ``not_image``, ``invalid_uid``, ``invalid_patient_id`` for a header that no valid
-        report can be written for; ``invalid_scores``.
+        ``invalid_scores``.
     ValueError
         For another number of scores, a time without a zone, or options that don't exist.
     """
     content = report_content(
-        read_source(header), scores, flags, model=model, options=options, when=when, predecessor=predecessor
+        source, scores, flags, model=model, options=options, when=when, predecessor=predecessor
     )
     return Report(
         dicom=encode(content),

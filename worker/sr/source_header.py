@@ -16,7 +16,8 @@ from typing import Final
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 
-from backlog.dicom.header import identity, number, patient_id, raw_bytes, read_header, sequence
+from backlog.dicom.file import DicomFile
+from backlog.dicom.header import number, patient_id, raw_bytes, sequence
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from worker.sr import value_cleaning as values
@@ -207,12 +208,12 @@ def _orientation(header: _Header) -> tuple[str, str] | None:
     return pair if pair and all(_ORIENTATION.fullmatch(letters) for letters in pair) else None
 
 
-def read_source(dicom: bytes) -> SourceHeader:
-    """Read what a report needs from the bytes of the image's file.
+def read_source(file: DicomFile) -> SourceHeader:
+    """Read what a report needs from the image's file.
 
     Parameters
     ----------
-    dicom
+    file
         The file, at least up to its pixel data.
 
     Raises
@@ -221,8 +222,7 @@ def read_source(dicom: bytes) -> SourceHeader:
         ``not_dicom``; ``not_image`` when the SOP class is known and not an image's; ``invalid_uid`` when a
         UID is missing or is none; ``invalid_patient_id`` when Patient ID can't be written unchanged.
     """
-    dataset = read_header(dicom)
-    of = identity(dataset)
+    dataset, of = file.header, file.identity
     if "Image Storage" not in UID_dictionary.get(of.sop_class_uid, _UNKNOWN)[0]:
         raise InstanceRejected(Reason.NOT_IMAGE, "SOPClassUID is no image's")
     charset = raw_bytes(dataset, "SpecificCharacterSet").value

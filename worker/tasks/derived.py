@@ -17,8 +17,7 @@ from typing import Final
 
 from backlog.broker.messages import DerivedRecord, Job, ReportItem, numbers
 from backlog.dicom.comparison import Comparison, compare
-from backlog.dicom.header import identity, read_header
-from backlog.dicom.parser import parse_file
+from backlog.dicom.file import DicomFile
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import event, where
 from backlog.outcomes import Flag, Reason
@@ -27,7 +26,7 @@ from worker.derived import dicom as derived_dicom
 from worker.derived.libraries import kinds_made_here
 from worker.sr.content import ReportContent, report_content
 from worker.sr.inputs import Model, Options
-from worker.sr.source_header import read_source
+from worker.sr.source_header import SourceHeader
 from worker.tasks.resources import WorkerResources
 from worker.tasks.withdraw import withdraw
 
@@ -58,7 +57,7 @@ def need(process: WorkerResources, job: Job) -> None:
 
 
 def write(
-    process: WorkerResources, job: Job, item: ReportItem, header: bytes, model: Model, options: Options
+    process: WorkerResources, job: Job, item: ReportItem, source: SourceHeader, model: Model, options: Options
 ) -> list[DerivedRecord]:
     """Make and store what the run asks for beside one report; return what became of each.
 
@@ -70,8 +69,8 @@ def write(
         The run, as its messages carry it.
     item
         The scored image.
-    header
-        The beginning of the image's file, up to its pixel data.
+    source
+        What the report took of the image's header.
     model
         What scored the image.
     options
@@ -83,7 +82,7 @@ def write(
         The PACS is unavailable or refuses us. Again from the beginning: what is stored already is found and counts.
     """
     said = report_content(
-        read_source(header),
+        source,
         numbers(item["scores"]),
         [Flag(name) for name in item["flags"]],
         model=model,
@@ -120,15 +119,16 @@ def _write(
 def _stored(process: WorkerResources, dicom: bytes) -> tuple[str, bytes, bool]:
     """Store a derived object; return the PACS's id, what it holds under it, and whether that is ours."""
     pacs = process.pacs
-    stored = pacs.store(dicom)
-    if not stored.already and stored.instance != pacs.expected_id(identity(read_header(dicom))):
+    file = DicomFile(dicom)
+    stored = pacs.store(dicom, file.identity)
+    if not stored.already and stored.instance != pacs.expected_id(file.identity):
         raise InstanceRejected(
             Reason.REFUSED,
             f"the PACS stored it under other identifiers; {withdraw(pacs, stored.instance)}",
         )
     held = pacs.fetch(stored.instance)
     # The run's time stands in the header; pixels that a PACS has compressed are those that were sent.
-    ours = held == dicom or compare(parse_file(dicom), parse_file(held)) is not Comparison.DIFFERENT
+    ours = held == dicom or compare(file.parsed, DicomFile(held).parsed) is not Comparison.DIFFERENT
     if not ours and not stored.already:
         raise InstanceRejected(
             Reason.REPORT_CONFLICT,

@@ -20,8 +20,8 @@ from backlog.broker.messages import (
     numbers,
 )
 from backlog.dicom.comparison import same_data_set
-from backlog.dicom.header import Identity, identity, read_header
-from backlog.dicom.parser import parse_file
+from backlog.dicom.file import DicomFile
+from backlog.dicom.header import Identity
 from backlog.errors import InstanceRejected
 from backlog.fault_attribution import Operation
 from backlog.model import MODEL_VERSION, SCORE_DIGITS
@@ -99,11 +99,11 @@ def _report(
         meaningful=job["meaningful"],
     )
     options = sr.Options(language=job["language"], coding=job["coding"], operating_points=_points(job))
-    header = process.pacs.header(item["instance"])
-    of = identity(read_header(header))
+    image = process.pacs.header(item["instance"])
+    of, source = image.identity, sr.read_source(image)
     build = partial(
         sr.build,
-        header,
+        source,
         flags=[Flag(name) for name in item["flags"]],
         model=model,
         options=options,
@@ -155,7 +155,7 @@ def _report(
     if job.get("derived_objects"):
         from worker.tasks import derived as derived_objects
 
-        record["derived_objects"] = derived_objects.write(process, job, item, header, model, options)
+        record["derived_objects"] = derived_objects.write(process, job, item, source, model, options)
     return record
 
 
@@ -164,7 +164,7 @@ def _is_same(ours: bytes, held: bytes) -> bool:
     if ours == held:
         return True
     try:
-        return same_data_set(parse_file(ours), parse_file(held))
+        return same_data_set(DicomFile(ours).parsed, DicomFile(held).parsed)
     except InstanceRejected:
         return False  # what it holds is no DICOM file
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from backlog.broker.messages import ConversionSpec, InferItem, Job, SourceSpec, UploadItem
 from backlog.dicom.comparison import Comparison, compare
 from backlog.dicom.eligibility import Rules
-from backlog.dicom.header import Identity, Screening, identity, read_header, screen
-from backlog.dicom.parser import parse_file
+from backlog.dicom.file import DicomFile
+from backlog.dicom.header import Identity, Screening, screen
 from backlog.errors import InstanceRejected
 from backlog.fault_attribution import Operation
 from backlog.inputs.conversion import NOTHING, Picture, names_of, opened, reason_of_other
@@ -47,8 +47,8 @@ def upload(process: WorkerResources, job: Job, attempt: Attempt, items: list[Upl
             attempt.operation = Operation.WRITE
             file = source.read(item["entry"])
             attempt.record_success(Operation.SOURCE)
-            dicom, found = _prepared(file, rules, spec)
-            stored = _store(process.pacs, dicom, found, process.same_pixels)
+            image, found = _prepared(file, rules, spec)
+            stored = _store(process.pacs, image, found, process.same_pixels)
             attempt.record_success(Operation.READ if stored.already else Operation.WRITE)
             following: InferItem = {"i": item["i"], "instance": stored.instance}
             attempt.following[item["i"]] = following
@@ -56,16 +56,14 @@ def upload(process: WorkerResources, job: Job, attempt: Attempt, items: list[Upl
         attempt.each(items, one)
 
 
-def _store(pacs: Pacs, dicom: bytes, found: Screening, same_pixels: SamePixels) -> StoreResult:
+def _store(pacs: Pacs, file: DicomFile, found: Screening, same_pixels: SamePixels) -> StoreResult:
     """Store one file whose header was looked at, which keeps from the PACS what could stop it (deep nesting does)."""
     assert found.identity is not None  # noqa: S101  # see _prepared
-    stored = pacs.store(dicom, found.identity)
+    stored = pacs.store(file.content, found.identity)
     if not stored.already:
         _check_kept_its_uid(pacs, stored.instance, found.identity)
     # Only what is to be scored is worth decoding twice; the inference stage skips the rest.
-    elif not _same_image(
-        dicom, pacs.fetch(stored.instance), same_pixels if not found.rejection else _ignored
-    ):
+    elif not _same_image(file, pacs.fetch(stored.instance), same_pixels if not found.rejection else _ignored):
         raise InstanceRejected(
             Reason.UID_CONFLICT, "the PACS holds another image under the same SOP Instance UID"
         )
@@ -84,7 +82,7 @@ def _check_kept_its_uid(pacs: Pacs, instance: str, of: Identity) -> None:
     """
     if instance == pacs.expected_id(of):
         return
-    if identity(read_header(pacs.header(instance))).sop_instance_uid == of.sop_instance_uid:
+    if pacs.header(instance).identity.sop_instance_uid == of.sop_instance_uid:
         return  # it reads Patient ID in another character set
     raise InstanceRejected(
         Reason.REFUSED,
@@ -93,12 +91,14 @@ def _check_kept_its_uid(pacs: Pacs, instance: str, of: Identity) -> None:
     )
 
 
-def _same_image(ours: bytes, held: bytes, same_pixels: SamePixels) -> bool:
+def _same_image(ours: DicomFile, held: bytes, same_pixels: SamePixels) -> bool:
     """Whether the PACS holds our image, however it encodes it."""
-    if ours == held:
+    if ours.content == held:
         return True
-    found = compare(parse_file(ours), parse_file(held))
-    return found is Comparison.SAME or (found is Comparison.PIXELS_UNDECIDED and same_pixels(ours, held))
+    found = compare(ours.parsed, DicomFile(held).parsed)
+    return found is Comparison.SAME or (
+        found is Comparison.PIXELS_UNDECIDED and same_pixels(ours.content, held)
+    )
 
 
 def _ignored(ours: bytes, held: bytes) -> bool:  # noqa: ARG001
@@ -112,7 +112,7 @@ def _opened(source: SourceSpec) -> ZipEntries | FolderEntries:
     return FolderEntries(path, Path(source["listing"]))
 
 
-def _prepared(file: SourceFile, rules: Rules, spec: ConversionSpec) -> tuple[bytes, Screening]:
+def _prepared(file: SourceFile, rules: Rules, spec: ConversionSpec) -> tuple[DicomFile, Screening]:
     """Return an entry as a DICOM file, made one where the run asks for it, and what its header is found to be.
 
     Raises
@@ -124,19 +124,20 @@ def _prepared(file: SourceFile, rules: Rules, spec: ConversionSpec) -> tuple[byt
     if isinstance(read, Picture):
         from worker.ingest.secondary_capture import wrapped  # pydicom's writer; few runs need it
 
-        dicom = wrapped(read.content, names_of(spec).subject(read.name))
-        return dicom, _named(screen(read_header(dicom), rules))
+        made = DicomFile(wrapped(read.content, names_of(spec).subject(read.name)))
+        return made, _named(screen(made.header, rules))
+    dicom = DicomFile(read.content)
     try:
-        found = screen(read_header(read.content), rules)
+        found = screen(dicom.header, rules)
     except InstanceRejected as rejected:
         raise reason_of_other(read, rejected) from None
     nameless = found.rejection is not None and found.rejection.reason is Reason.INVALID_UID
     if nameless and spec["make_uids"]:
         from worker.ingest.identifiers import with_uids
 
-        dicom = with_uids(read.content)
-        return dicom, _named(screen(read_header(dicom), rules))
-    return read.content, _named(found)
+        made = DicomFile(with_uids(dicom))
+        return made, _named(screen(made.header, rules))
+    return dicom, _named(found)
 
 
 def _named(found: Screening) -> Screening:
