@@ -41,7 +41,13 @@ DOORS = {
     "sqlite3": {"producer.ledger.ledger", "producer.sources.only_list"},
     "torch": {"worker.model.engine", "worker.model.torch_engine", "worker.model.torch_model"},
     "celery": {
-        *("backlog.broker.celery_app", "worker.main", "worker.__main__", "worker.health"),
+        *(
+            "backlog.broker.celery_app",
+            "backlog.broker.sending",
+            "worker.main",
+            "worker.__main__",
+            "worker.health",
+        ),
         *("worker.tasks.chunk", "worker.tasks.registry"),
         *("producer.dispatch.context", "producer.run.execute", "producer.run.worker_inventory"),
         *(

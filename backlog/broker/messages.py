@@ -124,7 +124,7 @@ class PredecessorSpec(TypedDict):
 
 
 class Job(TypedDict):
-    """What is the same for all chunks of a run."""
+    """What is the same for all chunks of a run. A task never changes it: what it learns is a `Scoring`."""
 
     run: str
     when: str  #: the run's start, ISO 8601 with offset; the reports' content date and time
@@ -136,7 +136,7 @@ class Job(TypedDict):
     model: NotRequired[str]  #: see :func:`model_of`
     weights: str  #: SHA-256 of the run's weights once known, so that no worker with others joins in
     meaningful: bool  #: False for seeded weights: every report says so
-    engine: str  #: what scored this chunk; set by the infer task
+    engine: str  #: what scored this chunk; empty until then, see `Scoring`
     read_back: NotRequired[bool]  #: read each report back after storing it, and compare
     predecessor: NotRequired[PredecessorSpec]
     history: NotRequired[
@@ -151,6 +151,14 @@ class Job(TypedDict):
     derived_objects: NotRequired[
         list[str]
     ]  #: what is stored beside each report, of :data:`backlog.settings.DERIVED_OBJECTS`
+
+
+class Scoring(TypedDict):
+    """What scored a chunk. The infer task adds it to the job that goes on to the next stage, under the job's keys."""
+
+    weights: str
+    meaningful: bool
+    engine: str
 
 
 class UploadItem(TypedDict):
@@ -240,6 +248,11 @@ def model_of(run: Job | PredecessorSpec) -> Model:
     if name not in MODELS:
         raise UsageError(f"the run's model is {name[:64]!r}, which this version doesn't know: update it")
     return MODELS[name]
+
+
+def scored(job: Job, scoring: Scoring) -> Job:
+    """Return the job of a chunk that was scored."""
+    return {**job, **scoring}
 
 
 def points_of(run: Job | PredecessorSpec) -> list[float]:

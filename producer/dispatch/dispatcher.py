@@ -14,8 +14,8 @@ from typing import Any, Final
 from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import ChunkProgress
-from backlog.broker.messages import TASKS, Job, Stage, task_id
-from backlog.broker.queues import queue_of
+from backlog.broker.messages import Job, Stage
+from backlog.broker.sending import send
 from backlog.errors import ServiceUnavailable
 from producer.dispatch.context import RunContext, RunObserver
 from producer.dispatch.give_up import left_alone, requested
@@ -268,15 +268,8 @@ class Dispatcher:
         with (
             context.claims.broker.reached()
         ):  # what kombu doesn't know of Redis's errors it passes on as it is
-            context.app.send_task(
-                TASKS[stage],
-                args=[job, chunk, items],
-                task_id=task_id(context.run, chunk, stage),
-                queue=queue_of(stage, job),
-                argsrepr=f"(run={context.run}, chunk={chunk}, n={len(items)})",
-                kwargsrepr="{}",
-                retry=False,  # one retry layer: ours, at the next tick
-            )
+            # One retry layer: ours, at the next tick.
+            send(context.app, stage, job, chunk, items, retry=False)
 
     # -- how far it is -------------------------------------------------------------------------------------------
 

@@ -18,10 +18,10 @@ from backlog.broker.claim import Claim
 from backlog.broker.claims import MAX_WORKER_CRASHES, Claims, Refusal
 from backlog.broker.connection import Broker
 from backlog.broker.messages import QUEUES, ItemRecord, Job, Stage
+from backlog.broker.sending import send
 from backlog.errors import ClaimLost, ServiceUnavailable, StorageFull, UsageError
 from backlog.settings import Settings
 from tests.support.servers import RedisServer, free_port, wait_until
-from worker.tasks.chunk import send
 
 RUN = "run1"
 UPLOAD, INFER, REPORT, FINISHED = Stage.UPLOAD, Stage.INFER, Stage.REPORT, Stage.FINISHED

@@ -36,7 +36,7 @@ _SCORES = [0.5123456] * 18
 def infer(job: Job, attempt: Attempt, items: list[Any]) -> None:
     """Score nothing, in as much time as a model would take."""
     time.sleep(seconds_to_score)
-    job["weights"], job["meaningful"], job["engine"] = WEIGHTS, False, "chaos"
+    attempt.scoring = {"weights": WEIGHTS, "meaningful": False, "engine": "chaos"}
     for item in items:
         attempt.following[item["i"]] = item | {"scores": _SCORES, "flags": ["upsampled"]}
 

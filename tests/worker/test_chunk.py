@@ -26,6 +26,7 @@ from backlog.broker.claim import Claim
 from backlog.broker.claims import Claims
 from backlog.broker.connection import Broker
 from backlog.broker.messages import DEFERRED, QUEUES, ItemRecord, Job, SourceSpec, Stage
+from backlog.broker.sending import send
 from backlog.dicom.eligibility import Rules
 from backlog.errors import ClaimLost, InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.fault_attribution import Operation
@@ -42,7 +43,7 @@ from worker.tasks import chunk as chunk_module
 from worker.tasks import registry as tasks
 from worker.tasks import shutdown
 from worker.tasks.attempt import Attempt
-from worker.tasks.chunk import StageRunner, send
+from worker.tasks.chunk import StageRunner
 from worker.tasks.shutdown import Stopping, ask_to_stop
 
 BODIES: dict[Stage, Callable[..., Any]] = {
@@ -107,6 +108,7 @@ class Shop:
         job = cast("Job", json.loads(json.dumps(message[0])))  # a worker gets its own copy
         body = partial(BODIES[stage], self.process, job)
         self.runner(retry_budget).run(stage, job, message[1], message[2], body)
+        assert job == message[0], "a task changes nothing about its run"
 
     def do_all(self, times: int = 1) -> None:
         """Do all stages, each message so many times."""

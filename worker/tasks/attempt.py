@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from backlog.broker.claim import Claim
-from backlog.broker.messages import DEFERRED, ItemRecord, Stage
+from backlog.broker.messages import DEFERRED, ItemRecord, Scoring, Stage
 from backlog.errors import (
     BacklogError,
     ClaimLost,
@@ -99,6 +99,8 @@ class Attempt:
     #: How items ended in this stage, and the others as the next stage gets them, by their position.
     records: Records = field(default_factory=dict, init=False)
     following: dict[int, Any] = field(default_factory=dict, init=False)
+    #: What scored the chunk, where this stage did.
+    scoring: Scoring | None = field(default=None, init=False)
     #: What is asked of a server just now; a stage that goes on to write says so.
     operation: Operation = field(default=Operation.READ, init=False)
     deferred: list[Deferred] = field(default_factory=list, init=False)

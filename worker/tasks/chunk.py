@@ -18,8 +18,8 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import Claims, Refusal
-from backlog.broker.messages import FIRST_STAGES, TASKS, Job, Stage, following_stage, task_id
-from backlog.broker.queues import queue_of
+from backlog.broker.messages import FIRST_STAGES, Job, Stage, following_stage, scored
+from backlog.broker.sending import send
 from backlog.errors import ClaimLost, RunCancelled, RunPaused, ServiceUnavailable, UsageError
 from backlog.log import event
 from backlog.pacs.base import Pacs
@@ -150,7 +150,8 @@ class StageRunner:
         claim.finish(following_stage(stage) if following else Stage.FINISHED, attempt.records, len(todo))
         attempt.tell_served()
         if following:
-            send(self.app, following_stage(stage), job, claim.chunk, following)
+            next_job = job if attempt.scoring is None else scored(job, attempt.scoring)
+            send(self.app, following_stage(stage), next_job, claim.chunk, following)
         event(
             "chunk.done",
             run=job["run"],
@@ -179,32 +180,6 @@ RANKS: Final = {
     Stage.INFER: Rank.INFER,
     Stage.REPORT: Rank.REPORT,
 }
-
-
-def send(app: Celery, stage: Stage, job: Job, chunk: int, items: list[Any]) -> None:
-    """Send a chunk's message for one stage. Its printed form shows no more than run, chunk and count.
-
-    Parameters
-    ----------
-    app
-        The application.
-    stage
-        The stage that the message asks for.
-    job
-        The run, as its messages carry it.
-    chunk
-        The chunk's number in the run.
-    items
-        The chunk's items, as JSON.
-    """
-    app.send_task(
-        TASKS[stage],
-        args=[job, chunk, items],
-        task_id=task_id(job["run"], chunk, stage),
-        queue=queue_of(stage, job),
-        argsrepr=f"(run={job['run']}, chunk={chunk}, n={len(items)})",
-        kwargsrepr="{}",
-    )
 
 
 def _give_back(attempt: Attempt, *, counts: bool = False, came_back: bool = False) -> None:

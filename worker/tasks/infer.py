@@ -6,22 +6,29 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from backlog.broker.messages import InferItem, ItemRecord, Job, ReportItem
+from backlog.broker.messages import InferItem, ItemRecord, Job, ReportItem, Scoring
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.fault_attribution import Operation
 from backlog.log import event, where
 from backlog.model import SCORE_DIGITS
 from backlog.outcomes import Reason
+from worker.reader.protocol import PreprocessedImage, RejectedImage
 from worker.tasks.attempt import Attempt
 from worker.tasks.resources import WorkerResources
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from worker.model.engine import Engine
     from worker.reader.pool import Readers
 
+    Image = NDArray[np.float32]
+
 Scores = list[float | None]
+Answer = PreprocessedImage | RejectedImage
 
 #: Images that a GPU scores at a time.
 GPU_BATCH: Final = 32
@@ -43,7 +50,7 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
     """
     attempt.retry_while_unavailable(lambda: process.check(job))
     attempt.retry_while_unavailable(lambda: process.check_weights(job))
-    waiting: list[tuple[InferItem, Any]] = []
+    waiting: list[tuple[InferItem, PreprocessedImage]] = []
 
     def score() -> None:
         for (item, picture), scores in zip(
@@ -67,7 +74,7 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
     batch = 1 if attempt.claim.isolated or process.engine.name != "torch" else GPU_BATCH
     readers = process.readers(job)
     for item, answer in _read(readers, attempt, items):
-        if hasattr(answer, "rejection"):
+        if isinstance(answer, RejectedImage):
             attempt.records[item["i"]] = _record(attempt, item, answer.rejection, answer)
             continue
         waiting.append((item, answer))
@@ -77,17 +84,18 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
         score()
     attempt.settle()
     # The report stage needs no weights, only their name: it travels with the run's job from here on.
-    job["weights"], job["meaningful"] = process.weights.sha256, process.weights.meaningful
-    job["engine"] = process.engine.name
+    scoring: Scoring = {
+        "weights": process.weights.sha256,
+        "meaningful": process.weights.meaningful,
+        "engine": process.engine.name,
+    }
+    attempt.scoring = scoring
     for record in attempt.records.values():  # so that the producer knows them, though nothing has a score yet
-        record["weights"], record["meaningful"], record["engine"] = (
-            job["weights"],
-            job["meaningful"],
-            job["engine"],
-        )
+        record["weights"], record["meaningful"] = scoring["weights"], scoring["meaningful"]
+        record["engine"] = scoring["engine"]
 
 
-def _record(attempt: Attempt, item: InferItem, rejected: InstanceRejected, seen: Any) -> ItemRecord:
+def _record(attempt: Attempt, item: InferItem, rejected: InstanceRejected, seen: Answer) -> ItemRecord:
     return attempt.record(
         item["i"],
         rejected,
@@ -97,7 +105,9 @@ def _record(attempt: Attempt, item: InferItem, rejected: InstanceRejected, seen:
     )
 
 
-def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Iterator[tuple[InferItem, Any]]:
+def _read(
+    readers: Readers, attempt: Attempt, items: Sequence[InferItem]
+) -> Iterator[tuple[InferItem, Answer]]:
     """Read images ahead of the model; one by one with a current-item mark where an earlier attempt died."""
     at = 0
     read: InferItem | None = None
@@ -117,30 +127,30 @@ def _read(readers: Readers, attempt: Attempt, items: Sequence[InferItem]) -> Ite
                 at += 1
                 break
             at += 1
-            if not hasattr(answer, "rejection"):
+            if isinstance(answer, PreprocessedImage):
                 read = item
                 attempt.record_success(Operation.READ)
             yield item, answer
             attempt.go_on()
     for one in list(attempt.deferred):
-        answer = _again(readers, attempt, one.item, read)
-        if answer is not None:
+        later = _again(readers, attempt, one.item, read)
+        if later is not None:
             attempt.deferred.remove(one)
-            yield one.item, answer
+            yield one.item, later
 
 
-def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem | None) -> Any:
+def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem | None) -> Answer | None:
     """Ask again for an image that the PACS failed on; where it fails again, for one that it gave before.
 
     Returns
     -------
-    object
-        The image, or None.
+    Answer or None
+        None where it failed again.
     """
     if proof is None:
         return None  # it gave none at all
 
-    def ask(one: InferItem) -> Any:
+    def ask(one: InferItem) -> Answer:
         (answer,) = readers.read([one["instance"]])
         return answer
 
@@ -150,12 +160,12 @@ def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem
     except (ServiceUnavailable, UsageError) as error:
         attempt.record_failure(item, error)
     with suppress(ServiceUnavailable, UsageError):
-        if not hasattr(attempt.retry_while_unavailable(lambda: ask(proof)), "rejection"):
+        if isinstance(attempt.retry_while_unavailable(lambda: ask(proof)), PreprocessedImage):
             attempt.record_success(Operation.READ)
     return None
 
 
-def _scores(engine: Engine, images: Sequence[Any]) -> list[Scores | InstanceRejected]:
+def _scores(engine: Engine, images: Sequence[Image]) -> list[Scores | InstanceRejected]:
     """Score a batch; where that fails, image by image, so that only the one that is to blame ends.
 
     Raises
@@ -185,7 +195,7 @@ def _evaluated(engine: Engine, scores: list[float]) -> Scores | InstanceRejected
     return InstanceRejected(Reason.INVALID_SCORES, "the model gave a score that is no number")
 
 
-def _blame(engine: Engine, image: Any, error: Exception) -> InstanceRejected:
+def _blame(engine: Engine, image: Image, error: Exception) -> InstanceRejected:
     """Return the rejection of an image that the model fails on, unless it fails on an empty one as well."""
     import numpy as np  # the upload worker has none
 
