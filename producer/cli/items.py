@@ -20,6 +20,7 @@ from producer.translation import t, translated
 
 if TYPE_CHECKING:
     from producer.ledger.ledger import Ledger
+    from producer.ledger.rows import ItemRow
 
 _NAMES = click.option(
     "--names", is_flag=True, help="Show what the source calls each item. May show patients' names."
@@ -63,7 +64,7 @@ def items(out: Path, outcome: str | None, reason: tuple[str, ...], names: bool, 
 
     with closing(open_ledger(out)) as ledger:
         chosen = Outcome(outcome) if outcome else None
-        found = (item for item in ledger.items(chosen) if not reason or item["reason"] in reason)
+        found = (item for item in ledger.items(chosen) if not reason or item.reason in reason)
         count = _list(found, _namer(ledger, out) if names else None, as_json=as_json, outcomes=True)
         if not as_json:
             echo(f"{count} items listed")
@@ -99,15 +100,15 @@ def quarantine_list(out: Path, names: bool, reason: tuple[str, ...], as_json: bo
 
     with closing(open_ledger(out)) as ledger:
         quarantined = ledger.items(Outcome.QUARANTINED)
-        found = (item for item in quarantined if not reason or item["reason"] in reason)
+        found = (item for item in quarantined if not reason or item.reason in reason)
         _list(found, _namer(ledger, out) if names else None, as_json=as_json)
         if not as_json:
             echo(row("Quarantined", count_reasons(ledger.tally().quarantined)))
 
 
 def _list(
-    found: Iterator[dict[str, Any]],
-    name: Callable[[dict[str, Any]], str] | None,
+    found: Iterator[ItemRow],
+    name: Callable[[ItemRow], str] | None,
     *,
     as_json: bool,
     outcomes: bool = False,
@@ -121,14 +122,10 @@ def _list(
         if as_json:
             click.echo(json.dumps(item_json(item, called)))
             continue
-        outcome = f"{t(item['outcome']):<12} " if outcomes else ""
-        about = (
-            item["flags"]
-            if item["outcome"] == Outcome.REPORTED.value
-            else printable(translated(item["detail"]))
-        )
+        outcome = f"{t(item.outcome):<12} " if outcomes else ""
+        about = item.flags if item.outcome == Outcome.REPORTED.value else printable(translated(item.detail))
         more = f"  {called}" if called is not None else ""
-        click.echo(f"{item['no']:>8}  {outcome}{item['reason']:<28} {about}{more}".rstrip())
+        click.echo(f"{item.no:>8}  {outcome}{item.reason:<28} {about}{more}".rstrip())
     return count
 
 
@@ -155,31 +152,31 @@ def quarantine_show(out: Path, item: int, names: bool, as_json: bool) -> None:
             click.echo(f"{t(title):<26} {value}")
 
 
-def _in_words(item: dict[str, Any], name: str | None) -> Iterator[tuple[str, str]]:
+def _in_words(item: ItemRow, name: str | None) -> Iterator[tuple[str, str]]:
     """Yield what is known of an item, as a user names it; the time is that of the user's clock."""
     from backlog.broker.messages import TASKS
     from producer.results.meanings import MEANINGS
 
     stages = {stage.value: name for stage, name in TASKS.items()}
-    reason = item["reason"]
-    yield "Item", str(item["no"])
+    reason = item.reason
+    yield "Item", str(item.no)
     yield "Name", name or ""
-    yield "Outcome", t(item["outcome"])
+    yield "Outcome", t(item.outcome)
     yield "Reason", f"{reason}: {t(MEANINGS.get(reason, ''))}" if reason else ""
     yield "Detail", _detail(item)
-    listed = item["chunk"] is None
-    yield "Stage", t("listing") if listed else t(stages.get(item["stage"], ""))
-    yield "Attempts", str(item["attempts"] or "")
-    yield "Ended", f"{datetime.fromtimestamp(item['ended']).astimezone():%Y-%m-%d %H:%M:%S %z}"
-    yield "Flags", item["flags"]
-    yield "Instance in the PACS", item["instance"] or ""
-    yield "SOP Instance UID", item["sop_instance_uid"]
-    yield "Study Instance UID", item["study_instance_uid"]
-    yield "Report's SOP Instance UID", item["sr_sop_instance_uid"]
-    yield "Report in the PACS", item["sr_instance"]
+    listed = item.chunk is None
+    yield "Stage", t("listing") if listed else t(stages.get(item.stage, ""))
+    yield "Attempts", str(item.attempts or "")
+    yield "Ended", f"{datetime.fromtimestamp(item.ended).astimezone():%Y-%m-%d %H:%M:%S %z}"
+    yield "Flags", item.flags
+    yield "Instance in the PACS", item.instance or ""
+    yield "SOP Instance UID", item.sop_instance_uid
+    yield "Study Instance UID", item.study_instance_uid
+    yield "Report's SOP Instance UID", item.sr_sop_instance_uid
+    yield "Report in the PACS", item.sr_instance
     yield (
         "Report written by",
-        "" if not item["sr_instance"] else t("this run" if item["sr_ours"] else "an earlier run"),
+        "" if not item.sr_instance else t("this run" if item.sr_ours else "an earlier run"),
     )
 
 
@@ -228,18 +225,18 @@ def quarantine_give_up(out: Path, items: tuple[int, ...]) -> None:
         echo(f"The run gives it up when it goes on: cxr-backlog resume {out}")
 
 
-def _detail(item: dict[str, Any]) -> str:
+def _detail(item: ItemRow) -> str:
     """Return an item's detail, which a worker wrote: an escape sequence in it could rewrite the screen."""
-    return printable(translated(item["detail"])) if item["detail"] else ""
+    return printable(translated(item.detail)) if item.detail else ""
 
 
-def _namer(ledger: Ledger, out: Path) -> Callable[[dict[str, Any]], str]:
+def _namer(ledger: Ledger, out: Path) -> Callable[[ItemRow], str]:
     from producer.run.folder import Paths
     from producer.run.open import source_of
 
     source = source_of(ledger, read_settings(), Paths(out.absolute()))
 
-    def name(item: dict[str, Any]) -> str:
-        return printable(source.name(json.loads(item["ref"])))
+    def name(item: ItemRow) -> str:
+        return printable(source.name(json.loads(item.ref)))
 
     return name

@@ -140,7 +140,7 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
         ledger = open_ledger(out)
         count = 0
         for item in written(ledger):
-            click.echo(item["sr_sop_instance_uid"])
+            click.echo(item.sr_sop_instance_uid)
             count += 1
         derived_objects = beside(ledger)
         labels = sum(count_labels(ledger).values())

@@ -133,7 +133,7 @@ def _sample(ledger: Ledger, wanted: Wanted) -> Chosen:
     drawn = draw.sample(numbers, min(wanted.sample, len(numbers)))
     items = (ledger.item(number) for number in drawn)
     notes = [] if len(numbers) >= wanted.sample else [f"there are no more than {len(numbers)} such images"]
-    return Chosen([item for item in items if item is not None], notes)
+    return Chosen([item._asdict() for item in items if item is not None], notes)
 
 
 def _listed(ledger: Ledger, path: Path, flag: str) -> Chosen:

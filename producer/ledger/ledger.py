@@ -9,19 +9,20 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from backlog.broker.messages import DEFERRED, ItemRecord, Stage, StageTime
+from backlog.broker.item_results import ItemResult, PutAside, Quarantined, Reported, from_record
+from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.errors import BacklogError, ServiceUnavailable, StorageFull, UsageError
 from backlog.fault_attribution import FaultHistory, Verdict
 from backlog.files import rename_exclusively
 from backlog.outcomes import Outcome, Reason
 from producer.ledger.chunk_sizes import ChunkSizes
-from producer.ledger.rows import UNACCOUNTED, duplicate, item_row
+from producer.ledger.rows import UNACCOUNTED, ItemRow, duplicate, item_row
 from producer.ledger.schema import (
     DEFERRAL,
     DELIVERED,
@@ -51,6 +52,11 @@ _RETRY_AT_MOST: Final = 60.0
 
 #: The ledger's fact: images that this run brought into Orthanc are deleted there once their items have ended.
 EVICTS: Final = "evicts"
+
+_ITEM_COLUMNS: Final = ", ".join(ItemRow._fields)
+_ITEM_PLACES: Final = ", ".join("?" * len(ItemRow._fields))
+
+_Row = TypeVar("_Row")
 
 
 class LedgerFenced(BacklogError):
@@ -303,9 +309,11 @@ class Ledger:
                     continue
                 took = (times or {}).get(chunk.no, {})
                 for index, (item, ref) in enumerate(chunk.items):
-                    record = records.get(index) or UNACCOUNTED
-                    if record["outcome"] != DEFERRED or self._is_to_blame(chunk.no, item, ref, record):
-                        self._end(chunk.no, item, ref, record, took)
+                    result = _result(records.get(index))
+                    if isinstance(result, PutAside):
+                        self._retry_later(chunk.no, item, ref, result, took)
+                    else:
+                        self._end(chunk.no, item, ref, result, took)
                 self._close(chunk.no)
                 self._db.executemany(
                     "INSERT OR REPLACE INTO timing VALUES (?, ?, ?, ?, ?)",
@@ -318,9 +326,9 @@ class Ledger:
             if self._harvested(chunk.no):
                 return
             for index, (item, ref) in enumerate(chunk.items):
-                record = records.get(index)
-                if record is not None and record["outcome"] != DEFERRED:
-                    self._end(chunk.no, item, ref, record, {})
+                result = _result(records[index]) if index in records else None
+                if result is not None and not isinstance(result, PutAside):
+                    self._end(chunk.no, item, ref, result, {})
 
     def give_up(self, item: int, detail: str) -> int | None:
         """End an item that a server fails on; the others of its chunk go into a new one.
@@ -335,12 +343,8 @@ class Ledger:
                 refs = dict(chunk.items)
                 if item not in refs or self.item(item) is not None:
                     continue
-                record: ItemRecord = {
-                    "outcome": Outcome.QUARANTINED.value,
-                    "reason": Reason.PACS_FAILS.value,
-                    "detail": detail,
-                }
-                self._end(chunk.no, item, refs[item], record, {})
+                given_up = Quarantined(reason=Reason.PACS_FAILS, detail=detail)
+                self._end(chunk.no, item, refs[item], given_up, {})
                 others = [pair for pair in chunk.items if pair[0] != item and self.item(pair[0]) is None]
                 if others:
                     self._insert_chunk(others)
@@ -353,19 +357,18 @@ class Ledger:
         chunk: int,
         item: int,
         ref: int | str,
-        record: ItemRecord,
+        result: ItemResult,
         took: Mapping[Stage, StageTime],
     ) -> None:
-        record = self._once(item, record)
+        result = self._once(item, result)
         # When its stage ended, not when the producer came to look: that may have been away for hours.
-        stage_time = took.get(Stage(record.get("stage", 0)))
+        stage_time = took.get(result.stage)
         ended = stage_time["at"] / 1000 if stage_time else time.time()
-        self._replace(item_row(item, ref, record, chunk, ended))
-        self._keep_effects(item, record, ended)
+        self._replace(item_row(item, ref, result, chunk, ended))
+        self._keep_effects(item, result, ended)
         if self._get(EVICTS, False):
             self._execute(
-                "INSERT OR REPLACE INTO eviction VALUES (?, ?, ?)",
-                (item, record.get("instance") or "", str(ref)),
+                "INSERT OR REPLACE INTO eviction VALUES (?, ?, ?)", (item, result.instance or "", str(ref))
             )
 
     def _close(self, chunk: int) -> None:
@@ -378,47 +381,47 @@ class Ledger:
         assert cursor.lastrowid is not None  # noqa: S101  # it was inserted
         return cursor.lastrowid
 
-    def _is_to_blame(self, chunk: int, item: int, ref: int | str, record: ItemRecord) -> bool:
-        """Put an item aside that a server failed on, for a chunk of its own; True where it is to blame instead."""
+    def _retry_later(
+        self, chunk: int, item: int, ref: int | str, result: PutAside, took: Mapping[Stage, StageTime]
+    ) -> None:
+        """Put an item that a server failed on into a chunk of its own; end it where it is to blame."""
         row = self._execute("SELECT rounds, events FROM deferral WHERE chunk = ?", (chunk,)).fetchone()
         rounds = row["rounds"] if row else 0
         history = FaultHistory(json.loads(row["events"]) if row else ())
-        history.join(record.get("history", []))
+        history.join(result.history)
         if history.verdict is Verdict.ITEM:
-            record["outcome"] = Outcome.QUARANTINED.value
-            return True
+            self._end(chunk, item, ref, result, took)
+            return
         due = time.time() + min(_RETRY_AT_MOST, _RETRY_AFTER * 4**rounds)
         self._execute(
             "INSERT INTO deferral VALUES (?, ?, ?, ?)",
             (self._insert_chunk([(item, ref)]), due, rounds + 1, json.dumps(history.events)),
         )
-        return False
 
     def _harvested(self, chunk: int) -> bool:
         row = self._execute("SELECT state FROM chunk WHERE no = ?", (chunk,)).fetchone()
         return bool(row and row["state"] == 2)
 
-    def _once(self, item: int, record: ItemRecord) -> ItemRecord:
-        """Return an item's record; a duplicate's where an earlier item is the same instance."""
-        if record["outcome"] != Outcome.REPORTED.value:
-            return record
+    def _once(self, item: int, result: ItemResult) -> ItemResult:
+        """Return an item's result; a duplicate's where an earlier item is the same instance."""
+        if not isinstance(result, Reported):
+            return result
         earlier = self._execute(
             "SELECT no FROM item WHERE instance = ? AND outcome = 'reported' AND no <> ?",
-            (record.get("instance"), item),
+            (result.instance, item),
         ).fetchone()
-        return duplicate(record, earlier["no"]) if earlier else record
+        return duplicate(result, earlier["no"]) if earlier else result
 
-    def _replace(self, row: Mapping[str, object]) -> None:
-        self._execute("DELETE FROM item WHERE no = :no", row)  # a trigger takes it out of the tally
-        columns = ", ".join(row)
-        self._execute(f"INSERT INTO item ({columns}) VALUES (:{columns.replace(', ', ', :')})", row)
+    def _replace(self, row: ItemRow) -> None:
+        self._execute("DELETE FROM item WHERE no = ?", (row.no,))  # a trigger takes it out of the tally
+        self._execute(f"INSERT INTO item ({_ITEM_COLUMNS}) VALUES ({_ITEM_PLACES})", row)
 
-    def _keep_effects(self, item: int, record: ItemRecord, at: float) -> None:
-        if record["outcome"] == Outcome.REPORTED.value:
-            self._effect(STORED if record.get("sr_ours") else FOUND, item, at)
-            if any(one.get("ours") for one in record.get("derived_objects", [])):
+    def _keep_effects(self, item: int, result: ItemResult, at: float) -> None:
+        if isinstance(result, Reported):
+            self._effect(STORED if result.sr_ours else FOUND, item, at)
+            if any(one.get("ours") for one in result.derived_objects or ()):
                 self._effect(DERIVED_STORED, item, at)
-            if record.get("delivered"):
+            if result.delivered:
                 self._effect(DELIVERED, item, at)
 
     def _effect(self, kind: str, item: int, at: float) -> None:
@@ -439,15 +442,15 @@ class Ledger:
             quarantined=groups[Outcome.QUARANTINED.value],
         )
 
-    def items(self, outcome: Outcome | None = None) -> Iterator[dict[str, Any]]:
+    def items(self, outcome: Outcome | None = None) -> Iterator[ItemRow]:
         """Stream items in the source's order, or only those that ended in one way."""
-        where, values = ("WHERE outcome = ?", [outcome.value]) if outcome else ("", [])
-        yield from self.select(f"SELECT * FROM item {where} ORDER BY no", *values)
+        where, values = ("WHERE outcome = ?", (outcome.value,)) if outcome else ("", ())
+        yield from self.select_as(ItemRow, f"SELECT {_ITEM_COLUMNS} FROM item {where} ORDER BY no", *values)
 
-    def item(self, number: int) -> dict[str, Any] | None:
+    def item(self, number: int) -> ItemRow | None:
         """Return one item."""
-        row = self._execute("SELECT * FROM item WHERE no = ?", (number,)).fetchone()
-        return dict(row) if row else None
+        row = self._execute(f"SELECT {_ITEM_COLUMNS} FROM item WHERE no = ?", (number,)).fetchone()
+        return ItemRow(*row) if row else None
 
     def retract(self, reports: Iterable[tuple[int, str, bool]]) -> None:
         """Keep which reports were deleted again: (item, SOP Instance UID, whether it was there to be deleted).
@@ -534,6 +537,24 @@ class Ledger:
             for row in self._db.cursor().execute(query, values):
                 yield dict(row)
 
+    def select_as(self, kind: Callable[..., _Row], query: str, *values: object) -> Iterator[_Row]:
+        """Stream the rows of a query that only reads, each as a type that takes its columns in their order.
+
+        Parameters
+        ----------
+        kind
+            A NamedTuple.
+        query
+            Names its columns in the order of the type's fields.
+        values
+            Of the query's question marks.
+        """
+        with _translated(self.path):
+            cursor = self._db.cursor()
+            cursor.row_factory = None  # plain tuples
+            for row in cursor.execute(query, values):
+                yield kind(*row)
+
     def _execute(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> sqlite3.Cursor:
         with _translated(self.path):
             return self._db.execute(query, values)
@@ -554,6 +575,15 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+
+def _result(record: ItemRecord | None) -> ItemResult:
+    if record is None:
+        return UNACCOUNTED
+    try:
+        return from_record(record)
+    except ValueError as error:  # of a worker that is newer than this program
+        return Quarantined(reason=Reason.INTERNAL_ERROR, detail=f"its worker's record: {error}")
 
 
 def _open(path: Path, how: str) -> sqlite3.Connection:

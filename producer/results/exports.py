@@ -81,15 +81,15 @@ def rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """Stream one row for each reported item, in the source's order."""
     meaningful = bool(ledger.get("job")["meaningful"])
     for item in ledger.items(Outcome.REPORTED):
-        flags = item["flags"] if meaningful else f"{MEANINGLESS} {item['flags']}".strip()
+        flags = item.flags if meaningful else f"{MEANINGLESS} {item.flags}".strip()
         row: dict[str, Any] = {
-            "item": item["no"],
-            "sop_instance_uid": item["sop_instance_uid"],
-            "study_instance_uid": item["study_instance_uid"],
-            "sr_sop_instance_uid": item["sr_sop_instance_uid"],
+            "item": item.no,
+            "sop_instance_uid": item.sop_instance_uid,
+            "study_instance_uid": item.study_instance_uid,
+            "sr_sop_instance_uid": item.sr_sop_instance_uid,
             "flags": flags,
         }
-        row.update(zip(LABELS, json.loads(item["scores"]), strict=True))
+        row.update(zip(LABELS, item.score_list, strict=True))
         yield row
 
 

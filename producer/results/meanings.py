@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from backlog.outcomes import Reason
+from producer.ledger.rows import ItemRow
 
 MEANINGS: Final[dict[str, str]] = {
     Reason.SYSTEM_FILE.value: "a file of an operating system or of a medium, no image",
@@ -50,16 +51,16 @@ MEANINGS: Final[dict[str, str]] = {
 }
 
 
-def item_json(item: dict[str, Any], name: str | None = None) -> dict[str, Any]:
+def item_json(item: ItemRow, name: str | None = None) -> dict[str, Any]:
     """Return what the ledger says of an item under the names that commands use, with its name where one is given."""
     shown = {
-        "item": item["no"],
-        "outcome": item["outcome"],
-        "reason": item["reason"],
-        "detail": item["detail"],
-        "sop_instance_uid": item["sop_instance_uid"],
-        "study_instance_uid": item["study_instance_uid"],
-        "sr_sop_instance_uid": item["sr_sop_instance_uid"],
-        "flags": item["flags"].split(),
+        "item": item.no,
+        "outcome": item.outcome,
+        "reason": item.reason,
+        "detail": item.detail,
+        "sop_instance_uid": item.sop_instance_uid,
+        "study_instance_uid": item.study_instance_uid,
+        "sr_sop_instance_uid": item.sr_sop_instance_uid,
+        "flags": item.flags.split(),
     }
     return shown if name is None else shown | {"name": name}

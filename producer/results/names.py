@@ -116,7 +116,7 @@ def _with_references(ledger: Ledger) -> Iterator[dict[str, Any]]:
     for row in rows(ledger):
         item = ledger.item(row["item"])
         assert item is not None  # noqa: S101  # it was there a moment ago, and none is ever taken away
-        yield row | {"ref": json.loads(item["ref"]), "instance": item["instance"]}
+        yield row | {"ref": json.loads(item.ref), "instance": item.instance}
 
 
 def file_name(source: Source, reference: int | str) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
+from backlog.broker.messages import DerivedRecord
 from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
+from producer.ledger.rows import ItemRow
 
 T = TypeVar("T")
 
@@ -21,18 +22,25 @@ _BATCH: Final = 256
 _PAUSES: Final = (0.25, 5.0)
 
 
-REPORTED: Final = (
-    "SELECT item.*,"
+_REPORTED: Final = (
+    f"SELECT {', '.join(ItemRow._fields)},"  # noqa: S608  # names of a type
     " EXISTS (SELECT 1 FROM retracted WHERE retracted.item = item.no AND found) AS taken,"
     " EXISTS (SELECT 1 FROM effect WHERE effect.item = item.no AND kind = 'derived_objects.retracted') AS derived_taken"
     " FROM item WHERE outcome = 'reported' AND no > ? ORDER BY no LIMIT ?"
 )
 
 
-def derived_objects(item: dict[str, Any]) -> list[dict[str, Any]]:
+class ReportedItem(NamedTuple):
+    """A reported item, and what was taken back of it."""
+
+    row: ItemRow
+    taken: bool  #: its report
+    derived_taken: bool  #: what stood beside it
+
+
+def derived_objects(row: ItemRow) -> list[DerivedRecord]:
     """Return what stands beside an item's report in the PACS; without those that could not be made."""
-    listed: list[dict[str, Any]] = json.loads(item["derived_objects"] or "[]")
-    return [one for one in listed if "instance" in one]
+    return [one for one in row.derived if "instance" in one]
 
 
 def retried(request: Callable[[], T], seconds: float) -> T:
@@ -100,9 +108,29 @@ def read_in_pacs(pacs: Pacs, instance: str, sha256: str, seconds: float = 0.0) -
     return ("right" if hashlib.sha256(held).hexdigest() == sha256 else "different"), held
 
 
-def reported_pages(ledger: Ledger, after: int = -1) -> Iterator[list[dict[str, Any]]]:
+def reported_items(ledger: Ledger, after: int, count: int) -> Iterator[ReportedItem]:
+    """Stream reported items.
+
+    Parameters
+    ----------
+    ledger
+        The run's ledger.
+    after
+        The number of the item before the first.
+    count
+        Most items to return.
+    """
+    return ledger.select_as(
+        lambda *columns: ReportedItem(ItemRow(*columns[:-2]), bool(columns[-2]), bool(columns[-1])),
+        _REPORTED,
+        after,
+        count,
+    )
+
+
+def reported_pages(ledger: Ledger, after: int = -1) -> Iterator[list[ReportedItem]]:
     """Yield a run's reported items, a bounded page at a time, so that the ledger may be written between them."""
     last = after
-    while page := list(ledger.select(REPORTED, last, _BATCH)):
+    while page := list(reported_items(ledger, last, _BATCH)):
         yield page
-        last = int(page[-1]["no"])
+        last = page[-1].row.no

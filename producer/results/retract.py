@@ -6,15 +6,23 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from backlog.errors import DeletionUnsupported
 from backlog.outcomes import Outcome
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
+from producer.ledger.rows import ItemRow
 from producer.ledger.schema import DELIVERED, DERIVED_RETRACTED, RETRACTED
 from producer.results.labels import remove_labels
-from producer.results.reported import REPORTED, derived_objects, reported_pages, retried, state_in_pacs
+from producer.results.reported import (
+    ReportedItem,
+    derived_objects,
+    reported_items,
+    reported_pages,
+    retried,
+    state_in_pacs,
+)
 from producer.results.unrecorded import unrecorded
 
 #: Requests at a time.
@@ -33,18 +41,19 @@ class Retraction:
     unrecorded: int = 0  #: reports of items that don't count as reported, and those made with other weights
 
 
-def written(ledger: Ledger) -> Iterator[dict[str, Any]]:
+def written(ledger: Ledger) -> Iterator[ItemRow]:
     """Stream the items whose report this run itself wrote."""
-    return (item for item in ledger.items(Outcome.REPORTED) if item["sr_ours"])
+    return (item for item in ledger.items(Outcome.REPORTED) if item.sr_ours)
 
 
 def delivered(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Yield what this run's modality confirmed to have, reports and the rest: (Study, SOP Instance UID)."""
-    query = "SELECT item.* FROM effect JOIN item ON item.no = effect.item WHERE effect.kind = ? ORDER BY effect.seq"
-    for item in ledger.select(query, DELIVERED):
-        beside_it = [one["sop_instance_uid"] for one in derived_objects(item) if one.get("instance")]
-        for uid in (item["sr_sop_instance_uid"], *beside_it):
-            yield item["study_instance_uid"], uid
+    columns = ", ".join(f"item.{name}" for name in ItemRow._fields)
+    query = f"SELECT {columns} FROM effect JOIN item ON item.no = effect.item WHERE effect.kind = ? ORDER BY effect.seq"
+    for item in ledger.select_as(ItemRow, query, DELIVERED):
+        beside_it = [one["sop_instance_uid"] for one in derived_objects(item)]
+        for uid in (item.sr_sop_instance_uid, *beside_it):
+            yield item.study_instance_uid, uid
 
 
 def beside(ledger: Ledger) -> int:
@@ -128,11 +137,14 @@ def _intent(ledger: Ledger) -> tuple[str, list[int]]:
     return (kept["effect"], list(kept.get("items") or [kept["item"]])) if kept else ("", [])
 
 
-def _pages(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
+def _pages(ledger: Ledger) -> Iterator[list[ReportedItem]]:
     """Yield the reported items, first those at which an earlier retraction was broken off."""
     effect, broken_off = _intent(ledger)
     first = [
-        row for number in broken_off for row in ledger.select(REPORTED, number - 1, 1) if row["no"] == number
+        item
+        for number in broken_off
+        for item in reported_items(ledger, number - 1, 1)
+        if item.row.no == number
     ]
     if first:
         yield first
@@ -140,33 +152,33 @@ def _pages(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
         uid = str(ledger.get("retracting").get("uid", ""))
         ledger.retract([(number, uid, True) for number in broken_off if number >= 0 and effect == RETRACTED])
     for page in reported_pages(ledger):
-        yield [item for item in page if item["no"] not in broken_off]
+        yield [item for item in page if item.row.no not in broken_off]
 
 
 def _retract_reports(
     ledger: Ledger,
     pacs: Pacs,
-    page: list[dict[str, Any]],
+    page: list[ReportedItem],
     pool: ThreadPoolExecutor,
     state: Callable[[str, str], str],
     seconds: float,
     done: Retraction,
 ) -> None:
-    items = [item for item in page if item["sr_ours"] and not item["taken"]]
+    items = [item for item in page if item.row.sr_ours and not item.taken]
     if not items:
         return
     effect, broken_off = _intent(ledger)
     about_to = set(broken_off) if effect == RETRACTED else set()
-    states = list(pool.map(lambda item: state(item["sr_instance"], item["sr_sha256"]), items))
+    states = list(pool.map(lambda item: state(item.row.sr_instance, item.row.sr_sha256), items))
     right = [item for item, found in zip(items, states, strict=True) if found == "right"]
-    gone = {item["no"] for item, found in zip(items, states, strict=True) if found == "missing"} & about_to
+    gone = {item.row.no for item, found in zip(items, states, strict=True) if found == "missing"} & about_to
     if right:
         # The intent first: what is gone when we come back after a crash was deleted by us.
-        numbers = [int(item["no"]) for item in right]
+        numbers = [item.row.no for item in right]
         ledger.set("retracting", {"effect": RETRACTED, "items": sorted({*numbers, *gone})})
-        retried(lambda: pacs.delete_many([item["sr_instance"] for item in right]), seconds)
+        retried(lambda: pacs.delete_many([item.row.sr_instance for item in right]), seconds)
         gone |= set(numbers)
-    ledger.retract((int(item["no"]), item["sr_sop_instance_uid"], item["no"] in gone) for item in items)
+    ledger.retract((item.row.no, item.row.sr_sop_instance_uid, item.row.no in gone) for item in items)
     done.reports += len(gone)
     done.left += len(items) - len(gone)
     done.changed += states.count("different")
@@ -175,13 +187,13 @@ def _retract_reports(
 def _retract_derived(
     ledger: Ledger,
     pacs: Pacs,
-    page: list[dict[str, Any]],
+    page: list[ReportedItem],
     pool: ThreadPoolExecutor,
     state: Callable[[str, str], str],
     seconds: float,
     done: Retraction,
 ) -> None:
-    ours = [(int(item["no"]), one) for item in page for one in derived_objects(item) if one["ours"]]
+    ours = [(item.row.no, one) for item in page for one in derived_objects(item.row) if one["ours"]]
     if not ours:
         return
     effect, broken_off = _intent(ledger)

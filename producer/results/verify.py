@@ -8,12 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from backlog.dicom.header import Identity
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
-from producer.results.reported import derived_objects, read_in_pacs, reported_pages, retried, state_in_pacs
+from producer.results.reported import (
+    ReportedItem,
+    derived_objects,
+    read_in_pacs,
+    reported_pages,
+    retried,
+    state_in_pacs,
+)
 from producer.results.unrecorded import unrecorded
 
 #: Requests at a time.
@@ -77,17 +84,17 @@ def verify(
     found.unaccounted = int(ledger.get("listed", 0)) - ledger.tally().ended
     found.all_listed = bool(ledger.get("all_listed", False))
 
-    doubtful: list[dict[str, Any]] = []
+    doubtful: list[ReportedItem] = []
 
-    def look(item: dict[str, Any]) -> str:
-        verdict, held = read_in_pacs(pacs, item["sr_instance"], item["sr_sha256"], retry_seconds)
+    def look(item: ReportedItem) -> str:
+        verdict, held = read_in_pacs(pacs, item.row.sr_instance, item.row.sr_sha256, retry_seconds)
         if verdict == "right" and not _lies_with_image(pacs, item, held):
             doubtful.append(item)
-        if verdict == "missing" and item["taken"]:
+        if verdict == "missing" and item.taken:
             return "retracted"
-        for one in derived_objects(item) if verdict == "right" else ():
+        for one in derived_objects(item.row) if verdict == "right" else ():
             of_one = state_in_pacs(pacs, one["instance"], one["sha256"], retry_seconds)
-            if of_one != "right" and not (of_one == "missing" and one["ours"] and item["derived_taken"]):
+            if of_one != "right" and not (of_one == "missing" and one["ours"] and item.derived_taken):
                 return of_one
         return verdict
 
@@ -98,14 +105,14 @@ def verify(
             verdicts = list(pool.map(look, page))
             misfiled = _misfiled(doubtful, pacs, retry_seconds)
             for item, verdict in zip(page, verdicts, strict=True):
-                number = int(item["no"])
+                number = item.row.no
                 if verdict == "right" and number in twice | misfiled:
                     (found.twice if number in twice else found.misfiled).append(number)
                 elif verdict in ("right", "retracted"):
                     setattr(found, verdict, getattr(found, verdict) + 1)
                 else:
                     getattr(found, verdict).append(number)
-            _keep(state, str(ledger.get("job")["run"]), int(page[-1]["no"]), found)
+            _keep(state, str(ledger.get("job")["run"]), page[-1].row.no, found)
             progress(found.right + found.retracted + len(found.missing) + len(found.different))
     for one in unrecorded(ledger, pacs, read, retry_seconds):
         if one.item >= 0:
@@ -118,14 +125,14 @@ def verify(
     return found
 
 
-def _twice(page: list[dict[str, Any]], pacs: Pacs, seconds: float) -> set[int]:
+def _twice(page: list[ReportedItem], pacs: Pacs, seconds: float) -> set[int]:
     """Return the items whose report's UID the PACS holds more than once."""
-    uids = [str(item["sr_sop_instance_uid"]) for item in page]
+    uids = [item.row.sr_sop_instance_uid for item in page]
     held = retried(lambda: pacs.find(uids), seconds) or {}
-    return {int(item["no"]) for item in page if len(held.get(item["sr_sop_instance_uid"], ())) > 1}
+    return {item.row.no for item in page if len(held.get(item.row.sr_sop_instance_uid, ())) > 1}
 
 
-def _lies_with_image(pacs: Pacs, item: dict[str, Any], report: bytes) -> bool:
+def _lies_with_image(pacs: Pacs, item: ReportedItem, report: bytes) -> bool:
     """Whether the ids of a report and its image prove that both lie in one patient's study; False where they don't.
 
     An id is a hash of the Patient ID and the UIDs that the PACS read. So whatever is picked out of the report's bytes
@@ -143,8 +150,8 @@ def _lies_with_image(pacs: Pacs, item: dict[str, Any], report: bytes) -> bool:
             for one in series
         )
 
-    return gives(str(item["sr_instance"]), str(item["sr_sop_instance_uid"])) and gives(
-        str(item["instance"]), str(item["sop_instance_uid"])
+    return gives(item.row.sr_instance, item.row.sr_sop_instance_uid) and gives(
+        str(item.row.instance), item.row.sop_instance_uid
     )
 
 
@@ -163,9 +170,9 @@ def _values(report: bytes, mark: bytes) -> list[str]:
     return list(found)
 
 
-def _misfiled(page: list[dict[str, Any]], pacs: Pacs, seconds: float) -> set[int]:
+def _misfiled(page: list[ReportedItem], pacs: Pacs, seconds: float) -> set[int]:
     """Return the items whose report lies in another patient's study than their image."""
-    pairs = {int(item["no"]): (str(item["instance"]), str(item["sr_instance"])) for item in page}
+    pairs = {item.row.no: (str(item.row.instance), item.row.sr_instance) for item in page}
     instances = [one for pair in pairs.values() for one in pair]
     studies = retried(lambda: pacs.studies_of(instances), seconds)
     return {

@@ -225,7 +225,7 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     check_place(settings, paths)
     refuse_another(paths)
     ledger = open_ledger(of.out)
-    items = [item for item in ledger.items(Outcome.QUARANTINED) if not reasons or item["reason"] in reasons]
+    items = [item for item in ledger.items(Outcome.QUARANTINED) if not reasons or item.reason in reasons]
     if not items:
         of_kind = f" for {', '.join(sorted(reasons))}" if reasons else ""
         raise UsageError(f"{of.out}: nothing is quarantined{of_kind}")
@@ -240,7 +240,7 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     job |= {"run": _name(now), "when": now.isoformat()}
     job |= {"language": settings.language, "coding": settings.coding}
     job["rules"] = Rules.from_settings(settings).spec()
-    replayed = [json.loads(item["ref"]) for item in items]
+    replayed = [json.loads(item.ref) for item in items]
     _make(paths, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)})
     return len(items)
 

@@ -53,7 +53,7 @@ def endings(ledger: Path) -> dict[int, Ending]:
     opened = Ledger(ledger, write=False)
     try:
         return {
-            int(row["no"]): Ending(row["outcome"], row["reason"], row["sop_instance_uid"], row["sr_instance"])
+            int(row.no): Ending(row.outcome, row.reason, row.sop_instance_uid, row.sr_instance)
             for row in opened.items()
         }
     finally:

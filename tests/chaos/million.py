@@ -153,7 +153,7 @@ def _settle(path: Path, items: int) -> tuple[int, int]:
     right = seen = 0
     for row in ledger.items(Outcome.REPORTED):
         seen += 1
-        right += row["instance"] == instance_of(row["no"])
+        right += row.instance == instance_of(row.no)
     ledger.close()
     return items - right, seen - right
 

@@ -10,7 +10,8 @@ from celery.signals import celeryd_after_setup
 
 from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
-from backlog.broker.messages import TASKS, Job, Stage
+from backlog.broker.item_results import from_record
+from backlog.broker.messages import TASKS, ItemRecord, Job, Stage
 from backlog.log import set_up
 from backlog.outcomes import Outcome
 from backlog.settings import from_environment
@@ -44,7 +45,7 @@ def infer(job: Job, attempt: Attempt, items: list[Any]) -> None:
 def report(job: Job, attempt: Attempt, items: list[Any]) -> None:
     """Store nothing; return records as long as real ones."""
     for item in items:
-        attempt.records[item["i"]] = {
+        record: ItemRecord = {
             "outcome": Outcome.REPORTED.value,
             "stage": Stage.REPORT.value,
             "attempts": attempt.claim.attempt,
@@ -61,6 +62,7 @@ def report(job: Job, attempt: Attempt, items: list[Any]) -> None:
             "meaningful": job["meaningful"],
             "engine": job["engine"],
         }
+        attempt.results[item["i"]] = from_record(record)
 
 
 runner = StageRunner(app, claims, settings.pacs_retry_seconds)

@@ -56,7 +56,7 @@ def numbers(ledger: Ledger, **wanted: Any) -> list[int]:
 
 
 def test_the_highest_scores_of_a_finding_come_first(ledger: Ledger) -> None:
-    scores = {item["no"]: json.loads(item["scores"])[PNEUMOTHORAX] for item in ledger.items()}
+    scores = {item.no: json.loads(item.scores)[PNEUMOTHORAX] for item in ledger.items()}
     expected = sorted(scores, key=lambda number: -scores[number])
     assert numbers(ledger, finding="Pneumothorax", top=7) == expected[:7]
     flagged = [number for number in expected if number % 3 == 0]

@@ -106,7 +106,7 @@ def test_what_the_listing_decides_is_no_work(ledger: Ledger) -> None:
     ledger.add(page(0, 9, last=True, every=3), even(4))
     assert [item for chunk in ledger.waiting(9) for item, _ in chunk.items] == [1, 2, 4, 5, 7, 8]
     assert ledger.tally().skipped == {"system_file": 3}
-    assert ledger.item(3)["ref"] == "1003"  # type: ignore[index]  # it is there
+    assert ledger.item(3).ref == "1003"  # type: ignore[union-attr]  # it is there
 
 
 def test_chunks_go_from_waiting_to_in_flight_to_harvested(ledger: Ledger) -> None:
@@ -139,7 +139,7 @@ def test_harvesting_twice_counts_once(ledger: Ledger) -> None:
         tally = ledger.tally()
         assert (tally.reported, tally.skipped, tally.quarantined) == (2, {"lateral": 1}, {"blank": 1})
         assert tally.ended == 4
-    assert [item["no"] for item in ledger.items()] == [0, 1, 2, 3]
+    assert [item.no for item in ledger.items()] == [0, 1, 2, 3]
 
 
 def test_a_record_is_kept_whole(ledger: Ledger) -> None:
@@ -153,11 +153,11 @@ def test_a_record_is_kept_whole(ledger: Ledger) -> None:
     assert item is not None
     for key, value in reported(0).items():
         if key not in ("flags", "scores"):
-            assert item[key] == value, key
-    assert item["flags"] == "signed upsampled"
-    assert json.loads(item["scores"]) == [0.5] * 18
-    assert item["ended"] == 1_700_000_000
-    assert ledger.item(1)["detail"] == "why"  # type: ignore[index]
+            assert getattr(item, key) == value, key
+    assert item.flags == "signed upsampled"
+    assert json.loads(item.scores) == [0.5] * 18
+    assert item.ended == 1_700_000_000
+    assert ledger.item(1).detail == "why"  # type: ignore[union-attr]
     assert ledger.item(2) is None
 
 
@@ -184,7 +184,17 @@ def test_the_same_instance_again_is_a_duplicate(ledger: Ledger) -> None:
         ledger.harvest([(chunk, records)])
         assert ledger.tally().reported == 1
         assert ledger.tally().skipped == {"duplicate": 2}
-    assert [item["no"] for item in ledger.items(Outcome.REPORTED)] == [0]
+    assert [item.no for item in ledger.items(Outcome.REPORTED)] == [0]
+
+
+def test_a_record_of_a_newer_worker_is_quarantined_never_lost(ledger: Ledger) -> None:
+    ledger.add(page(0, 2, last=True), even(4))
+    (chunk,) = ledger.waiting(1)
+    future = rejected(Reason.UNREADABLE)
+    future["reason"] = "of the future"
+    ledger.harvest([(chunk, {0: future, 1: reported(1)})])
+    assert ledger.tally().quarantined == {"internal_error": 1}
+    assert "of the future" in ledger.item(0).detail  # type: ignore[union-attr]
 
 
 def test_a_missing_record_is_quarantined_as_a_bug_never_lost(ledger: Ledger) -> None:
@@ -334,9 +344,9 @@ def test_a_killed_producer_leaves_a_ledger_that_adds_up(path: Path, ledger: Ledg
         counted = after.tally()
         ended = list(after.items())
         assert counted.ended == len(ended)
-        assert counted.reported == sum(item["outcome"] == "reported" for item in ended)
+        assert counted.reported == sum(item.outcome == "reported" for item in ended)
         open_items = [item for chunk in after.waiting(-1) + after.in_flight() for item, _ in chunk.items]
-        assert sorted(open_items + [item["no"] for item in ended]) == list(range(listed)), "lost or doubled"
+        assert sorted(open_items + [item.no for item in ended]) == list(range(listed)), "lost or doubled"
         assert next(after.select("PRAGMA integrity_check"))["integrity_check"] == "ok"
         after.close()
     assert listed > 100

@@ -43,13 +43,13 @@ def labels_of(ledger: Ledger, path: Path, *, by: str = "sop_instance_uid", **mor
         writer.writerow([by, "Atelectasis", "Mass", "site"])
         seen = set()
         for item in ledger.items():
-            key = item[by]
+            key = getattr(item, by)
             if not key or key in seen:
                 continue
             seen.add(key)
-            score = json.loads(item["scores"])[0] if item["scores"] else 0.5
+            score = json.loads(item.scores)[0] if item.scores else 0.5
             positive = int(score + draw.gauss(0, 0.1) > 0.5)
-            writer.writerow([key, positive, more.get("mass", 0), "AB"[item["no"] % 2]])
+            writer.writerow([key, positive, more.get("mass", 0), "AB"[item.no % 2]])
     return path
 
 

@@ -458,7 +458,7 @@ def accounted(out: Path, count: int) -> None:
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["complete"], summary["total"], summary["reported"]) == (True, count, count), summary
     ledger = Ledger(Paths(out).ledger, write=False)
-    reports = {item["sr_instance"] for item in ledger.items()}
+    reports = {item.sr_instance for item in ledger.items()}
     assert len(reports) == count
     assert not ledger.waiting(1) + ledger.in_flight()
     ledger.close()

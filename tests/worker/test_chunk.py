@@ -917,7 +917,7 @@ def test_what_goes_wrong_with_one_item_costs_that_item(
     with caplog.at_level(logging.INFO, "cxr"):
         attempt = Attempt(claim, Stage.UPLOAD, 0)
         attempt.each([{"i": 0}, {"i": 1}, {"i": 2}], effect)
-    failed = attempt.records
+    failed = attempt.records()
     assert done == [0, 2]
     assert list(failed) == [1]
     assert (failed[1]["reason"], failed[1]["outcome"]) == (reason.value, "quarantined")

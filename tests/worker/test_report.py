@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from backlog.broker.messages import Job, ReportItem, Stage
+from backlog.broker.messages import ItemRecord, Job, ReportItem, Stage
 from backlog.outcomes import Outcome, Reason
 from backlog.pacs.base import Pacs
 from backlog.settings import Settings
@@ -19,7 +19,7 @@ from tests.support.dicom_images import chest, dicom, explicit_element, with_elem
 from tests.support.jobs import a_job
 from tests.support.newer_orthanc import VERSIONS, an_orthanc, lacking
 from tests.support.servers import OrthancServer
-from worker.tasks.attempt import Attempt, Records
+from worker.tasks.attempt import Attempt
 from worker.tasks.report import report
 from worker.tasks.resources import WorkerResources
 
@@ -35,7 +35,7 @@ def workers_of(server: OrthancServer) -> Iterator[WorkerResources]:
     process.pacs.close()
 
 
-def reported_through(pacs: Pacs, instances: list[str], job: Job = JOB) -> Records:
+def reported_through(pacs: Pacs, instances: list[str], job: Job = JOB) -> dict[int, ItemRecord]:
     """Write the reports of images as a worker does it."""
     claim = SimpleNamespace(
         run="run",
@@ -58,10 +58,10 @@ def reported_through(pacs: Pacs, instances: list[str], job: Job = JOB) -> Record
     process.__dict__["pacs_identity"] = ""
     attempt = Attempt(cast("Any", claim), Stage.REPORT, 5.0)
     report(process, job, attempt, items)
-    return attempt.records
+    return attempt.records()
 
 
-def reported(process: WorkerResources, instances: list[str], job: Job = JOB) -> Records:
+def reported(process: WorkerResources, instances: list[str], job: Job = JOB) -> dict[int, ItemRecord]:
     return reported_through(process.pacs, instances, job)
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from backlog.broker.claim import Claim
-from backlog.broker.messages import DEFERRED, ItemRecord, Scoring, Stage
+from backlog.broker.item_results import ItemResult, PutAside, Quarantined, Skipped, to_record, unreported
+from backlog.broker.messages import ItemRecord, Scoring, Stage
 from backlog.errors import (
     BacklogError,
     ClaimLost,
@@ -34,7 +35,7 @@ from worker.tasks.shutdown import Stopping, TimeUsedUp, pause, stopping
 T = TypeVar("T")
 
 #: How items ended, by their position in the chunk.
-Records = dict[int, ItemRecord]
+Results = dict[int, ItemResult]
 
 _LONGEST_PAUSE: Final = 5.0
 
@@ -97,7 +98,7 @@ class Attempt:
     history: Sequence[int] = ()
     item_seconds: float = float("inf")
     #: How items ended in this stage, and the others as the next stage gets them, by their position.
-    records: Records = field(default_factory=dict, init=False)
+    results: Results = field(default_factory=dict, init=False)
     following: dict[int, Any] = field(default_factory=dict, init=False)
     #: What scored the chunk, where this stage did.
     scoring: Scoring | None = field(default=None, init=False)
@@ -129,7 +130,7 @@ class Attempt:
         self.claim.check()
         if stopping.is_set():
             raise Stopping
-        if self.claim.seconds > self.seconds and (self.records or len(self.following) > len(self.claim.kept)):
+        if self.claim.seconds > self.seconds and (self.results or len(self.following) > len(self.claim.kept)):
             raise TimeUsedUp
 
     def go_on_waiting(self) -> None:
@@ -284,11 +285,18 @@ class Attempt:
             raise doubtful[-1].error
         for one in self.deferred:
             index = one.item["i"]
-            known = {"instance": one.item["instance"]} if "instance" in one.item else {}
-            record = self.record(index, item_fault(one.error), **known)
-            if one.history.verdict is not Verdict.ITEM:
-                record["outcome"], record["history"] = DEFERRED, one.history.events
-            self.records[index] = record
+            ended = self.ended(index, item_fault(one.error), instance=one.item.get("instance"))
+            if one.history.verdict is Verdict.ITEM:
+                self.results[index] = ended
+                continue
+            self.results[index] = PutAside(
+                reason=ended.reason,
+                detail=ended.detail,
+                stage=ended.stage,
+                attempts=ended.attempts,
+                instance=ended.instance,
+                history=tuple(one.history.events),
+            )
 
     def failures(self) -> dict[int, list[int]]:
         """Return the histories of items that servers failed on, by position: what the next attempt goes on with."""
@@ -296,8 +304,16 @@ class Attempt:
 
     # -- items ---------------------------------------------------------------------------------------------------
 
-    def record(self, index: int, rejected: InstanceRejected, **known: Any) -> ItemRecord:
-        """Return the record of an item that ends here.
+    def ended(
+        self,
+        index: int,
+        rejected: InstanceRejected,
+        *,
+        instance: str | None = None,
+        sop_instance_uid: str = "",
+        study_instance_uid: str = "",
+    ) -> Skipped | Quarantined:
+        """Return how an item ended that goes no further.
 
         Parameters
         ----------
@@ -305,8 +321,10 @@ class Attempt:
             The item's position in the chunk.
         rejected
             Why it ends.
-        **known
-            Further fields of the record.
+        instance
+            The PACS's id of the image, where it got that far.
+        sop_instance_uid, study_instance_uid
+            Of the image, where they are known.
         """
         event(
             "instance.rejected",
@@ -316,15 +334,19 @@ class Attempt:
             reason=rejected.reason.value,
             stage=self.stage.value,
         )
-        record: ItemRecord = {
-            "outcome": rejected.reason.outcome.value,
-            "reason": rejected.reason.value,
-            "detail": rejected.detail,
-            "stage": self.stage.value,
-            "attempts": self.claim.attempt,
-        }
-        record.update(known)  # type: ignore[typeddict-item]  # UIDs and the PACS's id, where they are known
-        return record
+        return unreported(
+            rejected.reason,
+            rejected.detail,
+            stage=self.stage,
+            attempts=self.claim.attempt,
+            instance=instance,
+            sop_instance_uid=sop_instance_uid,
+            study_instance_uid=study_instance_uid,
+        )
+
+    def records(self) -> dict[int, ItemRecord]:
+        """Return how items ended, as Redis keeps it."""
+        return {index: to_record(result) for index, result in self.results.items()}
 
     def each(self, items: Sequence[Any], effect: Callable[[Any], None]) -> None:
         """Do one thing for each item, one by one. The effect keeps what comes of it in this attempt.
@@ -361,24 +383,24 @@ class Attempt:
 
     def _one(self, item: Any, effect: Callable[[Any], None]) -> None:
         index = item["i"]
-        known = {"instance": item["instance"]} if "instance" in item else {}
+        instance = item.get("instance")
         try:
             with computing_time(self.item_seconds):
                 self.retry_while_unavailable(lambda: self._again(item, effect))
         except InstanceRejected as rejected:
-            self.records[index] = self.record(index, rejected, **known)
+            self.results[index] = self.ended(index, rejected, instance=instance)
         except ComputingTimeUsedUp:
             slow = InstanceRejected(
                 Reason.TOO_SLOW, f"took more than {self.item_seconds:g} s of computing time"
             )
-            self.records[index] = self.record(index, slow, **known)
+            self.results[index] = self.ended(index, slow, instance=instance)
         except MemoryError:
             # Uncaught it would stop the whole worker.
             starved = InstanceRejected(Reason.OUT_OF_MEMORY, "more memory than this worker has")
-            self.records[index] = self.record(index, starved, **known)
+            self.results[index] = self.ended(index, starved, instance=instance)
         except (ServiceUnavailable, UsageError, ClaimLost, RunPaused, Stopping):
             raise
         except Exception as error:  # noqa: BLE001  # the edge of one item: a bug costs it, not the run
             event("instance.failed", logging.ERROR, error=where(error), chunk=self.claim.chunk, item=index)
             ours = InstanceRejected(Reason.INTERNAL_ERROR, where(error))
-            self.records[index] = self.record(index, ours, **known)
+            self.results[index] = self.ended(index, ours, instance=instance)

@@ -147,7 +147,7 @@ class StageRunner:
         body(attempt, todo)
         claim.check()
         following = [attempt.following[index] for index in sorted(attempt.following)]
-        claim.finish(following_stage(stage) if following else Stage.FINISHED, attempt.records, len(todo))
+        claim.finish(following_stage(stage) if following else Stage.FINISHED, attempt.records(), len(todo))
         attempt.tell_served()
         if following:
             next_job = job if attempt.scoring is None else scored(job, attempt.scoring)
@@ -187,7 +187,7 @@ def _give_back(attempt: Attempt, *, counts: bool = False, came_back: bool = Fals
         attempt.claim.release(
             counts=counts,
             came_back=came_back,
-            records=attempt.records,
+            records=attempt.records(),
             following=attempt.following,
             failures=attempt.failures(),
             operation=attempt.deferred[-1].operation.value if attempt.deferred else "",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from backlog.broker.messages import ItemRecord, Job
+from backlog.broker.item_results import Reported
+from backlog.broker.messages import Job
 from backlog.errors import ModalityFailed
 from backlog.fault_attribution import Operation
 from backlog.outcomes import Reason
@@ -18,8 +19,8 @@ _CONFIRM_SECONDS: Final = 10.0
 _ASK_EVERY: Final = 0.5
 
 
-def deliver(process: WorkerResources, job: Job, attempt: Attempt, record: ItemRecord) -> None:
-    """Send a report, and what was stored beside it, to the run's modality; note in the record that it is there.
+def deliver(process: WorkerResources, job: Job, attempt: Attempt, reported: Reported) -> str:
+    """Send a report, and what was stored beside it, to the run's modality; return that one's name, once it has it.
 
     Sent twice, it is the same object: its UID follows from the image.
 
@@ -31,7 +32,7 @@ def deliver(process: WorkerResources, job: Job, attempt: Attempt, record: ItemRe
         The run, as its messages carry it.
     attempt
         This attempt at the chunk.
-    record
+    reported
         How the report's item ended.
 
     Raises
@@ -41,24 +42,24 @@ def deliver(process: WorkerResources, job: Job, attempt: Attempt, record: ItemRe
     """
     attempt.operation = Operation.DELIVER
     modality = process.modality(job["deliver"])
-    beside = [one["instance"] for one in record.get("derived_objects", []) if "instance" in one]
+    beside = [one["instance"] for one in reported.derived_objects or () if "instance" in one]
     limit = process.modality_limit(modality.name, "store")
     limit.on_wait = attempt.go_on_waiting
     with limit.slot("store"):
-        modality.deliver([record["sr_instance"], *beside])
-    _confirm(modality, record, by=process.settings.deliver_confirm)
+        modality.deliver([reported.sr_instance, *beside])
+    _confirm(modality, reported, by=process.settings.deliver_confirm)
     attempt.record_success(Operation.DELIVER)
-    record["delivered"] = modality.name
+    return modality.name
 
 
-def _confirm(modality: Modality, record: ItemRecord, *, by: str) -> None:
+def _confirm(modality: Modality, reported: Reported, *, by: str) -> None:
     if by == "store":
         return
     if by == "commitment":
-        modality.commit(record["sr_instance"], seconds=_CONFIRM_SECONDS)
+        modality.commit(reported.sr_instance, seconds=_CONFIRM_SECONDS)
         return
-    series = modality.series_uid(record["sr_instance"])
-    names = (record["study_instance_uid"], series, record["sr_sop_instance_uid"])
+    series = modality.series_uid(reported.sr_instance)
+    names = (reported.study_instance_uid, series, reported.sr_sop_instance_uid)
     deadline = time.monotonic() + _CONFIRM_SECONDS
     while not modality.lists(*names):
         if time.monotonic() > deadline:

@@ -6,9 +6,11 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from backlog.broker.messages import InferItem, ItemRecord, Job, ReportItem, Scoring
+from backlog.broker.item_results import Quarantined, Skipped
+from backlog.broker.messages import InferItem, Job, ReportItem, Scoring
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.fault_attribution import Operation
 from backlog.log import event, where
@@ -58,7 +60,7 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
         ):
             index = item["i"]
             if isinstance(scores, InstanceRejected):
-                attempt.records[index] = _record(attempt, item, scores, picture)
+                attempt.results[index] = _ended(attempt, item, scores, picture)
                 continue
             flags = sorted(flag.value for flag in picture.flags)
             scored: ReportItem = {
@@ -75,7 +77,7 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
     readers = process.readers(job)
     for item, answer in _read(readers, attempt, items):
         if isinstance(answer, RejectedImage):
-            attempt.records[item["i"]] = _record(attempt, item, answer.rejection, answer)
+            attempt.results[item["i"]] = _ended(attempt, item, answer.rejection, answer)
             continue
         waiting.append((item, answer))
         if len(waiting) >= batch:
@@ -90,13 +92,17 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
         "engine": process.engine.name,
     }
     attempt.scoring = scoring
-    for record in attempt.records.values():  # so that the producer knows them, though nothing has a score yet
-        record["weights"], record["meaningful"] = scoring["weights"], scoring["meaningful"]
-        record["engine"] = scoring["engine"]
+    for (
+        index,
+        result,
+    ) in attempt.results.items():  # so that the producer knows it, though nothing has a score yet
+        attempt.results[index] = replace(result, scoring=scoring)
 
 
-def _record(attempt: Attempt, item: InferItem, rejected: InstanceRejected, seen: Answer) -> ItemRecord:
-    return attempt.record(
+def _ended(
+    attempt: Attempt, item: InferItem, rejected: InstanceRejected, seen: Answer
+) -> Skipped | Quarantined:
+    return attempt.ended(
         item["i"],
         rejected,
         instance=item["instance"],

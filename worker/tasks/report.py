@@ -10,12 +10,12 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
+from backlog.broker.item_results import Reported
 from backlog.broker.messages import (
-    ItemRecord,
+    DerivedRecord,
     Job,
     PredecessorSpec,
     ReportItem,
-    Stage,
     model_of,
     numbers,
 )
@@ -25,7 +25,7 @@ from backlog.dicom.header import Identity
 from backlog.errors import InstanceRejected
 from backlog.fault_attribution import Operation
 from backlog.model import MODEL_VERSION, SCORE_DIGITS
-from backlog.outcomes import Flag, Outcome, Reason
+from backlog.outcomes import Flag, Reason
 from backlog.pacs.base import Pacs, StoreResult
 from worker.sr import build as sr
 from worker.sr.inputs import SOP_CLASSES, Predecessor
@@ -61,13 +61,12 @@ def report(process: WorkerResources, job: Job, attempt: Attempt, items: list[Rep
 
     def one(item: ReportItem) -> None:
         attempt.operation = Operation.READ
-        record = _report(process, attempt, job, item, fidelity)
+        reported = _report(process, attempt, job, item, fidelity)
         if job.get("deliver"):
             from worker.tasks.deliver import deliver  # a run without pays nothing for it
 
-            deliver(process, job, attempt, record)
-        record["attempts"] = attempt.claim.attempt
-        attempt.records[item["i"]] = record
+            reported = replace(reported, delivered=deliver(process, job, attempt, reported))
+        attempt.results[item["i"]] = reported
 
     attempt.each(items, one)
 
@@ -91,7 +90,7 @@ class _Fidelity:
 
 def _report(
     process: WorkerResources, attempt: Attempt, job: Job, item: ReportItem, fidelity: _Fidelity
-) -> ItemRecord:
+) -> Reported:
     model = sr.Model(
         name=model_of(job).name,
         version=MODEL_VERSION,
@@ -136,27 +135,25 @@ def _report(
     if ours:
         _only_one(process.pacs, built.sop_instance_uid, stored.instance)
     _check_study(process.pacs, stored, process.pacs.study_of(item["instance"], of), ours=ours)
-    record: ItemRecord = {
-        "outcome": Outcome.REPORTED.value,
-        "stage": Stage.REPORT.value,
-        "instance": item["instance"],
-        "sop_instance_uid": of.sop_instance_uid,
-        "study_instance_uid": of.study_instance_uid,
-        "sr_sop_instance_uid": built.sop_instance_uid,
-        "sr_instance": stored.instance,
-        "sr_sha256": hashlib.sha256(held).hexdigest(),
-        "sr_ours": ours,  # an earlier run's has another time in it
-        "flags": sorted({*item["flags"], *(flag.value for flag in built.flags)}),
-        "scores": item["scores"],
-        "weights": job["weights"],
-        "meaningful": job["meaningful"],
-        "engine": job["engine"],
-    }
+    made: list[DerivedRecord] | None = None
     if job.get("derived_objects"):
         from worker.tasks import derived as derived_objects
 
-        record["derived_objects"] = derived_objects.write(process, job, item, source, model, options)
-    return record
+        made = derived_objects.write(process, job, item, source, model, options)
+    return Reported(
+        instance=item["instance"],
+        sop_instance_uid=of.sop_instance_uid,
+        study_instance_uid=of.study_instance_uid,
+        sr_sop_instance_uid=built.sop_instance_uid,
+        sr_instance=stored.instance,
+        sr_sha256=hashlib.sha256(held).hexdigest(),
+        sr_ours=ours,  # an earlier run's has another time in it
+        flags=tuple(sorted({*item["flags"], *(flag.value for flag in built.flags)})),
+        scores=tuple(item["scores"]),
+        scoring={"weights": job["weights"], "meaningful": job["meaningful"], "engine": job["engine"]},
+        attempts=attempt.claim.attempt,
+        derived_objects=None if made is None else tuple(made),
+    )
 
 
 def _is_same(ours: bytes, held: bytes) -> bool:
