@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from backlog.dicom.parser import read_until_pixel_data
+from backlog.dicom.file import DicomFile
 from backlog.errors import DeletionUnsupported, InstanceRejected, ServiceUnavailable
 from backlog.outcomes import Reason
 from backlog.pacs.address import DICOMWEB
@@ -87,7 +87,7 @@ class Dicomweb:
 
     def store(self, dicom: bytes, of: Identity | None = None) -> StoreResult:
         """Store one file, unless an instance of these UIDs is there: whether a server overwrites it doesn't tell."""
-        of = of or _identity(dicom)
+        of = of or DicomFile(dicom).identity
         instance = self.expected_id(of)
         if self.contains(of):
             return StoreResult(instance, already=True, study=self.study_of(instance, of))
@@ -146,13 +146,15 @@ class Dicomweb:
                     raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {_MAX_BYTES} bytes")
         return _checked_file(bytes(held), self.rest.url)
 
-    def header(self, instance: str) -> bytes:
+    def header(self, instance: str) -> DicomFile:
         """Return the beginning of one instance's file, at least up to its pixel data."""
         with closing(self.rest.retrieve(_path(instance))) as response:
             steps = self.rest.content(response)
             if int(response.headers.get("Content-Length", _SMALL + 1)) <= _SMALL:
-                return _checked_file(b"".join(steps), self.rest.url)
-            return _checked_file(read_until_pixel_data(steps), self.rest.url)
+                return DicomFile(_checked_file(b"".join(steps), self.rest.url))
+            file = DicomFile.beginning(steps)
+            _checked_file(file.content, self.rest.url)
+            return file
 
     def delete(self, instance: str) -> bool:
         """Delete one instance, where the server does that: the standard has no such service.
@@ -253,9 +255,3 @@ def _checked_file(held: bytes, url: str) -> bytes:
     if held[128:132] != b"DICM":
         raise ServiceUnavailable(f"the PACS at {url} answers with something that is no DICOM file")
     return held
-
-
-def _identity(dicom: bytes) -> Identity:
-    from backlog.dicom.header import identity, read_header  # pydicom takes 150 ms to import
-
-    return identity(read_header(dicom))
