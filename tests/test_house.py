@@ -426,3 +426,67 @@ def test_both_readmes_give_the_same_commands_numbers_and_links() -> None:
         return commands, numbers, sorted(set(links))
 
     assert told("README.md") == told("README.pt-BR.md")
+
+
+# -- docstrings ----------------------------------------------------------------------------------------------
+
+#: From so many parameters on a public function says of each what it is.
+_DOCUMENTED_FROM = 3
+
+
+def _undocumented(tree: ast.AST) -> list[str]:
+    """Return 'function: parameters' of public functions that leave some out of their docstring."""
+    found: list[str] = []
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or node.name.startswith("_"):
+            continue
+        if isinstance(node, ast.ClassDef):
+            found += _undocumented(node)
+            continue
+        if any("command(" in ast.unparse(decorator) for decorator in node.decorator_list):
+            continue  # its docstring is its help, and so is each option's: the next test
+        given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        names = [one.arg for one in given if one.arg not in ("self", "cls")]
+        section = (ast.get_docstring(node) or "").partition("Parameters\n----------\n")[2]
+        documented = {
+            name.strip() for line in section.splitlines() if line[:1].strip() for name in line.split(",")
+        }
+        missing = [name for name in names if name not in documented]
+        if len(names) >= _DOCUMENTED_FROM and missing:
+            found.append(f"{node.name}: {', '.join(missing)}")
+    return found
+
+
+def test_functions_of_three_parameters_document_them_all() -> None:
+    assert _undocumented(
+        ast.parse(
+            'def f(a, b, c):\n    """Do.\n\n    Parameters\n    ----------\n    a, b\n        X.\n    """'
+        )
+    )
+    found = {
+        str(file.relative_to(ROOT)): names
+        for package in ("backlog", "producer", "worker")
+        for file in (ROOT / package).rglob("*.py")
+        if (names := _undocumented(ast.parse(file.read_text())))
+    }
+    assert found == {}
+
+
+def test_every_option_of_every_command_has_its_help() -> None:
+    import click
+
+    from producer.cli.main import main
+
+    def options(command: click.Command, path: str) -> Iterator[tuple[str, click.Option]]:
+        for one in command.params:
+            if isinstance(one, click.Option):
+                yield f"{path} {one.opts[0]}", one
+        if isinstance(command, click.Group):
+            for name in command.list_commands(click.Context(command)):
+                part = command.get_command(click.Context(command), name)
+                assert part is not None
+                yield from options(part, f"{path} {name}")
+
+    every = dict(options(main, "cxr-backlog"))
+    assert len(every) > 50
+    assert [name for name, option in every.items() if not option.help and not option.hidden] == []

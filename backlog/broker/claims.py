@@ -173,7 +173,17 @@ class Claims:
     # -- the producer's side -----------------------------------------------------------------------------------
 
     def set_references(self, run: str, chunk: int, references: Sequence[str]) -> None:
-        """Keep what the items of a chunk are called where they come from. Call it before the chunk is sent."""
+        """Keep what the items of a chunk are called where they come from. Call it before the chunk is sent.
+
+        Parameters
+        ----------
+        run
+            The run's id.
+        chunk
+            The chunk's number in the run.
+        references
+            Of the items, by their position in the chunk.
+        """
         with self.broker.reached() as client:
             client.set(_references_key(run, chunk), json.dumps(list(references)), ex=CLAIM_TTL_SECONDS)
 

@@ -133,6 +133,15 @@ class Modality:
     def retrieve(self, study: str, series: str, sop: str) -> list[str]:
         """Have the modality send an image to Orthanc (C-MOVE); return its ids there, once it is there.
 
+        Parameters
+        ----------
+        study
+            Study Instance UID.
+        series
+            Series Instance UID.
+        sop
+            SOP Instance UID.
+
         Raises
         ------
         ModalityFailed
@@ -176,7 +185,17 @@ class Modality:
         self._translated(lambda: self._ask("store", wanted), Reason.NOT_DELIVERED)
 
     def lists(self, study: str, series: str, sop: str) -> bool:
-        """Whether the modality lists an object (C-FIND)."""
+        """Whether the modality lists an object (C-FIND).
+
+        Parameters
+        ----------
+        study
+            Study Instance UID.
+        series
+            Series Instance UID.
+        sop
+            SOP Instance UID.
+        """
         keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": sop}
         answers = self._translated(lambda: self.find("Instance", keys), Reason.NOT_DELIVERED)
         return any(one.get("SOPInstanceUID") == sop for one in answers)
@@ -246,7 +265,17 @@ def mark_brought_in(orthanc: Orthanc, instance: str, run: str, *, is_new: bool) 
 
 
 def evict(orthanc: Orthanc, instance: str, run: str) -> bool:
-    """Delete an instance that a run brought in, where no other run needs it; return whether it was deleted."""
+    """Delete an instance that a run brought in, where no other run needs it; return whether it was deleted.
+
+    Parameters
+    ----------
+    orthanc
+        Where it lies.
+    instance
+        Orthanc's id of it.
+    run
+        The id of the run that brought it in.
+    """
     runs = _metadata(orthanc, instance, _RUNS).split()
     if run not in runs:
         return False

@@ -125,7 +125,19 @@ def check_only_by(only: Path | None, only_by: str) -> None:
 
 
 def conversion_of(make_uids: bool, wrap_images: bool, names: str, table: Path | None) -> Any:
-    """Return what is to be made of files that are no DICOM objects yet."""
+    """Return what is to be made of files that are no DICOM objects yet.
+
+    Parameters
+    ----------
+    make_uids
+        Whether files without UIDs get some.
+    wrap_images
+        Whether PNG and JPEG files become DICOM objects.
+    names
+        How patient and study stand in a picture's path; empty: as the known archives have it.
+    table
+        The archive's table, if it has one.
+    """
     from backlog.broker.messages import ConversionSpec
     from backlog.inputs.image_names import table_sha256
 
@@ -142,7 +154,17 @@ def conversion_of(make_uids: bool, wrap_images: bool, names: str, table: Path | 
 
 
 def selection_of(since: str, modality: Sequence[str], study_date: str) -> Any:
-    """Return the selection that the options name; one that only an Orthanc can make is refused elsewhere later."""
+    """Return the selection that the options name; one that only an Orthanc can make is refused elsewhere later.
+
+    Parameters
+    ----------
+    since
+        As ``--since`` gives it; empty for all.
+    modality
+        As ``--modality`` gives them; none for all.
+    study_date
+        As ``--study-date`` gives it; empty for all.
+    """
     from producer.sources.open import Selection
 
     if since:

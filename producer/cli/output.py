@@ -69,6 +69,15 @@ def need_runner(settings: Settings) -> Path:
 def agree_on_copy(ledger: Ledger, paths: Paths, copy: bool) -> None:
     """Have the user agree, by ``--copy`` or on the terminal, to write for a copy of a run.
 
+    Parameters
+    ----------
+    ledger
+        The run's ledger.
+    paths
+        The run's folder.
+    copy
+        Whether the user agreed by the option.
+
     Raises
     ------
     UsageError
@@ -85,7 +94,17 @@ def agree_on_copy(ledger: Ledger, paths: Paths, copy: bool) -> None:
 
 
 def work(settings: Settings, paths: Paths, *, copy: bool = False) -> NoReturn:
-    """Run until complete or interrupted, print the account, and exit."""
+    """Run until complete or interrupted, print the account, and exit.
+
+    Parameters
+    ----------
+    settings
+        Of this process.
+    paths
+        The run's folder.
+    copy
+        Whether the user agreed to write for a copy of a run.
+    """
     from producer.cli.progress import display
     from producer.run.execute import go_on
     from producer.run.open import open_ledger

@@ -17,7 +17,12 @@ from producer.cli.output import echo, read_settings, say_beside
 @click.command()
 @OUT
 @click.option(
-    "--format", "form", type=click.Choice(["csv", "jsonl", "parquet"]), default="csv", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl", "parquet"]),
+    default="csv",
+    show_default=True,
+    help="Kind of file; parquet needs the extra of that name.",
 )
 @click.option(
     "--names",

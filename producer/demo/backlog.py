@@ -147,7 +147,19 @@ def write_backlog(path: Path, *, count: int = 24, seed: int = 0, broken: bool = 
 
 
 def radiograph(seed: int, rows: int, columns: int, bits: int, *, lateral: bool = False) -> NDArray[np.uint16]:
-    """Draw a chest radiograph: (rows, columns) uint16 within ``bits`` bits, dense things bright."""
+    """Draw a chest radiograph: (rows, columns) uint16 within ``bits`` bits, dense things bright.
+
+    Parameters
+    ----------
+    seed
+        Of the noise and of where things lie.
+    rows, columns
+        Size in pixels.
+    bits
+        Bits Stored, 1 to 16.
+    lateral
+        Seen from the side.
+    """
     import numpy as np
 
     from producer.demo.phantom import brightness

@@ -34,7 +34,17 @@ def requested(context: RunContext) -> list[int]:
 def left_alone(
     context: RunContext, in_flight: Mapping[int, ChunkRow], states: Mapping[int, ChunkProgress]
 ) -> list[int]:
-    """Return the last items of a run that the PACS fails on, once nothing is left to compare them with."""
+    """Return the last items of a run that the PACS fails on, once nothing is left to compare them with.
+
+    Parameters
+    ----------
+    context
+        The run.
+    in_flight
+        Its chunks that are not harvested, by number.
+    states
+        What Redis knows of them.
+    """
     ledger = context.ledger
     if not in_flight or not ledger.get("all_listed", False) or len(in_flight) > _MAX_LEFT:
         return []

@@ -27,6 +27,19 @@ def names_of(
 ) -> tuple[dict[int, dict[str, str]], list[str]]:
     """Return file name, accession number and patient ID of images by item, and what to say of what is missing.
 
+    Parameters
+    ----------
+    ledger
+        The run's ledger.
+    settings
+        Of this process.
+    paths
+        The run's folder.
+    pacs
+        The run's PACS.
+    rows
+        The images' rows of the ledger.
+
     Raises
     ------
     ServiceUnavailable, UsageError

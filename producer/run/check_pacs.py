@@ -26,6 +26,15 @@ _SHARE: Final = 10
 def pacs_problems(settings: Settings, address: str, *, stores_images: bool) -> list[str]:
     """Return why a PACS is not fit for a run; none for a folder or a DICOMweb service: these tell nothing.
 
+    Parameters
+    ----------
+    settings
+        Of this process: user, password, what is allowed.
+    address
+        The PACS's address.
+    stores_images
+        Whether the run stores images there, besides reports.
+
     Raises
     ------
     ServiceUnavailable, UsageError
@@ -40,6 +49,15 @@ def pacs_problems(settings: Settings, address: str, *, stores_images: bool) -> l
 
 def check_pacs(settings: Settings, address: str, *, stores_images: bool) -> None:
     """Refuse a PACS that would lose or change what it has, or that stores nothing.
+
+    Parameters
+    ----------
+    settings
+        Of this process: user, password, what is allowed.
+    address
+        The PACS's address.
+    stores_images
+        Whether the run stores images there, besides reports.
 
     Raises
     ------
@@ -118,6 +136,17 @@ def deletion_watch(
     settings: Settings, pacs: object, ledger: Ledger, *, stores_images: bool
 ) -> DeletionWatch | None:
     """Return what watches a run's PACS; None where it tells that it keeps everything, or the loss is wanted.
+
+    Parameters
+    ----------
+    settings
+        Of this process.
+    pacs
+        The run's PACS.
+    ledger
+        The run's ledger.
+    stores_images
+        Whether the run stores images there, besides reports.
 
     Raises
     ------

@@ -56,6 +56,33 @@ def create(
 ) -> None:
     """Make a run's folder and ledger; nothing is sent yet.
 
+    Parameters
+    ----------
+    word
+        What names the source: a path, or the word for a PACS.
+    settings
+        Of this process.
+    pacs
+        Address of the PACS that reports go to.
+    paths
+        The run's folder; made where it is missing.
+    selection
+        Which images of the source.
+    workers
+        How many workers the embedded mode starts.
+    read_back
+        Whether each report is read back and compared.
+    predecessor
+        Folder of an earlier run, to whose reports this run's refer.
+    operating_points
+        File of thresholds from which findings count as present.
+    label_findings
+        Whether labels are put on studies.
+    conversion
+        What is made of files that are no DICOM object yet.
+    weights
+        What the run asks for: ``seeded``, a model's name, or the first digits of a SHA-256; empty for any.
+
     Raises
     ------
     UsageError
@@ -216,6 +243,17 @@ def _make(paths: Paths, facts: dict[str, Any], wanted: Path | None = None) -> No
 
 def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Settings) -> int:
     """Make a new run of another run's quarantined items; returns their count.
+
+    Parameters
+    ----------
+    of
+        The folder of the run whose items are tried again.
+    paths
+        The new run's folder.
+    reasons
+        Only items quarantined for one of these; none for all.
+    settings
+        Of this process.
 
     Raises
     ------

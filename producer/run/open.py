@@ -27,6 +27,15 @@ from producer.sources.zip import check_same_source
 def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
     """Return the source of a run, as its ledger knows it.
 
+    Parameters
+    ----------
+    ledger
+        The run's ledger.
+    settings
+        Of this process.
+    paths
+        The run's folder.
+
     Raises
     ------
     SourceUnavailable
@@ -83,6 +92,15 @@ def pacs_of(ledger: Ledger, settings: Settings, paths: Paths) -> Pacs:
 
     Asked of another one, everything would look as if it were missing, or gone already.
 
+    Parameters
+    ----------
+    ledger
+        The run's ledger.
+    settings
+        Of this process.
+    paths
+        The run's folder.
+
     Raises
     ------
     ServiceUnavailable, UsageError
@@ -104,7 +122,17 @@ def pacs_of(ledger: Ledger, settings: Settings, paths: Paths) -> Pacs:
 
 
 def reader_of(ledger: Ledger, settings: Settings, paths: Paths) -> Callable[[int | str], bytes] | None:
-    """Return what reads an item's header from a run's source; None where that is gone or another one now."""
+    """Return what reads an item's header from a run's source; None where that is gone or another one now.
+
+    Parameters
+    ----------
+    ledger
+        The run's ledger.
+    settings
+        Of this process.
+    paths
+        The run's folder.
+    """
     try:
         return source_of(ledger, settings, paths).read
     except (BacklogError, OSError):

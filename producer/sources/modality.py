@@ -163,7 +163,17 @@ class ModalitySource:
 
 
 def reference(study: str, series: str, sop: str) -> str:
-    """Return how the ledger refers to an image of a modality."""
+    """Return how the ledger refers to an image of a modality.
+
+    Parameters
+    ----------
+    study
+        Study Instance UID.
+    series
+        Series Instance UID.
+    sop
+        SOP Instance UID.
+    """
     return _SEPARATOR.join((study, series, sop))
 
 

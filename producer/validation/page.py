@@ -43,6 +43,19 @@ def write_validation(
 ) -> None:
     """Write the page of a comparison with labels.
 
+    Parameters
+    ----------
+    to
+        The page.
+    about
+        The run.
+    joined
+        Scores beside labels.
+    found
+        What was computed for each finding.
+    language
+        ``en`` or ``pt-BR``.
+
     Raises
     ------
     UsageError
@@ -54,7 +67,17 @@ def write_validation(
 
 
 def write_comparison(to: OutputFile, found: Comparison, language: str) -> None:
-    """Write the page of two runs. Raises as :func:`write_validation`."""
+    """Write the page of two runs. Raises as :func:`write_validation`.
+
+    Parameters
+    ----------
+    to
+        The page.
+    found
+        What was computed.
+    language
+        ``en`` or ``pt-BR``.
+    """
     _write(to, "comparison.html.j2", language, found=found)
 
 

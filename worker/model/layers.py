@@ -63,7 +63,17 @@ class Layers:
         return np.asarray(found, np.float32)
 
     def norm(self, name: str, source: str, channels: int) -> str:
-        """Add a batch norm of its own; ONNX Runtime folds what can be folded."""
+        """Add a batch norm of its own; ONNX Runtime folds what can be folded.
+
+        Parameters
+        ----------
+        name
+            Of the layer in the weights.
+        source
+            Name of its input.
+        channels
+            Of the input.
+        """
         parts = [f"{name}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
         self._used.add(f"{name}.num_batches_tracked")
         for part in parts:
@@ -78,6 +88,21 @@ class Layers:
         self, name: str, source: str, channels: int, kernel: int, *, norm: str = "", stride: int = 1
     ) -> tuple[str, int]:
         """Add a convolution without bias, and fold the batch norm that follows it into it.
+
+        Parameters
+        ----------
+        name
+            Of the layer in the weights.
+        source
+            Name of its input.
+        channels
+            Of the input.
+        kernel
+            Pixels on a side.
+        norm
+            Name of the batch norm that follows; empty for none.
+        stride
+            Pixels between two places of the kernel.
 
         Returns
         -------

@@ -68,7 +68,17 @@ class Readers:
     def read(
         self, instances: Sequence[str], side: int = 0, display_side: int = 0
     ) -> Iterator[PreprocessedImage | RejectedImage]:
-        """Yield one answer for each instance, in order; all readers work ahead (`worker.reader.client.Reader.read`)."""
+        """Yield one answer for each instance, in order; all readers work ahead (`worker.reader.client.Reader.read`).
+
+        Parameters
+        ----------
+        instances
+            The PACS's ids.
+        side
+            Where it isn't 0, the square is returned too for people's eyes, at least so many pixels a side.
+        display_side
+            Where it isn't 0, the whole image too, as a viewer shows it.
+        """
         count = len(self._readers)
         shares: list[Iterator[PreprocessedImage | RejectedImage]] = []
         try:
