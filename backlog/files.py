@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -105,7 +106,26 @@ def open_without_link(path: Path, flags: int) -> int:
 
 
 @contextmanager
-def replacing(target: Path, mode: int) -> Iterator[IO[bytes]]:
+def named_when_whole(path: Path) -> Iterator[Path]:
+    """Yield the path of a new file beside another's, which gets its name at the end: whole, or not at all, and once.
+
+    What is to be on the disk by then, the block has to see to.
+
+    Raises
+    ------
+    FileExistsError
+        There is a file of that name. It is left alone.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield temporary
+        rename_exclusively(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(target: Path, mode: int, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Write beside a file, under a name that nothing has, and move it there at the end: whole, or not at all.
 
     Parameters
@@ -114,6 +134,8 @@ def replacing(target: Path, mode: int) -> Iterator[IO[bytes]]:
         The file to replace; its folder exists.
     mode
         The new file's permissions.
+    durable
+        Whether it is on the disk at the end: a crash of the machine then leaves the one or the other.
     """
     handle, name = tempfile.mkstemp(prefix=".cxr-", suffix=".part", dir=target.parent)
     temporary = Path(name)
@@ -122,7 +144,8 @@ def replacing(target: Path, mode: int) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fchmod(handle, mode)
-            os.fsync(handle)
+            if durable:
+                os.fsync(handle)
         try:
             temporary.replace(target)
         except OSError:

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import re
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Final
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import Identity
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
-from backlog.files import rename_exclusively
+from backlog.files import named_when_whole
 from backlog.outcomes import Reason
 from backlog.pacs.base import StoreResult
 
@@ -41,7 +40,6 @@ class FolderPacs:
         """Store one file, durably and whole or not at all; what is already there is left alone."""
         instance = instance_id(of or DicomFile(dicom).identity)
         path = self._path(instance)
-        temporary = path.with_name(f".{uuid.uuid4().hex}.part")
         with _translated(self.root):
             if path.exists():
                 return StoreResult(instance, already=True, study=_study(instance))
@@ -49,15 +47,12 @@ class FolderPacs:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _sync(self.root)  # or the study's folder may be gone after a power cut, with its first image
             try:
-                with temporary.open("xb") as file:
+                with named_when_whole(path) as temporary, temporary.open("xb") as file:
                     file.write(dicom)
                     file.flush()
                     os.fsync(file.fileno())
-                rename_exclusively(temporary, path)
             except FileExistsError:
                 return StoreResult(instance, already=True, study=_study(instance))
-            finally:
-                temporary.unlink(missing_ok=True)
             _sync(path.parent)
         return StoreResult(instance, already=False, study=_study(instance))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from backlog.broker.item_results import ItemResult, PutAside, Quarantined, Repor
 from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.errors import BacklogError, ServiceUnavailable, StorageFull, UsageError
 from backlog.fault_attribution import FaultHistory, Verdict
-from backlog.files import rename_exclusively
+from backlog.files import named_when_whole
 from backlog.outcomes import Outcome, Reason
 from producer.ledger.chunk_sizes import ChunkSizes
 from producer.ledger.rows import UNACCOUNTED, ItemRow, duplicate, item_row
@@ -141,23 +140,21 @@ class Ledger:
         UsageError
             There is one already. It is left alone.
         """
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
-            with _translated(path):
-                with closing(sqlite3.connect(temporary)) as db:
-                    db.executescript(SCHEMA)
-                    db.executemany(
-                        "INSERT INTO run VALUES (?, ?)",
-                        [(key, json.dumps(value)) for key, value in facts.items()],
-                    )
-                    db.commit()
-                    _write_ahead(db, path)
-                try:
-                    rename_exclusively(temporary, path)
-                except FileExistsError as error:
-                    raise UsageError(f"{path.parent}: holds a run already") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            with (
+                _translated(path),
+                named_when_whole(path) as temporary,
+                closing(sqlite3.connect(temporary)) as db,
+            ):
+                db.executescript(SCHEMA)
+                db.executemany(
+                    "INSERT INTO run VALUES (?, ?)",
+                    [(key, json.dumps(value)) for key, value in facts.items()],
+                )
+                db.commit()
+                _write_ahead(db, path)
+        except FileExistsError as error:
+            raise UsageError(f"{path.parent}: holds a run already") from error
         return cls(path, write=True)
 
     def close(self) -> None:

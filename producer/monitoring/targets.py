@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from backlog.files import replacing
 from backlog.settings import Settings
 
 
@@ -42,10 +43,9 @@ def announced(settings: Settings, name: str, port: int, **labels: str) -> Iterat
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # Prometheus runs as another user
     path = folder / f"{name}.json"
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps([{"targets": [f"{own_address()}:{port}"], "labels": labels}]) + "\n")
-    temporary.chmod(0o644)
-    temporary.replace(path)
+    targets = [{"targets": [f"{own_address()}:{port}"], "labels": labels}]
+    with replacing(path, 0o644, durable=False) as file:
+        file.write(json.dumps(targets).encode() + b"\n")
     yield
     # Not in a finally: where an error ends the producer, its run is interrupted, and that is to be seen.
     path.unlink(missing_ok=True)

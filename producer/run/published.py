@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from backlog.files import replacing
 from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Tally
 
@@ -76,10 +77,8 @@ class Publisher:
             "rate": rate,
             "progress": news,
         }
-        temporary = self._path.with_name(f"{self._path.name}.part")
-        with suppress(OSError):
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-            temporary.replace(self._path)
+        with suppress(OSError), replacing(self._path, 0o600, durable=False) as file:
+            file.write(json.dumps(content).encode())
 
     def withdraw(self) -> None:
         """Remove the file: nobody is at work on the run any more."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backlog.errors import BacklogError
+from backlog.files import replacing
 from producer.results.exports import summarise
 from producer.run.folder import Paths, is_running
 from producer.run.open import open_ledger
@@ -159,10 +160,8 @@ def write_whole(path: Path, value: dict[str, Any], mode: int = 0o644) -> None:
     mode
         The new file's permissions.
     """
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
-    temporary.chmod(mode)
-    temporary.replace(path)
+    with replacing(path, mode, durable=False) as file:
+        file.write(json.dumps(value).encode() + b"\n")
 
 
 def runner_lives(root: Path, within: float = 60.0) -> bool:

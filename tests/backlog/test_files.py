@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backlog.files import PrivateFolder, open_without_link, private_files, replacing
+from backlog.files import PrivateFolder, named_when_whole, open_without_link, private_files, replacing
 from tests.support.servers import ROOT, wait_until
 
 
@@ -48,6 +48,22 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     with replacing(path, 0o640) as file:
         file.write(b"new")
     assert (path.read_text(), mode(path)) == ("new", 0o640)
+
+
+def test_a_new_file_gets_its_name_whole_and_once(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(ZeroDivisionError), named_when_whole(path) as temporary:
+        temporary.write_text("half")
+        1 / 0  # noqa: B018
+    assert list(tmp_path.iterdir()) == []
+    for text in ("first", "second"):
+        try:
+            with named_when_whole(path) as temporary:
+                temporary.write_text(text)
+                assert path.exists() == (text == "second")
+        except FileExistsError:
+            assert text == "second"
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("first", [path])
 
 
 def test_a_killed_processs_folder_is_removed_at_the_next_start(

@@ -422,15 +422,3 @@ def test_importing_the_weights_is_light() -> None:
         "sys.exit(' '.join(heavy) or None)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.model.cache import write_atomically
-
-    (tmp_path / "f").write_bytes(b"old")
-    with pytest.raises(TypeError):
-        write_atomically(tmp_path / "f", "text")  # type: ignore[arg-type]
-    assert (tmp_path / "f").read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["f"]
-    write_atomically(tmp_path / "f", np.arange(3).tobytes())
-    assert len((tmp_path / "f").read_bytes()) == 24

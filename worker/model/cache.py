@@ -1,10 +1,8 @@
-"""Files that one process makes and all that share the cache use: whole or absent, made once."""
+"""A lock among the processes that share a cache: what one makes, all use (`backlog.files.replacing` writes it)."""
 
 from __future__ import annotations
 
 import fcntl
-import os
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,21 +11,6 @@ from backlog.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, also after a crash of the machine."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
-        part = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            part.chmod(0o644)
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from backlog.errors import UsageError
+from backlog.files import replacing
 from backlog.log import event
 from backlog.model import DEFAULT_MODEL, MODELS, Model
 from backlog.weights import RELEASE_SHA256, SEEDED_NAME, SEEDED_SHA256, is_seeded
-from worker.model.cache import exclusive, write_atomically
+from worker.model.cache import exclusive
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,8 @@ def _download(release: Release, model: str, sha256: str, path: Path, by_hand: st
         raise UsageError(
             f"what {release.url} sent is not the weights {model}: its SHA-256 isn't {sha256}. {by_hand}"
         )
-    write_atomically(path, content)
+    with replacing(path, 0o644) as file:
+        file.write(content)
 
 
 def _seeded(cache: Path, model: str, sha256: str) -> Path:
@@ -235,7 +237,9 @@ def _seeded(cache: Path, model: str, sha256: str) -> Path:
             if not path.exists():
                 from worker.model.seeded_weights import seeded_file  # numpy
 
-                write_atomically(path, seeded_file(MODELS[model].architecture, MODELS[model].points))
+                content = seeded_file(MODELS[model].architecture, MODELS[model].points)
+                with replacing(path, 0o644) as file:
+                    file.write(content)
     if _file_digest(path) != sha256:
         raise UsageError(f"{path} isn't what the seed gives: remove it and start again")
     return path
