@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -85,42 +84,29 @@ def _jpeg_2000(words: Any, bits: int) -> bytes:
 
 
 def _jpeg_lossless(words: Any, bits: int) -> bytes:
-    """Encode JPEG Lossless, process 14, selection value 1 (ITU-T T.81 annex H).
+    """Encode JPEG Lossless, process 14, selection value 1 (ITU-T T.81 annex H)."""
+    import gdcm
 
-    No package that encodes it may be used here, and it is short. Each pixel is its difference from the one to
-    its left: the number of that difference's bits, then the bits. The number is written in five bits, a valid
-    Huffman code of no cleverness.
-    """
-    import numpy as np
-
-    signed = words.astype(np.int32)
-    predicted = np.empty_like(signed)
-    predicted[:, 1:] = signed[:, :-1]
-    predicted[1:, 0] = signed[:-1, 0]
-    predicted[0, 0] = 2 ** (bits - 1)
-    difference = (signed - predicted).ravel()
-    difference = (difference + 32768) % 65536 - 32768  # modulo 2^16, H.1.2.1
-    # frexp's exponent is the number of bits of an integer; 0 has none. -32768 takes 16, and no further bits.
-    size = np.frexp(np.abs(difference).astype(np.float64))[1].astype(np.int32)
-    further = np.where(size == 16, 0, size)
-    low = np.where(difference < 0, difference + (1 << further) - 1, difference) & ((1 << further) - 1)
-    code = ((size << further) | low).astype(np.int32)
-    length = (5 + further).astype(np.int32)
-    place = length[:, None] - 1 - np.arange(20, dtype=np.int32)
-    bit = (code[:, None] >> np.maximum(place, 0)) & 1
-    stream = bit[place >= 0].astype(np.uint8)
-    stream = np.append(stream, np.ones(-len(stream) % 8, np.uint8))
-    scan = np.packbits(stream).tobytes().replace(b"\xff", b"\xff\x00")
+    owner = gdcm.ImageWriter()  # its image is counted as GDCM wants it, which one made by itself is not
+    image = owner.GetImage()
     rows, columns = words.shape
-    return (
-        b"\xff\xd8"
-        + _segment(0xC3, struct.pack(">BHHBBBB", bits, rows, columns, 1, 1, 0x11, 0))
-        + _segment(0xC4, bytes([0, 0, 0, 0, 0, 17]) + bytes(11) + bytes(range(17)))
-        + _segment(0xDA, bytes([1, 1, 0, 1, 0, 0]))
-        + scan
-        + b"\xff\xd9"
-    )
-
-
-def _segment(marker: int, content: bytes) -> bytes:
-    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((columns, rows, 1))
+    grey = gdcm.PhotometricInterpretation.MONOCHROME2
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(grey))
+    image.SetPixelFormat(gdcm.PixelFormat(1, 8 * words.itemsize, bits, bits - 1, 0))
+    native = gdcm.TransferSyntax.ExplicitVRLittleEndian
+    image.SetTransferSyntax(gdcm.TransferSyntax(native))
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetByteStringValue(words.tobytes())
+    image.SetDataElement(element)
+    change = gdcm.ImageChangeTransferSyntax()
+    lossless = gdcm.TransferSyntax.JPEGLosslessProcess14_1
+    change.SetTransferSyntax(gdcm.TransferSyntax(lossless))
+    change.SetInput(image)
+    if not change.Change():
+        raise RuntimeError("GDCM did not compress the picture")
+    fragments = change.GetOutput().GetDataElement().GetSequenceOfFragments()
+    buffer = fragments.GetFragment(0).GetByteValue().GetBuffer()
+    # The wrapper hands bytes over as text with surrogate escapes.
+    return bytes(buffer.encode("utf-8", "surrogateescape"))

@@ -55,7 +55,7 @@ def test_the_backlog_is_varied(backlog: list[tuple[str, Dataset]]) -> None:
 
 
 def test_every_codec_is_used_where_its_encoder_is_installed(backlog: list[tuple[str, Dataset]]) -> None:
-    for package in ("openjpeg", "jpeg_ls", "rle"):
+    for package in ("openjpeg", "jpeg_ls", "rle", "gdcm"):
         pytest.importorskip(package)
     used = {header.file_meta.TransferSyntaxUID for _, header in backlog}
     assert used == {
@@ -127,7 +127,7 @@ def test_a_radiograph_uses_its_bits(bits: int) -> None:
 )
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_compression_changes_no_pixel(transfer_syntax: str, bits: int) -> None:
-    for package in ("openjpeg", "jpeg_ls", "rle"):
+    for package in ("openjpeg", "jpeg_ls", "rle", "gdcm"):
         pytest.importorskip(package)
     pixels = radiograph(4, 201, 150, bits)
     header = dcmread(io.BytesIO(dicom(pixels, Shot(bits=bits, transfer_syntax=transfer_syntax))))
@@ -137,6 +137,7 @@ def test_compression_changes_no_pixel(transfer_syntax: str, bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_jpeg_lossless_holds_every_difference(bits: int) -> None:
+    pytest.importorskip("gdcm")
     extremes = np.random.default_rng(0).choice([0, 1, 2 ** (bits - 1), 2**bits - 1], (40, 50))
     shot = Shot(bits=bits, transfer_syntax=synthetic.JPEG_LOSSLESS)
     header = dcmread(io.BytesIO(dicom(extremes.astype(np.uint16), shot)))
@@ -149,6 +150,7 @@ def test_jpeg_lossless_holds_every_difference(bits: int) -> None:
         ("openjpeg.utils", synthetic.JPEG_2000),
         ("jpeg_ls", synthetic.JPEG_LS),
         ("rle.utils", synthetic.RLE),
+        ("gdcm", synthetic.JPEG_LOSSLESS),
     ],
 )
 def test_without_an_encoder_pixels_are_stored_as_they_are(
