@@ -95,7 +95,7 @@ class _Json(logging.Formatter):
 
 
 class _Shown(logging.Handler):
-    """Hands what :func:`warn` says to whoever speaks with the user."""
+    """Hands what :func:`warn` says to the code that speaks with the user."""
 
     def __init__(self, show: Callable[[str], object]) -> None:
         super().__init__()

@@ -206,7 +206,7 @@ class Settings:
             user, host = quote(parts.username or "", safe=""), parts.netloc.rpartition("@")[2]
             parts = parts._replace(netloc=f"{user}:{quote(self.redis_password, safe='')}@{host}")
         if parts.scheme == "rediss" and "ssl_cert_reqs=" not in parts.query:
-            # Celery takes any certificate, whoever sends it, unless the address says otherwise.
+            # Celery takes any certificate, from any server, unless the address says otherwise.
             parts = parts._replace(query="&".join(filter(None, (parts.query, "ssl_cert_reqs=required"))))
         return urlunsplit(parts)
 
@@ -362,7 +362,7 @@ def _secret(name: str, path: str) -> str:
         raise UsageError(f"{name} names a file that is no UTF-8 text: write it again as that") from error
 
 
-#: What a setting's value is, for whoever wrote another.
+#: What a setting's value is, for a user who wrote another.
 _KINDS: Final = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
 

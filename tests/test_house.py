@@ -271,6 +271,12 @@ PRIVATE_WORDS = {
     "the person": "the user, the operator",
     "no word of": "without",
     "somebody who": "a user who",
+    "whoever": "the user, the worker, the process that",
+    "let go of": "close, release",
+    "lets go of": "closes, releases",
+    "mend": "fix",
+    "mended": "fixed",
+    "comes to rest": "ends",
 }
 
 

@@ -2,5 +2,5 @@
 
 from backlog.settings import disable_telemetry
 
-# Here, since nothing of the worker's can be imported before: whoever loads the model has passed this line.
+# Here, since nothing of the worker's can be imported before: every process that loads the model has passed this line.
 disable_telemetry()

@@ -57,7 +57,7 @@ class Broker:
         return call
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         self.client.close()
 
     def ping(self) -> None:

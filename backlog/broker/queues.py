@@ -3,7 +3,7 @@
 A message at a worker with other weights than its run's would hold that worker up and come back. So the messages of a
 run go to a queue that is named by the first digits of its weights' SHA-256, ``inference.56524913dd16``, and a worker
 takes from that of its own weights. A run that doesn't say which it wants begins with one chunk in the plain queue,
-``inference``, from which every worker takes: whoever scores it settles the run's weights.
+``inference``, from which every worker takes: the first that scores it settles the run's weights.
 
 One stack of Redis and workers serves one PACS. A second PACS has a Redis database of its own (``redis://host/1``).
 """

@@ -225,7 +225,7 @@ def _nesting(body: memoryview, at: int, end: int, implicit: bool, little: bool, 
     """Return how deep sequences and items lie in a part of defined length; 0 for one that holds no item.
 
     The walk above steps over such a part, but a PACS goes down into it, each level on its stack: Orthanc
-    1.10 dies of three hundred. What is malformed inside ends the look and is nobody's fault yet. The
+    1.10 dies of three hundred. What is malformed inside ends the look and is no fault yet. The
     character sets that are met are added to ``charsets``.
     """
     tag_of = struct.Struct("<HH" if little else ">HH").unpack_from

@@ -103,5 +103,5 @@ class Pacs(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...

@@ -366,7 +366,7 @@ class LimitedPacs:
         return self._ask("contains", lambda: self.pacs.contains(of))
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         self.pacs.close()
 
     def _ask(self, kind: str, request: Callable[[], T]) -> T:

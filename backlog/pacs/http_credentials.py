@@ -17,7 +17,7 @@ class TokenFile(AuthBase):
     Parameters
     ----------
     path
-        The file. Tokens run out after minutes: whoever renews them replaces it.
+        The file. Tokens run out after minutes: the program that renews them replaces it.
 
     Raises
     ------

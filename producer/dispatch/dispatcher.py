@@ -180,7 +180,7 @@ class Dispatcher:
                 raise
 
     def _tell_state(self) -> None:
-        """Tell workers whether the run is paused: they hold its chunks back, whoever has them."""
+        """Tell workers whether the run is paused: each holds back its chunks."""
         paused = self.context.pause_file.exists()
         if paused == self.progress.paused and time.monotonic() - self._told < _TELL_EVERY:
             return
@@ -211,7 +211,7 @@ class Dispatcher:
         ordinary = self.in_flight.keys() - retries
         flying = ordinary - came_back
         leased = sum(1 for number in flying if (state := states.get(number)) and state.leased)
-        # Whoever scores the first chunk settles the run's weights. Until then a second chunk could meet other ones.
+        # Who scores the first chunk settles the run's weights. Until then a second chunk could meet other ones.
         alone = not self.context.job["weights"]
         window = 1 if alone else self.context.window
         if flying:
@@ -241,7 +241,7 @@ class Dispatcher:
     def _set_ahead(self) -> None:
         """Let more chunks wait while workers take them at once, and fewer while they stand in a queue.
 
-        Then runs that share workers have equally many in the queue, and so equal shares, whoever came first.
+        Then runs that share workers have equally many in the queue, and so equal shares, in whatever order they came.
         """
         if any(self.context.claims.broker.depths(self.context.queues).values()):
             self._ahead = max(_LEAST_AHEAD, self._ahead // 2)

@@ -1,4 +1,4 @@
-"""A cancelled run comes to rest: workers let go of its chunks, and what they finished is kept."""
+"""A cancelled run ends: workers release its chunks, and what they finished is kept."""
 
 from __future__ import annotations
 

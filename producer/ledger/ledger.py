@@ -40,7 +40,7 @@ from producer.ledger.schema import (
 )
 from producer.sources.base import Matches, Page
 
-#: How long one access waits for a lock of another program's, in seconds; whoever works on the run then says so and
+#: How long one access waits for a lock of another program's, in seconds; the program then says so and
 #: waits on. Nothing can interrupt SQLite while it waits.
 _LOCK_SECONDS: Final = 5.0
 

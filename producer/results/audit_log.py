@@ -2,7 +2,7 @@
 
 The ledger is the truth: it numbers every effect in the transaction that keeps the item (table ``effect``).
 This file is derived from it, line by line, so that a crash between the two can neither lose a line nor
-double one: whoever opens the file next writes what is missing. Each line holds the SHA-256 of the line
+double one: the next process that opens the file writes what is missing. Each line holds the SHA-256 of the line
 before, so that nobody changes, drops or moves a line without every later one telling. Against a user who
 rewrites the whole file, and the ledger with it, only a head that was noted elsewhere helps:
 ``audit verify --head``.

@@ -1,4 +1,4 @@
-"""What a reason means, in a sentence for whoever meets it in a list."""
+"""What a reason means, in a sentence for a user who finds it in a list."""
 
 from __future__ import annotations
 

@@ -25,13 +25,13 @@ class RunWeights:
     """A model and its weights."""
 
     model: str
-    sha256: str  #: empty where whoever scores first settles it
+    sha256: str  #: empty where the first worker that scores settles it
 
 
 def choose_weights(settings: Settings, asked: str = "") -> RunWeights:
     """Return the weights of a run; refuse at once what the workers that answer don't have.
 
-    Where no worker answers, the run waits for one with the weights that it asks for, or for whoever comes first.
+    Where no worker answers, the run waits for one with the weights that it asks for, or for any that comes first.
 
     Parameters
     ----------

@@ -253,7 +253,7 @@ def _dispatch(
     with closing(pacs), watched, metrics or nullcontext():
         dispatcher.run(lambda: stop() or paths.cancel.exists())
         if not dispatcher.progress.done and (paths.cancel.exists() or not ledger.get("stack", True)):
-            # Workers let go of its chunks within a third of the lease; what they reported until then is kept.
+            # Workers release its chunks within a third of the lease; what they reported until then is kept.
             ledger.set("settled", settle(ledger, claims, job["run"]))
             observer.on_harvest()
         for one in (labels, eviction):

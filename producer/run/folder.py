@@ -138,7 +138,7 @@ def new_folder(stem: str) -> Path:
 
 
 def refuse_links(paths: Paths) -> None:
-    """Refuse a run's folder in which a link stands: whoever may write there would choose what the run overwrites.
+    """Refuse a run's folder in which a link stands: a user who may write there would choose what the run overwrites.
 
     Raises
     ------

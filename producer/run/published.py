@@ -1,4 +1,4 @@
-"""How far a run is, published by its producer for whoever looks: ``OUT/progress.json``, new every second.
+"""How far a run is, published by its producer for other processes: ``OUT/progress.json``, new every second.
 
 What a private Redis knows of chunks in flight reaches nobody else, and the ledger counts what has ended. So a `status`
 in another terminal, or on another machine that sees the folder, reads this file. It may be lost at any time.

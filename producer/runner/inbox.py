@@ -11,7 +11,7 @@ from backlog.errors import BacklogError
 from backlog.inputs.zip_archive import ZipArchive
 from producer.runner.runs import RunInfo
 
-#: A zip that has not changed for so many seconds is taken to be whole: whoever copies it writes all the time.
+#: A zip that has not changed for so many seconds is taken to be whole: a program that copies it writes all the time.
 _SETTLED_SECONDS: Final = 15.0
 
 #: What tells one content of a path from another: size and time of change.

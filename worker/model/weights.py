@@ -130,7 +130,7 @@ def locate(
                 else _not_the_release(release, model)
             )
             + ". Set CXR_WEIGHTS_SHA256 to its hash only if you know where the file comes from:"
-            " whoever made it decides what every score says"
+            " its author decides what every score says"
         )
     return Weights(path, found, meaningful=not is_seeded(found), model=MODELS[model])
 

@@ -13,7 +13,7 @@ from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from worker.pixels.attributes import Declared
 
-#: Bytes behind a frame that are nobody's pixels: writers fill up to a block of their disk or their network.
+#: Bytes behind a frame that are no pixels: writers fill up to a block of their disk or their network.
 _MAX_FILLING: Final = 1024
 #: Differences of neighbours, as shares of the differences of those twice as far apart. In an image they are below one,
 #: up to 0.99 in the noisiest; in words of 16 bits taken as bytes the high and the low byte alternate: 1.7 and more.

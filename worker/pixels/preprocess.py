@@ -4,7 +4,7 @@ The reference is torchxrayvision 1.5.7: ``utils.read_xray_dcm``, ``XRayCenterCro
 Where it is right this gives the same image; ``docs/pixels.md`` says case by case where it is not, and what
 is done instead. Every such departure is a flag.
 
-Whoever changes what the model sees raises ``PREPROCESSING`` in ``backlog/model.py``: new scores need new reports.
+A change of what the model sees raises ``PREPROCESSING`` in ``backlog/model.py``: new scores need new reports.
 """
 
 from __future__ import annotations

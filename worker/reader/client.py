@@ -187,9 +187,7 @@ class Reader:
 
     def _answer(self, instance: str) -> PreprocessedImage | RejectedImage:
         head, _ = self._frame(self._fetch_seconds, timed=False)
-        while (
-            head["state"] == "waiting"
-        ):  # for a slot at the PACS: nobody's fault, and it says so while it lasts
+        while head["state"] == "waiting":  # for a slot at the PACS: no failure, and it says so while it lasts
             self.waited += head["seconds"]
             self.on_wait()
             head, _ = self._frame(self._fetch_seconds, timed=False)

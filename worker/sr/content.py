@@ -144,7 +144,7 @@ def _findings(
 
 
 def _points(options: Options) -> str:
-    """Return where findings count as present, for whoever has to understand the report later."""
+    """Return where findings count as present, for a reader who has to understand the report later."""
     chosen = options.operating_points
     if chosen is None:
         return f"operating point={OPERATING_POINT}"
