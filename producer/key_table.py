@@ -127,7 +127,17 @@ def refuse_repeated_columns(path: Path, header: Sequence[str]) -> None:
 
 
 def column_at(path: Path, header: Sequence[str], name: str) -> int:
-    """Return where a column stands. Raises UsageError where there is none of that name."""
+    """Return where a column stands. Raises UsageError where there is none of that name.
+
+    Parameters
+    ----------
+    path
+        The table.
+    header
+        Names of its columns.
+    name
+        Of the column.
+    """
     if name not in header:
         raise UsageError(f"{path}: no column {name!r}; there are {', '.join(filter(None, header))}")
     return header.index(name)
@@ -135,6 +145,17 @@ def column_at(path: Path, header: Sequence[str], name: str) -> int:
 
 def named_key(path: Path, header: Sequence[str], option: str, wanted: str) -> tuple[Key, int]:
     """Return the key that ``COLUMN=KIND`` names, and its column.
+
+    Parameters
+    ----------
+    path
+        The table.
+    header
+        Names of its columns.
+    option
+        The option that names the key, for the message.
+    wanted
+        What it names; empty where it was not given.
 
     Raises
     ------
@@ -161,6 +182,15 @@ def checked_rows(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that hold anything, with their lines; the header's is 1.
 
+    Parameters
+    ----------
+    path
+        The table.
+    header
+        Names of its columns.
+    rows
+        Its rows, without the header.
+
     Raises
     ------
     UsageError
@@ -177,6 +207,19 @@ def checked_rows(
 
 def key_of(path: Path, key: Key, column: str, cell: str, line: int) -> str:
     """Return the key that a cell holds.
+
+    Parameters
+    ----------
+    path
+        The table.
+    key
+        What the column holds.
+    column
+        Its name.
+    cell
+        The cell's text.
+    line
+        The row's line, for the message.
 
     Raises
     ------

@@ -49,7 +49,10 @@ def written(ledger: Ledger) -> Iterator[ItemRow]:
 def delivered(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Yield what this run's modality confirmed to have, reports and the rest: (Study, SOP Instance UID)."""
     columns = ", ".join(f"item.{name}" for name in ItemRow._fields)
-    query = f"SELECT {columns} FROM effect JOIN item ON item.no = effect.item WHERE effect.kind = ? ORDER BY effect.seq"
+    query = (
+        f"SELECT {columns} FROM effect JOIN item ON item.no = effect.item"  # noqa: S608  # names of a type
+        " WHERE effect.kind = ? ORDER BY effect.seq"
+    )
     for item in ledger.select_as(ItemRow, query, DELIVERED):
         beside_it = [one["sop_instance_uid"] for one in derived_objects(item)]
         for uid in (item.sr_sop_instance_uid, *beside_it):

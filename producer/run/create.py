@@ -82,6 +82,12 @@ def create(
         What is made of files that are no DICOM object yet.
     weights
         What the run asks for: ``seeded``, a model's name, or the first digits of a SHA-256; empty for any.
+    only
+        A list of the images to be scored; the others are skipped by it.
+    only_by
+        The list's column that names images; empty: found by its name.
+    delivery
+        Where reports go besides the PACS, and what of the images stays there.
 
     Raises
     ------

@@ -30,6 +30,9 @@ RECORDS = {
     '"weights":"ab","meaningful":true,"engine":"torch","attempts":2,"derived_objects":[{"kind":"pdf",'
     '"sop_instance_uid":"2.25.2","instance":"e-f","sha256":"11","ours":true},{"kind":"capture","reason":"blank",'
     '"detail":""}]}',
+    "delivered": '{"outcome":"reported","stage":2,"instance":"a","sop_instance_uid":"1.2","study_instance_uid":"1.3",'
+    '"sr_sop_instance_uid":"2.25.1","sr_instance":"c-d","sr_sha256":"00","sr_ours":true,"flags":[],"scores":[0.5],'
+    '"weights":"ab","meaningful":true,"engine":"torch","attempts":2,"delivered":"PACS"}',
     "skipped": '{"outcome":"skipped","reason":"lateral","detail":"","stage":1,"attempts":1,"instance":"a-b",'
     '"sop_instance_uid":"1.2","study_instance_uid":"1.3","weights":"ab","meaningful":true,"engine":"onnxruntime"}',
     "quarantined": '{"outcome":"quarantined","reason":"not_dicom","detail":"no DICM","stage":0,"attempts":1}',
@@ -37,7 +40,7 @@ RECORDS = {
     "put aside": '{"outcome":"deferred","reason":"pacs_fails","detail":"x","stage":2,"attempts":1,"instance":"a-b",'
     '"history":[-5,7]}',
 }
-KINDS = [Reported, Reported, Skipped, Quarantined, Quarantined, PutAside]
+KINDS = [Reported, Reported, Reported, Skipped, Quarantined, Quarantined, PutAside]
 
 
 @pytest.mark.parametrize(("name", "kind"), list(zip(RECORDS, KINDS, strict=True)), ids=list(RECORDS))
