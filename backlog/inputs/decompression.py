@@ -39,7 +39,7 @@ def inflate(packed: bytes, size: int) -> bytes:
 
 
 def inflate_steps(packed: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Inflate a deflated stream piece by piece, for whoever needs its beginning only. At most ``size`` bytes.
+    """Inflate a deflated stream piece by piece, where only its beginning is needed. At most ``size`` bytes.
 
     Raises
     ------

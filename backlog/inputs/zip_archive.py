@@ -41,7 +41,7 @@ _MAX32: Final = 0xFFFFFFFF
 #: How much of the file's end goes into its fingerprint: hundreds of directory entries, each with a checksum.
 _TAIL: Final = 1 << 16
 
-#: How much of a member is read at a time by whoever needs its header only.
+#: How much of a member is read at a time where its header only is needed.
 _STEP: Final = 1 << 16
 
 #: How much of the directory is read at a time.

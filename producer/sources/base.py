@@ -36,7 +36,7 @@ class Entry:
     ref: int | str  #: what finds it again: a place in the zip or the listing, or Orthanc's id
     size: int = 0  #: bytes, where the source says so without being asked
     reason: Reason | None = None  #: decided by the listing alone
-    name: str = ""  #: of a file, for whoever lists it; kept nowhere, since it may name a patient
+    name: str = ""  #: of a file, for a command that lists it; kept nowhere, since it may name a patient
 
 
 @dataclass(frozen=True)
