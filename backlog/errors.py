@@ -26,6 +26,7 @@ from backlog.outcomes import Reason
 #: How the worker's programs that the producer starts (``worker.prepare``, ``worker.inspection``) end: the last line of
 #: their standard error is then the error's text.
 USAGE: Final = 2  #: a UsageError
+UNAVAILABLE: Final = 5  #: a ServiceUnavailable: the same command may work later
 KNOWN_FAILURE: Final = 3  #: any other BacklogError
 
 

@@ -19,6 +19,7 @@ from typing import IO, Any, Final, TypedDict
 from backlog.dicom.eligibility import Rules, RulesSpec
 from backlog.errors import (
     KNOWN_FAILURE,
+    UNAVAILABLE,
     USAGE,
     BacklogError,
     InstanceRejected,
@@ -184,6 +185,9 @@ def main() -> None:
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(USAGE) from None
+    except ServiceUnavailable as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(UNAVAILABLE) from None
     except BacklogError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(KNOWN_FAILURE) from None

@@ -13,6 +13,7 @@ from backlog.output_file import OutputFile
 from backlog.settings import interface_language
 from producer.cli.options import FORCE, OUT
 from producer.cli.output import read_settings, say_beside
+from producer.translation import t
 
 _COUNT = click.IntRange(1, 500)
 
@@ -96,7 +97,7 @@ def gallery(
         job, address = ledger.get("job"), pacs_address(ledger, paths)
         with (
             closing(pacs_of(ledger, settings, paths)) as pacs,
-            click.progressbar(length=len(chosen.rows), label="Images", file=sys.stderr) as bar,
+            click.progressbar(length=len(chosen.rows), label=t("Images"), file=sys.stderr) as bar,
         ):
             pictures = draw(job, chosen.rows, settings, address, lambda: bar.update(1))
             identified: dict[int, dict[str, str]] | None = None

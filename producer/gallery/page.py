@@ -21,6 +21,7 @@ from backlog.output_file import OutputFile, begins_with
 from producer.gallery.images import Picture, Pictures
 from producer.gallery.selection import Wanted, scores_of
 from producer.phrases import read_phrases
+from producer.translation import catalogue
 from producer.viewer_link import ViewerLink
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def write_gallery(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = read_phrases("producer.gallery", language)
+    words, said = read_phrases("producer.gallery", language), catalogue(language)
     script, style = _own("gallery.js"), _own("gallery.css")
     parts = environment.get_template("gallery.html.j2").generate(
         mark=_MARK,
@@ -101,6 +102,8 @@ def write_gallery(
         selection=_selection(about.wanted, words),
         named=names is not None,
         pictures=pictures,
+        no_heat_maps=said.message(pictures.no_heat_maps),
+        notes=[said.message(note) for note in about.notes],
         data=_data(about, pictures, names, link, words, language),
         script=script,
         style=style,

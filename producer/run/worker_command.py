@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, UsageError
+from backlog.errors import (
+    KNOWN_FAILURE,
+    UNAVAILABLE,
+    USAGE,
+    BacklogError,
+    ServiceUnavailable,
+    UsageError,
+)
 from backlog.processes import die_with_parent
 from backlog.settings import child_environment
 
@@ -145,6 +152,8 @@ def _check_end(module: str, status: int | None, errors: str) -> None:
     """Raise what a program of the worker's ended with."""
     if status == USAGE:
         raise UsageError(errors.strip().splitlines()[-1])
+    if status == UNAVAILABLE:
+        raise ServiceUnavailable(errors.strip().splitlines()[-1])
     if status == KNOWN_FAILURE:
         raise BacklogError(errors.strip().splitlines()[-1])
     if status != 0:

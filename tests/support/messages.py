@@ -138,6 +138,10 @@ def _spoken(tree: ast.AST, *, cli: bool) -> Iterator[str]:
         elif isinstance(node, (ast.Yield, ast.Return)) and node.value is not None:
             if (cli and isinstance(node, ast.Yield)) or _is_sentence(node.value):
                 yield from _texts(node.value)
+        elif isinstance(node, ast.List):
+            for one in node.elts:
+                if isinstance(one, ast.JoinedStr) and _is_sentence(one):
+                    yield from _texts(one)
         elif cli and isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in _LINES:
             for one in node.value.elts if isinstance(node.value, ast.List) else [node.value]:
                 yield from _texts(one)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from tests.support.dicom_images import chest, dicom
@@ -55,6 +56,44 @@ def test_without_a_window_that_shows_it_the_image_has_its_own_range(header: dict
     found = shown(dicom(chest() // 4 + 500, **header))
     assert found.contrast is Contrast.RANGE
     assert (found.image.min(), found.image.max()) == (0, 255)
+
+
+def a_table(first: int, entries: int, bits: int, *, falling: bool = False) -> Dataset:
+    """A VOI LUT with a curve, as radiography devices write them."""
+    curve = ((1 << bits) - 1) * np.linspace(0, 1, entries) ** 0.7
+    item = Dataset()
+    item.LUTDescriptor = [entries, first, bits]
+    item.LUTData = np.round(curve[::-1] if falling else curve).astype("<u2").tobytes()
+    item["LUTDescriptor"].VR = "US"
+    item["LUTData"].VR = "OW"
+    return item
+
+
+@pytest.mark.parametrize("presentation", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    ("first", "entries", "bits", "falling"),
+    [
+        (0, 4096, 12, False),
+        (0, 4096, 16, False),
+        (700, 2500, 10, False),
+        (0, 256, 8, False),  # of more entries pydicom's index runs over, being of 8 bits too
+        (300, 3000, 12, True),
+    ],
+)
+def test_a_voi_lut_shows_what_pydicom_shows(
+    first: int, entries: int, bits: int, falling: bool, presentation: str
+) -> None:
+    tables = [a_table(first, entries, bits, falling=falling), a_table(0, 16, 8)]  # the first of several
+    pixels = chest(bits=8 if entries == 256 else 12)
+    file = dicom(pixels, VOILUTSequence=tables, PhotometricInterpretation=presentation)
+    found = shown(file)
+    dataset = dcmread(io.BytesIO(file))
+    values = apply_voi_lut(dataset.pixel_array, dataset, prefer_lut=True)
+    expected = np.asarray(values, float) / ((1 << bits) - 1) * 255
+    if presentation == "MONOCHROME1":
+        expected = 255 - expected
+    assert found.contrast is Contrast.VOI_LUT
+    assert np.abs(found.image - expected).max() <= 1
 
 
 def test_the_whole_image_is_shown_smaller_and_nothing_where_nobody_asks() -> None:
