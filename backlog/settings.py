@@ -191,6 +191,23 @@ class Settings:
         "",
         "Folder that every run's folder has to lie in; `runs` lists it and `runner` works through it. Empty: anywhere.",
     )
+    between: str = _setting(
+        "", "Hours at which new runs send work, as `20:00-06:00`; what is in flight ends. Empty: always."
+    )
+    time_zone: str = _setting(
+        "",
+        "Time zone of CXR_BETWEEN, as `America/Sao_Paulo`. Empty: that of the machine where the run begins.",
+    )
+    stop_when_quarantined: float = _setting(
+        0.0,
+        "New runs pause by themselves when this percentage of at least 100 ended items is quarantined. 0: never.",
+        allowed=(0, 100),
+    )
+    notify: str = _setting(
+        "",
+        "Addresses of apprise that are told when a run ends, pauses by itself, or nothing moves for 10 minutes.",
+        secret=True,
+    )
     run_inbox: bool = _setting(False, "The runner begins a run for each zip that is put into its inbox.")
 
     @property

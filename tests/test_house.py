@@ -70,6 +70,7 @@ DOORS = {
     "matplotlib": {"producer.page.charts"},
     "rich": _in("producer.cli"),
     "prometheus_client": {"producer.monitoring.metrics", "producer.monitoring.runs"},
+    "apprise": {"producer.monitoring.notify"},
     "numpy": {*_in("worker"), *_in("producer.demo"), *_in("producer.validation")},
     "scipy": {"producer.validation.metrics", "producer.cli.validate"},  # an oracle of the tests besides
     "sklearn": {"producer.validation.metrics", "producer.cli.validate"},

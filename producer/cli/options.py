@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    pass
+    from backlog.settings import Settings
 
 
 OK = 0
@@ -72,6 +72,35 @@ STUDY_DATE = click.option(
 )
 
 
+BETWEEN = click.option(
+    "--between",
+    metavar="HOURS",
+    help="Send work at these hours only, as 20:00-06:00; what is in flight ends. Instead of CXR_BETWEEN.",
+)
+
+
+TIME_ZONE = click.option(
+    "--time-zone",
+    metavar="ZONE",
+    help="Time zone of --between, as America/Sao_Paulo. Default: CXR_TIME_ZONE, else this machine's.",
+)
+
+
+STOP_WHEN_QUARANTINED = click.option(
+    "--stop-when-quarantined",
+    metavar="PERCENT",
+    help="Pause by itself when so many of at least 100 ended items are quarantined, as 5%.",
+)
+
+
+NOTIFY = click.option(
+    "--notify",
+    metavar="URL",
+    help="Tell this address of apprise when the run ends, pauses by itself, or nothing moves. With a password in it"
+    " rather by CXR_NOTIFY_FILE.",
+)
+
+
 MAKE_UIDS = click.option(
     "--make-uids",
     is_flag=True,
@@ -122,6 +151,46 @@ def check_only_by(only: Path | None, only_by: str) -> None:
     """Refuse ``--only-by`` without a list. Raises UsageError."""
     if only_by and only is None:
         raise click.UsageError("--only-by names a column of the list of --only: give both")
+
+
+def with_schedule(
+    settings: Settings, between: str | None, time_zone: str | None, percent: str | None
+) -> Settings:
+    """Return the settings with what the options say of when a run sends work, and when it pauses by itself.
+
+    Parameters
+    ----------
+    settings
+        The settings of the environment.
+    between
+        Hours, as ``20:00-06:00``; None where the option was not given.
+    time_zone
+        Their IANA zone; None as above.
+    percent
+        Share of quarantined items, 0 to 100, with or without its sign; None as above.
+
+    Raises
+    ------
+    click.BadParameter
+        The share is no percentage.
+    """
+    from dataclasses import replace
+
+    if between is not None:
+        settings = replace(settings, between=between)
+    if time_zone is not None:
+        settings = replace(settings, time_zone=time_zone)
+    if percent is not None:
+        try:
+            share = float(percent.strip().removesuffix("%"))
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 100:
+            raise click.BadParameter(
+                f"{percent!r} is no percentage; write it as 5%", param_hint="--stop-when-quarantined"
+            )
+        settings = replace(settings, stop_when_quarantined=share)
+    return settings
 
 
 def conversion_of(make_uids: bool, wrap_images: bool, names: str, table: Path | None) -> Any:

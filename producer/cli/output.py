@@ -160,6 +160,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     ]
     if left := summary.get("seconds_left"):
         lines.append(row("Time left", t("about {duration}").format(duration=duration(left))))
+    if hours := summary.get("between"):
+        lines.append(row("Sends at", hours))
     if reason := summary.get("waiting_reason"):
         lines.append(row("Waiting", translated(reason)))
     lines.append(row("Model", f"{summary['model']} ({engine})"))

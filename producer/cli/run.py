@@ -11,26 +11,32 @@ from pathlib import Path
 
 import click
 
+from backlog.errors import UsageError
 from backlog.pacs.address import is_dicomweb
 from backlog.processes import cores
 from producer.cli.options import (
+    BETWEEN,
     COPY,
     IMAGE_NAMES,
     IMAGE_TABLE,
     INTERRUPTED,
     MAKE_UIDS,
     MODALITY,
+    NOTIFY,
     ONLY,
     ONLY_BY,
     OUT,
     PACS,
     SINCE,
     SOURCE,
+    STOP_WHEN_QUARANTINED,
     STUDY_DATE,
+    TIME_ZONE,
     WRAP_IMAGES,
     check_only_by,
     conversion_of,
     selection_of,
+    with_schedule,
 )
 from producer.cli.output import agree_on_copy, echo, need_runner, read_settings, summary_lines, work
 from producer.cli.status import look, progress_of
@@ -99,6 +105,10 @@ DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runn
 @WRAP_IMAGES
 @IMAGE_NAMES
 @IMAGE_TABLE
+@BETWEEN
+@TIME_ZONE
+@STOP_WHEN_QUARANTINED
+@NOTIFY
 @DETACH
 def run(
     source: str,
@@ -123,6 +133,10 @@ def run(
     wrap_images: bool,
     image_names: str,
     image_table: Path | None,
+    between: str | None,
+    time_zone: str | None,
+    stop_when_quarantined: str | None,
+    notify: str | None,
     detach: bool,
 ) -> None:
     """Run the model over a backlog.
@@ -140,7 +154,11 @@ def run(
     settings = read_settings()
     if derived_objects is not None:
         settings = replace(settings, derived_objects=derived_objects)
+    settings = with_schedule(settings, between, time_zone, stop_when_quarantined)
+    if notify is not None:
+        settings = replace(settings, notify=notify)
     if detach:
+        _refuse_notify(notify)
         need_runner(settings)
     chosen = selection_of(since, modality, study_date)
     paths = Paths(out.absolute() if out else new_folder("cxr-run"))
@@ -178,9 +196,10 @@ def run(
 @click.command()
 @OUT
 @COPY
+@NOTIFY
 @DETACH
 @click.option("--unless-held", is_flag=True, hidden=True, help="Not when it is paused, cancelled or stopped.")
-def resume(out: Path, copy: bool, detach: bool, unless_held: bool) -> None:
+def resume(out: Path, copy: bool, notify: str | None, detach: bool, unless_held: bool) -> None:
     """Go on with an interrupted, paused or cancelled run."""
     from producer.run.folder import Paths, is_running
     from producer.run.open import open_ledger
@@ -194,6 +213,7 @@ def resume(out: Path, copy: bool, detach: bool, unless_held: bool) -> None:
             sys.exit(INTERRUPTED)
         work(read_settings(), paths)
     if detach:
+        _refuse_notify(notify)
         need_runner(read_settings())
         for path in (*held, paths.runner):
             path.unlink(missing_ok=True)
@@ -205,7 +225,13 @@ def resume(out: Path, copy: bool, detach: bool, unless_held: bool) -> None:
     if paused and is_running(paths):
         echo("The run goes on.")
         return
-    work(read_settings(), paths, copy=True)
+    settings = read_settings() if notify is None else replace(read_settings(), notify=notify)
+    work(settings, paths, copy=True)
+
+
+def _refuse_notify(notify: str | None) -> None:
+    if notify is not None:
+        raise UsageError("the runner's own CXR_NOTIFY says whom it tells: leave --notify out")
 
 
 @click.command()

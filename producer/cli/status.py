@@ -19,13 +19,19 @@ def look(paths: Paths) -> dict[str, Any]:
     UsageError
         The folder holds no run.
     """
+    from producer.dispatch.quarantine_limit import REASON
     from producer.results.exports import summarise
     from producer.run.open import open_ledger
     from producer.run.published import read_published
+    from producer.run.schedule import BETWEEN
 
     with closing(open_ledger(paths.out)) as ledger:
         summary = summarise(ledger)
         summary["all_listed"] = bool(ledger.get("all_listed", False))
+        if hours := ledger.get(BETWEEN):
+            summary["between"] = " ".join(hours)
+        if (why := str(ledger.get(REASON, ""))) and not summary["complete"]:
+            summary["waiting_reason"] = why
     published = read_published(paths.progress)
     running = _at_work(paths, published)
     summary["state"] = _state(paths, complete=summary["complete"], running=running)
@@ -33,7 +39,7 @@ def look(paths: Paths) -> dict[str, Any]:
         progress = published.progress
         summary["seconds"] = round(published.seconds, 3)
         summary["images_per_second"] = round(published.rate, 3)
-        summary["waiting_reason"] = progress.waiting_reason
+        summary["waiting_reason"] = progress.waiting_reason or summary.get("waiting_reason", "")
         if progress.total is not None and not progress.all_listed:
             summary["total"], summary["all_listed"] = (
                 progress.total,

@@ -13,7 +13,9 @@ from celery import Celery
 from backlog.broker.claims import Claims
 from backlog.broker.messages import Job
 from backlog.broker.queues import queues_of
+from producer.dispatch.hours import Clock, Hours, utc_now
 from producer.dispatch.progress import RunProgress, StageTimes
+from producer.dispatch.quarantine_limit import QuarantineLimit
 from producer.ledger.chunk_sizes import ChunkSizes
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Source
@@ -38,6 +40,9 @@ class RunContext:
     #: Most chunks in flight however the window grows: their images take room in the PACS.
     most_in_flight: int = sys.maxsize
     pacs_answers: Callable[[], bool] = lambda: False
+    hours: Hours | None = None  #: when work is sent; None for always
+    clock: Clock = utc_now
+    quarantine_limit: QuarantineLimit | None = None
 
     @property
     def run(self) -> str:
@@ -65,6 +70,9 @@ class RunObserver(Protocol):
     def notify(self, text: str) -> None:
         """Tell the user something, in a line."""
 
+    def on_pause(self, progress: RunProgress) -> None:
+        """Take over that the run has paused by itself."""
+
 
 class Silent:
     """An observer that does nothing; what others begin from."""
@@ -79,6 +87,9 @@ class Silent:
         """Do nothing."""
 
     def notify(self, text: str) -> None:
+        """Do nothing."""
+
+    def on_pause(self, progress: RunProgress) -> None:
         """Do nothing."""
 
 
@@ -107,3 +118,8 @@ class Observers:
         """Tell each."""
         for one in self.observers:
             one.notify(text)
+
+    def on_pause(self, progress: RunProgress) -> None:
+        """Tell each."""
+        for one in self.observers:
+            one.on_pause(progress)

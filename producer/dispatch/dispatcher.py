@@ -21,8 +21,10 @@ from producer.dispatch.context import RunContext, RunObserver
 from producer.dispatch.give_up import left_alone, requested
 from producer.dispatch.harvest import Harvester
 from producer.dispatch.progress import RunProgress
+from producer.dispatch.quarantine_limit import REASON
 from producer.dispatch.reconcile import Reconciler
 from producer.ledger.ledger import ChunkRow
+from producer.run.folder import touch
 from producer.sources.base import Page
 
 _TICK: Final = 0.1
@@ -78,7 +80,9 @@ class Dispatcher:
             started = time.monotonic()
             try:
                 done = self.step()
-                self.progress.waiting_reason = claims.waiting_reason(run) or self._standstill()
+                self.progress.waiting_reason = (
+                    self._holding_back() or claims.waiting_reason(run) or self._standstill()
+                )
             except (ServiceUnavailable, OperationalError) as error:
                 # Redis, the PACS or the disk is unavailable: everything stands in the ledger, so wait and go on.
                 self.progress.waiting_reason = str(error) or error.__class__.__name__
@@ -104,13 +108,18 @@ class Dispatcher:
             self._send(self.in_flight[number])
         self._give_up(states)
         self.observer.on_harvest()
-        self.list_source()
         self._tell_state()
+        hours = self.context.hours
+        self.progress.outside_hours = hours is not None and not hours.is_open(self.context.clock())
+        if not self.progress.outside_hours:
+            self.list_source()
         if not self.progress.paused:
-            self.dispatch(states)
+            if not self.progress.outside_hours:
+                self.dispatch(states)
             if self._reconciler.due():
-                self.reconcile(states)
+                self.reconcile(states)  # what is in flight ends at any hour, also where its message was lost
         self._count(states)
+        self._pause_by_itself()
         return self.progress.done
 
     def reconcile(self, states: Mapping[int, ChunkProgress]) -> None:
@@ -185,6 +194,8 @@ class Dispatcher:
         if paused == self.progress.paused and time.monotonic() - self._told < _TELL_EVERY:
             return
         self.context.claims.set_state(self.context.run, "paused" if paused else "running")
+        if not paused and self.context.ledger.get(REASON, ""):
+            self.context.ledger.set(REASON, "")
         if not paused:
             self._send_parked()
         self.progress.paused = paused
@@ -197,6 +208,30 @@ class Dispatcher:
             if chunk in self.in_flight:
                 claims.mark_sent(run, [chunk])
                 self._send_message(Stage(stage), job, chunk, items)
+
+    def _pause_by_itself(self) -> None:
+        """Pause where too much is quarantined, as a user would; say why."""
+        context, progress = self.context, self.progress
+        if context.quarantine_limit is None or progress.paused or progress.done:
+            return
+        if why := context.quarantine_limit.exceeded():
+            context.ledger.set(REASON, why)
+            touch(context.pause_file)
+            self._tell_state()
+            out = context.pause_file.parent
+            self.observer.notify(
+                f"{why}. See them: cxr-backlog quarantine {out}; go on: cxr-backlog resume {out}"
+            )
+            self.observer.on_pause(progress)
+
+    def _holding_back(self) -> str:
+        """Return why nothing is sent, where it is not a server's fault."""
+        progress, context = self.progress, self.context
+        if progress.paused:
+            return str(context.ledger.get(REASON, ""))
+        if progress.outside_hours and not progress.done:
+            return f"nothing is sent outside {context.hours}; chunks in flight: {len(self.in_flight)}"
+        return ""
 
     def dispatch(self, states: Mapping[int, ChunkProgress]) -> None:
         """Send chunks while the window has room; what came back, or comes again alone, takes none of it."""
@@ -280,8 +315,10 @@ class Dispatcher:
         if seen != self._seen:
             self._seen, self._moved = seen, time.monotonic()
         quiet = time.monotonic() - self._moved
+        progress.standing_still = False
         if not self.in_flight or quiet < _STANDSTILL or progress.paused:
             return ""
+        progress.standing_still = True
         depths = self.context.claims.broker.depths(self.context.queues)
         waiting = ", ".join(f"{name} {count}" for name, count in depths.items() if count)
         since = datetime.now() - timedelta(seconds=quiet)  # noqa: DTZ005  # the user's clock

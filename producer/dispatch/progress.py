@@ -26,6 +26,8 @@ class RunProgress:
     resent: int = 0
     paused: bool = False
     waiting_reason: str = ""
+    outside_hours: bool = False  #: nothing is sent at this time of the day
+    standing_still: bool = False  #: nothing moves, and nothing tells why
 
     @property
     def done(self) -> bool:

@@ -155,6 +155,9 @@ class Metrics:
     def notify(self, text: str) -> None:
         """Do nothing: Prometheus knows numbers only."""
 
+    def on_pause(self, progress: RunProgress) -> None:
+        """Do nothing: the numbers say that it is paused."""
+
     def _queues(self) -> list[str]:
         return list(queues_of(self.job).values())
 

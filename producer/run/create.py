@@ -30,6 +30,7 @@ from producer.run.delivery import AS_USUAL, Delivery
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address, place_facts
+from producer.run.schedule import schedule_facts
 from producer.run.wanted import keep_wanted, read_wanted
 from producer.run.worker_inventory import check_workers_make
 from producer.sources.open import Selection, make_source
@@ -99,6 +100,7 @@ def create(
     """
     pacs, word = checked_address(pacs), checked_address(word) if is_dicomweb(word) else word
     check_place(settings, paths)
+    schedule = schedule_facts(settings)
     refuse_another(paths)  # before anything is read; what counts is the look under the lock
     check_workers_make(settings, settings.derived_object_kinds)
     points = read_operating_points(operating_points) if operating_points is not None else None
@@ -147,11 +149,11 @@ def create(
         job["keep"] = delivery.keep
         facts[EVICTS] = not delivery.keep
     if only is None:
-        _make(paths, facts)
+        _make(paths, facts | schedule)
         return
     with PrivateFolder() as folder:
         listed = read_wanted(only, only_by, folder, source, selection, conversion)
-        _make(paths, facts | {ONLY: listed.facts}, listed.path)
+        _make(paths, facts | schedule | {ONLY: listed.facts}, listed.path)
 
 
 def _converting(spec: SourceSpec, conversion: ConversionSpec) -> SourceSpec:
@@ -285,6 +287,7 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     job |= {"language": settings.language, "coding": settings.coding}
     job["rules"] = Rules.from_settings(settings).spec()
     replayed = [json.loads(item.ref) for item in items]
+    facts |= schedule_facts(settings)
     _make(paths, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)})
     return len(items)
 

@@ -40,6 +40,7 @@ from producer.run.open import open_ledger, pacs_of, source_of
 from producer.run.place import PACS_INSIDE, check_not_copy, pacs_address, settle_here
 from producer.run.published import Publisher
 from producer.run.same_pacs import RENAMED, IdentityWatch, another_pacs, is_run_pacs
+from producer.run.schedule import hours_of, quarantine_limit_of
 from producer.run.signals import StopRequest, stopping_on_signals
 from producer.run.stopwatch import Stopwatch
 from producer.run.worker_command import Stopped, prepare_model
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
     from backlog.broker.claims import Claims
     from producer.monitoring.metrics import Metrics  # an extra's library
+    from producer.monitoring.notify import Notifier
 
 
 #: How long a run that is to stop may take to write its scores, in seconds: ten million take minutes.
@@ -120,6 +122,7 @@ def go_on(
                     raise another_pacs(pacs_url)
                 say(RENAMED)
         check_workers_make(settings, job.get("derived_objects", []))
+        notifier = _notifier(settings, job, say)
         job["pacs"] = identity
         ledger.set("job", job)
         paths.stopped.unlink(missing_ok=True)
@@ -138,7 +141,13 @@ def go_on(
 
             watch = Stopwatch(ledger, shown)
             try:
-                _dispatch(chosen, paths, ledger, source, job, stopping.is_set, watch.show, say, audit)
+                _dispatch(
+                    chosen, paths, ledger, source, job, stopping.is_set, watch.show, say, audit, notifier
+                )
+            except BacklogError:
+                if notifier is not None:
+                    notifier.failed()
+                raise
             finally:
                 publisher.withdraw()
                 watch.keep()
@@ -149,6 +158,8 @@ def go_on(
         if ledger.get(ONLY) and ledger.get("all_listed"):
             write_only_account(ledger, OnlyList(paths.only, ledger.get(ONLY)), paths.only_account)
         summary = exports.write_summary(ledger, OutputFile(paths.summary, force=True))
+        if summary["complete"] and notifier is not None:
+            notifier.ended(summary)
         if summary["complete"]:
             _write_page(ledger, paths, audit, say, settings)
         return summary, not summary["complete"]
@@ -202,6 +213,7 @@ def _dispatch(
     show: Callable[[RunProgress], None],
     say: Callable[[str], None],
     audit: Audit,
+    notifier: Notifier | None,
 ) -> None:
     from backlog.broker.celery_app import make_app  # celery takes 300 ms to import
     from backlog.broker.claims import Claims
@@ -225,9 +237,8 @@ def _dispatch(
     labels = StudyLabels(ledger, pacs, job) if ledger.get(WANTED) else None
     eviction = _eviction(ledger, pacs, job, settings)
     checks = [one.check for one in (identity, watch, labels, eviction) if one is not None]
-    observer = Observers(
-        _RunObserver(show, say, audit, checks, consumers), *([metrics] if metrics is not None else [])
-    )
+    others = [one for one in (metrics, notifier) if one is not None]
+    observer = Observers(_RunObserver(show, say, audit, checks, consumers), *others)
     chunk_size = int(ledger.get("chunk_size"))
     most = max(1, settings.retrieve_window // chunk_size) if eviction is not None else sys.maxsize
     dispatcher = Dispatcher(
@@ -245,6 +256,8 @@ def _dispatch(
             give_up_file=paths.give_up,
             pacs_contains=None if job["pacs"] else partial(_holds, pacs),
             pacs_answers=partial(_answers, pacs),
+            hours=hours_of(ledger),
+            quarantine_limit=quarantine_limit_of(ledger),
         ),
         observer,
     )
@@ -322,6 +335,15 @@ def _holds(pacs: Pacs, instance: str) -> bool:
     except InstanceRejected:
         return False
     return True
+
+
+def _notifier(settings: Settings, job: Job, say: Callable[[str], None]) -> Notifier | None:
+    """Return what tells people about the run, where the settings name somebody."""
+    if not settings.notify.strip():
+        return None
+    from producer.monitoring.notify import Notifier  # an extra's library
+
+    return Notifier(settings.notify, job["run"], say)
 
 
 def _metrics(

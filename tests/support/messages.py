@@ -38,6 +38,7 @@ SPEAKING = {
     **dict.fromkeys(("say_beside", "InstanceRejected", "refuse"), (1,)),
     "Check": (2, 3),
     "warn": (1,),
+    "notify": (0,),
 }
 
 #: What commands call the lines that they print.
