@@ -38,7 +38,7 @@ DOORS = {
     # Writes the demonstration; reads and writes PyTorch's container. Sources are backlog.inputs.zip_archive's.
     "zipfile": {"producer.demo.backlog", "worker.model.torch_file", "worker.model.seeded_weights"},
     "polib": {"producer.translation"},
-    "sqlite3": {"producer.ledger.ledger", "producer.sources.only_list"},
+    "sqlite3": {"producer.ledger.run_database", "producer.sources.only_list"},
     "torch": {"worker.model.engine", "worker.model.torch_engine", "worker.model.torch_model"},
     "celery": {
         *(

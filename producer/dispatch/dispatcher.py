@@ -71,7 +71,7 @@ class Dispatcher:
 
         Raises
         ------
-        producer.ledger.ledger.LedgerFenced
+        producer.ledger.run_database.LedgerFenced
             Another producer resumed this run.
         """
         self.begin()

@@ -21,9 +21,10 @@ import pytest
 from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Outcome, Reason
-from producer.ledger import ledger as ledger_module
+from producer.ledger import run_database
 from producer.ledger.chunk_sizes import even
-from producer.ledger.ledger import ChunkRow, Ledger, LedgerFenced
+from producer.ledger.ledger import ChunkRow, Ledger
+from producer.ledger.run_database import LedgerFenced
 from producer.sources.base import Entry, Page
 from tests.support.servers import ROOT
 
@@ -443,7 +444,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def test_a_locked_ledger_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(run_database, "_LOCK_SECONDS", 0.05)
     with closing(Ledger.create(path, {})) as ledger:
         with locked(path), pytest.raises(ServiceUnavailable, match="another program holds the run's ledger"):
             ledger.add(page(0, 3, last=True), even(2))
@@ -454,7 +455,7 @@ def test_a_locked_ledger_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_ledger_that_is_locked_against_readers_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(run_database, "_LOCK_SECONDS", 0.05)
     Ledger.create(path, {"job": 1}).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode = DELETE")

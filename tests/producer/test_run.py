@@ -28,9 +28,10 @@ from producer.dispatch import give_up
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.harvest import Harvester
-from producer.ledger import ledger as ledger_module
+from producer.ledger import run_database
 from producer.ledger.chunk_sizes import even
-from producer.ledger.ledger import Ledger, LedgerFenced
+from producer.ledger.ledger import Ledger
+from producer.ledger.run_database import LedgerFenced
 from producer.run import create as begin
 from producer.run import execute
 from producer.run import folder as run_folder
@@ -227,7 +228,7 @@ def test_a_page_that_the_ledger_could_not_keep_is_listed_again(
     claims: Claims, tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found: the source went on behind it, and its items were in no chunk of a run that ended as complete."""
-    monkeypatch.setattr(ledger_module, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(run_database, "_LOCK_SECONDS", 0.05)
     monkeypatch.setattr(simulated, "PAGE", 10)
     with closing(Ledger.create(tmp_path / "again.sqlite", {"job": a_job(RUN)})) as ledger:
         producer = make(ledger)
