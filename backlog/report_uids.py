@@ -10,6 +10,8 @@ from backlog.model import PREPROCESSING
 
 #: Raise when a report's layout or codes change: old and new reports then stand side by side.
 SCHEMA: Final = "1"
+#: Raise when regions are drawn otherwise: the same, for reports that draw some.
+REGIONS_SCHEMA: Final = "1"
 #: The root of every derived UID. Changing it would write every report of the past a second time.
 _NAMESPACE: Final = uuid.UUID("c08cbe69-5d45-428c-9249-1602551b7649")
 
@@ -32,6 +34,7 @@ def report_and_series_uid(
     coding: str,
     iod: str,
     operating_points_sha256: str = "",
+    regions: str = "none",
 ) -> tuple[str, str]:
     """Return the SOP Instance UID and the Series Instance UID of the report of one image.
 
@@ -45,7 +48,10 @@ def report_and_series_uid(
         How the report is written.
     operating_points_sha256
         Of the file that decides what is present; empty: the model's own point does.
+    regions
+        What it draws, of `backlog.settings.REGIONS`.
     """
     points = (operating_points_sha256,) if operating_points_sha256 else ()
-    made_by = (model, weights_sha256, PREPROCESSING, SCHEMA, language, coding, iod, *points)
+    drawn = (f"regions {regions} {REGIONS_SCHEMA}",) if regions != "none" else ()
+    made_by = (model, weights_sha256, PREPROCESSING, SCHEMA, language, coding, iod, *points, *drawn)
     return derived_uid("sr", sop_instance_uid, *made_by), derived_uid("series", sop_instance_uid, *made_by)

@@ -23,6 +23,9 @@ PREFIX: Final = "CXR_"
 #: What can be stored beside a report, for viewers that show no SR: a picture, the report as a PDF.
 DERIVED_OBJECTS: Final = ("capture", "pdf")
 
+#: What reports draw: where the evidence of findings that are present lies, the square that the model saw, nothing.
+REGIONS: Final = ("activation", "frame", "none")
+
 
 def _setting(
     default: object,
@@ -132,6 +135,12 @@ class Settings:
         "open",
         "Codes of the findings; `snomed` needs a licence in some countries.",
         choices=("open", "snomed"),
+    )
+    regions: str = _setting(
+        "activation",
+        "What reports draw in the image: `activation` (where the evidence of findings that are present lies), `frame` "
+        "(the square that the model saw), `none`.",
+        choices=REGIONS,
     )
     derived_objects: str = _setting(
         "",

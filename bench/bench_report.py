@@ -16,13 +16,14 @@ from backlog.dicom.file import DicomFile
 from bench.figures import Figure
 from bench.reference import highdicom_sr as sr_highdicom
 from tests.support.sr_headers import CASES
+from tests.support.sr_reports import regions
 from worker.sr.build import Model, Options, build, check
 from worker.sr.content import report_content
 from worker.sr.source_header import read_source
 
 _ROUNDS = 7
 _MODEL = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "5ca1ab1e" * 8)
-_OPTIONS = Options()
+_OPTIONS = Options(regions="activation")
 _WHEN = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 _SCORES = [(7 * k % 18) / 18 for k in range(18)]
 
@@ -39,14 +40,28 @@ def rows(image: bytes = CASES["good"].dicom) -> list[tuple[str, float, str, floa
     """Return name, median, unit and the ratio to highdicom's median of each way."""
     of = DicomFile(image).identity
 
+    drawn = regions(image)
+
     def ours() -> bytes:
         return build(
-            read_source(DicomFile(image)), _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN
+            read_source(DicomFile(image)),
+            _SCORES,
+            (),
+            model=_MODEL,
+            options=_OPTIONS,
+            when=_WHEN,
+            regions=drawn,
         ).dicom
 
     def theirs() -> bytes:
         content = report_content(
-            read_source(DicomFile(image)), _SCORES, (), model=_MODEL, options=_OPTIONS, when=_WHEN
+            read_source(DicomFile(image)),
+            _SCORES,
+            (),
+            model=_MODEL,
+            options=_OPTIONS,
+            when=_WHEN,
+            regions=drawn,
         )
         return sr_highdicom.encode(content)
 

@@ -68,7 +68,7 @@ def _check_redis(**_: Any) -> None:
 
 @celeryd_after_setup.connect
 def _set_up(**_: Any) -> None:
-    take_from_own_queues(app.amqp.queues, process.weights_sha256, draws="capture" in kinds_made_here())
+    take_from_own_queues(app.amqp.queues, process.weights_sha256)
     if _infers():
         preload()  # once, for all processes of the pool and their readers
 

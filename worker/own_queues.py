@@ -8,8 +8,8 @@ from backlog.broker.messages import QUEUES, Stage
 from backlog.broker.queues import queue_for
 
 
-def take_from_own_queues(queues: Any, weights: str, *, draws: bool) -> None:
-    """Add the queues of a worker's own weights to those that it was told to take from.
+def take_from_own_queues(queues: Any, weights: str) -> None:
+    """Add the queue of a worker's own weights to those that it was told to take from.
 
     Parameters
     ----------
@@ -17,12 +17,8 @@ def take_from_own_queues(queues: Any, weights: str, *, draws: bool) -> None:
         Celery's, ``app.amqp.queues``, once they are chosen and before the worker takes from them.
     weights
         SHA-256 of the worker's weights; empty where the settings leave it open.
-    draws
-        Whether it can make the picture beside a report, which needs the model too.
     """
-    if not weights:
-        return
-    needing = {QUEUES[Stage.INFER], *([QUEUES[Stage.REPORT]] if draws else [])}
-    for base in needing & set(queues.consume_from):
+    base = QUEUES[Stage.INFER]
+    if weights and base in queues.consume_from:
         own = queue_for(base, weights)
         queues.select_add(own, routing_key=own)

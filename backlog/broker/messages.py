@@ -121,6 +121,9 @@ class PredecessorSpec(TypedDict):
     coding: str
     model: NotRequired[str]  #: absent in runs that began before there were others
     operating_points: NotRequired[OperatingPointsSpec]
+    regions: NotRequired[
+        str
+    ]  #: what reports draw, of :data:`backlog.settings.REGIONS`; absent in runs of before: nothing
 
 
 class Job(TypedDict):
@@ -148,6 +151,9 @@ class Job(TypedDict):
     operating_points: NotRequired[OperatingPointsSpec]
     keep: NotRequired[bool]  #: images that a modality sent stay in Orthanc when they are scored
     deliver: NotRequired[str]  #: the modality that gets each report
+    regions: NotRequired[
+        str
+    ]  #: what reports draw, of :data:`backlog.settings.REGIONS`; absent in runs of before: nothing
     derived_objects: NotRequired[
         list[str]
     ]  #: what is stored beside each report, of :data:`backlog.settings.DERIVED_OBJECTS`
@@ -181,6 +187,24 @@ class InferItem(TypedDict):
     instance: str  #: the PACS's id
 
 
+class SeenSpec(TypedDict):
+    """What of a stored image the model saw: see :class:`worker.pixels.seen.SeenSquare`."""
+
+    left: int
+    top: int
+    side: int
+    transposed: NotRequired[bool]
+    left_right: NotRequired[bool]
+    upside_down: NotRequired[bool]
+
+
+class EvidenceSpec(TypedDict):
+    """Where an image's scores come from."""
+
+    seen: SeenSpec
+    maps: dict[str, str]  #: by label, base64 of a level for each cell: :func:`worker.sr.regions.packed`
+
+
 class ReportItem(TypedDict):
     """One scored image."""
 
@@ -188,6 +212,7 @@ class ReportItem(TypedDict):
     instance: str
     scores: list[float | None]  #: None for a label that the model was not trained on
     flags: list[str]
+    evidence: NotRequired[EvidenceSpec]  #: where something of it is drawn
 
 
 class StageTime(TypedDict):

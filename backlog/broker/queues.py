@@ -38,14 +38,8 @@ def base_of(queue: str) -> str:
 
 
 def queue_of(stage: Stage, job: Job) -> str:
-    """Return the queue that a run's messages for one stage go to.
-
-    A report with a picture of where the model looked needs the model as well.
-    """
-    needs_model = stage is Stage.INFER or (
-        stage is Stage.REPORT and "capture" in job.get("derived_objects", ())
-    )
-    return queue_for(QUEUES[stage], job["weights"] if needs_model else "")
+    """Return the queue that a run's messages for one stage go to; scoring alone needs the model."""
+    return queue_for(QUEUES[stage], job["weights"] if stage is Stage.INFER else "")
 
 
 def queues_of(job: Job, first: Stage | None = None) -> dict[Stage, str]:

@@ -8,12 +8,13 @@ the two together. What highdicom can't say is changed afterwards, each with its 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from io import BytesIO
 from typing import Any, Final
 
 import highdicom as hd
+import numpy as np
 from highdicom import sr
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import RelationshipTypeValues as Relationship
@@ -27,6 +28,7 @@ from worker.sr.codes import Code, Vocabulary
 from worker.sr.content import MODEL_MANUFACTURER, SCHEMES, Finding, ReportContent
 from worker.sr.document import COPIED_ATTRIBUTES, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from worker.sr.inputs import SOP_CLASSES, Predecessor
+from worker.sr.regions import SUMMARY, Outline
 
 
 class _Copying:
@@ -171,7 +173,10 @@ def _content(report_content: ReportContent) -> Any:
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=_concept(words.codes["imaging_procedure"]),
-        imaging_measurements=[_group(report_content, finding) for finding in report_content.findings],
+        imaging_measurements=[
+            *(_group(report_content, finding) for finding in report_content.findings),
+            *_summary_groups(report_content),
+        ],
         title=standard.DCM.ImagingMeasurementReport,
         language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
             _concept(words.language)
@@ -191,29 +196,82 @@ def _group(report_content: ReportContent, finding: Finding) -> Any:
     source, codes = report_content.source, report_content.words.codes
     uids = (source.sop_class_uid, source.sop_instance_uid)
     measurements = []
+    where = [_outline(outline, uids) for outline in finding.region] or _corners(report_content)
     if finding.value is not None:
         measurement = sr.Measurement(
             _concept(codes["certainty"]),
             finding.value,
             _concept(codes["percent"]),
-            referenced_images=[sr.SourceImageForMeasurement(*uids)],
+            referenced_images=None if where else [sr.SourceImageForMeasurement(*uids)],
+            referenced_coordinates=where or None,
         )
         # The exact number stays in Floating Point Value; what is shown has two decimals.
         measurement[0].MeasuredValueSequence[0].NumericValue = DSfloat(finding.percent)
         measurements.append(measurement)
-    return sr.MeasurementsAndQualitativeEvaluations(
+    group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=finding.tracking_uid, identifier=finding.label),
         finding_type=_concept(finding.code) if finding.present else None,
         finding_sites=[sr.FindingSite(anatomic_location=_concept(finding.site))],
-        algorithm_id=sr.AlgorithmIdentification(
-            name=report_content.model.name,
-            version=report_content.model.version,
-            family=standard.cid7162.ArtificialIntelligence,
-            parameters=[report_content.parameters],
-        ),
+        algorithm_id=_algorithm(report_content),
         measurements=measurements or None,
         qualitative_evaluations=[sr.QualitativeEvaluation(_concept(finding.code), _concept(finding.state))],
         source_images=[sr.SourceImageForMeasurementGroup(*uids)],
+    )
+    if finding.region:
+        _comment(group, finding.region_text, codes)
+    if finding.value is None:
+        for corners in _corners(report_content):
+            corners.RelationshipType = Relationship.CONTAINS.value
+            group[0].ContentSequence.append(corners)
+    return group
+
+
+def _summary_groups(report_content: ReportContent) -> list[Any]:
+    source, codes, summary = report_content.source, report_content.words.codes, report_content.summary
+    if summary is None:
+        return []
+    uids = (source.sop_class_uid, source.sop_instance_uid)
+    highest = sr.Measurement(
+        _concept(codes["highest_score"]),
+        summary.value,
+        _concept(codes["percent"]),
+        referenced_coordinates=[_outline(summary.outline, uids)],
+    )
+    highest[0].MeasuredValueSequence[0].NumericValue = DSfloat(summary.percent)
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=summary.tracking_uid, identifier=SUMMARY),
+        algorithm_id=_algorithm(report_content),
+        measurements=[highest],
+        source_images=[sr.SourceImageForMeasurementGroup(*uids)],
+    )
+    _comment(group, summary.text, codes)
+    return [group]
+
+
+def _outline(outline: Outline, uids: tuple[str, str], graphic_type: str = "POLYLINE") -> Any:
+    """Return TID 320's spatial coordinates, as TID 300 has them."""
+    return sr.CoordinatesForMeasurement(graphic_type, np.array(outline), sr.SourceImageForRegion(*uids))
+
+
+def _corners(report_content: ReportContent) -> list[Any]:
+    source = report_content.source
+    uids = (source.sop_class_uid, source.sop_instance_uid)
+    return [_outline(report_content.corners, uids, "MULTIPOINT")] if report_content.corners else []
+
+
+def _comment(group: Any, text: str, codes: Mapping[str, Code]) -> None:
+    """Add what highdicom's TID 1501 has no argument for."""
+    group[0].ContentSequence.append(
+        sr.TextContentItem(_concept(codes["comment"]), text, Relationship.CONTAINS)
+    )
+
+
+def _algorithm(report_content: ReportContent) -> Any:
+    return sr.AlgorithmIdentification(
+        name=report_content.model.name,
+        version=report_content.model.version,
+        family=standard.cid7162.ArtificialIntelligence,
+        parameters=[report_content.parameters],
     )
 
 

@@ -75,6 +75,7 @@ def unrecorded(
                     coding=job["coding"],
                     iod=_IOD,
                     operating_points_sha256=job.get("operating_points", {}).get("sha256", ""),
+                    regions=job.get("regions", "none"),
                 )
                 wanted[uids[0]] = (
                     int(item["no"]),

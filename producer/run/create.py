@@ -117,6 +117,7 @@ def create(
         "pacs": identity,
         "language": settings.language,
         "coding": settings.coding,
+        "regions": settings.regions,
         "rules": Rules.from_settings(settings).spec(),
         "model": wanted.model,
         "weights": wanted.sha256,
@@ -284,7 +285,7 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     ledger.close()
     now = datetime.now(UTC).replace(microsecond=0)
     job |= {"run": _name(now), "when": now.isoformat()}
-    job |= {"language": settings.language, "coding": settings.coding}
+    job |= {"language": settings.language, "coding": settings.coding, "regions": settings.regions}
     job["rules"] = Rules.from_settings(settings).spec()
     replayed = [json.loads(item.ref) for item in items]
     facts |= schedule_facts(settings)
@@ -316,6 +317,8 @@ def _predecessor(out: Path) -> PredecessorSpec:
         "coding": earlier["coding"],
         "model": model_of(earlier).name,
     }
+    if "regions" in earlier:
+        spec["regions"] = earlier["regions"]
     if "operating_points" in earlier:
         spec["operating_points"] = earlier["operating_points"]
     return spec

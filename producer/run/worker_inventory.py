@@ -98,5 +98,5 @@ def check_workers_make(settings: Settings, kinds: list[str]) -> None:
         raise UsageError(
             f"no report worker here can make {', '.join(missing)}, and the run would wait for one for ever: leave it"
             " out (CXR_DERIVED_OBJECTS, --derived-objects), or give the report workers"
-            " cxr-backlog[inference,derived] and the model"
+            " cxr-backlog[codecs,derived]"
         )

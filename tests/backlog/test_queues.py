@@ -14,17 +14,15 @@ RELEASED = RELEASE_SHA256[DEFAULT_MODEL]
 
 def test_only_what_needs_the_model_is_told_apart_by_weights() -> None:
     assert queues_of(a_job("run1", weights=SEEDED)) == {
-        Stage.UPLOAD: "upload",
         Stage.INFER: "inference.29a0a7699382",
         Stage.REPORT: "report",
     }
     assert list(queues_of(a_job("run1"), Stage.INFER).values()) == ["inference", "report"]
 
 
-def test_a_picture_beside_the_report_needs_the_model_too() -> None:
+def test_a_picture_beside_the_report_needs_no_model() -> None:
     job = a_job("run1", weights=RELEASED)
-    assert queue_of(Stage.REPORT, {**job, "derived_objects": ["pdf"]}) == "report"
-    assert queue_of(Stage.REPORT, {**job, "derived_objects": ["capture", "pdf"]}) == "report.56524913dd16"
+    assert queue_of(Stage.REPORT, {**job, "derived_objects": ["capture", "pdf"]}) == "report"
 
 
 def test_a_queue_is_known_by_its_stage() -> None:

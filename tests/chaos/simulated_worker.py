@@ -77,7 +77,7 @@ def _register(stage: Stage, body: Any) -> None:
 
 @celeryd_after_setup.connect
 def _set_up(**_: Any) -> None:
-    take_from_own_queues(app.amqp.queues, WEIGHTS, draws=False)
+    take_from_own_queues(app.amqp.queues, WEIGHTS)
 
 
 _register(Stage.INFER, infer)

@@ -14,6 +14,7 @@ def a_job(
     pacs: str = "",
     weights: str = "",
     meaningful: bool = True,
+    regions: str = "none",
 ) -> Job:
     """Return the job of a run over images in an Orthanc, or over another source."""
     return {
@@ -23,6 +24,7 @@ def a_job(
         "pacs": pacs,
         "language": "en",
         "coding": "open",
+        "regions": regions,
         "rules": Rules().spec(),
         "weights": weights,
         "meaningful": meaningful,

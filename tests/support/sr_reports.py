@@ -14,10 +14,23 @@ from typing import Any, Final
 import pytest
 
 from backlog.dicom.file import DicomFile
+from backlog.model import LABELS
 from tests.support.cases import dicom_cases
 from tests.support.pixelmed import JAR, validated
 from tests.support.sr_headers import CASES, NONCONFORMANT
-from worker.sr.build import InstanceRejected, Model, Options, Report, SourceHeader, build, check, read_source
+from worker.pixels.seen import SeenSquare
+from worker.sr.build import (
+    InstanceRejected,
+    Model,
+    Options,
+    Regions,
+    Report,
+    SourceHeader,
+    build,
+    check,
+    read_source,
+)
+from worker.sr.regions import regions_of
 
 MODEL: Final = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "5ca1ab1e" * 8)
 SEEDED: Final = Model(
@@ -25,11 +38,24 @@ SEEDED: Final = Model(
 )
 WHEN: Final = datetime(2025, 1, 2, 23, 4, 5, tzinfo=UTC)
 ENGLISH: Final = Options()
+#: What runs write unless they are told otherwise.
+DRAWN: Final = Options(regions="activation")
+WITH_REGIONS: Final = [
+    *(
+        Options(language, regions=regions)
+        for language in ("en", "pt-BR")
+        for regions in ("activation", "frame")
+    ),
+    *(Options(iod=iod, regions="activation") for iod in ("comprehensive", "enhanced")),
+]
 EVERY_OPTION: Final = [
-    Options(language, coding, iod)
-    for language in ("en", "pt-BR")
-    for coding in ("open", "snomed")
-    for iod in ("comprehensive3d", "comprehensive", "enhanced")
+    *(
+        Options(language, coding, iod)
+        for language in ("en", "pt-BR")
+        for coding in ("open", "snomed")
+        for iod in ("comprehensive3d", "comprehensive", "enhanced")
+    ),
+    *WITH_REGIONS,
 ]
 #: Six findings at or above the operating point, one exactly at it.
 SCORES: Final = (
@@ -57,6 +83,21 @@ NEGATIVE: Final = tuple(min(score, 0.4) for score in SCORES)
 GOOD: Final = CASES["good"].dicom
 
 
+def regions(dicom: bytes = GOOD) -> Regions:
+    """Return regions of every finding: of one part and of two, and of Effusion none; where the header has no size, of
+    a small square.
+    """
+    source = source_of(dicom)
+    rows, columns = source.rows or 10, source.columns or 10
+    side = min(rows, columns)
+    square = SeenSquare((columns - side) // 2, (rows - side) // 2, side, left_right=True)
+    one, two = bytearray(49), bytearray(49)
+    one[8], one[9], one[15] = 200, 255, 180
+    two[0], two[48] = 255, 254
+    maps = {label: bytes(two if index % 2 else one) for index, label in enumerate(LABELS)}
+    return regions_of(square, maps | {"Effusion": bytes(49)})
+
+
 def report(
     dicom: bytes = GOOD,
     scores: Any = SCORES,
@@ -66,6 +107,8 @@ def report(
     **more: Any,
 ) -> Report:
     """Build a report of the tests' model at the tests' moment."""
+    if options.regions != "none":
+        more.setdefault("regions", regions(dicom))
     return build(source_of(dicom), scores, flags, model=model, options=options, when=WHEN, **more)
 
 

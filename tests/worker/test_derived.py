@@ -24,6 +24,7 @@ from backlog.dicom.eligibility import Rules
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import read_header, screen
 from backlog.errors import ServiceUnavailable, UsageError
+from backlog.model import LABELS
 from backlog.outcomes import Flag, Reason
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings, from_environment
@@ -40,8 +41,9 @@ from worker.derived import dicom as derived_dicom
 from worker.derived.capture import draw
 from worker.derived.pdf import write_pdf
 from worker.derived.table import by_score, cells
-from worker.model.class_activation import ClassActivation, ClassActivationMaps
+from worker.model.class_activation import ClassActivation
 from worker.model.engine import load
+from worker.model.evidence import levels
 from worker.model.weights import Weights, locate
 from worker.sr.content import ReportContent, report_content, score_text
 from worker.sr.inputs import Model, Options
@@ -67,10 +69,10 @@ def said(
     )
 
 
-def some_maps(raising: bool = True) -> ClassActivationMaps:
-    cells = np.full((18, 7, 7), 1.0 if raising else -1.0, np.float32)
-    cells[:, 3, 3] *= 5
-    return ClassActivationMaps(np.asarray(SCORES, np.float32), cells)
+def some_maps(raising: bool = True) -> dict[str, bytes]:
+    cells = np.full((7, 7), 1.0 if raising else -1.0, np.float32)
+    cells[3, 3] *= 5
+    return {label: levels(cells) for label in LABELS}
 
 
 def grey() -> Any:
@@ -423,11 +425,11 @@ def until_report(
     """Do what comes before the reports; return their message, with what it asks for beside them."""
     shop.submit(images(count), **more)
     for stage in (Stage.UPLOAD, Stage.INFER):
-        for message in shop.take(stage):
-            shop.do(stage, message)
-    ((job, number, items),) = shop.take(Stage.REPORT)
-    job["derived_objects"] = kinds
-    return job, number, items
+        for job, number, items in shop.take(stage):
+            job["derived_objects"] = kinds
+            shop.do(stage, (job, number, items))
+    (message,) = shop.take(Stage.REPORT)
+    return message
 
 
 def kept(record: ItemRecord) -> dict[str, dict[str, Any]]:
@@ -468,16 +470,42 @@ def test_a_later_runs_stand_beside_the_reports_of_an_earlier_one(shop: Shop) -> 
     assert kept(record)["pdf"]["sha256"] == kept(shop.records()[0])["pdf"]["sha256"]
 
 
-def test_a_picture_of_other_scores_is_not_stored_and_costs_no_report(shop: Shop) -> None:  # noqa: F811
+@pytest.mark.parametrize("evidence", [None, {"maps": {}}, {"seen": {}, "maps": {"Mass": "no"}}])
+def test_a_picture_without_its_maps_is_not_stored_and_costs_no_report(
+    shop: Shop,  # noqa: F811
+    evidence: Any,
+) -> None:
     job, number, items = until_report(shop, ["capture", "pdf"], 2)
-    items[0]["scores"][3] = 1.0 - items[0]["scores"][3] * 0.5
+    del items[0]["evidence"]
+    if evidence is not None:
+        items[0]["evidence"] = evidence
     shop.do(Stage.REPORT, (job, number, items))
     ends = shop.records()
     assert [end["outcome"] for end in ends.values()] == ["reported"] * 2
-    assert kept(ends[0])["capture"]["reason"] == "report_conflict"
+    assert kept(ends[0])["capture"]["reason"] == "internal_error"
     assert "instance" in kept(ends[0])["pdf"]
     assert "instance" in kept(ends[1])["capture"]
     assert len(shop.files()) == 2 * 4 - 1
+
+
+def test_a_picture_needs_neither_model_nor_weights(
+    shop: Shop,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message = until_report(shop, ["capture"])
+    (scored,) = message[2]
+    assert list(scored["evidence"]["maps"]) == [LABELS[int(np.argmax(scored["scores"]))]]
+    shop.process.__dict__.pop("engine", None)
+    shop.process.__dict__.pop("weights", None)
+    for name in (
+        "onnxruntime",
+        "worker.model.engine",
+        "worker.model.weights",
+        "worker.model.class_activation",
+    ):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it fails
+    shop.do(Stage.REPORT, message)
+    assert "instance" in kept(shop.records()[0])["capture"]
 
 
 @pytest.mark.parametrize(
@@ -548,7 +576,7 @@ def test_a_pacs_that_goes_away_in_between_costs_nothing(
     assert len(shop.files()) == 4
 
 
-@pytest.mark.parametrize("lacking", ["PIL", "reportlab", "onnxruntime", "numpy"])
+@pytest.mark.parametrize("lacking", ["PIL", "reportlab", "gdcm", "numpy"])
 def test_a_worker_that_cant_draw_refuses_before_it_writes(
     shop: Shop,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -560,8 +588,8 @@ def test_a_worker_that_cant_draw_refuses_before_it_writes(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == lacking else found(name))
     with pytest.raises(Reject):
         shop.do(Stage.REPORT, message)
-    with pytest.raises(UsageError, match=r"cxr-backlog\[inference,derived\]"):
-        derived_objects.need(shop.process, message[0])
+    with pytest.raises(UsageError, match=r"cxr-backlog\[codecs,derived\]"):
+        derived_objects.need(message[0])
     assert shop.files() == held
 
 
@@ -570,13 +598,7 @@ def test_a_kind_from_the_future_is_refused(shop: Shop) -> None:  # noqa: F811
     with pytest.raises(Reject):
         shop.do(Stage.REPORT, message)
     with pytest.raises(UsageError, match="update it"):
-        derived_objects.need(shop.process, message[0])
-
-
-def test_a_worker_with_other_weights_draws_nothing(shop: Shop) -> None:  # noqa: F811
-    job, _, _ = until_report(shop, ["capture"])
-    with pytest.raises(UsageError, match="weights"):
-        derived_objects.need(shop.process, {**job, "weights": "0" * 64})
+        derived_objects.need(message[0])
 
 
 # -- a run without -------------------------------------------------------------------------------------------

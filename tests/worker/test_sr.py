@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from backlog.model import LABELS
 from backlog.outcomes import Flag, Reason
 from tests.support.sr_headers import CASES
 from tests.support.sr_reports import (
+    DRAWN,
     ENGLISH,
     EVERY_OPTION,
     GOOD,
@@ -28,6 +30,7 @@ from tests.support.sr_reports import (
     SEEDED,
     WHEN,
     headers,
+    regions,
     report,
     source_of,
 )
@@ -290,6 +293,76 @@ def test_a_report_is_the_object_that_the_pacs_is_told_it_is(name: str) -> None:
     made, of = report(image), identity(read_header(image))
     told = replace(of, series_instance_uid=made.series_instance_uid, sop_instance_uid=made.sop_instance_uid)
     assert replace(identity(read_header(made.dicom)), sop_class_uid=of.sop_class_uid) == told
+
+
+# -- regions -------------------------------------------------------------------------------------------------
+
+
+CORNERS = (regions().frame or ())[:-1]
+
+
+def drawn(sr: Dataset) -> dict[str, list[str]]:
+    """By tracking identifier, what stands beside the region of each group that has one."""
+    found = {}
+    for group in named(sr, "125007"):
+        if any(item.get("GraphicType") == "POLYLINE" for item in items(group)):
+            texts_beside = [item.TextValue for item in named(group, "121106")]
+            found[named(group, "112039")[0].TextValue] = texts_beside
+    return found
+
+
+def items(item: Dataset) -> list[Any]:
+    children = list(item.get("ContentSequence", []))
+    return children + [below for child in children for below in items(child)]
+
+
+def test_what_is_present_is_drawn_and_named_and_nothing_else() -> None:
+    sr = read(report(options=DRAWN).dicom)
+    present = [label for label, score in zip(LABELS, SCORES, strict=True) if score >= 0.5]
+    found = drawn(sr)
+    assert list(found) == present
+    assert found["Cardiomegaly"] == ["Cardiomegaly (evidence)"]
+    assert found["Effusion"] == ["Pleural effusion (no single place)"]
+    assert "7 by 7 cells. They are not the outline of a lesion." in named(sr, "121106")[-1].TextValue
+    # The others come from the square that the model saw: marked at its corners, without a word.
+    groups = named(sr, "125007")
+    for group in (group for group in groups if named(group, "112039")[0].TextValue not in present):
+        marks = [item.GraphicData for item in items(group) if item.get("GraphicType") == "MULTIPOINT"]
+        assert [list(points) for points in marks] == [[number for point in CORNERS for number in point]]
+    # All scores stand in it as they do without regions.
+    assert scores_of(report(options=DRAWN).dicom) == scores_of(report().dicom)
+
+
+def test_where_nothing_is_present_the_square_is_drawn_with_the_highest_score() -> None:
+    for language, text in (
+        ("en", "No finding present"),
+        ("pt-BR", "Nenhum achado presente"),
+    ):
+        scores = [0.41 if label == "Consolidation" else 0.2 for label in LABELS]
+        sr = read(report(scores=scores, options=Options(language, regions="activation")).dicom)
+        assert drawn(sr) == {"Summary": [text]}
+        (highest,) = named(sr, "HighestScore")
+        assert highest.MeasuredValueSequence[0].NumericValue == 41
+        assert highest.ContentSequence[0].GraphicType == "POLYLINE"
+        assert len(highest.ContentSequence[0].GraphicData) == 10
+
+
+def test_frame_draws_the_square_alone() -> None:
+    sr = read(report(options=Options(regions="frame")).dicom)
+    assert drawn(sr) == {"Summary": ["Present: Atelectasis; Infiltration; Pleural effusion; + 3"]}
+    assert named(sr, "121106")[-1].TextValue.endswith("It marks no finding.")
+
+
+def test_none_draws_nothing_and_writes_the_report_of_before() -> None:
+    assert not drawn(read(report().dicom))
+    assert hashlib.sha256(report().dicom).hexdigest() == (
+        "479abfbbefdcf3d06b115f03d3d072ea28c5450233e083e3bd26919d632aa7b0"
+    )
+
+
+def test_regions_need_what_is_to_be_drawn() -> None:
+    with pytest.raises(ValueError, match="ask for regions"):
+        build(source_of(GOOD), SCORES, (), model=MODEL, options=DRAWN, when=WHEN)
 
 
 # -- operating points of a site ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backlog.model import LABELS
 from backlog.outcomes import Flag
 from tests.support.sr_reports import (
-    ENGLISH,
+    DRAWN,
     EVERY_OPTION,
     GOOD,
     MODEL,
@@ -20,6 +20,7 @@ from tests.support.sr_reports import (
     SEEDED,
     WHEN,
     headers,
+    regions,
     source_of,
 )
 from worker.sr import document as sr_document
@@ -41,8 +42,11 @@ def assert_same(content: ReportContent) -> None:
 
 @pytest.mark.parametrize("name", _HEADERS)
 def test_the_bytes_are_highdicoms_for_every_header(name: str) -> None:
+    dicom = _HEADERS[name]
     assert_same(
-        report_content(source_of(_HEADERS[name]), SCORES, (), model=MODEL, options=ENGLISH, when=WHEN)
+        report_content(
+            source_of(dicom), SCORES, (), model=MODEL, options=DRAWN, when=WHEN, regions=regions(dicom)
+        )
     )
 
 
@@ -51,7 +55,14 @@ def test_the_bytes_are_highdicoms_for_every_header(name: str) -> None:
 def test_the_bytes_are_highdicoms_for_every_option(options: Options, model: Model) -> None:
     scores = [math.nan, *SCORES[1:]]
     content = report_content(
-        source_of(GOOD), scores, set(Flag), model=model, options=options, when=WHEN, predecessor=_EARLIER
+        source_of(GOOD),
+        scores,
+        set(Flag),
+        model=model,
+        options=options,
+        when=WHEN,
+        predecessor=_EARLIER,
+        regions=regions(),
     )
     assert_same(content)
 
@@ -81,6 +92,13 @@ def test_the_bytes_are_highdicoms_for_any_scores(
     source = source_of(_HEADERS[header])
     assert_same(
         report_content(
-            source, scores, flags, model=model, options=options, when=when, predecessor=predecessor
+            source,
+            scores,
+            flags,
+            model=model,
+            options=options,
+            when=when,
+            predecessor=predecessor,
+            regions=regions(_HEADERS[header]),
         )
     )

@@ -18,6 +18,7 @@ from backlog.model import LABELS
 from backlog.outcomes import Flag
 from tests.support.sr_headers import NONCONFORMANT
 from tests.support.sr_reports import (
+    DRAWN,
     EVERY_OPTION,
     MODEL,
     NEGATIVE,
@@ -27,6 +28,7 @@ from tests.support.sr_reports import (
     headers,
     pixelmed,
     program,
+    regions,
     report,
 )
 from worker.sr.build import Options, Predecessor
@@ -48,12 +50,13 @@ def _nonconformant(name: str) -> bool:
 def _variants() -> dict[str, bytes]:
     """Reports of every option, with all that can stand in one, and of each kind of outcome."""
     made = {
-        f"{o.language} {o.coding} {o.iod}": report(
+        f"{o.language} {o.coding} {o.iod} {o.regions}": report(
             scores=(math.nan, *SCORES[1:]), flags=set(Flag), model=SEEDED, options=o, predecessor=_EARLIER
         ).dicom
         for o in EVERY_OPTION
     }
     made["negative"] = report(scores=NEGATIVE).dicom
+    made["negative, drawn"] = report(scores=NEGATIVE, options=DRAWN).dicom
     made["positive"] = report(scores=SCORES, options=Options("pt-BR")).dicom
     return made
 
@@ -61,7 +64,7 @@ def _variants() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", _HEADERS)
 def test_dciodvfy_finds_no_error_for_any_header(name: str, tmp_path: Path) -> None:
     path = tmp_path / "report.dcm"
-    path.write_bytes(report(_HEADERS[name]).dicom)
+    path.write_bytes(report(_HEADERS[name], options=DRAWN).dicom)
     errors = dciodvfy_errors(path)
     if name in _MISCOUNTED:
         assert len(errors) == 2
@@ -120,7 +123,7 @@ def test_pixelmed_finds_no_error_in_any_template(tmp_path: Path) -> None:
     # optional items and codes of the image library: a few reports that have all of them stand for the rest.
     variants = _variants()
     kinds = {dcmread(BytesIO(dicom)).SOPClassUID: dicom for dicom in variants.values()}
-    made = {report(dicom).dicom for dicom in _HEADERS.values()} | set(variants.values())
+    made = {report(dicom, options=DRAWN).dicom for dicom in _HEADERS.values()} | set(variants.values())
     paths = []
     for number, dicom in enumerate({*_chosen(sorted(made)), *kinds.values()}):
         paths.append(tmp_path / f"{number}.dcm")
@@ -153,10 +156,35 @@ def test_highdicom_reads_the_measurements() -> None:
     assert [str(uids[2]) for uids in evidence] == ["1.2.826.0.1.3680043.8.498.1.3"]
 
 
+def test_highdicom_reads_the_regions() -> None:
+    sr = pytest.importorskip("highdicom", reason="highdicom is not installed").sr
+    drawn = regions()
+    corners = (drawn.frame or ())[:-1]
+    groups = sr.srread(BytesIO(report(options=DRAWN).dicom)).content.get_image_measurement_groups()
+    for group, score, label in zip(groups, SCORES, LABELS, strict=True):
+        (measurement,) = group.get_measurements()
+        found = [item.value for item in measurement.referenced_coordinates]
+        wanted = drawn.findings[label] or (drawn.frame or (),)
+        if score < 0.5:
+            wanted = (corners,)
+        assert [outline.tolist() for outline in found] == [[list(point) for point in one] for one in wanted]
+        kinds = {item.graphic_type.value for item in measurement.referenced_coordinates}
+        assert kinds == {"POLYLINE" if score >= 0.5 else "MULTIPOINT"}
+    groups = sr.srread(
+        BytesIO(report(scores=NEGATIVE, options=DRAWN).dicom)
+    ).content.get_image_measurement_groups()
+    assert [group.tracking_identifier for group in groups] == [*LABELS, "Summary"]
+    (highest,) = groups[-1].get_measurements()
+    assert highest.value == pytest.approx(100 * max(NEGATIVE))
+    assert [item.value.tolist() for item in highest.referenced_coordinates] == [
+        [list(point) for point in drawn.frame or ()]
+    ]
+
+
 @pytest.mark.parametrize("language", ["en", "pt-BR"])
 def test_dsrdump_reads_it_without_a_complaint(language: str, tmp_path: Path) -> None:
     path = tmp_path / "report.dcm"
-    path.write_bytes(report(options=Options(language)).dicom)
+    path.write_bytes(report(options=Options(language, regions="activation")).dicom)
     run = subprocess.run([program("dsrdump"), "+Pl", str(path)], capture_output=True, check=True)
     complaints = [line for line in run.stderr.decode().splitlines() if line]
     assert all("not an allowed" not in line and line[0] != "E" for line in complaints), complaints
@@ -171,12 +199,13 @@ def test_dsrdump_reads_it_without_a_complaint(language: str, tmp_path: Path) -> 
 def test_dsr2html_shows_what_a_reader_must_know(language: str, tmp_path: Path) -> None:
     path, page = tmp_path / "report.dcm", tmp_path / "report.html"
     flags = {Flag.LOOKS_INVERTED}
-    path.write_bytes(report(flags=flags, model=SEEDED, options=Options(language)).dicom)
+    options = Options(language, regions="activation")
+    path.write_bytes(report(flags=flags, model=SEEDED, options=options).dicom)
     subprocess.run([program("dsr2html"), "+U8", str(path), str(page)], capture_output=True, check=True)
     shown = re.sub(r"\s+", " ", html.unescape(page.read_text(encoding="utf-8")))
     phrases = vocabulary(language, "open").phrases
-    for key in ("disclaimer", "meaningless", "flag.looks_inverted"):
-        assert phrases[key] in shown
+    for key in ("disclaimer", "meaningless", "flag.looks_inverted", "regions_activation"):
+        assert phrases[key].format(cells=7) in shown
     for term in vocabulary(language, "open").findings.values():
         assert term.code.meaning in shown
     assert MODEL.name in shown

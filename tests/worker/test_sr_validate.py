@@ -14,9 +14,22 @@ from pydicom.uid import ImplicitVRLittleEndian
 from backlog.outcomes import Reason
 from tests.support.sr_headers import CASES, GOOD
 from tests.support.sr_headers import written as header
-from tests.support.sr_reports import EVERY_OPTION, MODEL, NEGATIVE, SCORES, SEEDED, look, report
+from tests.support.sr_reports import (
+    DRAWN,
+    EVERY_OPTION,
+    MODEL,
+    NEGATIVE,
+    SCORES,
+    SEEDED,
+    WITH_REGIONS,
+    look,
+    regions,
+    report,
+)
 from tests.support.sr_reports import GOOD as IMAGE
-from worker.sr.build import InstanceRejected, Options, scores_of
+from worker.sr.build import InstanceRejected, Options, Regions, regions_of, scores_of
+
+FRAME = Options(regions="frame")
 
 MADE = report().dicom
 _MISSING = (math.nan, *SCORES[1:])
@@ -92,6 +105,53 @@ def test_an_assessment_against_the_score_is_refused() -> None:
     refused(changed(b"121071", b"121072"), "asserted against its score")
 
 
+def test_a_region_of_an_absent_finding_is_refused() -> None:
+    drawn = report(options=DRAWN).dicom
+    look(IMAGE, drawn, options=DRAWN)
+    at = drawn.rindex(b"POLYLINE")
+    refused(drawn[:at] + b"POLYGONE" + drawn[at + 8 :], "draws regions of other findings", options=DRAWN)
+    at = drawn.rindex(b"MULTIPOINT")
+    refused(drawn[:at] + b"MULTIPAINT" + drawn[at + 10 :], "marks the square of other", options=DRAWN)
+    empty = Regions()
+    refused(report(options=DRAWN, regions=empty).dicom, "draws regions of other findings", options=DRAWN)
+    refused(report(options=FRAME).dicom.replace(b"Summary ", b"Summery "), "not the model's", options=FRAME)
+
+
+def test_a_region_that_is_open_or_leaves_the_image_is_refused() -> None:
+    square = ((0.0, 0.0), (5.0, 0.0), (5.0, 5.0), (0.0, 5.0), (0.0, 0.0))
+    for wrong, message in (
+        (square[:-1], "not closed"),
+        (square[:1], "not closed"),
+        (tuple((x - 0.5, y) for x, y in square), "leaves the image"),
+        (tuple((x, y * 1000) for x, y in square), "leaves the image"),
+        (tuple((x, math.nan) for x, _ in square), "not closed"),
+    ):
+        drawn = regions()
+        assert drawn.frame is not None
+        findings = dict.fromkeys(drawn.findings, (wrong,))
+        made = report(options=DRAWN, regions=Regions(drawn.frame, findings)).dicom
+        refused(made, message, options=DRAWN)
+    beyond = Regions(tuple((x, y + 1000) for x, y in regions().frame or ()), regions().findings)
+    refused(report(options=DRAWN, regions=beyond).dicom, "leaves the image", options=DRAWN)
+    bent = Regions(((0, 0), (9, 0), (9, 9), (9, 0), (0, 0)), regions().findings)
+    refused(report(options=DRAWN, regions=bent).dicom, "corners of one square", options=DRAWN)
+
+
+@pytest.mark.parametrize("scores", [SCORES, NEGATIVE, _MISSING], ids=["positive", "negative", "missing"])
+@pytest.mark.parametrize("options", WITH_REGIONS, ids=lambda o: f"{o.language}-{o.iod}-{o.regions}")
+def test_regions_are_read_back_as_they_were_drawn(options: Options, scores: tuple[float, ...]) -> None:
+    made = report(scores=scores, options=options)
+    for form in (made.dicom, implicit(made.dicom)):
+        found = regions_of(form)
+        assert found.frame == regions().frame
+        again = report(scores=[round(score, 7) for score in scores_of(form)], options=options, regions=found)
+        assert again.dicom == made.dicom
+
+
+def test_a_report_that_draws_nothing_gives_no_region() -> None:
+    assert regions_of(MADE) == Regions()
+
+
 def test_findings_in_another_order_are_refused() -> None:
     refused(changed(b"Mass", b"Masz"), "not the model's")
     by_length: dict[int, list[bytes]] = {}
@@ -132,15 +192,20 @@ def test_any_changed_length_is_refused() -> None:
         refused(bytes(broken))
 
 
-def test_scores_are_read_from_other_transfer_syntaxes_too() -> None:
-    sr = dcmread(BytesIO(MADE))
+def implicit(made: bytes) -> bytes:
+    """Return a report as a PACS may give it back."""
+    sr = dcmread(BytesIO(made))
     for element in sr.iterall():
         if element.VR == "SQ":
             element.is_undefined_length = True
     sr.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     target = BytesIO()
     sr.save_as(target, implicit_vr=True, little_endian=True)
-    assert scores_of(target.getvalue()) == scores_of(MADE)
+    return target.getvalue()
+
+
+def test_scores_are_read_from_other_transfer_syntaxes_too() -> None:
+    assert scores_of(implicit(MADE)) == scores_of(MADE)
 
 
 def test_scores_without_exact_numbers_are_read_as_shown() -> None:

@@ -6,6 +6,7 @@ cut and copied without its attributes. Pure: the same input gives the same pixel
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -16,9 +17,10 @@ from worker.derived.fonts import REGULAR, font_file
 from worker.derived.table import by_score, cells
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-    from worker.model.class_activation import ClassActivationMaps
     from worker.sr.content import ReportContent
 
 #: Pixels on a side of each of the two pictures.
@@ -39,7 +41,7 @@ _OPACITY: Final = 0.55
 
 
 def draw(
-    report_content: ReportContent, shown: NDArray[np.uint8], maps: ClassActivationMaps
+    report_content: ReportContent, shown: NDArray[np.uint8], maps: Mapping[str, bytes]
 ) -> NDArray[np.uint8]:
     """Draw one picture.
 
@@ -50,7 +52,8 @@ def draw(
     shown
         (N, N), the square that the model sees, in grey.
     maps
-        What the model says of it, and where.
+        By label, where its score is raised: levels of the square's cells, row by row. Of the findings that have one,
+        that of the highest score is shown.
 
     Returns
     -------
@@ -60,10 +63,11 @@ def draw(
     phrases = report_content.words.phrases
     canvas = Image.new("RGB", (_WIDTH, _HEIGHT), _GROUND)
     pen = ImageDraw.Draw(canvas)
-    highest = int(
-        np.argmax([-1.0 if finding.value is None else finding.value for finding in report_content.findings])
+    highest = max(
+        (index for index, finding in enumerate(report_content.findings) if finding.label in maps),
+        key=lambda index: report_content.findings[index].value or 0.0,
     )
-    heat = maps.heat(highest)
+    heat = _heat(maps[report_content.findings[highest].label])
     grey = Image.fromarray(shown).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     left, right = _GAP, 2 * _GAP + SIDE
     canvas.paste(grey, (left, _TOP))
@@ -81,8 +85,13 @@ def draw(
     return np.asarray(canvas)
 
 
+def _heat(levels: bytes) -> NDArray[np.float32]:
+    cells = math.isqrt(len(levels))
+    return np.frombuffer(levels, np.uint8).reshape(cells, cells).astype(np.float32) / np.float32(255)
+
+
 def _overlaid(grey: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """Lay a (7, 7) map in [0, 1] over an image: yellow where it begins, red where it is strongest."""
+    """Lay an (n, n) map in [0, 1] over an image: yellow where it begins, red where it is strongest."""
     smooth = Image.fromarray(heat).resize(grey.size, Image.Resampling.BILINEAR)
     strength = np.clip(np.asarray(smooth), 0, 1)[..., None]
     red, green = np.full_like(strength, 255), 230 * (1 - strength)

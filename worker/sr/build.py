@@ -17,7 +17,8 @@ from backlog.outcomes import Flag, Reason
 from worker.sr.content import report_content
 from worker.sr.document import encode
 from worker.sr.inputs import Model, OperatingPoints, Options, Predecessor
-from worker.sr.read import scores_of
+from worker.sr.read import regions_of, scores_of
+from worker.sr.regions import Regions
 from worker.sr.source_header import SourceHeader, read_source
 from worker.sr.uids import report_uid
 from worker.sr.validate import check
@@ -30,11 +31,13 @@ __all__ = [
     "Options",
     "Predecessor",
     "Reason",
+    "Regions",
     "Report",
     "SourceHeader",
     "build",
     "check",
     "read_source",
+    "regions_of",
     "report_uid",
     "scores_of",
 ]
@@ -60,6 +63,7 @@ def build(
     options: Options,
     when: datetime,
     predecessor: Predecessor | None = None,
+    regions: Regions | None = None,
 ) -> Report:
     """Build the report of one image.
 
@@ -78,16 +82,26 @@ def build(
         When the run was made, with its time zone. Part of the bytes, so a rebuild must pass the same.
     predecessor
         The report of an earlier model on this image, if there is one. Part of the bytes too.
+    regions
+        What may be drawn in the image; needed where the options say that something is. Part of the bytes too.
 
     Raises
     ------
     InstanceRejected
         ``invalid_scores``.
     ValueError
-        For another number of scores, a time without a zone, or options that don't exist.
+        For another number of scores, a time without a zone, regions that are wanted and missing, or options that don't
+        exist.
     """
     content = report_content(
-        source, scores, flags, model=model, options=options, when=when, predecessor=predecessor
+        source,
+        scores,
+        flags,
+        model=model,
+        options=options,
+        when=when,
+        predecessor=predecessor,
+        regions=regions,
     )
     return Report(
         dicom=encode(content),

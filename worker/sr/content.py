@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Final
 
@@ -18,9 +18,12 @@ from backlog.outcomes import Flag, Reason
 from backlog.report_uids import SCHEMA
 from worker.sr.codes import PRIVATE_SCHEME, Code, Vocabulary, vocabulary
 from worker.sr.inputs import SOP_CLASSES, Model, Options, Predecessor
+from worker.sr.regions import SUMMARY, Outline, Regions
 from worker.sr.source_header import SourceHeader
 from worker.sr.uids import device_uid, report_uid, series_uid, tracking_uid
 
+#: Findings that are named beside the frame; a line has room for no more.
+_MAX_NAMES: Final = 3
 #: Who distributes the model, for the equipment that contributed.
 MODEL_MANUFACTURER: Final = "mlmed"
 
@@ -56,6 +59,19 @@ class Finding:
     tracking_uid: str
     value: float | None  #: 100 times the score, exact, or None when the model gave no number
     percent: str  #: the same as the reader sees it
+    region: tuple[Outline, ...] = ()  #: where its evidence is drawn, the strongest part first
+    region_text: str = ""  #: what stands beside that
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is drawn of an image as a whole: the square that the model saw, with the highest score."""
+
+    tracking_uid: str
+    text: str
+    value: float  #: 100 times the highest score
+    percent: str  #: the same as the reader sees it
+    outline: Outline
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,10 @@ class ReportContent:
     comments: tuple[str, ...]
     predecessor: Predecessor | None
     flags: frozenset[Flag]
+    #: The corners of the square that the model saw: what the findings that aren't drawn come from. OHIF opens no report
+    #: in which a finding comes from no coordinates at all, and draws these without a label.
+    corners: Outline = ()
+    summary: Summary | None = None  #: drawn where no finding is, so that a viewer has something to show
 
 
 def score_text(value: float, words: Vocabulary) -> str:
@@ -143,6 +163,41 @@ def _findings(
     return tuple(findings)
 
 
+def _located(findings: tuple[Finding, ...], regions: Regions, words: Vocabulary) -> tuple[Finding, ...]:
+    """Return the findings with the regions of those that are present.
+
+    One that nothing in the image raises has the whole square, as one that all of it raises: it comes from no place.
+    """
+    whole = (regions.frame,) if regions.frame else ()
+    located = []
+    for finding in findings:
+        if finding.present:
+            parts = regions.findings.get(finding.label) or whole
+            key = "region_everywhere" if parts == whole else "region_finding"
+            text = words.phrases[key].format(finding=words.findings[finding.label].name)
+            finding = replace(finding, region=parts, region_text=text)  # noqa: PLW2901  # the same, with its place
+        located.append(finding)
+    return tuple(located)
+
+
+def _summary(
+    findings: Sequence[Finding], frame: Outline, sop_instance_uid: str, words: Vocabulary
+) -> Summary:
+    highest = max(findings, key=lambda finding: -1.0 if finding.value is None else finding.value)
+    present = [words.findings[finding.label].name for finding in findings if finding.present]
+    shown = "; ".join(present[:_MAX_NAMES]) + (
+        f"; + {len(present) - _MAX_NAMES}" if present[_MAX_NAMES:] else ""
+    )
+    text = words.phrases["region_present" if present else "region_none"]
+    return Summary(
+        tracking_uid=tracking_uid(sop_instance_uid, SUMMARY),
+        text=text.format(findings=shown),
+        value=highest.value or 0.0,
+        percent=highest.percent,
+        outline=frame,
+    )
+
+
 def _points(options: Options) -> str:
     """Return where findings count as present, for a reader who has to understand the report later."""
     chosen = options.operating_points
@@ -172,19 +227,28 @@ def _narrative(findings: Sequence[Finding], model: Model, words: Vocabulary) -> 
     return " ".join(sentences)
 
 
-def _comments(flags: Collection[Flag], model: Model, words: Vocabulary, options: Options) -> tuple[str, ...]:
+def _comments(
+    flags: Collection[Flag], model: Model, words: Vocabulary, options: Options, drawn: str
+) -> tuple[str, ...]:
     phrases = words.phrases
     comments = (
         [phrases["disclaimer"]] if model.meaningful else [phrases["meaningless"], phrases["disclaimer"]]
     )
     if options.operating_points is not None:
         comments.append(phrases["local_points"])
+    if drawn:
+        comments.append(phrases[drawn].format(cells=_side(model) // 32))
     if flags:
         names = sorted(flag.value for flag in flags)
         # Every flag has its sentence, a test says; but for want of one no report shall be lost.
         sentences = (phrases.get(f"flag.{name}", f"{name}.") for name in names)
         comments.append(phrases["flags"].format(sentences=" ".join(sentences)))
     return tuple(comments)
+
+
+def _side(model: Model) -> int:
+    """Return the pixels on a side of what a model sees."""
+    return MODELS[model.name if model.name in MODELS else DEFAULT_MODEL].side
 
 
 def _local(when: datetime, offset: str) -> datetime:
@@ -204,6 +268,7 @@ def report_content(
     options: Options,
     when: datetime,
     predecessor: Predecessor | None = None,
+    regions: Regions | None = None,
 ) -> ReportContent:
     """Decide what the report of one image says.
 
@@ -220,22 +285,33 @@ def report_content(
         See :mod:`worker.sr.inputs`.
     when
         When the run was made, with its time zone.
+    regions
+        What may be drawn; what is drawn of it, the options say. None where they say that nothing is.
 
     Raises
     ------
     InstanceRejected
         ``invalid_scores`` when a score is outside [0, 1] or none is a number.
     ValueError
-        When the number of scores is not that of the labels, or `when` has no time zone.
+        When the number of scores is not that of the labels, `when` has no time zone, or regions are wanted and there
+        are none.
     """
     if when.tzinfo is None:
         raise ValueError("the time of the run needs a time zone")
     words = vocabulary(options.language, options.coding)
-    side = MODELS[model.name].side if model.name in MODELS else MODELS[DEFAULT_MODEL].side
+    side = _side(model)
     sop_instance_uid = report_uid(source.sop_instance_uid, model, options)
     findings = _findings(scores, sop_instance_uid, words, options)
     complete = all(finding.value is not None for finding in findings)
     found = any(finding.present for finding in findings)
+    summary, drawn = None, ""
+    if options.regions != "none":
+        if regions is None:
+            raise ValueError("the options ask for regions, and there are none")
+        if options.regions == "activation" and found:
+            findings, drawn = _located(findings, regions, words), "regions_activation"
+        elif regions.frame is not None:
+            summary, drawn = _summary(findings, regions.frame, sop_instance_uid, words), "regions_frame"
     all_flags = frozenset(flags) | source.flags
     series = words.phrases["series" if model.meaningful else "series_meaningless"]
     view = source.view_position if source.view_position in words.views else ""
@@ -264,7 +340,9 @@ def report_content(
         ),
         processing=words.codes[("all" if complete else "some") + ("_with" if found else "_without")],
         narrative=_narrative(findings, model, words),
-        comments=_comments(all_flags, model, words, options),
+        comments=_comments(all_flags, model, words, options, drawn),
         predecessor=predecessor,
         flags=all_flags,
+        corners=regions.frame[:-1] if regions and regions.frame and options.regions != "none" else (),
+        summary=summary,
     )

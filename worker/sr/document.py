@@ -16,8 +16,9 @@ from pydicom.valuerep import format_number_as_ds
 from backlog.model import PRODUCT
 from backlog.report_uids import SCHEMA, derived_uid
 from worker.sr import elements as sr
-from worker.sr.content import MODEL_MANUFACTURER, SCHEMES, Finding, ReportContent
+from worker.sr.content import MODEL_MANUFACTURER, SCHEMES, Finding, ReportContent, Summary
 from worker.sr.inputs import Predecessor
+from worker.sr.regions import SUMMARY, Outline
 from worker.sr.source_header import CodedMethod
 
 #: Who wrote the file (PS3.10 section 7.1). Ours, for the bytes are ours.
@@ -224,6 +225,9 @@ def _content(report_content: ReportContent, referenced: bytes) -> Iterator[bytes
         sr.container_item(codes["group"], _group(report_content, finding, referenced, algorithm), "1501")
         for finding in report_content.findings
     ]
+    if report_content.summary is not None:
+        drawn = _summary_group(report_content, report_content.summary, referenced, algorithm)
+        groups.append(sr.container_item(codes["group"], drawn, "1501"))
     yield sr.container_item(codes["measurements"], groups)
     summary = [
         sr.code_item("CONTAINS", codes["processing_summary"], report_content.processing),
@@ -278,8 +282,46 @@ def _group(
     if finding.value is not None:
         # OHIF up to 3.11 fails on a measurement without an image of its own.
         image = sr.image_item("INFERRED FROM", codes["source_of_measurement"], referenced)
+        drawn = [_outline(report_content, outline, referenced) for outline in finding.region]
+        where = drawn or _corners(report_content, "INFERRED FROM", referenced) or [image]
         yield sr.number_item(
-            "CONTAINS", codes["certainty"], finding.percent, finding.value, codes["percent"], [image]
+            "CONTAINS", codes["certainty"], finding.percent, finding.value, codes["percent"], where
         )
     yield sr.code_item("CONTAINS", finding.code, finding.state)
     yield sr.image_item("CONTAINS", codes["source_of_measurement"], referenced)
+    if finding.region:  # OHIF writes it beside the region, before the measurement
+        yield sr.text_item("CONTAINS", codes["comment"], finding.region_text)
+    if finding.value is None:
+        yield from _corners(report_content, "CONTAINS", referenced)
+
+
+def _summary_group(
+    report_content: ReportContent, summary: Summary, referenced: bytes, algorithm: list[bytes]
+) -> Iterator[bytes]:
+    """Yield TID 1501 of the image as a whole."""
+    codes, context = report_content.words.codes, "HAS OBS CONTEXT"
+    yield sr.text_item(context, codes["tracking_identifier"], SUMMARY)
+    yield sr.uid_item(context, codes["tracking_uid"], summary.tracking_uid)
+    yield from algorithm
+    drawn = [_outline(report_content, summary.outline, referenced)]
+    yield sr.number_item(
+        "CONTAINS", codes["highest_score"], summary.percent, summary.value, codes["percent"], drawn
+    )
+    yield sr.image_item("CONTAINS", codes["source_of_measurement"], referenced)
+    yield sr.text_item("CONTAINS", codes["comment"], summary.text)
+
+
+def _outline(report_content: ReportContent, outline: Outline, referenced: bytes) -> bytes:
+    """Return TID 320's spatial coordinates, selected from the image."""
+    source = report_content.words.codes["source"]
+    image = sr.image_item("SELECTED FROM", source, referenced)
+    return sr.coordinates_item("INFERRED FROM", source, outline, [image])
+
+
+def _corners(report_content: ReportContent, relationship: str, referenced: bytes) -> list[bytes]:
+    """Return the coordinates of what isn't drawn; none where nothing is."""
+    if not report_content.corners:
+        return []
+    source = report_content.words.codes["source"]
+    image = sr.image_item("SELECTED FROM", source, referenced)
+    return [sr.coordinates_item(relationship, source, report_content.corners, [image], "MULTIPOINT")]

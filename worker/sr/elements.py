@@ -6,7 +6,7 @@ Sequences and items have explicit lengths, which is how highdicom and pydicom wr
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -145,6 +145,39 @@ def image_item(relationship: str, name: Code, referenced: bytes, children: Itera
         Encoded content items below it.
     """
     return items(0x00081199, referenced) + _name(relationship, "IMAGE", name) + _children(children)
+
+
+def coordinates_item(
+    relationship: str,
+    name: Code,
+    points: Sequence[tuple[float, float]],
+    children: Iterable[bytes],
+    graphic_type: str = "POLYLINE",
+) -> bytes:
+    """Return an SCOORD content item (PS3.3 C.18.6).
+
+    Parameters
+    ----------
+    relationship
+        How it relates to its parent: Relationship Type (PS3.3 C.17.3.2.4).
+    name
+        The concept's name.
+    points
+        (column, row) of each point, in single precision; the first again at the end closes a line.
+    children
+        Encoded content items below it: the image that it is selected from.
+    graphic_type
+        ``POLYLINE`` or ``MULTIPOINT``.
+    """
+    numbers = [number for point in points for number in point]
+    return b"".join(
+        (
+            _name(relationship, "SCOORD", name),
+            _children(children),
+            raw(0x00700022, "FL", struct.pack(f"<{len(numbers)}f", *numbers)),
+            text(0x00700023, "CS", graphic_type),
+        )
+    )
 
 
 def number_item(

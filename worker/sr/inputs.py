@@ -68,12 +68,16 @@ class Options:
         ``comprehensive3d``, ``comprehensive`` or ``enhanced``: the kind of SR document.
     operating_points
         Where findings count as present; None: at the model's own point.
+    regions
+        What is drawn in the image, of `backlog.settings.REGIONS`: ``activation``, where the evidence of each finding
+        that is present lies; ``frame``, the square that the model saw; ``none``.
     """
 
     language: str = "en"
     coding: str = "open"
     iod: str = "comprehensive3d"
     operating_points: OperatingPoints | None = None
+    regions: str = "none"
 
     def point(self, label: str) -> float:
         """Return from which score on a finding counts as present."""

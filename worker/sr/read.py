@@ -1,4 +1,4 @@
-"""Reading reports back: the bytes of an SR → its tree, and the scores in it.
+"""Reading reports back: the bytes of an SR → its tree, and the scores and regions in it.
 
 This reads with its own eyes. It shares no code with the encoder, so that a mistake there shows here.
 """
@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from backlog.errors import InstanceRejected
 from backlog.model import LABELS
 from backlog.outcomes import Reason
+from worker.sr.regions import SUMMARY, Outline, Regions
 from worker.sr.value_cleaning import quietly
 
 #: The elements of a dataset by tag; a sequence is a list of datasets.
@@ -39,6 +40,9 @@ MEASURED: Final = 0x0040A300
 NUMERIC: Final = 0x0040A30A
 FLOATING: Final = 0x0040A161
 CONTENT: Final = 0x0040A730
+VALUE_TYPE: Final = 0x0040A040
+GRAPHIC: Final = 0x00700022
+GRAPHIC_TYPE: Final = 0x00700023
 
 MEASUREMENTS: Final = (b"126010", b"DCM")
 GROUP: Final = (b"125007", b"DCM")
@@ -130,6 +134,8 @@ def _tree(dataset: Dataset) -> Tree:
             elements[int(element.tag)] = [_tree(item) for item in value]
         elif element.VR == "FD" and isinstance(value, float):
             elements[int(element.tag)] = struct.pack("<d", value)
+        elif element.VR == "FL" and element.VM > 1:
+            elements[int(element.tag)] = struct.pack(f"<{element.VM}f", *value)
         else:
             elements[int(element.tag)] = str(value).encode() if value is not None else b""
     return elements
@@ -191,6 +197,51 @@ def score(group: Tree) -> float:
     return math.nan
 
 
+def outlines(group: Tree) -> tuple[Outline, ...]:
+    """Return what the measurements of a group are inferred from: its outlines, in their order."""
+    return tuple(_coordinates(group, b"POLYLINE"))
+
+
+def corners(group: Tree) -> tuple[Outline, ...]:
+    """Return the corners of the square that the model saw, where a group has them instead."""
+    return tuple(_coordinates(group, b"MULTIPOINT"))
+
+
+def _coordinates(item: Tree, graphic_type: bytes) -> Iterator[Outline]:
+    for child in children(item):
+        if value(child, VALUE_TYPE) == b"SCOORD" and value(child, GRAPHIC_TYPE) == graphic_type:
+            yield _points(child)
+        yield from _coordinates(child, graphic_type)
+
+
+def _points(coordinates: Tree) -> Outline:
+    data = coordinates.get(GRAPHIC)
+    if not isinstance(data, bytes) or not data or len(data) % 8:
+        raise MalformedReport("its graphic data are no pairs of numbers")
+    return tuple(struct.iter_unpack("<2f", data))
+
+
+def regions_of(report: bytes) -> Regions:
+    """Return the regions that a report draws; none of one that draws nothing.
+
+    Raises
+    ------
+    InstanceRejected
+        ``invalid_report`` when these bytes are no report of this kind.
+    """
+    found = list(groups(_read(report)))
+    drawn = {label(group): outlines(group) for group in found}
+    squares = [*drawn.pop(SUMMARY, ()), *((*four, four[0]) for group in found for four in corners(group))]
+    return Regions(squares[0] if squares else None, {name: parts for name, parts in drawn.items() if parts})
+
+
+def _read(report: bytes) -> Tree:
+    try:
+        return read_strictly(report)
+    except MalformedReport:
+        return read_leniently(report)
+
+
 def scores_of(report: bytes) -> list[float]:
     """Return the scores that a report carries.
 
@@ -209,11 +260,8 @@ def scores_of(report: bytes) -> list[float]:
     InstanceRejected
         ``invalid_report`` when these bytes are no report of this kind.
     """
-    try:
-        document = read_strictly(report)
-    except MalformedReport:
-        document = read_leniently(report)
-    found = [(label(group), score(group)) for group in groups(document)]
+    found = [(label(group), score(group)) for group in groups(_read(report))]
+    found = [(name, number) for name, number in found if name != SUMMARY]
     if sorted(name for name, _ in found) != sorted(LABELS):
         raise MalformedReport("its findings are not the model's")
     by_label = dict(found)

@@ -22,6 +22,8 @@ from worker.pixels.seen import SeenSquare
 
 #: A closed line of (column, row): the last point is the first.
 Outline = tuple[tuple[float, float], ...]
+#: Tracking Identifier of the group that has the frame; no finding's label.
+SUMMARY: Final = "Summary"
 #: How much of what raises a score the cells of its region hold.
 _HELD: Final = 0.5
 #: Cells on a side of the square; more than any model has.

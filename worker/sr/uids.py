@@ -51,6 +51,7 @@ def _uids(source_sop_instance_uid: str, model: Model, options: Options) -> tuple
         coding=options.coding,
         iod=options.iod,
         operating_points_sha256=options.operating_points.sha256 if options.operating_points else "",
+        regions=options.regions,
     )
 
 

@@ -25,13 +25,16 @@ from worker.sr.read import (
     Tree,
     children,
     concept,
+    corners,
     groups,
     label,
     named,
+    outlines,
     read_strictly,
     score,
     value,
 )
+from worker.sr.regions import SUMMARY
 from worker.sr.uids import report_uid, series_uid
 
 _REFERENCED: Final = 0x00081199
@@ -41,6 +44,12 @@ _STUDY: Final = 0x0020000D
 _SERIES: Final = 0x0020000E
 _FINDING: Final = (b"121071", b"DCM")
 _LANGUAGE: Final = (b"121049", b"DCM")
+_LIBRARY: Final = (b"111028", b"DCM")
+_ROWS: Final = (b"110910", b"DCM")
+_COLUMNS: Final = (b"110911", b"DCM")
+#: Of a closed outline: a rectangle's corners, and the first again.
+_LEAST_POINTS: Final = 5
+_CORNERS: Final = 4
 _TRACKING_UID: Final = (b"112040", b"DCM")
 
 
@@ -87,6 +96,7 @@ def check(report: bytes, of: Identity, *, scores: Sequence[float], model: Model,
     _check_references(document, of)
     _check_language(document, options)
     _check_groups(document, scores, options)
+    _check_regions(document, scores, options)
 
 
 def _check_references(document: Tree, of: Identity) -> None:
@@ -123,7 +133,7 @@ def _check_language(document: Tree, options: Options) -> None:
 
 def _check_groups(document: Tree, scores: Sequence[float], options: Options) -> None:
     words = vocabulary(options.language, options.coding)
-    found = list(groups(document))
+    found = [group for group in groups(document) if label(group) != SUMMARY]
     if [label(group) for group in found] != list(LABELS):
         raise MalformedReport("its findings are not the model's, in their order")
     tracking = {value(item, 0x0040A124) for group in found for item in named(group, _TRACKING_UID)}
@@ -149,6 +159,45 @@ def _check_groups(document: Tree, scores: Sequence[float], options: Options) -> 
         asserted = [concept(item, CODE) for item in named(group, _FINDING)]
         if asserted != ([finding] if state == "present" else []):
             raise MalformedReport(f"{name} is asserted against its score")
+
+
+def _check_regions(document: Tree, scores: Sequence[float], options: Options) -> None:
+    """Check that something is drawn for each finding that is present and for no other, and all within the image."""
+    present = {name for name, wanted in zip(LABELS, scores, strict=True) if wanted >= options.point(name)}
+    wanted = present if options.regions == "activation" else set()
+    if options.regions != "none" and not wanted:
+        wanted = {SUMMARY}
+    drawn = {label(group): outlines(group) for group in groups(document)}
+    if {name for name, parts in drawn.items() if parts} != wanted or (SUMMARY in drawn) != (
+        SUMMARY in wanted
+    ):
+        raise MalformedReport("it draws regions of other findings than are present")
+    undrawn = set(LABELS) - wanted if options.regions != "none" else set()
+    marked = {label(group): corners(group) for group in groups(document)}
+    if {name for name, four in marked.items() if four} != undrawn:
+        raise MalformedReport("it marks the square of other findings than aren't drawn")
+    rows, columns = (_pixels(document, name) for name in (_ROWS, _COLUMNS))
+    marks = [four for every in marked.values() for four in every]
+    if any(four != marks[0] or len(set(four)) != _CORNERS or len(four) != _CORNERS for four in marks):
+        raise MalformedReport("it marks something other than the corners of one square")
+    lines = [outline for parts in drawn.values() for outline in parts]
+    if any(len(outline) < _LEAST_POINTS or outline[0] != outline[-1] for outline in lines):
+        raise MalformedReport("a region is not closed")
+    if not all(0 <= x <= columns and 0 <= y <= rows for outline in (*lines, *marks) for x, y in outline):
+        raise MalformedReport("a region leaves the image")
+
+
+def _pixels(document: Tree, name: tuple[bytes, bytes]) -> float:
+    """Return a size that the image library gives; none is no limit, for a header may lack it."""
+    sizes = [
+        value(measured, NUMERIC)
+        for library in named(document, _LIBRARY)
+        for library_group in children(library)
+        for image in children(library_group)
+        for number in named(image, name)
+        for measured in children(number, MEASURED)
+    ]
+    return float(sizes[0]) if sizes else math.inf
 
 
 def _pair_of(code: Code) -> tuple[bytes, bytes]:

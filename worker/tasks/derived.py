@@ -4,8 +4,7 @@ Off by default, and then this module isn't even imported. A derived object comes
 that can't be made costs neither the report nor the run, and its reason is kept with the item.
 
 The picture needs the pixels again. They are decoded where all pixels are, in the reader's own process
-(``worker/reader/client.py``), and the model sees them a second time: where it then scores them otherwise than the
-report says, the picture isn't of this report and is not stored.
+(``worker/reader/client.py``). Its heat map is the one that came with the scores: neither model nor weights are needed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from datetime import datetime
-from typing import Final
 
 from backlog.broker.messages import DerivedRecord, Job, ReportItem, numbers
 from backlog.dicom.comparison import Comparison, compare
@@ -27,20 +25,18 @@ from worker.derived.libraries import kinds_made_here
 from worker.sr.content import ReportContent, report_content
 from worker.sr.inputs import Model, Options
 from worker.sr.source_header import SourceHeader
+from worker.tasks.evidence import drawn_regions, maps_of
 from worker.tasks.resources import WorkerResources
 from worker.tasks.withdraw import withdraw
 
-#: How far the scores of a picture may lie from its report's: another engine's rounding.
-_SAME_SCORE: Final = 5e-3
 
-
-def need(process: WorkerResources, job: Job) -> None:
+def need(job: Job) -> None:
     """Refuse a run whose derived objects this worker can't make, before it writes anything.
 
     Raises
     ------
     UsageError
-        A library is missing, or the model; or the run asks for a kind that this version doesn't know.
+        A library is missing, or the run asks for a kind that this version doesn't know.
     """
     kinds = job.get("derived_objects", [])
     if not set(kinds) <= set(DERIVED_OBJECTS):
@@ -48,12 +44,9 @@ def need(process: WorkerResources, job: Job) -> None:
     missing = sorted(set(kinds) - set(kinds_made_here()))
     if missing:
         raise UsageError(
-            f"this report worker cannot make {', '.join(missing)}: install cxr-backlog[inference,derived],"
+            f"this report worker cannot make {', '.join(missing)}: install cxr-backlog[codecs,derived],"
             " or run without"
         )
-    if "capture" in kinds:
-        process.check_weights(job)
-        _ = process.class_activation  # loads it
 
 
 def write(
@@ -88,6 +81,7 @@ def write(
         model=model,
         options=options,
         when=datetime.fromisoformat(job["when"]),
+        regions=drawn_regions(job, item),
     )
     return [_write(process, job, item, said, kind) for kind in job.get("derived_objects", [])]
 
@@ -147,16 +141,14 @@ def _capture(process: WorkerResources, job: Job, item: ReportItem, said: ReportC
     from worker.derived.capture import SIDE, draw  # Pillow
     from worker.reader.protocol import RejectedImage
 
+    maps = maps_of(item)
     (picture,) = list(process.readers(job).read([item["instance"]], SIDE))
     if isinstance(picture, RejectedImage):
         raise picture.rejection
     if picture.shown is None:
         raise ServiceUnavailable("the reader is of an older version")
-    maps = process.class_activation(picture.image)
-    if any(
-        not abs(float(seen) - score) <= _SAME_SCORE
-        for seen, score in zip(maps.scores, item["scores"], strict=True)
-        if score is not None
-    ):
-        raise InstanceRejected(Reason.REPORT_CONFLICT, "the picture's scores aren't those of the report")
+    if picture.sop_instance_uid != said.source.sop_instance_uid:
+        raise InstanceRejected(
+            Reason.REPORT_CONFLICT, "the picture is not of the image that the report is of"
+        )
     return derived_dicom.capture(said, draw(said, picture.shown, maps))

@@ -18,6 +18,7 @@ from backlog.model import SCORE_DIGITS
 from backlog.outcomes import Reason
 from worker.reader.protocol import PreprocessedImage, RejectedImage
 from worker.tasks.attempt import Attempt
+from worker.tasks.evidence import gathered
 from worker.tasks.resources import WorkerResources
 
 if TYPE_CHECKING:
@@ -55,13 +56,14 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
     waiting: list[tuple[InferItem, PreprocessedImage]] = []
 
     def score() -> None:
-        for (item, picture), scores in zip(
+        for (item, picture), found in zip(
             waiting, _scores(process.engine, [p.image for _, p in waiting]), strict=True
         ):
             index = item["i"]
-            if isinstance(scores, InstanceRejected):
-                attempt.results[index] = _ended(attempt, item, scores, picture)
+            if isinstance(found, InstanceRejected):
+                attempt.results[index] = _ended(attempt, item, found, picture)
                 continue
+            scores, maps = found
             flags = sorted(flag.value for flag in picture.flags)
             scored: ReportItem = {
                 "i": index,
@@ -69,6 +71,9 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
                 "scores": scores,
                 "flags": flags,
             }
+            evidence = gathered(job, scores, maps, picture.square)
+            if evidence is not None:
+                scored["evidence"] = evidence
             attempt.following[index] = scored
         waiting.clear()
 
@@ -171,7 +176,9 @@ def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem
     return None
 
 
-def _scores(engine: Engine, images: Sequence[Image]) -> list[Scores | InstanceRejected]:
+def _scores(
+    engine: Engine, images: Sequence[Image]
+) -> list[tuple[Scores, NDArray[np.float32]] | InstanceRejected]:
     """Score a batch; where that fails, image by image, so that only the one that is to blame ends.
 
     Raises
@@ -182,12 +189,16 @@ def _scores(engine: Engine, images: Sequence[Image]) -> list[Scores | InstanceRe
     import numpy as np  # the upload worker has none
 
     try:
-        rows = engine.scores(np.stack(images)[:, None])
+        found = engine.evaluate(np.stack(images)[:, None])
     except Exception as error:  # noqa: BLE001  # the edge of one item; MemoryError would stop the whole worker
         if len(images) > 1:
             return [scores for image in images for scores in _scores(engine, [image])]
         return [_blame(engine, images[0], error)]
-    return [_evaluated(engine, [float(score) for score in row]) for row in rows]
+    rows = [_evaluated(engine, [float(score) for score in row]) for row in found.scores]
+    return [
+        row if isinstance(row, InstanceRejected) else (row, maps)
+        for row, maps in zip(rows, found.maps, strict=True)
+    ]
 
 
 def _evaluated(engine: Engine, scores: list[float]) -> Scores | InstanceRejected:

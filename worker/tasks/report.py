@@ -31,6 +31,7 @@ from worker.sr import build as sr
 from worker.sr.inputs import SOP_CLASSES, Predecessor
 from worker.sr.uids import series_uid
 from worker.tasks.attempt import Attempt
+from worker.tasks.evidence import drawn_regions
 from worker.tasks.resources import WorkerResources
 from worker.tasks.withdraw import withdraw
 
@@ -56,7 +57,7 @@ def report(process: WorkerResources, job: Job, attempt: Attempt, items: list[Rep
     if job.get("derived_objects"):
         from worker.tasks import derived as derived_objects  # a run without pays nothing for them
 
-        attempt.retry_while_unavailable(lambda: derived_objects.need(process, job))
+        attempt.retry_while_unavailable(lambda: derived_objects.need(job))
     fidelity = _Fidelity(always=job.get("read_back", False))
 
     def one(item: ReportItem) -> None:
@@ -97,7 +98,13 @@ def _report(
         weights_sha256=job["weights"],
         meaningful=job["meaningful"],
     )
-    options = sr.Options(language=job["language"], coding=job["coding"], operating_points=_points(job))
+    options = sr.Options(
+        language=job["language"],
+        coding=job["coding"],
+        operating_points=_points(job),
+        regions=job.get("regions", "none"),
+    )
+    regions = drawn_regions(job, item)
     image = process.pacs.header(item["instance"])
     of, source = image.identity, sr.read_source(image)
     build = partial(
@@ -109,7 +116,7 @@ def _report(
         when=datetime.fromisoformat(job["when"]),
         predecessor=_predecessor(process.pacs, job, of, sr.report_uid(of.sop_instance_uid, model, options)),
     )
-    built = build(numbers(item["scores"]))
+    built = build(numbers(item["scores"]), regions=regions)
     sr.check(built.dicom, of, scores=numbers(item["scores"]), model=model, options=options)
     attempt.record_success(Operation.READ)
     attempt.operation = Operation.WRITE
@@ -130,7 +137,8 @@ def _report(
         item = item | {
             "scores": _same_scores(sr.scores_of(held), numbers(item["scores"]))
         }  # what the report says
-        built = build(numbers(item["scores"]))
+        # Another engine's maps may lead to another outline: what stands is what was drawn.
+        built = build(numbers(item["scores"]), regions=None if regions is None else _drawn(held, regions))
         ours = _is_same(built.dicom, held)
     if ours:
         _only_one(process.pacs, built.sop_instance_uid, stored.instance)
@@ -154,6 +162,11 @@ def _report(
         attempts=attempt.claim.attempt,
         derived_objects=None if made is None else tuple(made),
     )
+
+
+def _drawn(held: bytes, ours: sr.Regions) -> sr.Regions:
+    found = sr.regions_of(held)
+    return replace(found, frame=found.frame or ours.frame)
 
 
 def _is_same(ours: bytes, held: bytes) -> bool:
@@ -197,7 +210,12 @@ def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | 
     model = sr.Model(
         model_of(earlier).name, MODEL_VERSION, earlier["weights"], meaningful=earlier["meaningful"]
     )
-    options = sr.Options(earlier["language"], earlier["coding"], operating_points=_points(earlier))
+    options = sr.Options(
+        earlier["language"],
+        earlier["coding"],
+        operating_points=_points(earlier),
+        regions=earlier.get("regions", "none"),
+    )
     found = Predecessor(
         sop_class_uid=SOP_CLASSES[options.iod],
         sop_instance_uid=sr.report_uid(of.sop_instance_uid, model, options),

@@ -22,7 +22,6 @@ from backlog.weights import expected_sha256
 
 if TYPE_CHECKING:
     from backlog.pacs.modality import Modality
-    from worker.model.class_activation import ClassActivation
     from worker.model.engine import Engine
     from worker.model.weights import Weights
     from worker.reader.pool import Readers
@@ -145,13 +144,6 @@ class WorkerResources:
         limit = getattr(made.get("pacs"), "limit", None)
         waited += sum(one.waited for one in self._modality_limits.values())
         return float(waited + (limit.waited if limit else 0.0))
-
-    @cached_property
-    def class_activation(self) -> ClassActivation:
-        """The model with its maps, loaded: for pictures beside the reports."""
-        from worker.model.class_activation import ClassActivation  # ONNX Runtime
-
-        return ClassActivation(self.weights)
 
     def check(self, job: Job) -> None:
         """Refuse a run that this worker would do wrongly.
