@@ -18,6 +18,7 @@ from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Outcome, Reason
 from backlog.pacs.base import Pacs
+from backlog.pacs.concurrency_limit import LimitedPacs
 from backlog.pacs.orthanc import Orthanc
 from producer.ledger.ledger import Ledger
 from producer.ledger.schema import FOUND, STORED
@@ -47,8 +48,8 @@ def label_of(finding: str) -> str:
     return "ai-" + re.sub(r"[^a-z0-9]+", "-", finding.lower())
 
 
-def check_labels(pacs: Pacs) -> None:
-    """Refuse a PACS that keeps no labels.
+def check_labels(pacs: Pacs) -> Orthanc:
+    """Return the Orthanc that keeps the labels: of a PACS that many share, what is behind its limit on requests.
 
     Raises
     ------
@@ -57,6 +58,8 @@ def check_labels(pacs: Pacs) -> None:
     ServiceUnavailable
         It doesn't answer.
     """
+    if isinstance(pacs, LimitedPacs):
+        pacs = pacs.pacs  # a label is a request of a millisecond
     if not isinstance(pacs, Orthanc):
         raise UsageError("--label-findings needs an Orthanc of version 1.12 or later as the PACS")
     if not pacs.has_labels():
@@ -64,6 +67,7 @@ def check_labels(pacs: Pacs) -> None:
             f"--label-findings: the Orthanc at {pacs.url} keeps no labels: that needs version 1.12 or later, and a"
             " database with labels"
         )
+    return pacs
 
 
 class StudyLabels:
@@ -85,10 +89,8 @@ class StudyLabels:
     """
 
     def __init__(self, ledger: Ledger, pacs: Pacs, job: Job) -> None:
-        check_labels(pacs)
-        assert isinstance(pacs, Orthanc)  # noqa: S101  # see above
         self._ledger = ledger
-        self._pacs = pacs
+        self._pacs = check_labels(pacs)
         self._job = job
         self._next = 0.0
 
@@ -179,14 +181,13 @@ def remove_labels(ledger: Ledger, pacs: Pacs, seconds: float) -> int:
     """
     if not ledger.get(WANTED):
         return 0
-    check_labels(pacs)
-    assert isinstance(pacs, Orthanc)  # noqa: S101  # see above
+    orthanc = check_labels(pacs)
     count = 0
     query = "SELECT study, label, item FROM study_label WHERE state = 1 LIMIT ?"
     while rows := list(ledger.select(query, _BATCH)):
         for row in rows:
             try:
-                retried(partial(pacs.remove_label, row["study"], row["label"]), seconds)
+                retried(partial(orthanc.remove_label, row["study"], row["label"]), seconds)
             except InstanceRejected as rejected:
                 if rejected.reason is not Reason.NOT_IN_PACS:
                     raise

@@ -11,8 +11,11 @@ import requests
 
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.model import LABELS
+from backlog.pacs.base import Pacs
+from backlog.pacs.concurrency_limit import limited
 from backlog.pacs.folder import FolderPacs
 from backlog.pacs.orthanc import Orthanc
+from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
 from producer.results.audit_log import Audit
 from producer.results.audit_log import verify as follow
@@ -117,7 +120,7 @@ def labels(pacs: Orthanc, server: OrthancServer) -> dict[str, set[str]]:
     }
 
 
-def put_all(ledger: Ledger, pacs: Orthanc) -> None:
+def put_all(ledger: Ledger, pacs: Pacs) -> None:
     StudyLabels(ledger, pacs, ledger.get("job")).finish(0)
 
 
@@ -144,6 +147,17 @@ def test_present_findings_label_their_study(ledger: Ledger, pacs: Orthanc, serve
     assert remove_labels(ledger, pacs, 0) == 4
     assert labels(pacs, server) == {"1.2.0": set(), "1.2.1": set(), "1.2.2": set()}
     assert remove_labels(ledger, pacs, 0) == 0
+
+
+def test_labels_go_through_the_limit_of_a_shared_pacs(
+    ledger: Ledger, pacs: Orthanc, server: OrthancServer, redis_url: str
+) -> None:
+    """As `retract` of a run in a stack meets it: with Redis, the PACS stands behind a limit on requests."""
+    shared = limited(pacs, Settings(redis_url=redis_url), server.url)
+    assert shared is not pacs
+    put_all(ledger, shared)
+    assert retract(ledger, shared).labels == 4
+    assert labels(pacs, server) == {"1.2.0": set(), "1.2.1": set(), "1.2.2": set()}
 
 
 def test_a_sites_operating_points_decide(ledger: Ledger, pacs: Orthanc, server: OrthancServer) -> None:
