@@ -20,7 +20,7 @@ from backlog.files import PrivateFolder
 from backlog.inputs.conversion import NOTHING, WRAPPED_MODALITY, Picture, names_of, opened, reason_of_other
 from backlog.inputs.entries import SourceFile
 from backlog.outcomes import Flag, Outcome, Reason
-from backlog.pacs.address import checked_address
+from backlog.pacs.address import checked_address, is_dicomweb
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
 from producer.results.only_account import ONLY, OnlyAccount, not_found, only_account
@@ -147,7 +147,8 @@ def make_plan(
         The list of ``--only`` and which of its columns counts.
     """
     with PrivateFolder() as folder:
-        source = make_source(word, settings, checked_address(pacs), Paths(folder), selection)
+        address = checked_address(pacs) if is_dicomweb(pacs) else pacs
+        source = make_source(word, settings, address, Paths(folder), selection)
         plan = Plan()
         listing = Listing(source, None)
         if only is not None:
