@@ -208,7 +208,12 @@ def test_an_image_that_came_by_c_store_first_is_the_same(tmp_path: Path) -> None
     for name, image in files.items():
         (tmp_path / f"{name}.dcm").write_bytes(image)
         with a_pacs(
-            "installed", tmp_path, DicomServerEnabled=True, DicomPort=port, DicomAlwaysAllowStore=True
+            "installed",
+            tmp_path,
+            DicomServerEnabled=True,
+            DicomPort=port,
+            DicomAlwaysAllowStore=True,
+            DicomCheckCalledAet=False,
         ) as server:
             sent = ["storescu", "127.0.0.1", str(port), str(tmp_path / f"{name}.dcm")]
             subprocess.run(sent, check=True, timeout=60)
