@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -161,7 +162,7 @@ def test_a_failing_hospital_and_kills_lose_and_double_nothing(
     cli: Cli, dicom_orthanc: OrthancServer, hospital: ScriptedHospital, tmp_path: Path
 ) -> None:
     """One request of eight fails, at random; the worker that retrieves and delivers is killed, and the producer."""
-    count = 12
+    count = 9
     for study in range(count):
         hospital.hold(image(study))
     chance = random.Random(7)  # not for secrets
@@ -171,8 +172,8 @@ def test_a_failing_hospital_and_kills_lose_and_double_nothing(
     kills: Counter[str] = Counter()
 
     def kill() -> None:
-        """Kill the worker three times, and the producer, which takes its servers with it, once."""
-        while not over.wait(4.0):
+        """Kill the worker twice, and the producer, which takes its servers with it, once."""
+        while not over.wait(3.0):
             for process in psutil.process_iter(["cmdline"]):
                 line = " ".join(process.info["cmdline"] or [])
                 with suppress(psutil.NoSuchProcess):
@@ -212,3 +213,29 @@ def test_a_failing_hospital_and_kills_lose_and_double_nothing(
     assert cli("verify", out, **dicom_orthanc.environment).returncode == 0
     # What arrived in the moment of a kill, before it was marked, stays: never the other way round.
     assert images_in(dicom_orthanc) <= 2 * kills.total()
+
+
+def test_a_report_that_the_hospital_refuses_is_told_and_can_be_replayed(
+    cli: Cli, dicom_orthanc: OrthancServer, hospital: ScriptedHospital, tmp_path: Path
+) -> None:
+    """Of a zip, whose reports go to a modality too."""
+    with zipfile.ZipFile(tmp_path / "backlog.zip", "w") as archive:
+        for study in range(3):
+            archive.writestr(f"{study}.dcm", image(study))
+    refused: list[str] = []
+
+    def refuses(uid: str) -> bool:
+        refused[:] = refused or [uid]
+        return uid == refused[0]
+
+    hospital.refuses_store = refuses
+    out, more = tmp_path / "out", dicom_orthanc.environment | {"CXR_PACS_RETRY_SECONDS": "1"}
+    words = ("--pacs", dicom_orthanc.url, "--deliver", "hospital", "--workers", 1)
+    done = cli("run", tmp_path / "backlog.zip", "--out", out, *words, **more)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert (summary(out)["reported"], summary(out)["quarantined"]) == (2, {"not_delivered": 1})
+    assert len(hospital.stored) >= 2
+    hospital.refuses_store = lambda _: False
+    done = cli("quarantine", "replay", out, "--to", tmp_path / "again", **more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {str(one.StudyInstanceUID) for one in hospital.stored} == {f"1.9.{study}" for study in range(3)}

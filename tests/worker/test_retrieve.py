@@ -14,11 +14,13 @@ import pytest
 from celery.exceptions import Reject
 
 from backlog.broker.celery_app import make_app
+from backlog.broker.claim import Claim
 from backlog.broker.claims import Claims
+from backlog.broker.item_results import Reported
 from backlog.broker.messages import DEFERRED, ItemRecord, Job, Stage
 from backlog.broker.pace import Pace
 from backlog.errors import ModalityFailed, UsageError
-from backlog.fault_attribution import FaultHistory, Verdict
+from backlog.fault_attribution import FaultHistory, Operation, Verdict
 from backlog.pacs.modality import Modality, evict
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
@@ -28,7 +30,9 @@ from tests.support.jobs import a_job
 from tests.support.servers import OrthancServer, free_port
 from worker.tasks import chunk as chunk_module
 from worker.tasks import retrieve as retrieve_module
+from worker.tasks.attempt import Attempt
 from worker.tasks.chunk import StageRunner
+from worker.tasks.deliver import deliver
 from worker.tasks.resources import WorkerResources
 from worker.tasks.retrieve import retrieve
 
@@ -264,6 +268,44 @@ def test_a_report_that_is_not_taken_is_said(ward: Ward) -> None:
     with pytest.raises(ModalityFailed, match="0xA700") as caught:
         ward.modality.deliver(ward.held("1"))
     assert caught.value.reason.value == "not_delivered"
+
+
+def test_a_report_that_is_never_taken_has_another_as_witness(ward: Ward) -> None:
+    for chunk, uid in enumerate("12", 1):
+        ward.do(ward.submit([uid], chunk=chunk))
+    claim = ward.claims.claim("run1", 3, Stage.RETRIEVE, Stage.RETRIEVE)
+    assert isinstance(claim, Claim)
+    attempt = Attempt(claim, Stage.REPORT, 0.0)
+    job = ward.job()
+    job["deliver"] = "hospital"
+    taken, refused = (
+        Reported(
+            instance=ward.held(uid)[0],
+            sop_instance_uid="",
+            study_instance_uid=f"1.9.{uid}",
+            sr_sop_instance_uid=f"1.9.{uid}.1.0",
+            sr_instance=ward.held(uid)[0],
+            sr_sha256="",
+            sr_ours=True,
+            flags=(),
+            scores=(),
+            scoring=None,
+        )
+        for uid in "12"
+    )
+    for _ in range(2):
+        assert deliver(ward.process, job, attempt, taken) == "hospital"
+    ward.hospital.refuses_store = lambda uid: uid == "1.9.2.1.0"
+    before = attempt.tell_served()[Operation.DELIVER]
+    with pytest.raises(ModalityFailed):
+        deliver(ward.process, job, attempt, refused)
+    assert attempt.tell_served()[Operation.DELIVER] > before
+    ward.hospital.refuses_store = lambda _: True
+    ward.process.proved.clear()
+    between = attempt.tell_served()
+    with pytest.raises(ModalityFailed):
+        deliver(ward.process, job, attempt, refused)
+    assert attempt.tell_served() == between
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Final
 
 from backlog.broker.item_results import Reported
 from backlog.broker.messages import Job
-from backlog.errors import ModalityFailed
+from backlog.errors import InstanceRejected, ModalityFailed, ServiceUnavailable
 from backlog.fault_attribution import Operation
 from backlog.outcomes import Reason
 from backlog.pacs.modality import Modality
@@ -17,6 +17,12 @@ from worker.tasks.resources import WorkerResources
 #: How long the modality may take to list what it took or to commit to it, in seconds, and how often it is asked.
 _CONFIRM_SECONDS: Final = 10.0
 _ASK_EVERY: Final = 0.5
+
+#: Seconds between two proofs that the modality takes other reports than the one that it fails on.
+_PROVE_EVERY: Final = 10.0
+
+#: The place of a report that the modality has, among the references of a run's chunks.
+_PROOF: Final = -2
 
 
 def deliver(process: WorkerResources, job: Job, attempt: Attempt, reported: Reported) -> str:
@@ -45,11 +51,30 @@ def deliver(process: WorkerResources, job: Job, attempt: Attempt, reported: Repo
     beside = [one["instance"] for one in reported.derived_objects or () if "instance" in one]
     limit = process.modality_limit(modality.name, "store")
     limit.on_wait = attempt.go_on_waiting
-    with limit.slot("store"):
-        modality.deliver([reported.sr_instance, *beside])
-    _confirm(modality, reported, by=process.settings.deliver_confirm)
+    try:
+        with limit.slot("store"):
+            modality.deliver([reported.sr_instance, *beside])
+        _confirm(modality, reported, by=process.settings.deliver_confirm)
+    except ModalityFailed:
+        _prove(process, job, attempt, modality)
+        raise
     attempt.record_success(Operation.DELIVER)
+    process.claims.set_references(job["run"], _PROOF, [reported.sr_instance])
     return modality.name
+
+
+def _prove(process: WorkerResources, job: Job, attempt: Attempt, modality: Modality) -> None:
+    """Send a modality that fails on a report one that it has: it may fail on all."""
+    if time.monotonic() - process.proved.get(job["run"], float("-inf")) < _PROVE_EVERY:
+        return
+    process.proved[job["run"]] = time.monotonic()
+    known = process.claims.references(job["run"], _PROOF)
+    if known:
+        try:
+            modality.deliver(known)
+        except (ServiceUnavailable, InstanceRejected):
+            return
+        attempt.record_witness(Operation.DELIVER)
 
 
 def _confirm(modality: Modality, reported: Reported, *, by: str) -> None:

@@ -33,6 +33,9 @@ class WorkerResources:
     """What one worker process holds on to, made when first needed."""
 
     settings: Settings
+    proved: dict[str, float] = field(
+        default_factory=dict, init=False
+    )  #: when a modality was last, by the run
     _modality_limits: dict[str, PacsConcurrencyLimit] = field(default_factory=dict, init=False)
 
     @cached_property
