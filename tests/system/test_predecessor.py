@@ -53,7 +53,7 @@ def test_a_later_run_refers_to_the_earlier_ones_report(
     assert tags["ContentSequence"]
 
 
-def test_a_run_that_scored_nothing_is_no_predecessor(cli: Cli, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_no_predecessor(cli: Cli, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
         pass
     done = cli("run", "empty.zip", "--out", tmp_path / "out", "--predecessor", tmp_path / "none")
