@@ -24,6 +24,9 @@ from producer.sources.base import Source
 from producer.sources.file_names import behind, path_key, shorter
 from producer.validation.labels import Labels
 
+#: Images whose scores are read at a time.
+_BATCH = 4096
+
 
 @dataclass
 class Joined:
@@ -109,11 +112,10 @@ def join(
             " 'cxr-backlog export OUT --names --to FILE', then give it with --names FILE"
         )
     index = _Index(labels)
-    found: dict[int, _Unit] = {}
+    units = _Units(len(labels.keys))
     reported = without = 0
     missed: dict[int, str] = {}
-    keys = _keys(ledger, labels.key, table, source)
-    for item, key in keys:
+    for item, key in _keys(ledger, labels.key, table, source):
         row = index.row(key) if key else None
         if item["outcome"] != Outcome.REPORTED.value:
             if row is not None:
@@ -123,71 +125,97 @@ def join(
         if row is None:
             without += 1
             continue
-        scores = np.array(json.loads(item["scores"]), np.float32)
-        unit = found.get(row)
-        extra = table.get(item["sop_instance_uid"], {}) if table else {}
-        if unit is None:
-            found[row] = _Unit(scores, item["study_instance_uid"], extra)
-        else:
-            unit.scores = np.fmax(unit.scores, scores)
-            unit.images += 1
-    return _joined(labels, found, missed, reported, without, by)
+        units.add(row, item["scores"], item["study_instance_uid"])
+        if table is not None:
+            units.extra.setdefault(row, table.get(item["sop_instance_uid"], {}))
+    units.flush()
+    return _joined(labels, units, missed, reported, without, by)
 
 
-@dataclass
-class _Unit:
-    scores: NDArray[np.float32]
-    study: str
-    extra: dict[str, str]
-    images: int = 1
+class _Units:
+    """What was found for each row of the labels, in arrays: a million rows are 100 MB."""
+
+    def __init__(self, rows: int) -> None:
+        self.scores = np.full((rows, len(LABELS)), np.nan, np.float32)
+        self.images = np.zeros(rows, np.int32)
+        self.studies = np.full(rows, -1, np.int64)  #: of the first image, numbered
+        self.extra: dict[int, dict[str, str]] = {}  #: from the names
+        self._numbers: dict[str, int] = {}
+        self._rows: list[int] = []
+        self._texts: list[str] = []
+
+    def add(self, row: int, scores: str, study: str) -> None:
+        """Take an image, its scores as the ledger has them."""
+        self._rows.append(row)
+        self._texts.append(scores)
+        if study and self.studies[row] < 0:
+            self.studies[row] = self._numbers.setdefault(study, len(self._numbers))
+        if len(self._rows) == _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Take what waits: the highest score of a row's images counts."""
+        if self._rows:
+            scores = np.array(json.loads(f"[{','.join(self._texts)}]"), np.float32)
+            np.fmax.at(self.scores, self._rows, scores)
+            np.add.at(self.images, self._rows, 1)
+        self._rows, self._texts = [], []
+
+    def clusters(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which study each row belongs to; one whose study isn't known is alone."""
+        studies = self.studies[rows]
+        return np.where(studies < 0, len(self._numbers) + rows, studies)
 
 
 def _joined(
     labels: Labels,
-    found: dict[int, _Unit],
+    units: _Units,
     missed: dict[int, str],
     reported: int,
     without: int,
     by: tuple[str, ...],
 ) -> Joined:
-    rows = sorted(found)
+    found = np.flatnonzero(units.images)
+    rows = found.tolist()
     unjoined = [
-        (key, missed.get(row, "no such image in this run"))
-        for row, key in enumerate(labels.keys)
-        if row not in found
+        (labels.keys[row], missed.get(row, "no such image in this run"))
+        for row in np.flatnonzero(units.images == 0).tolist()
     ]
-    patients = [_patient(labels, row, found[row]) for row in rows]
-    by_patient = bool(rows) and all(patients)
-    names = patients if by_patient else [found[row].study or labels.keys[row] for row in rows]
-    numbers: dict[str, int] = {}
+    clusters, by_patient = units.clusters(found), False
+    if rows and (labels.patients or units.extra or labels.key is Key.PATIENT_ID):
+        patients = [_patient(labels, row, units.extra.get(row, {})) for row in rows]
+        by_patient = all(patients)
+        if by_patient:
+            numbers: dict[str, int] = {}
+            clusters = np.array([numbers.setdefault(name, len(numbers)) for name in patients], np.int64)
     return Joined(
-        scores=np.array([found[row].scores for row in rows], np.float32).reshape(-1, len(LABELS)),
-        values=labels.values[rows],
-        clusters=np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64),
+        scores=units.scores[found],
+        values=labels.values[found],
+        clusters=clusters,
         clustered_by="patient" if by_patient else "study",
         unit=_UNITS[labels.key],
-        images=sum(found[row].images for row in rows),
+        images=int(units.images.sum()),
         reported=reported,
         rows=len(labels.keys),
         keys=[labels.keys[row] for row in rows],
-        groups={name: _group(labels, rows, found, name) for name in by},
+        groups={name: _group(labels, rows, units.extra, name) for name in by},
         unjoined=unjoined,
         without_label=without,
     )
 
 
-def _patient(labels: Labels, row: int, unit: _Unit) -> str:
+def _patient(labels: Labels, row: int, extra: dict[str, str]) -> str:
     if labels.key is Key.PATIENT_ID:
         return labels.keys[row]
-    return (labels.patients[row] if labels.patients else "") or unit.extra.get(Key.PATIENT_ID.value, "")
+    return (labels.patients[row] if labels.patients else "") or extra.get(Key.PATIENT_ID.value, "")
 
 
-def _group(labels: Labels, rows: list[int], found: dict[int, _Unit], name: str) -> list[str]:
+def _group(labels: Labels, rows: list[int], extra: dict[int, dict[str, str]], name: str) -> list[str]:
     if name in labels.groups:
         return [labels.groups[name][row] or "(blank)" for row in rows]
-    if rows and name not in found[rows[0]].extra:
+    if rows and name not in extra.get(rows[0], {}):
         raise UsageError(f"--by {name}: no such column in the labels, nor in a file given with --names")
-    return [found[row].extra.get(name, "") or "(blank)" for row in rows]
+    return [extra.get(row, {}).get(name, "") or "(blank)" for row in rows]
 
 
 def _read_names(path: Path) -> dict[str, dict[str, str]]:
@@ -239,10 +267,12 @@ class _Index:
 
     def __init__(self, labels: Labels) -> None:
         self._files = labels.key is Key.FILE_NAME
+        self._row = {} if self._files else {key: row for row, key in enumerate(labels.keys)}
         self._rows: dict[str, list[int]] = {}
-        for row, key in enumerate(labels.keys):
-            self._rows.setdefault(path_key(key) if self._files else key, []).append(row)
-        self._sorted = sorted(self._rows) if self._files else []
+        if self._files:
+            for row, key in enumerate(labels.keys):
+                self._rows.setdefault(path_key(key), []).append(row)
+        self._sorted = sorted(self._rows)
 
     def row(self, key: str) -> int | None:
         """Return the row of a key.
@@ -253,8 +283,7 @@ class _Index:
             A file's name fits several rows equally well.
         """
         if not self._files:
-            rows = self._rows.get(key)
-            return rows[0] if rows else None
+            return self._row.get(key)
         found = self._rows_of_file(path_key(key))
         if len(found) > 1:
             raise UsageError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -200,8 +201,9 @@ class _Reader:
         values = [NO_COLUMN] * len(LABELS)
         if self.findings:
             for at, finding in self.findings.items():
-                cell = row[at].strip().lower().replace(",", ".")
-                value = _CELLS.get(cell)
+                value = _CELLS.get(row[at])
+                if value is None:
+                    value = _CELLS.get(row[at].strip().lower().replace(",", "."))
                 if value is None:
                     raise UsageError(
                         f"{self.path}: line {line}: {self.header[at]} is {row[at].strip()[:20]!r};"
@@ -215,7 +217,7 @@ class _Reader:
                 finding_at = self.meaning.get(plain(name))
                 if finding_at is not None:
                     values[finding_at] = POSITIVE
-        return np.array(values, np.int8).tobytes()
+        return array("b", values).tobytes()
 
     def _drop_what_nobody_named(self, values: NDArray[np.int8]) -> None:
         """A finding that no row names isn't part of the table's vocabulary: its absence means nothing."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +71,50 @@ def test_scores_have_a_row_for_each_reported_item(ledger: Ledger, tmp_path: Path
     assert [float(table[0][label]) for label in LABELS] == [0.5] * 18
     assert table[1]["sop_instance_uid"] == "1.2.2"
     assert table[1]["flags"] == "signed upsampled"
+
+
+def as_a_spreadsheet_reads(path: Path) -> list[list[float | str]]:
+    """Open a CSV as Excel or LibreOffice do by a double click where numbers have a decimal comma (pt-BR).
+
+    The byte order mark says that it is UTF-8, the list separator is the semicolon, a cell of digits with a comma is a
+    number, one that begins as a formula is calculated, and all others are text.
+    """
+    content = path.read_bytes()
+    assert content.startswith(codecs.BOM_UTF8)
+
+    def value(text: str) -> float | str:
+        assert not text.startswith(("=", "+", "-", "@", "\t", "\r")), "a formula"
+        assert not re.fullmatch(r"\d{1,3}([./-])\d{1,2}\1\d{2,4}", text), "a date"
+        assert not re.fullmatch(r"\d{1,3}(\.\d{3})+", text), "a number in thousands"
+        number = re.fullmatch(r"\d+(,\d+)?([eE][+-]?\d+)?", text)
+        return float(text.replace(",", ".")) if number else text
+
+    rows = csv.reader(content.decode("utf-8-sig").splitlines(), delimiter=";")
+    return [[value(cell) for cell in row] for row in rows]
+
+
+def test_a_brazilian_spreadsheet_opens_numbers_as_numbers(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.close()
+    uid = "1.2.840.113619.2.55.3.604688119.971.1449237218.467"
+    tiny = [1e-06, 0.5, 1.0, 0.0, *(0.123456 + n / 100 for n in range(14))]
+    (tmp_path / "more").mkdir()
+    made = filled(
+        tmp_path / "more" / "ledger.sqlite", scores=tiny, sop_instance_uid=uid, flags=["non_square"]
+    )
+    write_scores(made, tmp_path / "plain.csv")
+    write_scores(made, tmp_path / "excel.csv", excel=True)
+    header, *rows = as_a_spreadsheet_reads(tmp_path / "excel.csv")
+    plain = read_csv(tmp_path / "plain.csv")
+    assert header == list(plain[0])
+    assert len(rows) == len(plain) == 3
+    for row, other in zip(rows, plain, strict=True):
+        assert row[0] == float(other["item"])
+        assert row[1:5] == [other[name] for name in header[1:5] if isinstance(name, str)]
+        assert [float(cell) for cell in row[5:]] == [float(other[label]) for label in LABELS]
+    assert rows[0][1] == uid
+    assert rows[0][5:] == tiny
+    assert not any(isinstance(cell, str) for row in rows for cell in row[5:])
+    made.close()
 
 
 def test_writing_that_is_given_up_leaves_the_old_file(

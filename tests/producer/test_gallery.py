@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,6 +234,23 @@ def test_seeded_weights_are_said_to_mean_nothing_everywhere(tmp_path: Path) -> N
     text = write(ledger, tmp_path / "g.html").read_text().partition("<script")[0]
     ledger.close()
     assert text.count("SEEDED WEIGHTS: THE SCORES MEAN NOTHING") == 3  # head, picture, scores
+
+
+def test_a_sites_operating_points_decide_what_is_present(ledger: Ledger, tmp_path: Path) -> None:
+    """What a verdict agrees with is what the report says, so the page has to decide by the same points."""
+
+    def points(page: Path) -> list[float]:
+        found = re.search(
+            r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL
+        )
+        assert found
+        return list(json.loads(found[1])["points"])
+
+    job = ledger.get("job")
+    assert set(points(write(ledger, tmp_path / "own.html"))) == {0.5}
+    thresholds = dict.fromkeys(LABELS, 0.25) | {"Pneumothorax": 0.75}
+    ledger.set("job", job | {"operating_points": {"sha256": "ab" * 32, "thresholds": thresholds}})
+    assert points(write(ledger, tmp_path / "sites.html")) == [thresholds[label] for label in LABELS]
 
 
 def test_links_lead_into_the_viewer(ledger: Ledger) -> None:
