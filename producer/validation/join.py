@@ -156,7 +156,7 @@ class _Units:
     def flush(self) -> None:
         """Take what waits: the highest score of a row's images counts."""
         if self._rows:
-            scores = np.array(json.loads(f"[{','.join(self._texts)}]"), np.float32)
+            scores = _parsed(self._texts)
             np.fmax.at(self.scores, self._rows, scores)
             np.add.at(self.images, self._rows, 1)
         self._rows, self._texts = [], []
@@ -165,6 +165,14 @@ class _Units:
         """Return which study each row belongs to; one whose study isn't known is alone."""
         studies = self.studies[rows]
         return np.where(studies < 0, len(self._numbers) + rows, studies)
+
+
+def _parsed(texts: list[str]) -> NDArray[np.float32]:
+    """Return the scores of many images, (images, 18), of their JSON lists; NaN where there is none."""
+    joined = ",".join([text[1:-1] for text in texts])
+    if "n" in joined.lower():  # null, NaN
+        return np.array(json.loads(f"[{','.join(texts)}]"), np.float32)
+    return np.fromstring(joined, np.float32, sep=",").reshape(len(texts), -1)
 
 
 def _joined(
@@ -189,8 +197,8 @@ def _joined(
             numbers: dict[str, int] = {}
             clusters = np.array([numbers.setdefault(name, len(numbers)) for name in patients], np.int64)
     return Joined(
-        scores=units.scores[found],
-        values=labels.values[found],
+        scores=units.scores if len(rows) == len(labels.keys) else units.scores[found],
+        values=labels.values if len(rows) == len(labels.keys) else labels.values[found],
         clusters=clusters,
         clustered_by="patient" if by_patient else "study",
         unit=_UNITS[labels.key],
