@@ -37,7 +37,7 @@ def test_every_command_of_the_example_does_what_is_said(tmp_path: Path, model_ca
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CXR_")}
     environment |= {"CXR_WEIGHTS": "seeded", "CXR_CACHE": str(model_cache)}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    said = {}
+    said: dict[str, str] = {}
     for command in commands("validation.md"):
         done = subprocess.run(
             ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500
