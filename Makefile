@@ -33,8 +33,7 @@ unit: ## lint, types and the tests that need no whole run, in minutes; what `mak
 
 test: ## install what the tests need; lint, types, tests
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk pdftotext:poppler-utils chromium:chromium \
-		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps \
-		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb
+		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps
 	@$(MAKE) --no-print-directory check
 	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
