@@ -35,7 +35,7 @@ test: ## install what the tests need; lint, types, tests
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk pdftotext:poppler-utils chromium:chromium \
 		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps
 	@$(MAKE) --no-print-directory check
-	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not long"
 
 bench: ## measure, as ratios in one run
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc
@@ -46,6 +46,7 @@ chaos: ## break everything on purpose and count what is lost
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc faketime:faketime
 	@scripts/environment dev
 	$(PY) -m tests.chaos
+	$(PY) -m pytest -q -m long tests/system
 
 FUZZ_SECONDS ?= 600
 fuzz: ## look for inputs that break a reader, FUZZ_SECONDS=600 in all

@@ -54,6 +54,7 @@ def test_a_killed_redis_and_a_killed_producer_lose_and_double_nothing(tmp_path: 
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_servers_that_others_configured_lose_and_double_nothing(tmp_path: Path) -> None:
     """The whole experiment takes every case at both versions of Orthanc."""
     found = foreign.foreign(

@@ -158,6 +158,7 @@ def test_a_modality_that_does_not_answer_is_said_before_a_run_begins(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_failing_hospital_and_kills_lose_and_double_nothing(
     cli: Cli, dicom_orthanc: OrthancServer, hospital: ScriptedHospital, tmp_path: Path
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_failing_hospital_and_kills_lose_and_double_nothing(
     assert images_in(dicom_orthanc) <= 2 * kills.total()
 
 
+@pytest.mark.long
 def test_a_report_that_the_hospital_refuses_is_told_and_can_be_replayed(
     cli: Cli, dicom_orthanc: OrthancServer, hospital: ScriptedHospital, tmp_path: Path
 ) -> None:

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from backlog.broker.celery_app import make_app
 from backlog.pacs.folder import FolderPacs
+from backlog.settings import Settings
+from producer.run.worker_inventory import ask_workers
 from tests.chaos.account import endings
 from tests.chaos.images import write_backlog
 from tests.conftest import Cli
@@ -72,6 +75,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -
 def answering(stack: Stack, redis_server: RedisServer) -> Stack:
     client = redis_server.client
     wait_until(lambda: sum(one["cmd"] == "brpop" for one in client.client_list()) >= 3, 60, "workers wait")
+    app = make_app(Settings(redis_url=redis_server.url))
+
+    def both_answer() -> bool:
+        return {"c" * 12, "d" * 12} <= {one.weights[:12] for one in ask_workers(app)}
+
+    wait_until(both_answer, 60, "the workers of both weights answer")
     return stack
 
 

@@ -123,7 +123,7 @@ def test_the_io_worker_has_no_reader(redis_server: RedisServer, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--queues", "inference,raport", "no queue 'raport': they are upload, inference, report"),
+        ("--queues", "inference,raport", "no queue 'raport': they are retrieve, upload, inference, report"),
         ("--queues", "", "no queue ''"),
         ("--processes", "0", "a number from 1"),
         ("--processes", "two", "a number from 1"),
