@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from backlog.broker.messages import points_of
 from backlog.errors import UsageError
-from backlog.model import LABELS, OPERATING_POINT
+from backlog.model import LABELS
 from producer.ledger.ledger import Ledger
 from producer.validation import metrics
 from producer.validation.join import Joined
@@ -39,7 +40,9 @@ class FindingDifference:
     label: str
     mean_difference: Interval
     largest: float  #: the largest absolute difference
-    to_present: int  #: images below the operating point in the first run and not in the second
+    to_present: (
+        int  #: images that the first run calls absent and the second present, each by its own operating point
+    )
     to_absent: int
     auc_difference: Interval | None = None  #: where there are labels of both kinds
 
@@ -82,13 +85,17 @@ def compare(first: Ledger, second: Ledger) -> Comparison:
     """
     uids, studies, one, other, counts = _paired(first, second)
     draws = Resampling(studies)
+    points = points_of(first.get("job")), points_of(second.get("job"))
     return Comparison(
         _name(first),
         _name(second),
         len(uids),
         counts[0] - len(uids),
         counts[1] - len(uids),
-        [_difference(label, one[:, k], other[:, k], draws) for k, label in enumerate(LABELS)],
+        [
+            _difference(label, one[:, k], other[:, k], draws, (points[0][k], points[1][k]))
+            for k, label in enumerate(LABELS)
+        ],
         _most_different(uids, one, other),
     )
 
@@ -151,9 +158,11 @@ def _paired(
     return uids, studies, one, other, (len(mine), len(theirs))
 
 
-def _difference(label: str, one: NDArray[Any], other: NDArray[Any], draws: Resampling) -> FindingDifference:
+def _difference(
+    label: str, one: NDArray[Any], other: NDArray[Any], draws: Resampling, points: tuple[float, float]
+) -> FindingDifference:
     difference = np.nan_to_num(other - one)
-    present, later = one >= OPERATING_POINT, other >= OPERATING_POINT
+    present, later = one >= points[0], other >= points[1]
     mean = draws.interval(
         float(difference.mean()), lambda weights: float((weights * difference).sum() / weights.sum())
     )

@@ -275,6 +275,21 @@ def test_two_runs_are_compared_image_by_image(run: Path, tmp_path: Path, labels:
     assert (tmp_path / "other" / "comparison" / "comparison.html").read_text().startswith("<!-- cxr-backlog")
 
 
+def test_findings_change_by_each_runs_own_operating_point(run: Path, tmp_path: Path) -> None:
+    other = ended_run(tmp_path / "other", COUNT)
+    job = other.get("job")
+    job["operating_points"] = {"sha256": "00" * 32, "thresholds": {LABELS[0]: 0.0}}
+    other.set("job", job)
+    other.close()
+    assert call("compare", run, tmp_path / "other").exit_code == 0
+    found = json.loads((tmp_path / "other" / "comparison" / "comparison.json").read_text())
+    first, *others = found["findings"]
+    assert first["largest"] == 0  # the scores are the same
+    assert first["to_present"] > 0
+    assert first["to_absent"] == 0
+    assert all(one["to_present"] == one["to_absent"] == 0 for one in others)
+
+
 def test_runs_without_a_common_image_are_refused(run: Path, tmp_path: Path) -> None:
     ledger = new_ledger(tmp_path / "other")
     list_items(ledger, 1)
