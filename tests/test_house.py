@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -91,7 +92,6 @@ DOORS = {
         "worker.inspection",
         "worker.gallery_images",
         "worker.derived.capture",
-        "worker.derived.pdf",
         "worker.ingest.secondary_capture",
     },
     "reportlab": {"worker.derived.pdf"},
@@ -326,8 +326,15 @@ print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
 
 
 def imported_by(*names: str) -> set[str]:
+    # Without settings: a library that reads every variable (tqdm does) would be taken for one of ours.
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("CXR_")}
     done = subprocess.run(
-        [sys.executable, "-c", _LOOK, *names], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", _LOOK, *names],
+        cwd=ROOT,
+        env=plain,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
