@@ -53,7 +53,7 @@ class Reason(Enum):
     REFUSED = "refused"  #: the PACS refused to store it
     PACS_FAILS = "pacs_fails"  #: the PACS fails whenever it gets or gives this one, and works for others
     NOT_IN_PACS = "not_in_pacs"  #: was listed, but is gone from the PACS
-    NOT_LISTED = "not_listed"  #: the modality counts more images in its series than it lists
+    NOT_LISTED = "not_listed"  #: the PACS counts more images in its series or study than it lists
     NOT_RETRIEVED = "not_retrieved"  #: the modality fails to send it whenever it is asked, and sends others
     NOT_DELIVERED = (
         "not_delivered"  #: the modality fails to take its report whenever it comes, and takes others

@@ -118,6 +118,11 @@ class Dicomweb:
             )
         if not said.stored:
             raise failure(self.rest.url, said.failure)
+        if not self.contains(of):
+            # Some lose what they take in parallel, and say 200; others list it a moment later.
+            raise ServiceUnavailable(
+                f"the PACS at {self.rest.url} says that it stored an instance, and does not have it"
+            )
         return StoreResult(instance, already=False, study=self.study_of(instance, of), changed=said.changed)
 
     def expected_id(self, of: Identity) -> str:

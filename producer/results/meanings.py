@@ -30,7 +30,7 @@ MEANINGS: Final[dict[str, str]] = {
     Reason.REFUSED.value: "the PACS refused it",
     Reason.PACS_FAILS.value: "the PACS fails on this one, and works for others",
     Reason.NOT_IN_PACS.value: "it was listed, and is not in the PACS any more",
-    Reason.NOT_LISTED.value: "the modality counts more images in its series than it lists",
+    Reason.NOT_LISTED.value: "the PACS counts more images in its series or study than it lists",
     Reason.NOT_RETRIEVED.value: "the modality fails to send it, and sends others",
     Reason.NOT_DELIVERED.value: "the modality fails to take its report, and takes others",
     Reason.NO_PIXELS.value: "an image without pixels",

@@ -18,7 +18,7 @@ from backlog.pacs.stow import value
 from producer.sources import base as sources
 from producer.sources.base import Entry, Page, never_silent
 from producer.sources.orthanc import OWN_MANUFACTURER, OWN_MODALITIES
-from producer.sources.study_listing import FIRST_DAY, LAST_DAY, Resources, StudySlices, day_of, list_all
+from producer.sources.study_listing import FIRST_DAY, LAST_DAY, QidoStudySlices, Resources, day_of, list_all
 
 #: Tags in DICOM JSON.
 _SOP_CLASS: Final = "00080016"
@@ -77,7 +77,7 @@ class DicomwebSource:
         after, _, count = rest.partition(":")
         self._seen = int(count or 0)
         if days != _UNDATED:
-            slices = StudySlices(self.pacs.rest, self._query())
+            slices = QidoStudySlices(self.pacs.rest, self._query())
             first = _day(days) if days else first
             if after:  # of this slice something was taken: what, tells the last study's UID
                 until = _day(days.partition("-")[2])
@@ -142,7 +142,8 @@ class DicomwebSource:
 
     def _entries(self, study: str, found: dict[str, Any]) -> Iterator[Entry]:
         series_of: dict[str, list[dict[str, Any]]] = {}
-        for one in self._instances(study, found):
+        listed = self._instances(study, found)
+        for one in listed:
             series_of.setdefault(str(value(one, SERIES) or ""), []).append(one)
         wanted = self.modality.split("\\") if self.modality else []
         for series, instances in sorted(series_of.items()):
@@ -153,6 +154,16 @@ class DicomwebSource:
                 continue
             for instance, one in zip(ids, instances, strict=True):
                 yield Entry(instance, 0, self._reason(one))
+        announced = _count(found, _INSTANCES_IN_STUDY) or 0
+        if len(listed) < announced:
+            warn(
+                "source.images_not_listed",
+                f"the PACS lists {len(listed)} of the {announced} instances that it says one study has: those that are"
+                " missing count as not_listed",
+                count=announced - len(listed),
+            )
+        for number in range(len(listed), announced):
+            yield Entry(f"{study}/?/{number + 1}", 0, Reason.NOT_LISTED)
 
     def _instances(self, study: str, found: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the instances of a study, with what tells their kind."""
@@ -167,11 +178,6 @@ class DicomwebSource:
             instances = self._by_series(study, found, fields)
             # PS3.18 asks for the instances of a study as one resource; not every server has it.
             self._has_instances_of_study = self._has_instances_of_study and not instances
-        if announced is not None and len(instances) < announced:
-            warn(
-                "source.incomplete",
-                f"the PACS lists {len(instances)} of the {announced} instances that it says one study has",
-            )
         return list(instances.values())
 
     def _by_series(self, study: str, found: dict[str, Any], fields: dict[str, str]) -> Resources:

@@ -87,7 +87,7 @@ def list_all(
         offset += len(page or [])
 
 
-class StudySlices:
+class QidoStudySlices:
     """The studies of a server that have a Study Date.
 
     Parameters

@@ -114,6 +114,16 @@ def test_a_store_without_a_word_is_looked_up(server: StrictServer) -> None:
     assert (result.instance, result.already) == (ID, False)
 
 
+def test_a_store_that_is_said_and_not_kept_is_sent_again(server: StrictServer) -> None:
+    """Some servers lose what they take in parallel, and answer 200."""
+    answering(server, 200, json.dumps(stored(OF.sop_instance_uid)).encode(), **DICOM_JSON)
+    error = raised(lambda: server.client().store(IMAGE))
+    assert type(error) is ServiceUnavailable, error
+    assert "does not have it" in str(error)
+    server.store_answer = lambda sop, uid: None
+    assert server.client().store(IMAGE).instance in server.instances
+
+
 def test_a_pacs_that_coerces_attributes_says_so(server: StrictServer) -> None:
     def renamed(sent: bytes) -> bytes:
         header = dcmread(BytesIO(sent))

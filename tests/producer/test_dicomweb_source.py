@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,6 +104,19 @@ def test_a_listing_of_all_that_is_cut_off_is_said(
     with caplog.at_level(logging.WARNING):
         assert sorted(listed(server)) == sorted(server.instances)
     assert "lists 15 of 30 studies" in caplog.text
+
+
+def test_an_image_that_is_counted_and_not_listed_is_accounted_for(
+    server: StrictServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(server, 1, 2)
+    add(server, 2, 2)
+    server.announced = {"1.2.1": 2, "1.2.2": 5}
+    with caplog.at_level(logging.WARNING):
+        entries = [entry for page in source(server).pages("") for entry in page.entries]
+    assert Counter(one.reason for one in entries) == {None: 4, Reason.NOT_LISTED: 3}
+    assert len({one.ref for one in entries}) == 7
+    assert "lists 2 of the 5 instances" in caplog.text
 
 
 def test_a_server_that_does_not_select_by_date_is_refused(server: StrictServer) -> None:

@@ -114,6 +114,7 @@ class StrictServer:
     shuffled: bool = False  #: the order of results changes with each answer
     selects_by_date: bool = True
     deletes: bool = True
+    announced: dict[str, int] = field(default_factory=dict)  #: instances that it says a study has
     token: str = ""
     instances: dict[str, bytes] = field(default_factory=dict)  #: by study/series/instance
     requests: list[str] = field(default_factory=list)
@@ -160,6 +161,8 @@ class StrictServer:
             entry: dict[str, tuple[str, Any]] = {"0020000D": ("UI", uids[0])}
             entry["00100020"] = ("LO", known["PatientID"])
             entry["00080020"] = ("DA", known["StudyDate"])
+            if level == 0 and uids[0] in self.announced:
+                entry["00201208"] = ("IS", self.announced[uids[0]])
             if level >= 1:
                 entry["0020000E"] = ("UI", uids[1])
                 entry["00080060"] = ("CS", known["Modality"])
