@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from functools import partial
 from typing import Any, Final
 
 from backlog.broker.messages import Job, points_of
-from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.errors import InstanceRejected, UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Outcome, Reason
 from backlog.pacs.base import Pacs
@@ -22,6 +21,7 @@ from backlog.pacs.concurrency_limit import LimitedPacs
 from backlog.pacs.orthanc import Orthanc
 from producer.ledger.ledger import Ledger
 from producer.ledger.schema import FOUND, STORED
+from producer.results.in_batches import InBatches
 from producer.results.reported import retried
 
 #: The ledger's fact: this run labels studies.
@@ -32,9 +32,6 @@ SEEDED_WEIGHTS: Final = "ai-seeded-weights-scores-mean-nothing"
 
 #: Reports that are looked at while the run is at work, each time: less than half a second for an Orthanc nearby.
 _BATCH: Final = 32
-
-#: Seconds before a PACS that was unavailable is asked again.
-_PAUSE: Final = 10.0
 
 _REPORTS: Final = (
     "SELECT effect.seq, item.no, item.instance, item.scores, item.outcome"
@@ -70,7 +67,7 @@ def check_labels(pacs: Pacs) -> Orthanc:
     return pacs
 
 
-class StudyLabels:
+class StudyLabels(InBatches):
     """Puts labels on the studies of a run, as its reports come in.
 
     Parameters
@@ -92,34 +89,8 @@ class StudyLabels:
         self._ledger = ledger
         self._pacs = check_labels(pacs)
         self._job = job
-        self._next = 0.0
 
-    def check(self) -> None:
-        """Label the next few studies. A PACS that is unavailable is left for later: the run's work comes first."""
-        if time.monotonic() < self._next:
-            return
-        try:
-            self._label_batch()
-        except ServiceUnavailable:
-            self._next = time.monotonic() + _PAUSE
-
-    def finish(self, seconds: float) -> None:
-        """Label all that are left.
-
-        Parameters
-        ----------
-        seconds
-            How long to wait for a PACS that is unavailable.
-
-        Raises
-        ------
-        ServiceUnavailable
-            It still is. ``resume`` goes on where this was.
-        """
-        while retried(self._label_batch, seconds):
-            pass
-
-    def _label_batch(self) -> bool:
+    def batch(self) -> bool:
         """Label the studies of the next reports; return whether there were any."""
         rows = list(
             self._ledger.select(_REPORTS, STORED, FOUND, int(self._ledger.get("labelled", 0)), _BATCH)

@@ -139,7 +139,7 @@ def create(
         "selection": vars(selection),
         "model": wanted.model,
         "workers": workers,
-        "chunk_size": min(64, max(1, settings.chunk_size)),
+        "chunk_size": settings.chunk_size,
     }
     if label_findings:
         facts[WANTED] = True

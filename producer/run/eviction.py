@@ -7,22 +7,18 @@ deleted.
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
-from backlog.errors import InstanceRejected, ServiceUnavailable
+from backlog.errors import InstanceRejected
 from backlog.pacs.modality import Modality, evict
 from producer.ledger.ledger import Ledger
-from producer.results.reported import retried
+from producer.results.in_batches import InBatches
 
 #: Images that are looked at each time: the run's producer waits for it.
 _BATCH: Final = 64
 
-#: Seconds before an Orthanc that was unavailable is asked again.
-_PAUSE: Final = 10.0
 
-
-class Eviction:
+class Eviction(InBatches):
     """Deletes what a run brought in, as its items end.
 
     Parameters
@@ -39,34 +35,8 @@ class Eviction:
         self._ledger = ledger
         self._modality = modality
         self._run = run
-        self._next = 0.0
 
-    def check(self) -> None:
-        """Delete the next few. An Orthanc that is unavailable is left for later: the run's work comes first."""
-        if time.monotonic() < self._next:
-            return
-        try:
-            self._evict_batch()
-        except ServiceUnavailable:
-            self._next = time.monotonic() + _PAUSE
-
-    def finish(self, seconds: float) -> None:
-        """Delete all that are left.
-
-        Parameters
-        ----------
-        seconds
-            How long to wait for an Orthanc that is unavailable.
-
-        Raises
-        ------
-        ServiceUnavailable
-            It still is. ``resume`` goes on where this was.
-        """
-        while retried(self._evict_batch, seconds):
-            pass
-
-    def _evict_batch(self) -> bool:
+    def batch(self) -> bool:
         """Delete the next images; return whether there were any."""
         due = self._ledger.evictions(_BATCH)
         for item, instance, reference in due:

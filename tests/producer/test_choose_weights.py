@@ -93,7 +93,7 @@ def test_a_model_that_no_worker_has_is_refused(served: list[WorkerInfo]) -> None
 def test_without_an_answer_the_run_waits_for_its_workers(served: list[WorkerInfo]) -> None:
     assert on_stack("seeded").sha256 == SEEDED
     assert on_stack(weights_sha256=OURS).sha256 == OURS
-    assert on_stack().sha256 == "", "whoever comes first settles it"
+    assert on_stack().sha256 == "", "the worker that comes first settles it"
     served.append(WorkerInfo("old@here", "older", ("inference",), ()))
     assert on_stack("seeded").sha256 == SEEDED, "an older worker doesn't say"
 

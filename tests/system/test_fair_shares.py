@@ -1,4 +1,4 @@
-"""Several runs on the same workers: each gets its share, whoever came first and however many images it has."""
+"""Several runs on the same workers: each gets its share, in whatever order they came and of whatever size."""
 
 from __future__ import annotations
 

@@ -286,18 +286,6 @@ def test_the_pdf_shows_a_name_whole_or_not_at_all(name: str, shown: str, tmp_pat
     assert " ".join(line.split()[1:]) == shown
 
 
-def test_the_pdf_shows_the_picture_when_it_gets_one(tmp_path: Path) -> None:
-    with_picture = write_pdf(said(), picture(said()))
-    path = tmp_path / "report.pdf"
-    for pdf, count in ((write_pdf(said()), 0), (with_picture, 1)):
-        path.write_bytes(pdf)
-        done = subprocess.run(
-            [program("pdfimages"), "-list", str(path)], capture_output=True, check=True, text=True
-        )
-        assert len(done.stdout.splitlines()) - 2 == count
-    assert with_picture == write_pdf(said(), picture(said()))
-
-
 def test_brackets_and_backslashes_stay_text(tmp_path: Path) -> None:
     of = dataclasses.replace(said(), narrative=r"a (b \c) )( d")
     assert r"a (b \c) )( d" in text_of(write_pdf(of), tmp_path)

@@ -1,4 +1,4 @@
-"""What the report stage draws is what the infer stage saw, whoever does it and however often."""
+"""What the report stage draws is what the infer stage saw, by any worker and however often."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Final
 #: What each kind of derived object needs, by the name it is imported by.
 _NEEDED: Final = {
     "capture": ("numpy", "gdcm", "PIL", "reportlab"),  # it is drawn from the pixels
-    "pdf": ("PIL", "reportlab"),
+    "pdf": ("reportlab",),
 }
 
 

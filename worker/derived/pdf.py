@@ -13,7 +13,6 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 from xml.sax.saxutils import escape
 
-from PIL import Image as Picture
 from pydicom.valuerep import PersonName
 from reportlab.lib.colors import Color, black, lightgrey
 from reportlab.lib.pagesizes import A4
@@ -21,7 +20,7 @@ from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
-from reportlab.platypus import Flowable, Image, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
+from reportlab.platypus import Flowable, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
 from backlog.model import PRODUCT
 from worker.derived.fonts import BOLD, REGULAR, font_file
@@ -29,8 +28,6 @@ from worker.derived.table import by_score, cells
 from worker.sr.content import ReportContent
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from reportlab.pdfgen.canvas import Canvas
 
 _MARGIN: Final = 18 * mm
@@ -38,15 +35,13 @@ _WIDTH: Final = A4[0] - 2 * _MARGIN - 12  # reportlab's frames keep 6 points on 
 _ALARM: Final = Color(0.75, 0, 0)
 
 
-def write_pdf(report_content: ReportContent, picture: NDArray[np.uint8] | None = None) -> bytes:
+def write_pdf(report_content: ReportContent) -> bytes:
     """Return a report as a PDF.
 
     Parameters
     ----------
     report_content
         What the report says.
-    picture
-        (rows, columns, 3), RGB: image and heat map, drawn below the scores. None leaves them out.
 
     Returns
     -------
@@ -70,7 +65,7 @@ def write_pdf(report_content: ReportContent, picture: NDArray[np.uint8] | None =
         initialFontName=REGULAR,  # else each page refers to Helvetica, which isn't embedded
     )
     foot = partial(_foot, report_content)
-    document.build(_flow(report_content, picture), onFirstPage=foot, onLaterPages=foot)
+    document.build(_flow(report_content), onFirstPage=foot, onLaterPages=foot)
     return file.getvalue()
 
 
@@ -97,7 +92,7 @@ def _text(text: str, style: ParagraphStyle) -> Paragraph:
     return Paragraph(escape(text), style)
 
 
-def _flow(report_content: ReportContent, picture: NDArray[np.uint8] | None) -> list[Flowable]:
+def _flow(report_content: ReportContent) -> list[Flowable]:
     """Return what stands on the pages, from the top."""
     phrases = report_content.words.phrases
     flow: list[Flowable] = [
@@ -112,8 +107,6 @@ def _flow(report_content: ReportContent, picture: NDArray[np.uint8] | None) -> l
         _text(report_content.narrative, _style(10, after=8)),
     ]
     flow.append(_scores(report_content))
-    if picture is not None:
-        flow += [Spacer(1, 8), _image(picture)]
     flow.append(Spacer(1, 8))
     flow += [_text(comment, _style(9, after=4)) for comment in report_content.comments]
     return [*flow, Spacer(1, 4), _pairs(_origin(report_content), 7.5)]
@@ -205,13 +198,6 @@ def _scores(report_content: ReportContent) -> Table:
     table = Table(rows, colWidths=[0.5 * _WIDTH, 0.15 * _WIDTH, 0.35 * _WIDTH], repeatRows=1, hAlign="LEFT")
     table.setStyle(TableStyle([*_TIGHT, ("LINEBELOW", (0, 0), (-1, -1), 0.25, lightgrey)]))
     return table
-
-
-def _image(picture: NDArray[np.uint8]) -> Image:
-    rows, columns, _ = picture.shape
-    file = io.BytesIO()
-    Picture.fromarray(picture).save(file, "PPM")  # the quickest form that reportlab reads
-    return Image(file, width=_WIDTH, height=_WIDTH * rows / columns)
 
 
 def _foot(report_content: ReportContent, canvas: Canvas, document: SimpleDocTemplate) -> None:
