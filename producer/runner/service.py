@@ -12,14 +12,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from backlog.errors import BacklogError, UsageError
 from backlog.processes import die_with_parent
@@ -29,6 +28,7 @@ from producer.cli.options import INTERRUPTED, OK, QUARANTINED
 from producer.monitoring.targets import prune
 from producer.run.create import create
 from producer.run.folder import Paths
+from producer.runner.child_log import ChildLog
 from producer.runner.entry_page import EntryPage
 from producer.runner.inbox import Inbox
 from producer.runner.runs import (
@@ -78,7 +78,7 @@ class Runner:
     runs: list[RunInfo] = field(default_factory=list, init=False)  #: as they were at the last look
     _started: float = field(init=False)
     _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
-    _errors: IO[bytes] | None = field(default=None, init=False)
+    _log: ChildLog | None = field(default=None, init=False)
     _at: Path | None = field(default=None, init=False)
     _page: EntryPage = field(init=False)
     _said: set[Path] = field(default_factory=set, init=False)
@@ -151,24 +151,24 @@ class Runner:
     def _start(self, run: RunInfo) -> None:
         self.say(f"{run.out}: {'begins' if run.state is RunState.QUEUED else 'goes on'}")
         port = self.settings.metrics_port
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed when the run has ended
         self._at = run.out
         self._child = subprocess.Popen(
             self.command(run.out),
             env=child_environment(metrics_port=str(port + 1 if port else 0)),
             stdin=subprocess.DEVNULL,
-            stderr=self._errors,
+            stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in the runner's terminal is the runner's to handle
             preexec_fn=die_with_parent,
         )
+        assert self._child.stderr is not None  # noqa: S101  # it is a pipe
+        self._log = ChildLog(self._child.stderr)
 
     def _end_of_run(self) -> None:
         assert self._child is not None  # noqa: S101  # asked for only when there is one
         assert self._at is not None  # noqa: S101
-        assert self._errors is not None  # noqa: S101
+        assert self._log is not None  # noqa: S101
         status, out, paths = self._child.returncode, self._at, Paths(self._at)
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        last = self._log.last()
         self._close()
         run = next((one for one in find_runs(self.root) if one.out == out), None)
         if status in (OK, QUARANTINED) or run is None or run.state not in _OPEN:
@@ -180,7 +180,7 @@ class Runner:
         elif status == INTERRUPTED:
             reason = "its producer was stopped"
         else:
-            reason = lines[-1].removeprefix("cxr-backlog: ") if lines else f"its producer ended with {status}"
+            reason = last.removeprefix("cxr-backlog: ") or f"its producer ended with {status}"
         tries = run.failure.tries + 1 if run.failure else 1
         wait = min(_AGAIN_AT_MOST, _AGAIN_AFTER * 2 ** (tries - 1))
         now = self.clock()
@@ -188,9 +188,7 @@ class Runner:
         self.say(f"{out}: could not go on: {reason}; again in {wait:.0f} s")
 
     def _close(self) -> None:
-        if self._errors is not None:
-            self._errors.close()
-        self._child = self._errors = self._at = None
+        self._child = self._log = self._at = None
 
     # -- the folders -------------------------------------------------------------------------------------------
 

@@ -242,7 +242,9 @@ def test_a_pause_stops_the_run_and_lets_the_next_begin(site: Site) -> None:
     runner.stop_run()
 
 
-def test_what_cannot_go_on_waits_longer_each_time_and_says_why(site: Site) -> None:
+def test_what_cannot_go_on_waits_longer_each_time_and_says_why(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = site.queue(site.backlog("a.zip"), "first")
     now = [1000.0]
     words = "echo 'cxr-backlog: this zip is not the one that the run began with' >&2; exit 2"
@@ -260,6 +262,7 @@ def test_what_cannot_go_on_waits_longer_each_time_and_says_why(site: Site) -> No
         waits.append(failure.again - now[0])
         now[0] = failure.again
     assert waits == [15, 30, 60]
+    assert capsys.readouterr().err.count("this zip is not the one") == 3  # in the runner's own log as well
     done = site.cli("runs", **site.environment)
     assert "this zip is not the one" in done.stdout
 
