@@ -25,6 +25,7 @@ CXR_INFERENCE_WORKERS=$(nproc)
 CXR_UID=$uid
 CXR_GID=$gid
 ENV
+  sh "$(dirname "$0")/images.sh" >>.env.new
   [ -z "${SUDO_UID:-}" ] || chown "$uid:$gid" .env.new
   mv .env.new .env
   echo "wrote .env"

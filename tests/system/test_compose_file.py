@@ -71,3 +71,37 @@ def test_the_producer_starts_no_service(compose: Any) -> None:
 def test_the_number_of_workers_stands_in_env(compose: Any) -> None:
     assert compose["worker-inference"]["scale"] == "${CXR_INFERENCE_WORKERS:-1}"
     assert "CXR_INFERENCE_WORKERS=" in (ROOT / "deploy/env.sh").read_text()
+
+
+#: An image with all three parts of its version, before whatever its tag says besides.
+PINNED = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+(-[\w.-]+)?$")
+
+
+def base_images() -> dict[str, set[str]]:
+    """Return the images that others made, by the file that names them."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "docker-compose.yml", *(ROOT / "deploy").rglob("*.y*ml")):
+        named = re.findall(r"\$\{CXR_\w+_IMAGE:-([^}]+)\}|image: ([\w./-]+:[\w.-]+)", path.read_text())
+        images = {a or b for a, b in named if not b.startswith("cxr-backlog/")}
+        found |= {str(path): images} if images else {}
+    for path in (*ROOT.glob("*/Dockerfile"), *(ROOT / "deploy").rglob("Dockerfile")):
+        found[str(path)] = set(re.findall(r"^ARG PYTHON=(\S+)$", path.read_text(), re.MULTILINE))
+        froms = set(re.findall(r"^FROM (\S+)", path.read_text(), re.MULTILINE))
+        stages = set(re.findall(r"^FROM \S+ AS (\S+)", path.read_text(), re.MULTILINE))
+        assert froms <= stages | {"${PYTHON}"}, path  # no other base comes in unseen
+    return found
+
+
+def test_base_images_are_pinned_to_the_patch_version() -> None:
+    found = base_images()
+    assert len(found) >= 8
+    for path, images in found.items():
+        assert images, path
+        for image in images:
+            assert PINNED.match(image), (path, image)
+
+
+def test_one_version_of_each_base_image_is_named() -> None:
+    images = set().union(*base_images().values())
+    names = [image.partition(":")[0] for image in images]
+    assert len(names) == len(set(names)), images
