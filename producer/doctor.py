@@ -20,6 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from backlog.broker.build_key import flower_build
+from backlog.broker.connection import Broker
 from backlog.broker.messages import QUEUES, Stage
 from backlog.broker.queues import queue_for, stages_of
 from backlog.errors import BacklogError, UsageError
@@ -34,7 +36,6 @@ from producer.run.local_servers import redis_program
 from producer.runner.runs import runner_build
 
 if TYPE_CHECKING:
-    from backlog.broker.connection import Broker
     from producer.run.worker_inventory import WorkerInfo
 
 #: Below this much room, in bytes, a run may end in the middle; below the other it is worth a word.
@@ -235,6 +236,9 @@ def _builds(settings: Settings, names: set[str], found: Sequence[WorkerInfo]) ->
     builds = dict.fromkeys(names, "") | {worker.name: worker.build for worker in found}
     if settings.runs_folder and (of_runner := runner_build(Path(settings.runs_folder))):
         builds["runner"] = of_runner
+    with closing(Broker(settings.broker)) as broker, suppress(BacklogError):
+        if of_flower := flower_build(broker):
+            builds["flower"] = of_flower
     other = sorted(name for name, its in builds.items() if its != build())
     if other:
         return Check(

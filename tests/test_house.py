@@ -38,6 +38,7 @@ DOORS = {
     "inflate64": {"backlog.inputs.decompression"},
     # Writes the demonstration; reads and writes PyTorch's container. Sources are backlog.inputs.zip_archive's.
     "zipfile": {"producer.demo.backlog", "worker.model.torch_file", "worker.model.seeded_weights"},
+    "flower": {"worker.flower"},
     "polib": {"producer.translation"},
     "sqlite3": {"producer.ledger.run_database", "producer.sources.only_list"},
     "torch": {"worker.model.engine", "worker.model.torch_engine", "worker.model.torch_model"},
@@ -47,6 +48,7 @@ DOORS = {
             "backlog.broker.sending",
             "worker.main",
             "worker.__main__",
+            "worker.flower",
             "worker.health",
         ),
         *("worker.tasks.chunk", "worker.tasks.registry"),
