@@ -24,7 +24,6 @@ from backlog.settings import Settings
 from bench.figures import Figure
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
-from producer.ledger.chunk_sizes import even
 from producer.ledger.ledger import Ledger
 from producer.results import exports
 from producer.results.audit_log import Audit
@@ -49,7 +48,7 @@ def listed(source: Source, folder: Path) -> dict[str, float]:
     ledger = Ledger.create(folder / "ledger.sqlite", {"job": a_job("bench", source.spec)})
     started = time.perf_counter()
     for page in source.pages(""):
-        ledger.add(page, even(_CHUNK))
+        ledger.add(page, _CHUNK)
     seconds = time.perf_counter() - started
     count = int(ledger.get("listed"))
     ledger.close()
@@ -68,7 +67,7 @@ def dispatched(source: Source, folder: Path, count: int) -> dict[str, float]:
         make_app(settings),
         source,
         a_job("bench", source.spec, weights="ab" * 32),  # else the first chunk is waited for
-        chunk_size=even(_CHUNK),
+        chunk_size=_CHUNK,
         window=256,
         reconcile_seconds=0,
         pause_file=folder / "pause",
@@ -97,7 +96,7 @@ def kept(source: Source, folder: Path, count: int) -> dict[str, float]:
     }
     ledger = Ledger.create(folder / "ledger.sqlite", facts)
     for page in source.pages(""):
-        ledger.add(page, even(_CHUNK))
+        ledger.add(page, _CHUNK)
     started = time.perf_counter()
     with Audit(ledger, folder / "audit.jsonl") as audit:
         while chunks := ledger.waiting(16):

@@ -16,7 +16,6 @@ from backlog.broker.queues import queues_of
 from producer.dispatch.hours import Clock, Hours, utc_now
 from producer.dispatch.progress import RunProgress, StageTimes
 from producer.dispatch.quarantine_limit import QuarantineLimit
-from producer.ledger.chunk_sizes import ChunkSizes
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Source
 
@@ -30,7 +29,7 @@ class RunContext:
     app: Celery
     source: Source
     job: Job
-    chunk_size: ChunkSizes
+    chunk_size: int  #: images in a message at most
     window: int  #: most chunks in flight
     reconcile_seconds: float  #: between two looks for lost messages; 0 for never
     pause_file: Path  #: present while the run is paused

@@ -15,7 +15,6 @@ from backlog.broker.item_results import ItemResult, PutAside, Quarantined, Repor
 from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.fault_attribution import FaultHistory, Verdict
 from backlog.outcomes import Outcome, Reason
-from producer.ledger.chunk_sizes import ChunkSizes
 from producer.ledger.rows import UNACCOUNTED, ItemRow, duplicate, item_row
 from producer.ledger.run_database import RunDatabase
 from producer.ledger.schema import (
@@ -69,7 +68,7 @@ class Ledger(RunDatabase):
 
     # -- entries -------------------------------------------------------------------------------------------------
 
-    def add(self, page: Page, chunk_size: ChunkSizes) -> None:
+    def add(self, page: Page, chunk_size: int) -> None:
         """Keep a page of entries, in chunks, together with the cursor behind it.
 
         Parameters
@@ -77,13 +76,12 @@ class Ledger(RunDatabase):
         page
             What the source has next.
         chunk_size
-            How many images the chunk gets that begins behind so many others.
+            Images in a chunk at most, 1 to 64.
         """
         with self._transaction():
             item = int(self._get("listed", 0))
             chunks: list[tuple[str]] = []
             waiting: list[tuple[int, int | str]] = []
-            size = chunk_size(item)
             for entry in page.entries:
                 if entry.reason is None:
                     waiting.append((item, entry.ref))
@@ -93,9 +91,9 @@ class Ledger(RunDatabase):
                         (item, entry.reason.outcome.value, entry.reason.value, json.dumps(entry.ref)),
                     )
                 item += 1
-                if len(waiting) >= size:
+                if len(waiting) == chunk_size:
                     chunks.append((json.dumps(waiting, separators=(",", ":")),))
-                    waiting, size = [], chunk_size(item)
+                    waiting = []
             if waiting:
                 chunks.append((json.dumps(waiting, separators=(",", ":")),))
             self._db.executemany("INSERT INTO chunk (items) VALUES (?)", chunks)

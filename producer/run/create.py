@@ -139,7 +139,7 @@ def create(
         "selection": vars(selection),
         "model": wanted.model,
         "workers": workers,
-        "chunk_size": settings.chunk_size,
+        "chunk_size": _chunk_size(settings, source.total, workers),
     }
     if label_findings:
         facts[WANTED] = True
@@ -340,3 +340,10 @@ def _decide_with(job: Job, points: OperatingPoints, path: Path) -> None:
         )
     job["operating_points"] = {"sha256": points.sha256, "thresholds": points.thresholds}
     job["meaningful"] = points.weights_meaningful
+
+
+def _chunk_size(settings: Settings, total: int | None, workers: int) -> int:
+    """Return a chunk's size: small for a small backlog, so that every worker gets some of it."""
+    if total is None:
+        return settings.chunk_size
+    return max(1, min(settings.chunk_size, total // (4 * max(1, workers))))

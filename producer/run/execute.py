@@ -25,7 +25,6 @@ from producer.dispatch.context import Observers, RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
 from producer.dispatch.settle import settle
-from producer.ledger.chunk_sizes import guided
 from producer.ledger.ledger import EVICTS, Ledger
 from producer.monitoring.missing_consumers import MissingConsumers
 from producer.results import exports
@@ -248,7 +247,7 @@ def _dispatch(
             app,
             source,
             job,
-            chunk_size=guided(chunk_size, int(ledger.get("workers")), source.total),
+            chunk_size=chunk_size,
             window=settings.window or _WINDOW,
             most_in_flight=most,
             reconcile_seconds=settings.reconcile_seconds,

@@ -20,7 +20,6 @@ from backlog.settings import Settings
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
-from producer.ledger.chunk_sizes import even
 from producer.ledger.ledger import Ledger
 from producer.sources.base import PAGE, Entry, Page
 from tests.support.jobs import a_job
@@ -83,7 +82,7 @@ def produce(
         make_app(settings),
         Simulated(items),
         job,
-        chunk_size=even(chunk_size),
+        chunk_size=chunk_size,
         window=window,
         reconcile_seconds=settings.reconcile_seconds,
         pause_file=folder / "pause",

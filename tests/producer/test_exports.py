@@ -17,7 +17,6 @@ from backlog.errors import StorageFull, UsageError
 from backlog.model import LABELS, MODELS
 from backlog.outcomes import Reason
 from backlog.output_file import OutputFile
-from producer.ledger.chunk_sizes import even
 from producer.ledger.ledger import Ledger
 from producer.results import exports
 from producer.results.exports import (
@@ -41,7 +40,7 @@ def filled(path: Path, *, meaningful: bool = True, **changes: object) -> Ledger:
     """Return a complete run of five items: three reported, one skipped, one quarantined."""
     job = {"run": "r", "weights": "ab" * 32, "meaningful": meaningful}
     ledger = Ledger.create(path, {"job": job, "model": "densenet121-res224-all", "engines": ["onnxruntime"]})
-    ledger.add(Page([Entry(i) for i in range(5)], "5", last=True), even(8))
+    ledger.add(Page([Entry(i) for i in range(5)], "5", last=True), 8)
     (chunk,) = ledger.waiting(1)
     records: dict[int, ItemRecord] = {i: reported(i) for i in (0, 2, 4)}
     records[0].update(changes)  # type: ignore[typeddict-item]
@@ -205,9 +204,9 @@ def test_a_run_that_is_not_over_is_not_complete(tmp_path: Path) -> None:
         tmp_path / "ledger.sqlite", {"job": {"run": "r", "weights": "", "meaningful": True}, "model": "m"}
     )
     assert not summarise(ledger)["complete"]
-    ledger.add(Page([Entry(1)], "1", last=False), even(8))
+    ledger.add(Page([Entry(1)], "1", last=False), 8)
     assert not summarise(ledger)["complete"]
-    ledger.add(Page([Entry(2, 0, Reason.SYSTEM_FILE)], "2", last=True), even(8))
+    ledger.add(Page([Entry(2, 0, Reason.SYSTEM_FILE)], "2", last=True), 8)
     summary = summarise(ledger)
     assert (summary["complete"], summary["total"], summary["images_per_second"]) == (False, 2, 0.0)
     ledger.close()

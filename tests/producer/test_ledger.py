@@ -22,7 +22,6 @@ from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Outcome, Reason
 from producer.ledger import run_database
-from producer.ledger.chunk_sizes import even
 from producer.ledger.ledger import ChunkRow, Ledger
 from producer.ledger.run_database import LedgerFenced
 from producer.sources.base import Entry, Page
@@ -90,8 +89,8 @@ def harvest_all(ledger: Ledger) -> None:
 
 
 def test_pages_become_chunks_in_order(ledger: Ledger) -> None:
-    ledger.add(page(0, 10), even(4))
-    ledger.add(page(10, 3, last=True), even(4))
+    ledger.add(page(0, 10), 4)
+    ledger.add(page(10, 3, last=True), 4)
     assert [len(chunk.items) for chunk in ledger.waiting(99)] == [4, 4, 2, 3]
     items = [item for chunk in ledger.waiting(99) for item in chunk.items]
     assert items == [(i, 1000 + i) for i in range(13)]
@@ -99,19 +98,19 @@ def test_pages_become_chunks_in_order(ledger: Ledger) -> None:
 
 
 def test_orthancs_identifiers_are_kept_as_they_are(ledger: Ledger) -> None:
-    ledger.add(Page([Entry("01-ab"), Entry('q"\\')], "", last=True), even(4))
+    ledger.add(Page([Entry("01-ab"), Entry('q"\\')], "", last=True), 4)
     assert ledger.waiting(1)[0].items == [(0, "01-ab"), (1, 'q"\\')]
 
 
 def test_what_the_listing_decides_is_no_work(ledger: Ledger) -> None:
-    ledger.add(page(0, 9, last=True, every=3), even(4))
+    ledger.add(page(0, 9, last=True, every=3), 4)
     assert [item for chunk in ledger.waiting(9) for item, _ in chunk.items] == [1, 2, 4, 5, 7, 8]
     assert ledger.tally().skipped == {"system_file": 3}
     assert ledger.item(3).ref == "1003"  # type: ignore[union-attr]  # it is there
 
 
 def test_chunks_go_from_waiting_to_in_flight_to_harvested(ledger: Ledger) -> None:
-    ledger.add(page(0, 8, last=True), even(4))
+    ledger.add(page(0, 8, last=True), 4)
     ledger.dispatched([1])
     ledger.dispatched([1])
     assert [chunk.no for chunk in ledger.waiting(9)] == [2]
@@ -124,7 +123,7 @@ def test_chunks_go_from_waiting_to_in_flight_to_harvested(ledger: Ledger) -> Non
 
 
 def test_no_more_is_read_than_asked_for(ledger: Ledger) -> None:
-    ledger.add(page(0, 40), even(4))
+    ledger.add(page(0, 40), 4)
     assert [chunk.no for chunk in ledger.waiting(3)] == [1, 2, 3]
 
 
@@ -132,7 +131,7 @@ def test_no_more_is_read_than_asked_for(ledger: Ledger) -> None:
 
 
 def test_harvesting_twice_counts_once(ledger: Ledger) -> None:
-    ledger.add(page(0, 4, last=True), even(4))
+    ledger.add(page(0, 4, last=True), 4)
     (chunk,) = ledger.waiting(1)
     records = {0: reported(0), 1: rejected(Reason.LATERAL), 2: rejected(Reason.BLANK), 3: reported(3)}
     for _ in range(3):
@@ -144,7 +143,7 @@ def test_harvesting_twice_counts_once(ledger: Ledger) -> None:
 
 
 def test_a_record_is_kept_whole(ledger: Ledger) -> None:
-    ledger.add(page(0, 2, last=True), even(4))
+    ledger.add(page(0, 2, last=True), 4)
     (chunk,) = ledger.waiting(1)
     times: dict[Stage, StageTime] = {
         Stage.REPORT: {"ms": 9, "items": 2, "attempt": 1, "at": 1_700_000_000_000}
@@ -165,7 +164,7 @@ def test_a_record_is_kept_whole(ledger: Ledger) -> None:
 def test_of_two_harvests_of_a_chunk_the_first_counts(ledger: Ledger) -> None:
     """Found: Redis was lost between the ledger's commit and its own, the chunk was done again, and its reports, found
     in the PACS by then, were no longer the run's own: the audit broke, and retract left them."""
-    ledger.add(page(0, 2, last=True), even(4))
+    ledger.add(page(0, 2, last=True), 4)
     (chunk,) = ledger.waiting(1)
     ledger.harvest([(chunk, {0: reported(0), 1: rejected(Reason.UNREADABLE)})])
     before = list(ledger.items())
@@ -178,7 +177,7 @@ def test_of_two_harvests_of_a_chunk_the_first_counts(ledger: Ledger) -> None:
 
 
 def test_the_same_instance_again_is_a_duplicate(ledger: Ledger) -> None:
-    ledger.add(page(0, 3, last=True), even(4))
+    ledger.add(page(0, 3, last=True), 4)
     (chunk,) = ledger.waiting(1)
     records = {i: reported(0) for i in range(3)}
     for _ in range(2):
@@ -189,7 +188,7 @@ def test_the_same_instance_again_is_a_duplicate(ledger: Ledger) -> None:
 
 
 def test_a_record_of_a_newer_worker_is_quarantined_never_lost(ledger: Ledger) -> None:
-    ledger.add(page(0, 2, last=True), even(4))
+    ledger.add(page(0, 2, last=True), 4)
     (chunk,) = ledger.waiting(1)
     future = rejected(Reason.UNREADABLE)
     future["reason"] = "of the future"
@@ -199,7 +198,7 @@ def test_a_record_of_a_newer_worker_is_quarantined_never_lost(ledger: Ledger) ->
 
 
 def test_a_missing_record_is_quarantined_as_a_bug_never_lost(ledger: Ledger) -> None:
-    ledger.add(page(0, 2, last=True), even(4))
+    ledger.add(page(0, 2, last=True), 4)
     (chunk,) = ledger.waiting(1)
     ledger.harvest([(chunk, {1: reported(1)})])
     assert ledger.tally().quarantined == {"internal_error": 1}
@@ -207,7 +206,7 @@ def test_a_missing_record_is_quarantined_as_a_bug_never_lost(ledger: Ledger) -> 
 
 
 def test_a_report_that_was_deleted_again_is_kept_as_that(ledger: Ledger) -> None:
-    ledger.add(page(0, 2, last=True), even(4))
+    ledger.add(page(0, 2, last=True), 4)
     ledger.dispatched([1])
     harvest_all(ledger)
     ledger.retract([(0, "1.3.0", True)])
@@ -223,11 +222,11 @@ def test_a_report_that_was_deleted_again_is_kept_as_that(ledger: Ledger) -> None
 
 def test_a_second_producer_fences_the_first(path: Path, ledger: Ledger) -> None:
     ledger.acquire()
-    ledger.add(page(0, 4), even(4))
+    ledger.add(page(0, 4), 4)
     second = Ledger(path, write=True)
     second.acquire()
     writes: list[Callable[[], None]] = [
-        lambda: ledger.add(page(4, 4), even(4)),
+        lambda: ledger.add(page(4, 4), 4),
         lambda: ledger.dispatched([1]),
         lambda: ledger.harvest([]),
         lambda: ledger.set("seconds", 1),
@@ -235,14 +234,14 @@ def test_a_second_producer_fences_the_first(path: Path, ledger: Ledger) -> None:
     for write in writes:
         with pytest.raises(LedgerFenced):
             write()
-    second.add(page(4, 4), even(4))
+    second.add(page(4, 4), 4)
     assert second.get("listed") == 8
     second.close()
 
 
 def test_a_reader_sees_what_the_writer_has_kept(path: Path, ledger: Ledger) -> None:
     reader = Ledger(path, write=False)
-    ledger.add(page(0, 4, last=True, every=2), even(4))
+    ledger.add(page(0, 4, last=True, every=2), 4)
     assert reader.tally().ended == 2
     with pytest.raises((sqlite3.OperationalError, StorageFull)):
         reader.set("x", 1)
@@ -317,7 +316,7 @@ ledger.acquire()
 first = ledger.get("listed", 0)
 print("writing", flush=True)
 while True:
-    ledger.add(page(first, 50, every=10), even(8))
+    ledger.add(page(first, 50, every=10), 8)
     first += 50
     chunks = ledger.waiting(5)
     ledger.dispatched(chunk.no for chunk in chunks)
@@ -359,7 +358,7 @@ def _limited_to(size: int) -> None:
 
 
 def test_a_full_disk_is_waited_for_and_loses_nothing(path: Path, ledger: Ledger) -> None:
-    ledger.add(page(0, 50), even(4))
+    ledger.add(page(0, 50), 4)
     ledger.close()
     script = (
         "import sys; from pathlib import Path; from producer.ledger.ledger import Ledger;"
@@ -367,7 +366,7 @@ def test_a_full_disk_is_waited_for_and_loses_nothing(path: Path, ledger: Ledger)
         "ledger = Ledger(Path(sys.argv[1]), write=True)\n"
         "kept = 50\n"
         "try:\n"
-        "    while True: ledger.add(page(kept, 5000), even(4)); kept += 5000\n"
+        "    while True: ledger.add(page(kept, 5000), 4); kept += 5000\n"
         "except StorageFull as error: print(kept, error)\n"
     )
     done = subprocess.run(
@@ -383,7 +382,7 @@ def test_a_full_disk_is_waited_for_and_loses_nothing(path: Path, ledger: Ledger)
     after = Ledger(path, write=True)
     assert after.get("listed") == int(kept)
     assert sum(len(chunk.items) for chunk in after.waiting(-1)) == int(kept)
-    after.add(page(int(kept), 5), even(4))  # there is room again
+    after.add(page(int(kept), 5), 4)  # there is room again
     after.close()
 
 
@@ -397,7 +396,7 @@ def test_very_many_items_take_little_memory_and_time(path: Path, ledger: Ledger)
     count, size = 40_000, 32
     before, started = process.memory_info().rss, time.process_time()
     for first in range(0, count, 5000):
-        ledger.add(page(first, 5000, last=first + 5000 == count), even(size))
+        ledger.add(page(first, 5000, last=first + 5000 == count), size)
     while chunks := ledger.waiting(256):
         ledger.dispatched(chunk.no for chunk in chunks)
         harvest_all(ledger)
@@ -447,8 +446,8 @@ def test_a_locked_ledger_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(run_database, "_LOCK_SECONDS", 0.05)
     with closing(Ledger.create(path, {})) as ledger:
         with locked(path), pytest.raises(ServiceUnavailable, match="another program holds the run's ledger"):
-            ledger.add(page(0, 3, last=True), even(2))
-        ledger.add(page(0, 3, last=True), even(2))
+            ledger.add(page(0, 3, last=True), 2)
+        ledger.add(page(0, 3, last=True), 2)
         assert [chunk.items for chunk in ledger.waiting(9)] == [[(0, 1000), (1, 1001)], [(2, 1002)]]
 
 

@@ -16,7 +16,6 @@ from backlog.broker.queues import queue_of
 from backlog.settings import Settings
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
-from producer.ledger.chunk_sizes import even
 from producer.ledger.ledger import Ledger
 from tests.chaos.simulated import Simulated
 from tests.support.jobs import a_job
@@ -41,7 +40,7 @@ def producer(tmp_path: Path, redis_url: str) -> Iterator[Dispatcher]:
             app,
             Simulated(40),
             job,
-            chunk_size=even(4),
+            chunk_size=4,
             window=8,
             reconcile_seconds=0,
             pause_file=tmp_path / "pause",

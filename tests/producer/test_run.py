@@ -29,7 +29,6 @@ from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.harvest import Harvester
 from producer.ledger import run_database
-from producer.ledger.chunk_sizes import even
 from producer.ledger.ledger import Ledger
 from producer.ledger.run_database import LedgerFenced
 from producer.run import create as begin
@@ -90,7 +89,7 @@ def make(tmp_path: Path, claims: Claims, redis_url: str) -> Make:
             make_app(Settings(redis_url=redis_url)),
             Simulated(40),
             ledger.get("job"),
-            chunk_size=even(4),
+            chunk_size=4,
             window=8,
             reconcile_seconds=0,
             pause_file=tmp_path / "pause",

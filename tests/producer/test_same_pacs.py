@@ -14,7 +14,6 @@ from backlog.errors import UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.folder import FolderPacs
 from backlog.settings import Settings
-from producer.ledger.chunk_sizes import even
 from producer.ledger.ledger import Ledger
 from producer.run.folder import Paths
 from producer.run.open import pacs_of
@@ -70,7 +69,7 @@ def test_an_image_tells_where_nothing_is_reported(
 
 
 def test_a_listed_image_tells(ledger: Ledger, pacs: FolderPacs, other: FolderPacs) -> None:
-    ledger.add(Page([Entry(pacs.store(IMAGE).instance)], "", last=True), even(16))
+    ledger.add(Page([Entry(pacs.store(IMAGE).instance)], "", last=True), 16)
     assert is_run_pacs(ledger, pacs)
     assert not is_run_pacs(ledger, other)
 

@@ -23,7 +23,6 @@ from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.hours import Hours
 from producer.dispatch.progress import RunProgress
 from producer.dispatch.quarantine_limit import QuarantineLimit
-from producer.ledger.chunk_sizes import even
 from producer.ledger.ledger import Ledger
 from producer.run.folder import Paths
 from producer.run.schedule import hours_of, quarantine_limit_of, schedule_facts
@@ -64,7 +63,7 @@ def make(claims: Claims, redis_url: str, tmp_path: Path) -> Make:
             make_app(Settings(redis_url=redis_url)),
             Simulated(40),
             ledger.get("job"),
-            chunk_size=even(4),
+            chunk_size=4,
             window=2,
             reconcile_seconds=0,
             pause_file=tmp_path / "pause",

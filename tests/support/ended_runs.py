@@ -10,7 +10,6 @@ from typing import Any
 from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.model import LABELS
 from backlog.outcomes import Outcome, Reason
-from producer.ledger.chunk_sizes import even
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Entry, Page
 from tests.support.jobs import a_job
@@ -85,7 +84,7 @@ def new_ledger(folder: Path, **facts: Any) -> Ledger:
 
 def list_items(ledger: Ledger, count: int) -> None:
     """Let a ledger have so many items in chunks, and no more to come."""
-    ledger.add(Page([Entry(number) for number in range(count)], "", last=True), even(CHUNK))
+    ledger.add(Page([Entry(number) for number in range(count)], "", last=True), CHUNK)
 
 
 def harvest(ledger: Ledger, record: Callable[[int], ItemRecord], chunks: int = -1) -> None:
