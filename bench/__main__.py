@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from bench import (
     bench_start,
     bench_validation,
     bench_workers,
+    compressed,
     end_to_end,
     figures,
 )
@@ -45,6 +47,7 @@ def parts(*, quick: bool) -> dict[str, Callable[[], list[figures.Figure]]]:
             *((50, 100_000) if quick else (200, 1_000_000))
         ),
         "One worker and two": lambda: bench_workers.main(*((40, 1) if quick else (200, 2))),
+        "Compressed images": lambda: compressed.measure(*((8, 1) if quick else (40, 2))),
         "End to end": lambda: end_to_end.measure(*((40, 4, 1) if quick else (200, 12, 3))),
     }
 
@@ -60,7 +63,9 @@ def main() -> None:
     found: list[figures.Figure] = []
     for heading, measure in parts(quick=given.quick).items():
         print(f"\n# {heading}", flush=True)
+        started = time.monotonic()
         found += measure()
+        print(f"took {time.monotonic() - started:.0f} s", flush=True)
     lines = list(figures.table(found, figures.read()))
     print("\n# All of it", *lines, sep="\n")
     if given.write:
