@@ -1,7 +1,7 @@
-"""The model on PyTorch: half precision and a captured graph on a GPU, plain float32 on a CPU.
+"""The model on PyTorch: half precision on a GPU, float32 on a CPU.
 
-On a GPU one captured graph of a fixed batch serves every call, and smaller batches are padded: a full batch
-costs a GPU a few milliseconds, and the same kernels give an image the same scores whatever stands beside it.
+On a GPU every batch is padded to one size: a full batch costs a GPU a few milliseconds, and the same kernels give an
+image the same scores whatever stands beside it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from backlog.log import event
-from backlog.model import LABELS
-from worker.model.engine import CELL, Evaluation
+from worker.model.engine import Evaluation
 from worker.model.network import sample_images
 from worker.model.torch_model import Scorer, network
 
@@ -101,12 +100,12 @@ def first_in_parity(scorers: Sequence[Scorer], device: torch.device, exact: Torc
 
 
 class TorchForward:
-    """A forward pass on one device, through buffers that are allocated once.
+    """A forward pass on one device.
 
     Parameters
     ----------
     scorer
-        Float32 images to float32 scores and maps; moved to the device.
+        Float32 images to float32 scores and maps; copied to the device.
     device
         Where to run.
     side
@@ -115,15 +114,8 @@ class TorchForward:
 
     def __init__(self, scorer: Scorer, device: torch.device, side: int) -> None:
         self.side = side
-        on_gpu = device.type == "cuda"
         self._scorer = copy.deepcopy(scorer).to(device)
         self._device = device
-        # Pinned memory is what a GPU copies from without a detour, and without waiting.
-        self._images = torch.zeros((BATCH, 1, side, side), pin_memory=on_gpu)
-        self._scores = torch.zeros((BATCH, len(LABELS)), pin_memory=on_gpu)
-        cells = side // CELL
-        self._maps = torch.zeros((BATCH, len(LABELS), cells, cells), pin_memory=on_gpu)
-        self._graph = self._capture() if on_gpu else None
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score (n, 1, side, side) float32 images, n ≤ `BATCH`: (n, 18) float32."""
@@ -132,37 +124,12 @@ class TorchForward:
     def evaluate(self, images: NDArray[np.float32]) -> Evaluation:
         """Score (n, 1, side, side) float32 images, n ≤ `BATCH`, with their class activation maps."""
         count = len(images)
+        batch = torch.from_numpy(images)
+        if self._device.type != "cpu":
+            batch = nn.functional.pad(batch, (0, 0, 0, 0, 0, 0, 0, BATCH - count))
         with torch.inference_mode():
-            self._images[:count] = torch.from_numpy(images)
-            if self._graph is None:
-                found = self._scorer.scores_and_maps(self._images[:count])
-                self._scores[:count], self._maps[:count] = found
-            else:
-                self._replay()
-        return Evaluation(self._scores[:count].numpy().copy(), self._maps[:count].numpy().copy())
-
-    @torch.inference_mode()
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        self._input = torch.zeros_like(self._images, device=self._device)
-        # A capture must not meet first-time set-up, so the kernels run a few times on a stream of their own.
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._scorer.scores_and_maps(self._input)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._output = self._scorer.scores_and_maps(self._input)
-        return graph
-
-    def _replay(self) -> None:
-        # Rows beyond the batch hold earlier images: they cost nothing more and are not read.
-        self._input.copy_(self._images, non_blocking=True)
-        cast("torch.cuda.CUDAGraph", self._graph).replay()
-        for held, output in zip((self._scores, self._maps), self._output, strict=True):
-            held.copy_(output, non_blocking=True)
-        torch.cuda.current_stream().synchronize()
+            scores, maps = self._scorer.scores_and_maps(batch.to(self._device))
+            return Evaluation(scores[:count].numpy(force=True), maps[:count].numpy(force=True))
 
 
 class _HalfFeatures(nn.Module):
