@@ -117,7 +117,7 @@ def _no_source() -> Source:
 def _make_ledger(folder: Path, rows: int) -> None:
     ledger = new_ledger(folder)
     # Large chunks: a million transactions would take half an hour.
-    ledger.add(Page([Entry(number) for number in range(rows)], "", last=True), lambda _: _CHUNK)
+    ledger.add(Page([Entry(number) for number in range(rows)], "", last=True), _CHUNK)
     scores = [some_scores(seed) for seed in range(64)]
     harvest(ledger, lambda item: reported(item, scores[item % 64]))
     ledger.close()

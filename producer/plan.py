@@ -104,7 +104,7 @@ class Listing:
         """Yield all pages."""
         for page in self.source.pages(""):
             if self.ledger is not None:
-                self.ledger.add(page, lambda _: _CHUNK)
+                self.ledger.add(page, _CHUNK)
             yield page
 
     def again(self) -> Iterator[Entry]:

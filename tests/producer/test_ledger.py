@@ -310,7 +310,7 @@ import sys, time
 from pathlib import Path
 from backlog.outcomes import Reason
 from producer.ledger.ledger import Ledger
-from tests.producer.test_ledger import even, page, reported, rejected
+from tests.producer.test_ledger import page, reported, rejected
 ledger = Ledger(Path(sys.argv[1]), write=True)
 ledger.acquire()
 first = ledger.get("listed", 0)
@@ -362,7 +362,7 @@ def test_a_full_disk_is_waited_for_and_loses_nothing(path: Path, ledger: Ledger)
     ledger.close()
     script = (
         "import sys; from pathlib import Path; from producer.ledger.ledger import Ledger;"
-        "from backlog.errors import StorageFull; from tests.producer.test_ledger import even, page\n"
+        "from backlog.errors import StorageFull; from tests.producer.test_ledger import page\n"
         "ledger = Ledger(Path(sys.argv[1]), write=True)\n"
         "kept = 50\n"
         "try:\n"

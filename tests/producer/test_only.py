@@ -83,7 +83,7 @@ def account(folder: Path, source: Source, wanted: OnlyList, *, broken_off: bool 
     ledger = Ledger.create(path, {ONLY: wanted.facts})
     while not ledger.get("all_listed"):
         for page in source.pages(ledger.get("cursor", "")):
-            ledger.add(page, lambda _: 4)
+            ledger.add(page, 4)
             if broken_off:
                 break
     found = only_account(ledger)
