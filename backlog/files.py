@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
+from backlog.errors import UsageError
+
 #: What the kernel says when it is the disk, its server or this process, and not the file. A bad sector is EIO too.
 UNAVAILABLE_ERRNOS: Final = frozenset(
     getattr(errno, name)
@@ -200,3 +202,20 @@ class PrivateFolder:
                     shutil.rmtree(folder, ignore_errors=True)
                 finally:
                     os.close(lock)
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse what is no regular file and would be read without an end, as a pipe or a device; links are followed.
+
+    Raises
+    ------
+    UsageError
+        It is one, a folder, or not there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise UsageError(f"{path}: can't be read ({kind}, and no file)")

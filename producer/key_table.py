@@ -9,6 +9,7 @@ import codecs
 import csv
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from backlog.errors import UsageError
+from backlog.files import check_is_file
+from backlog.log import printable
 
 
 class Key(Enum):
@@ -43,7 +46,22 @@ KEY_COLUMNS: Final[Mapping[Key, frozenset[str]]] = {
 
 #: A number as a spreadsheet writes a long one: ``1.2E+05``, ``1,2E5``. ``12E345`` may be an accession number.
 _MANGLED: Final = re.compile(r"\d+[.,]\d+[eE][+-]?\d+|\d+[eE][+-]\d+")
-_UID: Final = re.compile(r"[0-9.]{1,64}")
+_UIDS: Final = (Key.SOP_INSTANCE_UID, Key.SERIES_INSTANCE_UID, Key.STUDY_INSTANCE_UID)
+#: Two parts at least (PS3.5 9.1): a number alone is what a spreadsheet made of something.
+_UID: Final = re.compile(r"(?=.{3,64}\Z)[0-9]+(?:\.[0-9]+)+")
+
+#: The first line of a table that Excel wrote for another country.
+_SEPARATOR_LINE: Final = re.compile(r'"?sep=([,;\t])"?', re.IGNORECASE)
+
+#: What would change a terminal, or the order of letters on it.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+#: More columns than any table of images has; a header of more is no header.
+_MAX_COLUMNS: Final = 20_000
+
+#: Columns that a message names, and letters of each.
+_MAX_NAMED: Final = 20
+_MAX_NAME: Final = 40
 
 #: A text that a spreadsheet is kept from changing: ``="0012"``.
 _KEPT_AS_TEXT: Final = re.compile(r'="(.*)"')
@@ -72,13 +90,19 @@ def opened_table(
     try:
         with path.open(encoding=encoding, newline="") as file:
             first = file.readline()
-            counts = {sign: first.count(sign) for sign in ",;\t"}
-            delimiter = max(counts, key=lambda sign: counts[sign])
-            if not counts[delimiter] and not (one_column and first.strip()):
-                raise UsageError(f"{path}: no table: its first line has no comma, semicolon or tab")
-            file.seek(0)
+            named = _SEPARATOR_LINE.fullmatch(first.strip())
+            if named:  # a spreadsheet's own word for the delimiter, before the header
+                delimiter = named[1]
+            else:
+                delimiter = _delimiter(first)
+                if delimiter not in first and not (one_column and first.strip()):
+                    raise UsageError(f"{path}: no table: its first line has no comma, semicolon or tab")
+                file.seek(0)
             rows = csv.reader(file, delimiter=delimiter, strict=True)
-            yield [cell.strip() for cell in next(rows)], rows, notes
+            header = [printable(cell.strip()) for cell in next(rows, [])]
+            if len(header) > _MAX_COLUMNS:
+                raise UsageError(f"{path}: no table: its header has {len(header)} columns")
+            yield header, rows, notes
     except csv.Error as error:
         raise UsageError(f"{path}: damaged table: {error}") from error
     except UnicodeError as error:
@@ -87,16 +111,26 @@ def opened_table(
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error
 
 
+def _delimiter(first: str) -> str:
+    """Return the sign that parts the columns of a header: not one that stands in quotes."""
+    outside = re.sub(r'"[^"]*"', "", first)
+    return max(",;\t", key=outside.count)
+
+
 def _encoding(path: Path, notes: list[str]) -> str:
+    check_is_file(path)
     try:
         with path.open("rb") as file:
             start = file.read(4)
+            if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+                return "utf-32"
             if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 return "utf-16"
             decoder = codecs.getincrementaldecoder("utf-8")()
             file.seek(0)
             try:
                 while block := file.read(1 << 20):
+                    _refuse_nul(path, block)
                     decoder.decode(block)
                 decoder.decode(b"", final=True)
             except UnicodeDecodeError:
@@ -105,6 +139,14 @@ def _encoding(path: Path, notes: list[str]) -> str:
             return "utf-8-sig"
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+
+
+def _refuse_nul(path: Path, block: bytes) -> None:
+    if b"\0" in block:
+        raise UsageError(
+            f"{path}: no table of text: it holds NUL characters. A workbook has to be saved as CSV; a text in UTF-16,"
+            " as UTF-8 or with its byte order mark"
+        )
 
 
 def plain(name: str) -> str:
@@ -121,9 +163,16 @@ def refuse_repeated_columns(path: Path, header: Sequence[str]) -> None:
     UsageError
         One does.
     """
-    twice = sorted({name for name in header if name and header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if name and count > 1)
     if twice:
-        raise UsageError(f"{path}: these columns stand twice: {', '.join(twice)}")
+        raise UsageError(f"{path}: these columns stand twice: {listed(twice)}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names of columns for a message: those that can be shown, and not too many."""
+    shown = [printable(name)[:_MAX_NAME] for name in names if name]
+    more = f" and {len(shown) - _MAX_NAMED} more" if len(shown) > _MAX_NAMED else ""
+    return ", ".join(shown[:_MAX_NAMED]) + more
 
 
 def column_at(path: Path, header: Sequence[str], name: str) -> int:
@@ -139,7 +188,7 @@ def column_at(path: Path, header: Sequence[str], name: str) -> int:
         Of the column.
     """
     if name not in header:
-        raise UsageError(f"{path}: no column {name!r}; there are {', '.join(filter(None, header))}")
+        raise UsageError(f"{path}: no column {name!r}; there are {listed(header)}")
     return header.index(name)
 
 
@@ -226,16 +275,21 @@ def key_of(path: Path, key: Key, column: str, cell: str, line: int) -> str:
     UsageError
         It is empty, was turned into a number by a spreadsheet, or is no UID where one is due.
     """
+    is_uid = key in _UIDS
+    if is_uid and _UID.fullmatch(cell):
+        return cell  # as nearly all are
     text = cell.strip()
     if kept := _KEPT_AS_TEXT.fullmatch(text):
         text = kept[1].strip()
     if not text:
         raise UsageError(f"{path}: line {line}: {column} is empty")
+    if _CONTROL.search(text):
+        raise UsageError(f"{path}: line {line}: {column} holds a control character")
     if key is not Key.FILE_NAME and _MANGLED.fullmatch(text):
         raise UsageError(
             f"{path}: line {line}: {column} was turned into a number by a spreadsheet ({text});"
             " import this column as text and save the table again"
         )
-    if key.value.endswith("_uid") and not _UID.fullmatch(text):
+    if is_uid and not _UID.fullmatch(text):
         raise UsageError(f"{path}: line {line}: {column} holds no UID")
     return text

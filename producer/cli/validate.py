@@ -20,7 +20,7 @@ from producer.cli.output import read_settings
 if TYPE_CHECKING:
     from producer.ledger.ledger import Ledger
     from producer.validation.join import Joined
-    from producer.validation.labels import Labels
+    from producer.validation.label_values import Labels
     from producer.validation.validate import FindingFigures
 
 _LABELS = click.option(
@@ -97,7 +97,7 @@ def validate(
     with closing(open_ledger(out)) as ledger:
         job = ledger.get("job")
         labels, joined = _join(ledger, out, table, key, readers, names, by)
-        from producer.validation.labels import BLANK, UNCERTAIN
+        from producer.validation.label_values import BLANK, UNCERTAIN
         from producer.validation.page import About
         from producer.validation.validate import enough, figures
 
@@ -121,6 +121,8 @@ def validate(
         _write_validation(files, about, joined, found)
         if rule:
             _write_points(files, about, found)
+    for note in labels.notes:
+        click.echo(f"Labels    {note}")
     _print(about.meaningful, joined, found)
     click.echo(f"Page      {files.folder / 'validation.html'}")
     if not enough(joined, found):

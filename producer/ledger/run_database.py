@@ -153,6 +153,23 @@ class RunDatabase:
             for row in cursor.execute(query, values):
                 yield kind(*row)
 
+    def select_batches(self, query: str, size: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Stream the rows of a query that only reads, many at a time and as plain tuples.
+
+        Parameters
+        ----------
+        query
+            What to read.
+        size
+            Most rows of one batch.
+        """
+        with _translated(self.path):
+            cursor = self._db.cursor()
+            cursor.row_factory = None
+            cursor.execute(query)
+            while rows := cursor.fetchmany(size):
+                yield rows
+
     def _execute(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> sqlite3.Cursor:
         with _translated(self.path):
             return self._db.execute(query, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any, Final
@@ -96,7 +96,7 @@ class DicomwebSource:
     def _slice(self, first: date, last: date, studies: Resources) -> Iterator[Page]:
         entries: list[Entry] = []
         for uid in sorted(studies):
-            entries += self._entries(uid, studies[uid])
+            entries += self.entries_of(uid, studies[uid])
             self._seen += 1
             if len(entries) >= sources.PAGE:
                 yield Page(entries, f"{first:%Y%m%d}-{last:%Y%m%d}:{uid}:{self._seen}", last=False)
@@ -120,7 +120,7 @@ class DicomwebSource:
             position += len(page)
             earlier = set(page)
             if position > offset:
-                entries = [entry for uid in undated for entry in self._entries(uid, page[uid])]
+                entries = [entry for uid in undated for entry in self.entries_of(uid, page[uid])]
                 yield Page(entries, f"{_UNDATED}:{position}:{seen}", last=False)
         if dated < seen:
             warn(
@@ -140,7 +140,16 @@ class DicomwebSource:
         """Return what studies have to match; instances are compared again, since servers leave keys out of account."""
         return {"ModalitiesInStudy": self.modality} if self.modality and "\\" not in self.modality else {}
 
-    def _entries(self, study: str, found: dict[str, Any]) -> Iterator[Entry]:
+    def entries_of(self, study: str, found: Mapping[str, Any]) -> Iterator[Entry]:
+        """Yield the instances of a study, none of what this system wrote; some are skipped by the listing alone.
+
+        Parameters
+        ----------
+        study
+            Study Instance UID.
+        found
+            What the server answered of it; how many instances it says that there are, if it does.
+        """
         series_of: dict[str, list[dict[str, Any]]] = {}
         listed = self._instances(study, found)
         for one in listed:
@@ -165,7 +174,7 @@ class DicomwebSource:
         for number in range(len(listed), announced):
             yield Entry(f"{study}/?/{number + 1}", 0, Reason.NOT_LISTED)
 
-    def _instances(self, study: str, found: dict[str, Any]) -> list[dict[str, Any]]:
+    def _instances(self, study: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the instances of a study, with what tells their kind."""
         announced = _count(found, _INSTANCES_IN_STUDY)
         fields = {"includefield": f"{_MODALITY},{_MANUFACTURER}"}
@@ -180,7 +189,7 @@ class DicomwebSource:
             self._has_instances_of_study = self._has_instances_of_study and not instances
         return list(instances.values())
 
-    def _by_series(self, study: str, found: dict[str, Any], fields: dict[str, str]) -> Resources:
+    def _by_series(self, study: str, found: Mapping[str, Any], fields: dict[str, str]) -> Resources:
         instances: Resources = {}
         announced = _count(found, _SERIES_IN_STUDY)
         all_series = list_all(self.pacs.rest, f"/studies/{study}/series", fields, SERIES, announced=announced)
@@ -231,7 +240,7 @@ class DicomwebSource:
         return str(ref)
 
 
-def _count(found: dict[str, Any], tag: str) -> int | None:
+def _count(found: Mapping[str, Any], tag: str) -> int | None:
     try:
         return int(value(found, tag))
     except (TypeError, ValueError):

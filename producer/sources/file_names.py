@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Final
 
 #: Endings of files that hold the same image under another name: labels are often written for the PNG of a DICOM.
@@ -21,12 +20,18 @@ def path_key(name: str) -> str:
 
     So a path that is the end of another begins that one's key.
     """
-    text = os.fsencode(name).decode("utf-8", "replace").replace("\\", "/").strip()
-    path = PurePosixPath(unicodedata.normalize("NFC", text))
-    while path.suffix.lower() in _ENDINGS:
-        path = path.with_suffix("")
-    parts = [part for part in path.parts if part not in ("/", ".")]
-    return "".join(f"{part}/" for part in reversed(parts)) or "/"
+    text = name
+    if not name.isascii():
+        text = unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
+    parts = [part for part in text.replace("\\", "/").strip().split("/") if part not in ("", ".")]
+    if not parts:
+        return "/"
+    last = parts[-1]
+    while (at := last.rfind(".")) > 0 and last[at:].lower() in _ENDINGS:
+        last = last[:at]
+    parts[-1] = last
+    parts.reverse()
+    return "/".join(parts) + "/"
 
 
 def behind(key: str) -> str:

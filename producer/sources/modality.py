@@ -22,7 +22,7 @@ from producer.sources.study_slices import Slice, StudySlices, date_range
 _PAGE: Final = 32
 
 #: Studies whose series are asked for at a time.
-_AT_A_TIME: Final = 4
+STUDIES_AT_A_TIME: Final = 4
 
 #: What is asked of a series and of an image, so that what is no frontal chest radiograph is never retrieved.
 _SERIES_KEYS: Final = (
@@ -92,7 +92,7 @@ class ModalitySource:
         first, last = date_range(self.study_date)
         begin = date.fromisoformat(cursor[:10]) if cursor else first
         slices = StudySlices(self.modality, self._wanted, last, self.limit)
-        with ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="find") as pool:
+        with ThreadPoolExecutor(STUDIES_AT_A_TIME, thread_name_prefix="find") as pool:
             if "/" in cursor:
                 # The slice that a listing was broken off in, whole, however it may have to be asked for now.
                 _, end, seen = cursor.split("/")
@@ -107,12 +107,19 @@ class ModalitySource:
         studies = sorted(uid for uid in found.studies if uid > seen)
         for at in range(0, len(studies), _PAGE):
             some = studies[at : at + _PAGE]
-            listed = pool.map(self._of_study, [found.studies[uid] for uid in some])
+            listed = pool.map(self.entries_of, [found.studies[uid] for uid in some])
             entries = [entry for entries in listed for entry in entries]
             yield Page(entries, f"{found.first}/{found.last}/{some[-1]}", last=False)
         yield Page([], str(found.last + timedelta(days=1)), last=found.last >= last)
 
-    def _of_study(self, study: dict[str, str]) -> list[Entry]:
+    def entries_of(self, study: dict[str, str]) -> list[Entry]:
+        """Return the images of a study's series of the wanted kinds.
+
+        Parameters
+        ----------
+        study
+            What the modality answered of it: its UID at least.
+        """
         keys = {"StudyInstanceUID": study["StudyInstanceUID"]}
         found = self.modality.find("Series", dict.fromkeys(_SERIES_KEYS, "") | keys)
         series = {one["SeriesInstanceUID"]: one for one in found if one.get("SeriesInstanceUID")}

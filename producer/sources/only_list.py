@@ -19,6 +19,7 @@ from producer.key_table import (
     checked_rows,
     key_columns,
     key_of,
+    listed,
     named_key,
     opened_table,
     refuse_repeated_columns,
@@ -110,14 +111,14 @@ def _which_key(table: Path, header: list[str], by: str) -> tuple[Key, int]:
             return chosen[0]
         if by in header:
             raise UsageError(f"--only-by {by}: say what it holds: {by}=accession_number, say")
-        raise UsageError(f"{table}: no column {by!r}; there are {', '.join(filter(None, header))}")
+        raise UsageError(f"{table}: no column {by!r}; there are {listed(header)}")
     if not found:
         raise UsageError(
             f"{table}: no column says which images are wanted ({', '.join(one.value for one in Key)}); name it with"
-            f" --only-by COLUMN=KIND. Columns: {', '.join(header)}"
+            f" --only-by COLUMN=KIND. Columns: {listed(header)}"
         )
     if len(found) > 1:
-        names = ", ".join(header[at] for _, at in found)
+        names = listed([header[at] for _, at in found])
         raise UsageError(
             f"{table}: more than one column says which images are wanted ({names}): choose one, as"
             f" --only-by {header[found[0][1]]}"

@@ -22,8 +22,11 @@ from producer.sources.dicomweb import DicomwebSource
 from producer.sources.folder import FolderSource
 from producer.sources.modality import ModalitySource
 from producer.sources.only import OnlySource
+from producer.sources.only_dicomweb import DicomwebFinder
 from producer.sources.only_list import OnlyList
-from producer.sources.only_orthanc import OnlyOrthancSource
+from producer.sources.only_modality import ModalityFinder, check_can_be_asked
+from producer.sources.only_orthanc import OrthancFinder
+from producer.sources.only_pacs import OnlyPacsSource
 from producer.sources.orthanc import OrthancSource
 from producer.sources.zip import ZipSource
 
@@ -135,17 +138,20 @@ def only_source(source: Source, wanted: OnlyList) -> Source:
     Raises
     ------
     UsageError
-        The list names files, and an Orthanc has none.
+        The list names files, which a PACS has none of, or what a modality can't be asked for.
     """
     if isinstance(source, ZipSource | FolderSource):
         return OnlySource(source, wanted)
+    if wanted.key is Key.FILE_NAME:
+        raise UsageError("a PACS has no file names: give a list of UIDs, accession numbers or patient IDs")
+    if isinstance(source, ModalitySource):
+        check_can_be_asked(wanted.key)
+        return OnlyPacsSource(source, wanted, ModalityFinder(source))
+    if isinstance(source, DicomwebSource):
+        return OnlyPacsSource(source, wanted, DicomwebFinder(source))
     if isinstance(source, OrthancSource):
-        if wanted.key is Key.FILE_NAME:
-            raise UsageError(
-                "an Orthanc has no file names: give a list of UIDs, accession numbers or patient IDs"
-            )
-        return OnlyOrthancSource(source, wanted)
-    raise UsageError("--only selects from a zip, a folder or an Orthanc")
+        return OnlyPacsSource(source, wanted, OrthancFinder(source))
+    raise AssertionError(f"a list does not go together with {type(source).__name__}")
 
 
 #: How many zips a message names.

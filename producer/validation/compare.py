@@ -16,7 +16,7 @@ from backlog.model import LABELS
 from producer.ledger.ledger import Ledger
 from producer.validation import metrics
 from producer.validation.join import Joined
-from producer.validation.labels import NEGATIVE, POSITIVE
+from producer.validation.label_values import NEGATIVE, POSITIVE
 from producer.validation.metrics import Interval, Ranking, Resampling
 
 #: Images that the page lists.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import stat
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +18,12 @@ from backlog.outcomes import Outcome
 from producer.key_table import Key
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Source
-from producer.sources.file_names import behind, path_key, shorter
-from producer.validation.labels import Labels
+from producer.validation.label_values import Labels
+from producer.validation.names_table import NamesTable, read_names
+from producer.validation.row_index import RowIndex
 
-#: Images whose scores are read at a time.
-_BATCH = 4096
+#: Images that are read and joined at a time: a million at once would take a gigabyte.
+_BATCH: Final = 4096
 
 
 @dataclass
@@ -33,7 +31,7 @@ class Joined:
     """Scores and labels, one row for each unit: an image, or a study where labels are about studies."""
 
     scores: NDArray[np.float32]  #: (units, 18); a study's is the highest of its images'
-    values: NDArray[np.int8]  #: (units, 18), as in :class:`producer.validation.labels.Labels`
+    values: NDArray[np.int8]  #: (units, 18), as in :class:`producer.validation.label_values.Labels`
     clusters: NDArray[np.int64]  #: which units belong together: one patient, else one study
     clustered_by: str  #: ``patient`` or ``study``
     unit: str  #: ``image``, ``series``, ``study`` or ``patient``
@@ -73,8 +71,11 @@ _UNITS = {
     Key.PATIENT_ID: "patient",
 }
 
+#: The group of images of which the column says nothing.
+_NO_GROUP: Final = "(blank)"
+
 #: Keys that the ledger doesn't hold: they stand in the file that ``export --names`` writes.
-_FROM_NAMES = frozenset({Key.SERIES_INSTANCE_UID, Key.ACCESSION_NUMBER, Key.PATIENT_ID})
+_FROM_NAMES: Final = frozenset({Key.SERIES_INSTANCE_UID, Key.ACCESSION_NUMBER, Key.PATIENT_ID})
 
 
 def join(
@@ -105,31 +106,75 @@ def join(
     UsageError
         What is needed isn't there, or an image's name fits several rows.
     """
-    table = _read_names(names) if names is not None else None
-    if table is None and labels.key in _FROM_NAMES:
+    if names is None and labels.key in _FROM_NAMES:
         raise UsageError(
             f"the labels are by {labels.key.value}, which a run doesn't keep: write it first with"
             " 'cxr-backlog export OUT --names --to FILE', then give it with --names FILE"
         )
-    index = _Index(labels)
+    wanted = (labels.key.value, Key.PATIENT_ID.value, *by)
+    table = read_names(names, wanted) if names is not None else None
+    index = RowIndex(labels.key, labels.keys)
     units = _Units(len(labels.keys))
+    opened = source() if labels.key is Key.FILE_NAME and table is None else None
     reported = without = 0
     missed: dict[int, str] = {}
-    for item, key in _keys(ledger, labels.key, table, source):
-        row = index.row(key) if key else None
-        if item["outcome"] != Outcome.REPORTED.value:
-            if row is not None:
-                missed[row] = f"{item['outcome']}: {item['reason']}"
-            continue
-        reported += 1
-        if row is None:
-            without += 1
-            continue
-        units.add(row, item["scores"], item["study_instance_uid"])
-        if table is not None:
-            units.extra.setdefault(row, table.get(item["sop_instance_uid"], {}))
-    units.flush()
-    return _joined(labels, units, missed, reported, without, by)
+    for items in _items(ledger):
+        named = table.rows_of(items.sop_instance_uid) if table is not None else []
+        rows = index.rows_of(_keys(items, labels.key, table, named, opened))
+        scored = [outcome == Outcome.REPORTED.value for outcome in items.outcome]
+        chosen = [at for at, row in enumerate(rows) if row >= 0 and scored[at]]
+        reported += sum(scored)
+        without += sum(scored) - len(chosen)
+        if len(chosen) < len(rows):
+            missed |= {
+                row: f"{items.outcome[at]}: {items.reason[at]}"
+                for at, row in enumerate(rows)
+                if row >= 0 and not scored[at]
+            }
+        if chosen:
+            units.add(
+                [rows[at] for at in chosen],
+                [items.scores[at] for at in chosen],
+                [items.study_instance_uid[at] for at in chosen],
+                [named[at] for at in chosen] if named else [],
+            )
+    return _joined(labels, units, missed, reported, without, by, table)
+
+
+class _Items(NamedTuple):
+    """Some ended items of a run, by columns."""
+
+    outcome: tuple[str, ...]
+    reason: tuple[str, ...]
+    ref: tuple[str, ...]
+    sop_instance_uid: tuple[str, ...]
+    study_instance_uid: tuple[str, ...]
+    scores: tuple[str, ...]
+
+
+def _items(ledger: Ledger) -> Iterator[_Items]:
+    query = f"SELECT {', '.join(_Items._fields)} FROM item ORDER BY no"  # noqa: S608  # our own names
+    for rows in ledger.select_batches(query, _BATCH):
+        yield _Items(*zip(*rows, strict=True))
+
+
+def _keys(
+    items: _Items,
+    key: Key,
+    names: NamesTable | None,
+    named: Sequence[int | None],
+    source: Source | None,
+) -> Sequence[str]:
+    """Return the key of each item, empty where it has none."""
+    if key is Key.SOP_INSTANCE_UID:
+        return items.sop_instance_uid
+    if key is Key.STUDY_INSTANCE_UID:
+        return items.study_instance_uid
+    if names is not None:
+        column = names.columns.get(key.value, [])
+        return ["" if row is None or not column else column[row] for row in named]
+    assert source is not None  # noqa: S101  # file names, the only key that is left
+    return [source.name(json.loads(ref)) for ref in items.ref]
 
 
 class _Units:
@@ -138,33 +183,31 @@ class _Units:
     def __init__(self, rows: int) -> None:
         self.scores = np.full((rows, len(LABELS)), np.nan, np.float32)
         self.images = np.zeros(rows, np.int32)
-        self.studies = np.full(rows, -1, np.int64)  #: of the first image, numbered
-        self.extra: dict[int, dict[str, str]] = {}  #: from the names
-        self._numbers: dict[str, int] = {}
-        self._rows: list[int] = []
-        self._texts: list[str] = []
+        #: Of the first image: a hash of its study's UID, and its row in the names, -1 where it isn't known.
+        self.studies = np.zeros(rows, np.int64)
+        self.named = np.full(rows, -1, np.int64)
 
-    def add(self, row: int, scores: str, study: str) -> None:
-        """Take an image, its scores as the ledger has them."""
-        self._rows.append(row)
-        self._texts.append(scores)
-        if study and self.studies[row] < 0:
-            self.studies[row] = self._numbers.setdefault(study, len(self._numbers))
-        if len(self._rows) == _BATCH:
-            self.flush()
-
-    def flush(self) -> None:
-        """Take what waits: the highest score of a row's images counts."""
-        if self._rows:
-            scores = _parsed(self._texts)
-            np.fmax.at(self.scores, self._rows, scores)
-            np.add.at(self.images, self._rows, 1)
-        self._rows, self._texts = [], []
-
-    def clusters(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return which study each row belongs to; one whose study isn't known is alone."""
-        studies = self.studies[rows]
-        return np.where(studies < 0, len(self._numbers) + rows, studies)
+    def add(
+        self, rows: list[int], scores: list[str], studies: list[str], named: Sequence[int | None]
+    ) -> None:
+        """Take some images, their scores as the ledger has them: the highest of a row's images counts."""
+        values = _parsed(scores)
+        at, first, inverse, count = np.unique(
+            np.array(rows, np.int64), return_index=True, return_inverse=True, return_counts=True
+        )
+        if len(at) < len(rows):
+            order = np.argsort(inverse, kind="stable")
+            values = np.fmax.reduceat(values[order], np.cumsum(count) - count, axis=0)
+        else:
+            values = values[first]
+        new = self.images[at] == 0
+        self.scores[at] = np.fmax(self.scores[at], values)
+        self.studies[at[new]] = _hashes(studies)[first[new]]
+        if named:
+            self.named[at[new]] = np.array([-1 if row is None else row for row in named], np.int64)[
+                first[new]
+            ]
+        self.images[at] += count.astype(np.int32)
 
 
 def _parsed(texts: list[str]) -> NDArray[np.float32]:
@@ -175,6 +218,24 @@ def _parsed(texts: list[str]) -> NDArray[np.float32]:
     return np.fromstring(joined, np.float32, sep=",").reshape(len(texts), -1)
 
 
+def _hashes(texts: Iterable[str]) -> NDArray[np.int64]:
+    """Return a number for each text, of 64 bits, the same for the same text in this process; 0 for none.
+
+    Of a million texts two share one in 1 of 40 million cases, and that two studies then count as one does not matter
+    to an interval; the texts themselves would take a hundred megabytes.
+    """
+    return np.fromiter((hash(text) if text else 0 for text in texts), np.int64)
+
+
+def _numbered(hashes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return which rows belong together, numbered as they come; a row whose hash is 0 is alone."""
+    alone = hashes == 0
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    return np.where(alone, len(first) + np.arange(len(hashes)), number[inverse])
+
+
 def _joined(
     labels: Labels,
     units: _Units,
@@ -182,126 +243,55 @@ def _joined(
     reported: int,
     without: int,
     by: tuple[str, ...],
+    table: NamesTable | None,
 ) -> Joined:
+    whole = bool(units.images.all())
     found = np.flatnonzero(units.images)
     rows = found.tolist()
-    unjoined = [
-        (labels.keys[row], missed.get(row, "no such image in this run"))
-        for row in np.flatnonzero(units.images == 0).tolist()
-    ]
-    clusters, by_patient = units.clusters(found), False
-    if rows and (labels.patients or units.extra or labels.key is Key.PATIENT_ID):
-        patients = [_patient(labels, row, units.extra.get(row, {})) for row in rows]
-        by_patient = all(patients)
-        if by_patient:
-            numbers: dict[str, int] = {}
-            clusters = np.array([numbers.setdefault(name, len(numbers)) for name in patients], np.int64)
+    named = units.named[found].tolist() if table is not None else []
+    patients = _patients(labels, rows, named, table)
+    by_patient = bool(patients) and all(patients)
     return Joined(
-        scores=units.scores if len(rows) == len(labels.keys) else units.scores[found],
-        values=labels.values if len(rows) == len(labels.keys) else labels.values[found],
-        clusters=clusters,
+        scores=units.scores if whole else units.scores[found],
+        values=labels.values if whole else labels.values[found],
+        clusters=_numbered(_hashes(patients) if by_patient else units.studies[found]),
         clustered_by="patient" if by_patient else "study",
         unit=_UNITS[labels.key],
         images=int(units.images.sum()),
         reported=reported,
         rows=len(labels.keys),
-        keys=[labels.keys[row] for row in rows],
-        groups={name: _group(labels, rows, units.extra, name) for name in by},
-        unjoined=unjoined,
+        keys=labels.keys if whole else [labels.keys[row] for row in rows],
+        groups={name: _group(labels, rows, named, table, name) for name in by},
+        unjoined=[
+            (labels.keys[row], missed.get(row, "no such image in this run"))
+            for row in np.flatnonzero(units.images == 0).tolist()
+        ],
         without_label=without,
     )
 
 
-def _patient(labels: Labels, row: int, extra: dict[str, str]) -> str:
+def _patients(labels: Labels, found: list[int], named: list[int], table: NamesTable | None) -> list[str]:
+    """Return whose each unit is, as the labels say or else the names; nothing where neither knows patients."""
     if labels.key is Key.PATIENT_ID:
-        return labels.keys[row]
-    return (labels.patients[row] if labels.patients else "") or extra.get(Key.PATIENT_ID.value, "")
-
-
-def _group(labels: Labels, rows: list[int], extra: dict[int, dict[str, str]], name: str) -> list[str]:
-    if name in labels.groups:
-        return [labels.groups[name][row] or "(blank)" for row in rows]
-    if rows and name not in extra.get(rows[0], {}):
-        raise UsageError(f"--by {name}: no such column in the labels, nor in a file given with --names")
-    return [extra.get(row, {}).get(name, "") or "(blank)" for row in rows]
-
-
-def _read_names(path: Path) -> dict[str, dict[str, str]]:
-    """Read a file of ``export --names`` by SOP Instance UID, without its scores."""
-    try:
-        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            # It identifies patients; it was written for its owner alone.
-            raise UsageError(
-                f"{path}: other users may read this file, and it names patients: chmod 600 it first"
-            )
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file)
-            if not rows.fieldnames or "sop_instance_uid" not in rows.fieldnames:
-                raise UsageError(f"{path}: this is no file of 'cxr-backlog export --names'")
-            kept = [
-                name
-                for name in rows.fieldnames
-                if name not in {*LABELS, "item", "flags", "sr_sop_instance_uid"}
-            ]
-            return {row["sop_instance_uid"]: {name: row[name] for name in kept} for row in rows}
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: this is no file of 'cxr-backlog export --names'") from error
-
-
-def _keys(
-    ledger: Ledger, key: Key, names: dict[str, dict[str, str]] | None, source: Callable[[], Source]
-) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield each ended item with its key, empty where it has none."""
-    query = (
-        "SELECT no, outcome, reason, ref, sop_instance_uid, study_instance_uid, scores FROM item ORDER BY no"
+        return [labels.keys[row] for row in found]
+    mine = [labels.patients[row] for row in found] if labels.patients else []
+    theirs = _column(table, Key.PATIENT_ID.value, named) if table is not None else []
+    return (
+        [one or other for one, other in zip(mine, theirs, strict=True)] if mine and theirs else mine or theirs
     )
-    opened: Source | None = None
-    if key is Key.FILE_NAME and names is None:
-        opened = source()
-    for item in ledger.select(query):
-        if key in (Key.SOP_INSTANCE_UID, Key.STUDY_INSTANCE_UID):
-            yield item, item[key.value]
-        elif names is not None:
-            yield item, names.get(item["sop_instance_uid"], {}).get(key.value, "")
-        else:
-            assert opened is not None  # noqa: S101  # the only key that is left
-            yield item, opened.name(json.loads(item["ref"]))
 
 
-class _Index:
-    """Finds the row of a key. A file's path is compared from its end, as far as either side goes."""
+def _group(
+    labels: Labels, found: list[int], named: list[int], table: NamesTable | None, name: str
+) -> list[str]:
+    if name in labels.groups:
+        return [labels.groups[name][row] or _NO_GROUP for row in found]
+    if table is None or name not in table.columns:
+        raise UsageError(f"--by {name}: no such column in the labels, nor in a file given with --names")
+    return [text or _NO_GROUP for text in _column(table, name, named)]
 
-    def __init__(self, labels: Labels) -> None:
-        self._files = labels.key is Key.FILE_NAME
-        self._row = {} if self._files else {key: row for row, key in enumerate(labels.keys)}
-        self._rows: dict[str, list[int]] = {}
-        if self._files:
-            for row, key in enumerate(labels.keys):
-                self._rows.setdefault(path_key(key), []).append(row)
-        self._sorted = sorted(self._rows)
 
-    def row(self, key: str) -> int | None:
-        """Return the row of a key.
-
-        Raises
-        ------
-        UsageError
-            A file's name fits several rows equally well.
-        """
-        if not self._files:
-            return self._row.get(key)
-        found = self._rows_of_file(path_key(key))
-        if len(found) > 1:
-            raise UsageError(
-                f"a file of the run fits {len(found)} rows of the labels (lines"
-                f" {', '.join(str(row + 2) for row in found[:5])}): give more of its path in the table, or join by UID"
-            )
-        return found[0] if found else None
-
-    def _rows_of_file(self, key: str) -> list[int]:
-        first, last = bisect_left(self._sorted, key), bisect_left(self._sorted, behind(key))
-        if first < last:
-            return [row for longer in self._sorted[first:last] for row in self._rows[longer]]
-        return next((self._rows[one] for one in shorter(key) if one in self._rows), [])
+def _column(table: NamesTable, name: str, rows: list[int]) -> list[str]:
+    """Return a column's text of each row, empty where there is no such column, or no row."""
+    column = table.columns.get(name)
+    return [column[row] if column and row >= 0 else "" for row in rows]

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import csv
 import re
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib import resources
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -28,57 +30,32 @@ from producer.key_table import (
     column_at,
     key_columns,
     key_of,
+    listed,
     named_key,
     opened_table,
     plain,
     refuse_repeated_columns,
 )
+from producer.validation.label_values import (
+    BLANK,
+    CELLS,
+    CODES,
+    NEGATIVE,
+    NO_COLUMN,
+    POSITIVE,
+    UNCERTAIN,
+    VERDICTS,
+    Labels,
+)
+from producer.validation.readers import one_row_a_key
 
-POSITIVE: Final = 1
-NEGATIVE: Final = 0
-UNCERTAIN: Final = -1
-BLANK: Final = -2
-#: The table says nothing of this finding at all.
-NO_COLUMN: Final = -3
-
-#: Errors name so many rows, and count the others.
-_EXAMPLES: Final = 5
-
+#: Names, without case and signs, that say that nothing was found.
+_NO_FINDING: Final = frozenset({"nofinding", "nofindings", "normal", "semachados", "none", "negative"})
+#: The row of a table of joined names in which that cell is empty.
+_NOTHING_SAID: Final = bytes([BLANK & 0xFF] * len(LABELS))
 
 _READER_COLUMNS: Final = frozenset({"radid", "reader", "readerid", "radiologist", "rater", "annotator"})
 _JOINED_COLUMNS: Final = frozenset({"findinglabels", "labels", "findings"})
-
-_CELLS: Final[Mapping[str, int]] = {
-    **dict.fromkeys(("1", "1.0", "1.00", "true", "yes", "y", "positive", "present", "sim", "s"), POSITIVE),
-    **dict.fromkeys(("0", "0.0", "0.00", "false", "no", "n", "negative", "absent", "não", "nao"), NEGATIVE),
-    **dict.fromkeys(("-1", "-1.0", "-1.00", "uncertain", "unsure", "incerto"), UNCERTAIN),
-    **dict.fromkeys(("", "nan", "na", "n/a", "none", "null"), BLANK),
-}
-_VERDICTS: Final = {"agree": True, "disagree": False, "unsure": None}
-
-
-@dataclass(frozen=True)
-class Labels:
-    """A table of labels, one row for each key."""
-
-    key: Key
-    keys: list[str]
-    #: (rows, 18), int8: 1 positive, 0 negative, -1 uncertain, -2 blank, -3 not a column of the table.
-    values: NDArray[np.int8]
-    form: str  #: how it was read: ``columns``, ``joined``, ``readers`` or ``verdicts``
-    patients: list[str] = field(default_factory=list)  #: of each row, where a column says so; else empty
-    groups: dict[str, list[str]] = field(default_factory=dict)  #: other columns that were asked for
-    notes: list[str] = field(default_factory=list)  #: what the user has to know of how it was read
-
-    @property
-    def known(self) -> list[str]:
-        """The findings that the table speaks of."""
-        told = (self.values != NO_COLUMN).any(axis=0)
-        return [label for label, there in zip(LABELS, told, strict=True) if there]
-
-    def count(self, value: int) -> int:
-        """Return how many labels have a value, as :data:`UNCERTAIN`."""
-        return int((self.values == value).sum())
 
 
 def read_labels(
@@ -124,6 +101,11 @@ def synonyms() -> dict[str, int]:
     return {plain(row["name"]): LABELS.index(row["label"]) for row in rows}
 
 
+def _finding(meaning: Mapping[str, int], name: str) -> int | None:
+    """Return which finding a joined name means; "-Mass" says that there is none."""
+    return None if name.strip().startswith("-") else meaning.get(plain(name))
+
+
 class _Reader:
     """Reads the rows of one table. ``line`` numbers are those of the file, the header being 1."""
 
@@ -148,6 +130,9 @@ class _Reader:
         self.patient = patient[0] if patient else None
         self.by = {name: column_at(path, header, name) for name in by}
         self.meaning = meaning
+        #: By a name as rows write it, of which there are few.
+        self._meaning_of = lru_cache(1024)(lambda name: _finding(meaning, name))
+        self.unknown = Counter[str]()  #: what is joined and no finding, with the count of its rows
 
     def _which_key(self, wanted: str) -> tuple[Key, int]:
         if wanted:
@@ -156,7 +141,7 @@ class _Reader:
             return found[0]
         raise UsageError(
             f"{self.path}: no column says which image a row is about (file_name, sop_instance_uid, study_instance_uid,"
-            f" accession_number, patient_id …); name it with --key COLUMN=KIND. Columns: {', '.join(self.header)}"
+            f" accession_number, patient_id …); name it with --key COLUMN=KIND. Columns: {listed(self.header)}"
         )
 
     def _check_findings(self) -> None:
@@ -176,20 +161,29 @@ class _Reader:
         packed = bytearray()
         patients: list[str] = []
         groups: dict[str, list[str]] = {name: [] for name in self.by}
+        who: list[str] = []
+        values_of = self._from_columns() if self.findings else self._from_joined
         for line, row in checked_rows(self.path, self.header, rows):
             keys.append(self._key_of(row, line))
-            packed += self._values(row, line)
+            packed += values_of(row, line)
+            if self.reader is not None:
+                who.append(sys.intern(row[self.reader].strip()))
             if self.patient is not None:
-                patients.append(row[self.patient].strip())
+                patients.append(sys.intern(row[self.patient].strip()))
             for name, at in self.by.items():
-                groups[name].append(row[at].strip())
+                groups[name].append(sys.intern(row[at].strip()))
         if not keys:
             raise UsageError(f"{self.path}: no rows below the header")
-        values = np.frombuffer(bytes(packed), np.int8).reshape(-1, len(LABELS)).copy()
+        values = self._unpacked(packed, len(keys))
         if self.joined is not None and not self.findings:
             self._drop_what_nobody_named(values)
+            self._note_unknown()
+        elif self.joined is not None:
+            self.notes.append(
+                f"the column {listed([self.header[self.joined]])} was not read: there is a column for each finding"
+            )
         table = Labels(self.key, keys, values, self._form(), patients, groups, self.notes)
-        return self._one_row_a_key(table)
+        return one_row_a_key(self.path, table, who, self.readers)
 
     def _form(self) -> str:
         return "columns" if self.findings else "joined"
@@ -197,27 +191,50 @@ class _Reader:
     def _key_of(self, row: list[str], line: int) -> str:
         return key_of(self.path, self.key, self.header[self.at], row[self.at], line)
 
-    def _values(self, row: list[str], line: int) -> bytes:
-        values = [NO_COLUMN] * len(LABELS)
-        if self.findings:
-            for at, finding in self.findings.items():
-                value = _CELLS.get(row[at])
-                if value is None:
-                    value = _CELLS.get(row[at].strip().lower().replace(",", "."))
-                if value is None:
-                    raise UsageError(
-                        f"{self.path}: line {line}: {self.header[at]} is {row[at].strip()[:20]!r};"
-                        " a label is 1, 0, -1 (uncertain) or blank"
-                    )
-                values[finding] = value
-        else:
-            assert self.joined is not None  # noqa: S101  # read() has seen to it
-            values = [NEGATIVE] * len(LABELS)
-            for name in re.split(r"[|;]", row[self.joined]):
-                finding_at = self.meaning.get(plain(name))
-                if finding_at is not None:
-                    values[finding_at] = POSITIVE
-        return array("b", values).tobytes()
+    def _from_columns(self) -> Callable[[list[str], int], bytes]:
+        """Return what reads a row's cells of findings, a byte each."""
+        places = list(self.findings)
+        cells_of: Callable[[list[str]], Sequence[str]] = (
+            itemgetter(*places) if len(places) > 1 else lambda row: (row[places[0]],)
+        )
+
+        def values(row: list[str], line: int) -> bytes:
+            try:
+                return bytes(map(CODES.__getitem__, cells_of(row)))
+            except KeyError:  # written otherwise than most are
+                return bytes(self._code(row[at], at, line) for at in places)
+
+        return values
+
+    def _code(self, cell: str, at: int, line: int) -> int:
+        code = CODES.get(cell.strip().lower().replace(",", "."))
+        if code is None:
+            raise UsageError(
+                f"{self.path}: line {line}: {self.header[at]} is {cell.strip()[:20]!r};"
+                " a label is 1, 0, -1 (uncertain) or blank"
+            )
+        return code
+
+    def _from_joined(self, row: list[str], line: int) -> bytes:  # noqa: ARG002  # as of columns
+        assert self.joined is not None  # noqa: S101  # read() has seen to it
+        if not row[self.joined].strip():
+            return _NOTHING_SAID
+        values = bytearray(len(LABELS))
+        for name in re.split(r"[|;,]", row[self.joined]):
+            finding = self._meaning_of(name)
+            if finding is not None:
+                values[finding] = POSITIVE
+            else:
+                self.unknown[name.strip()] += 1
+        return bytes(values)
+
+    def _unpacked(self, packed: bytearray, rows: int) -> NDArray[np.int8]:
+        found = np.frombuffer(packed, np.int8).reshape(rows, -1)
+        if not self.findings:
+            return found.copy()
+        values = np.full((rows, len(LABELS)), NO_COLUMN, np.int8)
+        values[:, list(self.findings.values())] = found
+        return values
 
     def _drop_what_nobody_named(self, values: NDArray[np.int8]) -> None:
         """A finding that no row names isn't part of the table's vocabulary: its absence means nothing."""
@@ -226,37 +243,14 @@ class _Reader:
             raise UsageError(f"{self.path}: no row names a finding of this model")
         values[:, ~named] = NO_COLUMN
 
-    def _one_row_a_key(self, table: Labels) -> Labels:
-        first: dict[str, int] = {}
-        again: dict[str, list[int]] = {}
-        for row, key in enumerate(table.keys):
-            if first.setdefault(key, row) != row:
-                again.setdefault(key, [first[key]]).append(row)
-        if not again:
-            return table
-        if self.reader is None:
-            lines = ", ".join(str(row + 2) for rows in list(again.values())[:_EXAMPLES] for row in rows[:2])
-            raise UsageError(
-                f"{self.path}: {len(again)} keys stand in more than one row (lines {lines} …), and no column names a"
-                " reader. Keep one row for each, or join by another column with --key"
+    def _note_unknown(self) -> None:
+        # Counted and not quoted: such a column may hold a report's text.
+        others = [name for name in self.unknown if plain(name) not in _NO_FINDING]
+        if others:
+            self.notes.append(
+                f"{len(others)} different texts in {self.unknown.total()} places of its joined findings are no finding"
+                " of this model, and count as nothing"
             )
-        if self.readers not in ("majority", "any"):
-            raise UsageError(
-                f"{self.path}: {len(again)} images were read by several readers: choose --readers majority or any"
-            )
-        kept = list(first.values())
-        values = table.values.copy()
-        for rows in again.values():
-            values[rows[0]] = _agreed(table.values[rows], self.readers)
-        return Labels(
-            table.key,
-            [table.keys[row] for row in kept],
-            values[kept],
-            "readers",
-            [table.patients[row] for row in kept] if table.patients else [],
-            {name: [cells[row] for row in kept] for name, cells in table.groups.items()},
-            [*table.notes, f"several readers of {len(again)} images were counted by {self.readers}"],
-        )
 
     def _read_verdicts(self, rows: Iterator[list[str]]) -> Labels:
         """Read the gallery's verdicts: whether a person agrees with what the report says of a finding."""
@@ -269,14 +263,19 @@ class _Reader:
         table: dict[str, list[int]] = {}
         for line, row in checked_rows(self.path, self.header, rows):
             finding = self.meaning.get(plain(row[finding_at]))
-            verdict = _VERDICTS.get(row[verdict_at].strip().lower(), "?")
-            said = _CELLS.get(row[present_at].strip().lower())
+            verdict = VERDICTS.get(row[verdict_at].strip().lower(), "?")
+            said = CELLS.get(row[present_at].strip().lower())
             if finding is None or verdict == "?" or said not in (POSITIVE, NEGATIVE):
                 raise UsageError(
                     f"{self.path}: line {line}: a verdict is a finding, agree, disagree or unsure, and present 1 or 0"
                 )
             values = table.setdefault(self._key_of(row, line), [NO_COLUMN] * len(LABELS))
-            values[finding] = UNCERTAIN if verdict is None else said if verdict else 1 - said
+            value = UNCERTAIN if verdict is None else said if verdict else 1 - said
+            if values[finding] not in (NO_COLUMN, value):
+                raise UsageError(
+                    f"{self.path}: line {line}: a second verdict on the same finding of the same image, and another one"
+                )
+            values[finding] = value
         if not table:
             raise UsageError(f"{self.path}: no rows below the header")
         return Labels(
@@ -289,16 +288,3 @@ class _Reader:
                 "labels come from verdicts on this system's own reports: who saw them saw its scores",
             ],
         )
-
-
-def _agreed(values: NDArray[np.int8], how: str) -> NDArray[np.int8]:
-    """Return one row for several readers'; a reader who says nothing doesn't count."""
-    positive = (values == POSITIVE).sum(axis=0)
-    negative = (values == NEGATIVE).sum(axis=0)
-    if how == "any":
-        result = np.where(positive > 0, POSITIVE, np.where(negative > 0, NEGATIVE, values.max(axis=0)))
-    else:
-        result = np.where(positive > negative, POSITIVE, np.where(negative > positive, NEGATIVE, UNCERTAIN))
-        silent = (positive == 0) & (negative == 0)
-        result = np.where(silent, values.max(axis=0), result)
-    return result.astype(np.int8)

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from backlog.errors import UsageError
+from backlog.files import check_is_file
+from backlog.log import printable
 from backlog.model import LABELS, SCORE_DIGITS
 
 #: What the file says that it is.
 FORMAT: Final = "cxr-backlog operating points 1"
+
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class _Twice(ValueError):
+    """A name stands twice in one object: which of the two counts would be a matter of luck."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    for name, _ in pairs if len(found) < len(pairs) else ():
+        if sum(name == other for other, _ in pairs) > 1:
+            raise _Twice(name)
+    return found
 
 
 @dataclass(frozen=True)
@@ -85,12 +103,15 @@ def read_operating_points(path: Path) -> OperatingPoints:
     UsageError
         It can't be read, is none, or has an unknown finding or a threshold outside (0, 1).
     """
+    check_is_file(path)
     try:
         raw = path.read_bytes()
-        content = json.loads(raw)
+        content = json.loads(raw, object_pairs_hook=_each_once)
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-    except ValueError as error:
+    except _Twice as error:
+        raise UsageError(f"{path}: {printable(str(error))!r} stands twice in it") from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: this is no file of operating points (no JSON)") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UsageError(f"{path}: this is no file of operating points (its format isn't {FORMAT!r})")
@@ -100,16 +121,26 @@ def read_operating_points(path: Path) -> OperatingPoints:
         raise UsageError(f"{path}: it holds no operating point")
     for label, point in points.items():
         if label not in LABELS:
-            raise UsageError(f"{path}: {label!r} is no finding of this model")
+            raise UsageError(f"{path}: {printable(label, 64)!r} is no finding of this model")
         threshold = point.get("threshold") if isinstance(point, dict) else None
         if not isinstance(threshold, (int, float)) or isinstance(threshold, bool) or not 0 < threshold < 1:
             raise UsageError(f"{path}: the threshold of {label} must be a number between 0 and 1")
-        thresholds[label] = round(float(threshold), SCORE_DIGITS)
+        thresholds[label] = round(float(threshold), SCORE_DIGITS)  # as scores are
+        if not 0 < thresholds[label] < 1:
+            raise UsageError(
+                f"{path}: the threshold of {label} is nearer to 0 or 1 than scores are told apart"
+            )
     texts = [content.get(name) for name in ("model", "weights_sha256", "preprocessing")]
     if not all(isinstance(text, str) and text for text in texts):
         raise UsageError(f"{path}: it doesn't say for which model, weights and preprocessing it is")
     model, weights, preprocessing = (str(text) for text in texts)
-    meaningful = content.get("weights_meaningful") is not False
+    if not _SHA256.fullmatch(weights):
+        raise UsageError(f"{path}: its weights_sha256 is no SHA-256")
+    meaningful = content.get("weights_meaningful")
+    if not isinstance(meaningful, bool):
+        raise UsageError(
+            f"{path}: it doesn't say whether its weights are seeded (weights_meaningful: true or false)"
+        )
     return OperatingPoints(
         model, weights, meaningful, preprocessing, thresholds, hashlib.sha256(raw).hexdigest()
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from backlog.model import LABELS, OPERATING_POINT
 from producer.validation import metrics
 from producer.validation.join import Joined
-from producer.validation.labels import BLANK, NO_COLUMN, POSITIVE, UNCERTAIN
+from producer.validation.label_values import BLANK, NO_COLUMN, POSITIVE, UNCERTAIN
 from producer.validation.metrics import MIN_OF_EACH, Bin, Decision, Interval, Ranking, Resampling
 
 #: What may be done with a label that is uncertain or blank.

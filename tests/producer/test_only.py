@@ -240,7 +240,7 @@ def test_an_orthanc_that_limits_its_answers_loses_nothing(tmp_path: Path, limit:
 
 
 def test_an_orthanc_has_no_file_names(pacs: Orthanc, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="an Orthanc has no file names"):
+    with pytest.raises(UsageError, match="a PACS has no file names"):
         only_source(OrthancSource(pacs, Rules()), listed(tmp_path, "file_name", "a.dcm"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import stat
 import sys
@@ -306,6 +307,7 @@ GOOD = {
     "format": "cxr-backlog operating points 1",
     "model": "m",
     "weights_sha256": "ab" * 32,
+    "weights_meaningful": True,
     "preprocessing": "2",
     "points": {"Mass": {"threshold": 0.4}},
 }
@@ -320,7 +322,17 @@ GOOD = {
         ({"points": {"Mass": {"threshold": 1.0}}}, "between 0 and 1"),
         ({"points": {"Mass": {"threshold": True}}}, "between 0 and 1"),
         ({"points": {"Mass": 0.4}}, "between 0 and 1"),
+        ({"points": {"Mass": {"threshold": float("nan")}}}, "between 0 and 1"),
+        ({"points": {"Mass": {"threshold": float("inf")}}}, "between 0 and 1"),
+        ({"points": {"Mass": {"threshold": "0.4"}}}, "between 0 and 1"),
+        ({"points": {"Mass": {"threshold": 1e-9}}}, "nearer to 0 or 1 than scores are told apart"),
+        ({"points": {"Mass": {"threshold": 0.99999999}}}, "nearer to 0 or 1 than scores are told apart"),
+        ({"points": [["Mass", 0.4]]}, "holds no operating point"),
+        ({"points": {"\x1b[2JMass": {"threshold": 0.4}}}, r"'.\[2JMass' is no finding"),
         ({"model": ""}, "for which model"),
+        ({"weights_sha256": "56524913dd16"}, "weights_sha256 is no SHA-256"),
+        ({"weights_meaningful": "no"}, "whether its weights are seeded"),
+        ({"weights_meaningful": None}, "whether its weights are seeded"),
     ],
 )
 def test_a_damaged_file_of_points_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -332,6 +344,30 @@ def test_a_damaged_file_of_points_is_refused(tmp_path: Path, change: dict[str, A
     path.write_text(json.dumps(GOOD | change))
     with pytest.raises(UsageError, match=message):
         read_operating_points(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps(GOOD).replace('"Mass"', '"Mass": {"threshold": 0.9}, "Mass"'), "'Mass' stands twice"),
+        ("[" * 200_000, "no JSON"),
+        ("", "no JSON"),
+        ("finding;threshold\nMass;0,4\n", "no JSON"),
+        ("[]", "no file of operating points"),
+    ],
+    ids=["twice", "deep", "empty", "table", "list"],
+)
+def test_a_file_of_points_that_was_edited_by_hand_is_refused(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    from backlog.errors import UsageError
+
+    (tmp_path / "points.json").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        read_operating_points(tmp_path / "points.json")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="a pipe or a device"):
+        read_operating_points(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("other", ["model", "preprocessing"])

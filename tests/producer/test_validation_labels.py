@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from producer.key_table import Key
-from producer.validation.labels import BLANK, NEGATIVE, NO_COLUMN, POSITIVE, UNCERTAIN, read_labels
+from producer.validation.label_values import BLANK, NEGATIVE, NO_COLUMN, POSITIVE, UNCERTAIN
+from producer.validation.labels import read_labels
 
 EFFUSION, MASS, NODULE = (LABELS.index(name) for name in ("Effusion", "Mass", "Nodule"))
 
@@ -109,11 +111,119 @@ def test_encodings_of_spreadsheets_are_read(tmp_path: Path, encoding: str) -> No
         ('file,Mass\n"a,1\n', "damaged table"),
         ("sop_instance_uid,finding,verdict\n1.2,Mass,agree\n", "verdicts need a column 'present'"),
         ("sop_instance_uid,finding,present,verdict\n1.2,Mass,1,maybe\n", "line 2: a verdict is a finding"),
+        (
+            "sop_instance_uid,finding,present,verdict\n1.2,Mass,1,agree\n1.2,Mass,1,disagree\n",
+            "line 3: a second verdict on the same finding",
+        ),
+        (
+            "image_id,rad_id,Mass\nx,R1,1\nx,R2,1\nx,R1,0\n",
+            "one reader stands twice for one image .lines 2, 3, 4",
+        ),
+        ("StudyInstanceUID,Mass\n12345678901234500000,1\n", "line 2: StudyInstanceUID holds no UID"),
+        ("study_uid,Mass\n1.2.3.,1\n", "line 2: study_uid holds no UID"),
+        ("file,Mass\n\x1b[31ma,1\n", "line 2: file holds a control character"),
+        ("file,Mass\na,+1\n", "line 2: Mass is '.1'; a label is"),
+        ("file,Mass\na,1,0\n", "line 2 has 3 cells, the header has 2"),
+        ("\nfile,Mass\na,1\n", "its first line has no comma"),
     ],
 )
 def test_a_damaged_table_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_labels(table(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,Mass," + "x," * 30_000 + "\na,1\n", "no table: its header has 30003 columns"),
+        ("a,b," + "c" * 10_000 + "\n1,2,3\n", r"Columns: a, b, c{40}$"),
+        ("file,Mass\n" + "a" * 200_000 + ",1\n", "damaged table: field larger than"),
+    ],
+    ids=["columns", "name", "cell"],
+)
+def test_a_table_of_giants_is_refused_in_few_words(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_labels(table(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"file,Mass\na\0b,1\n",
+        "file,Mass\na,1\n".encode("utf-16-le"),
+        bytes(range(256)) * 20,
+        b"PK\3\4\x14\0\6\0[Content_Types].xml",
+    ],
+    ids=["nul", "UTF-16 without its mark", "binary", "workbook"],
+)
+def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(UsageError, match="no table of text: it holds NUL characters"):
+        read_labels(tmp_path / "labels.csv")
+
+
+@pytest.mark.parametrize("name", ["pipe", "device", "folder", "nowhere", "circle"])
+def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UsageError, match="can't be read"):
+        read_labels(tmp_path / name)
+
+
+def test_a_link_to_a_table_is_followed(tmp_path: Path) -> None:
+    table(tmp_path, "file,Mass\na,1\n")
+    (tmp_path / "link.csv").symlink_to("labels.csv")
+    assert read_labels(tmp_path / "link.csv").keys == ["a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'sep=;\r\nfile;Mass\r\n"a";1\r\n',
+        '"file;of image",Mass\na,1\n',
+        "file,Mass\ra,1\r",
+        ",file,Mass,\n0,a,1,\n",
+        " file , MASS \n a , 1 \n",
+        '\ufeff"file"\t"Mass"\n"a"\t"1"\n',
+    ],
+    ids=[
+        "separator line",
+        "quoted delimiters",
+        "old line ends",
+        "columns without a name",
+        "blanks",
+        "mark and tabs",
+    ],
+)
+def test_what_spreadsheets_write_is_read(tmp_path: Path, text: str) -> None:
+    found = read_labels(
+        table(tmp_path, text), key="" if "of image" not in text else "file;of image=file_name"
+    )
+    assert (found.keys, found.values[:, MASS].tolist()) == (["a"], [POSITIVE])
+
+
+def test_utf_32_is_read_by_its_mark(tmp_path: Path) -> None:
+    assert read_labels(table(tmp_path, "file,Mass\na,1\n", "utf-32")).keys == ["a"]
+
+
+def test_joined_labels_mean_what_they_say(tmp_path: Path) -> None:
+    """A list by commas is one too, an empty cell says nothing, and what is no finding is counted."""
+    rows = ["1.png,'Mass, Nodule'", "2.png,", "3.png,-Mass|Scoliosis", "4.png,No Finding", "5.png,['mass']"]
+    text = "Image Index,Finding Labels\n" + "\n".join(rows).replace("'", '"', 2)
+    found = read_labels(table(tmp_path, text))
+    assert found.values[:, MASS].tolist() == [POSITIVE, BLANK, NEGATIVE, NEGATIVE, POSITIVE]
+    assert found.values[:, NODULE].tolist() == [POSITIVE, BLANK, NEGATIVE, NEGATIVE, NEGATIVE]
+    (note,) = found.notes
+    assert note.startswith("2 different texts in 3 places")
+    assert "Scoliosis" not in note
+
+
+def test_joined_labels_beside_columns_are_not_dropped_in_silence(tmp_path: Path) -> None:
+    found = read_labels(table(tmp_path, "file,Finding Labels,Mass\na,Nodule,1\n"))
+    assert found.known == ["Mass"]
+    assert "the column Finding Labels was not read" in found.notes[0]
 
 
 def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -95,7 +95,18 @@ def tiny_pacs(folder: Path, token: str) -> Iterator[str]:
 
 
 #: What the strict server searches by, or answers.
-_SEARCHED = ("PatientID", "StudyDate", "StudyTime", "Modality", "SOPClassUID", "SOPInstanceUID")
+_SEARCHED = (
+    "PatientID",
+    "AccessionNumber",
+    "StudyDate",
+    "StudyTime",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "Modality",
+    "SOPClassUID",
+    "SOPInstanceUID",
+)
+_IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "AccessionNumber")
 
 #: What a test makes the strict server answer: a status, a body, its headers.
 Answer = tuple[int, bytes, dict[str, str]]
@@ -113,6 +124,9 @@ class StrictServer:
     cap: int = 1_000_000  #: most results of one query, over all its pages
     shuffled: bool = False  #: the order of results changes with each answer
     selects_by_date: bool = True
+    selects_by_identifiers: bool = True
+    answers_accession_number: bool = True
+    relational: bool = False  #: whether it has all series and all instances as resources
     deletes: bool = True
     announced: dict[str, int] = field(default_factory=dict)  #: instances that it says a study has
     token: str = ""
@@ -161,6 +175,8 @@ class StrictServer:
             entry: dict[str, tuple[str, Any]] = {"0020000D": ("UI", uids[0])}
             entry["00100020"] = ("LO", known["PatientID"])
             entry["00080020"] = ("DA", known["StudyDate"])
+            if self.answers_accession_number:
+                entry["00080050"] = ("SH", known["AccessionNumber"])
             if level == 0 and uids[0] in self.announced:
                 entry["00201208"] = ("IS", self.announced[uids[0]])
             if level >= 1:
@@ -196,9 +212,11 @@ class StrictServer:
             outside = not value or value < first or value > (last if dash else first)
             if wanted and self.selects_by_date and outside:
                 return False
-        uid = query.get("SOPInstanceUID", [""])[0]
+        for keyword in _IDENTIFIERS if self.selects_by_identifiers else ():
+            if query.get(keyword, [""])[0].lower() not in ("", known[keyword].lower()):
+                return False
         modality = query.get("ModalitiesInStudy", [""])[0]
-        return uid in ("", known["SOPInstanceUID"]) and modality in ("", known["Modality"])
+        return modality in ("", known["Modality"])
 
 
 class _Server(ThreadingHTTPServer):
@@ -241,6 +259,8 @@ def _handler(server: StrictServer) -> type[BaseHTTPRequestHandler]:
                 self._answer(status, body, **headers)
                 return None
             parts = path.strip("/").split("/")
+            if server.relational and parts[1:] in (["series"], ["instances"]):
+                return parts[1:]
             if parts[:2] != ["rs", "studies"]:
                 self._answer(404, b"nothing here")
                 return None
@@ -252,6 +272,9 @@ def _handler(server: StrictServer) -> type[BaseHTTPRequestHandler]:
                 return
             query = parse_qs(urlsplit(self.path).query)
             levels: dict[tuple[int, str], int] = {(0, ""): 0, (2, "series"): 1, (4, "instances"): 2}
+            if parts in (["series"], ["instances"]):
+                self._json(200, server.search(1 + (parts == ["instances"]), [], query))
+                return
             level = levels.get((len(parts), parts[-1] if parts else ""))
             if level is not None:
                 found = server.search(level, parts[0:4:2][:level], query)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backlog.broker.messages import ItemRecord, Stage, StageTime
-from backlog.model import LABELS
+from backlog.model import LABELS, SCORE_DIGITS
 from backlog.outcomes import Outcome, Reason
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Entry, Page
@@ -59,7 +59,7 @@ def some_scores(seed: int, shift: float = 0.0) -> list[float]:
     draw = random.Random(seed)
     scores = [min(1.0, max(0.0, draw.gauss(0.5, 0.12))) for _ in LABELS]
     scores[0] = min(1.0, max(0.0, scores[0] + shift))
-    return scores
+    return [round(score, SCORE_DIGITS) for score in scores]
 
 
 def new_ledger(folder: Path, **facts: Any) -> Ledger:
