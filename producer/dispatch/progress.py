@@ -27,6 +27,7 @@ class RunProgress:
     paused: bool = False
     waiting_reason: str = ""
     outside_hours: bool = False  #: nothing is sent at this time of the day
+    queues_without_worker: list[str] = field(default_factory=list)
     standing_still: bool = False  #: nothing moves, and nothing tells why
 
     @property

@@ -63,12 +63,13 @@ class MissingConsumers:
         if seen != self._seen or progress.paused or not progress.in_flight:
             self._seen, self._moved = seen, time.monotonic()
             self._missing = {}
+        progress.queues_without_worker = self._lacking()
         if reason := self.reason():
             progress.waiting_reason = reason
 
     def reason(self) -> str:
         """Return which queues have no worker, and what starts one; empty where all have."""
-        lacking = [queue for queue, times in dict(self._missing).items() if times >= _IN_A_ROW]
+        lacking = self._lacking()
         if not lacking:
             return ""
         stages = list(dict.fromkeys(base_of(queue) for queue in lacking))
@@ -83,6 +84,9 @@ class MissingConsumers:
             f"no worker takes from the queue {queues}; start one: docker compose up -d {services},"
             f" or python -m worker --queues {bases} --processes 1 --name {stages[0]}"
         )
+
+    def _lacking(self) -> list[str]:
+        return [queue for queue, times in dict(self._missing).items() if times >= _IN_A_ROW]
 
     def _settings(self, lacking: list[str]) -> str:
         """Return the settings of a worker that these queues need; empty for the default ones."""

@@ -44,6 +44,7 @@ class _Row:
     when: str
     ended: str
     quarantined: int
+    missing: str  #: the queues without a worker, in a sentence
     links: list[tuple[str, str]]  #: address and text
 
 
@@ -96,5 +97,8 @@ def _row(root: Path, run: RunInfo, words: Words) -> _Row:
         run.when[:16].replace("T", " "),
         f"{run.ended} / {run.summary.get('total', 0)}",
         sum(run.summary.get("quarantined", {}).values()),
+        words("entry_missing", queues=", ".join(run.queues_without_worker))
+        if run.queues_without_worker
+        else "",
         [(f"runs/{quote(name)}/{page}", page) for page in _PAGES if (paths.out / page).exists()],
     )

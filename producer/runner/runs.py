@@ -19,6 +19,7 @@ from backlog.files import replacing
 from producer.results.exports import summarise
 from producer.run.folder import Paths, is_running
 from producer.run.open import open_ledger
+from producer.run.published import read_published
 
 #: Levels below the folder at which runs are looked for.
 _PATTERNS: Final = ("*/ledger.sqlite", "*/*/ledger.sqlite")
@@ -58,7 +59,8 @@ class RunInfo:
     pacs: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
+    note: str = ""  #: what it waits for, or why it can't be read
+    queues_without_worker: tuple[str, ...] = ()
     failure: Failure | None = None
     changed: int = 0  #: when its ledger was, in ns since 1970
 
@@ -109,14 +111,18 @@ def read_run(out: Path) -> RunInfo:
             ledger.close()
     except BacklogError as error:
         return RunInfo(out, RunState.UNREADABLE, note=str(error))
+    state = _state(paths, complete=summary["complete"], begun=begun)
+    published = read_published(paths.progress) if state is RunState.RUNNING else None
     return RunInfo(
         out,
-        _state(paths, complete=summary["complete"], begun=begun),
+        state,
         run=job["run"],
         when=job["when"],
         pacs=pacs,
         summary=summary,
         source=job["source"],
+        note=published.progress.waiting_reason if published else "",
+        queues_without_worker=tuple(published.progress.queues_without_worker) if published else (),
         failure=read_failure(paths),
         changed=changed,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ def test_runs_and_what_lies_in_their_folders_are_linked(tmp_path: Path) -> None:
 def test_the_page_speaks_portuguese(tmp_path: Path) -> None:
     assert "Nenhuma execução ainda." in written(tmp_path, "pt-BR")
     assert '<html lang="pt-BR">' in (tmp_path / ENTRY_FILE).read_text()
+
+
+def test_a_queue_without_a_worker_is_named(tmp_path: Path) -> None:
+    ended_run(tmp_path / "first", 12).close()
+    (run,) = find_runs(tmp_path)
+    EntryPage(tmp_path, "en").show([replace(run, queues_without_worker=("inference.29a0a7699382", "report"))])
+    page = (tmp_path / ENTRY_FILE).read_text()
+    assert "No worker takes from: inference.29a0a7699382, report. docker compose up -d starts it." in page
 
 
 def test_it_is_written_anew_only_where_something_changed(tmp_path: Path) -> None:

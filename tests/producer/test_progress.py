@@ -179,8 +179,10 @@ def test_a_queue_without_a_worker_is_named_with_its_remedy(redis_url: str) -> No
         assert "inference, report" in seen.waiting_reason
         assert "docker compose up -d worker-inference worker-report" in seen.waiting_reason
         assert "upload" not in seen.waiting_reason
+        assert seen.queues_without_worker == ["inference", "report"]
         moved = at(6, in_flight=2)
         consumers.follow(moved)
+        assert moved.queues_without_worker == []
         assert moved.waiting_reason == ""
     app.close()
 
