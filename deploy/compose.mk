@@ -3,7 +3,7 @@ COMPOSE ?= docker compose
 PYTHON ?= .venv/bin/python
 N ?=
 
-.PHONY: env model up down compose-test
+.PHONY: env model up down bundle compose-test
 
 env: ## Write .env with random passwords, and the folders inbox, out and models
 	@sh deploy/env.sh
@@ -18,7 +18,12 @@ up: ## Build and start the stack, or upgrade all of it; N=4 keeps four inference
 down: ## Stop the stack and a running producer; its volumes, runs and reports stay
 	$(COMPOSE) --profile '*' down --remove-orphans
 
+# In this order: the viewer's and the modality's checks change settings, an upgrade leaves newer code behind.
+COMPOSE_CHECKS ?= stack runner kills flower monitoring tls viewer modality bundle upgrade
+
+bundle: ## Pack images, model and compose files into one archive for a machine without internet
+	@COMPOSE="$(COMPOSE)" sh deploy/bundle.sh $(FILE)
+
 compose-test: ## Bring up a stack of its own and try it; needs a Docker Engine with Compose v2
 	@scripts/environment dev
-	$(PYTHON) -m pytest tests/compose/check_stack.py tests/compose/check_runner.py \
-	  tests/compose/check_flower.py tests/compose/check_tls.py tests/compose/check_viewer.py
+	$(PYTHON) -m pytest $(addprefix tests/compose/check_,$(addsuffix .py,$(COMPOSE_CHECKS)))

@@ -9,18 +9,10 @@ import subprocess
 
 import pytest
 
-from producer.demo.backlog import write_backlog
+from tests.compose.account import Account
 from tests.compose.stack import Stack
 
 pytestmark = pytest.mark.timeout(1800)
-
-
-def queue(stack: Stack, name: str, count: int, seed: int) -> None:
-    path = stack.folder / "inbox" / f"{name}.zip"
-    write_backlog(path, count=count, seed=seed)
-    path.chmod(0o644)
-    done = stack.producer("run", f"/inbox/{name}.zip", "--out", f"/out/{name}", "--detach")
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def status(stack: Stack, name: str) -> dict[str, object]:
@@ -30,35 +22,28 @@ def status(stack: Stack, name: str) -> dict[str, object]:
     return next(run for run in found if run["out"] == f"/out/{name}")
 
 
-def is_complete(stack: Stack, name: str) -> bool:
-    try:
-        return bool(stack.summary(name)["complete"])
-    except OSError:
-        return False  # it has no account yet
-
-
 def runner_pid(stack: Stack) -> int:
     return int(stack.containers("runner")[0]["State"]["Pid"])
 
 
 def test_a_detached_run_is_done_by_the_runner(stack: Stack) -> None:
-    queue(stack, "detached", 12, seed=21)
-    stack.wait_for(lambda: is_complete(stack, "detached"), 300, "it is complete")
+    stack.detach("detached", 12, seed=21)
+    stack.wait_for(lambda: stack.is_complete("detached"), 300, "it is complete")
     assert status(stack, "detached")["state"] == "complete"
 
 
-def test_a_run_outlives_the_kill_of_the_runner(stack: Stack) -> None:
+def test_a_run_outlives_the_kill_of_the_runner(stack: Stack, account: Account) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may kill a container's process from outside")
-    queue(stack, "killed", 60, seed=22)
+    reports = stack.reports()
+    stack.detach("killed", 60, seed=22)
     stack.wait_for(lambda: len(stack.items("killed")) >= 4, 300, "it is on its way")
     before = runner_pid(stack)
     os.kill(before, signal.SIGKILL)  # its init: the kernel ends all of the container
     stack.wait_for(lambda: runner_pid(stack) not in (0, before), 120, "the engine starts it again")
-    stack.wait_for(lambda: is_complete(stack, "killed"), 600, "it is complete")
-    summary = stack.summary("killed")
-    assert summary["total"] == len(stack.items("killed"))
-    assert summary["seconds"] > 0
+    stack.wait_for(lambda: stack.is_complete("killed"), 600, "it is complete")
+    assert stack.summary("killed")["seconds"] > 0
+    account.take(stack, "killed", reports, "runner (SIGKILL)", "started again by the engine; nothing to do")
 
 
 def test_status_starts_no_service(stack: Stack) -> None:

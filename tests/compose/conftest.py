@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.compose.account import ACCOUNT, Account
 from tests.compose.stack import SERVICES, Stack, missing
 
 
@@ -26,3 +27,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         with (stack.folder / "logs.txt").open("wb") as log:
             subprocess.run(stack.command("logs", "--no-color"), stdout=log, stderr=log)
         stack.down("--volumes")
+
+
+@pytest.fixture(scope="session")
+def account() -> Account:
+    return ACCOUNT
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if ACCOUNT.rows:
+        terminalreporter.section("what was killed, and what became of it")
+        for line in ACCOUNT.lines():
+            terminalreporter.write_line(line)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -15,6 +17,7 @@ from typing import Any
 
 import requests
 
+from producer.demo.backlog import write_backlog
 from tests.support.servers import ROOT, free_port, wait_until
 
 #: Services that stay up; the one-shot ones are left out.
@@ -33,10 +36,23 @@ def missing() -> str:
 
 @dataclass
 class Stack:
+    """One stack of containers, in a folder that holds its .env, inbox and out.
+
+    The project, and the engine that runs it, may be others than this checkout and the one that DOCKER_HOST names.
+    """
+
     folder: Path
     name: str = field(default_factory=lambda: f"cxr-test-{secrets.token_hex(3)}")
     orthanc_port: int = field(default_factory=free_port)
     flower_port: int = field(default_factory=free_port)
+    dicom_port: int = field(default_factory=free_port)
+    project: Path = ROOT
+    host: str = ""  #: the engine's address
+
+    @property
+    def docker(self) -> list[str]:
+        """Return the command that asks this stack's engine."""
+        return ["docker", *(["--host", self.host] if self.host else [])]
 
     @property
     def env_file(self) -> Path:
@@ -60,16 +76,52 @@ class Stack:
         more |= {"CXR_WEIGHTS": "seeded", "CXR_THREADS": "1", "CXR_LEASE_SECONDS": "5", "CXR_CHUNK_SIZE": "4"}
         more |= {"CXR_INFERENCE_WORKERS": "2", "CXR_ENV_FILE": str(self.env_file)}
         more |= {"CXR_ORTHANC_PORT": str(self.orthanc_port), "CXR_FLOWER_PORT": str(self.flower_port)}
+        more |= {"CXR_ORTHANC_DICOM_PORT": str(self.dicom_port)}
         self.configure(**more)
         for folder in (self.folder, *self.folder.parents):
             if folder.name.startswith("pytest-") or folder == self.folder:
                 folder.chmod(0o755)  # the containers' user has to get through
 
     def command(self, *arguments: str, overlay: str = "", name: str = "") -> list[str]:
-        options = ["--project-directory", str(ROOT), "--env-file", str(self.env_file)]
+        options = ["--project-directory", str(self.project), "--env-file", str(self.env_file)]
         if overlay:
-            options += ["--file", str(ROOT / "docker-compose.yml"), "--file", str(ROOT / "deploy" / overlay)]
-        return ["docker", "compose", "-p", name or self.name, *options, *arguments]
+            options += ["--file", str(self.project / "docker-compose.yml")]
+            options += ["--file", str(self.project / "deploy" / overlay)]
+        return [*self.docker, "compose", "-p", name or self.name, *options, *arguments]
+
+    def script(self, name: str, *arguments: str) -> str:
+        """Run one of the scripts in deploy/ on this stack, as a user does."""
+        environment = os.environ | {"COMPOSE": shlex.join(self.command())}
+        if self.host:
+            environment["DOCKER_HOST"] = self.host
+        done = subprocess.run(
+            ["sh", f"deploy/{name}", *arguments],
+            cwd=self.project,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{name}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def backlog(self, name: str, count: int, seed: int) -> str:
+        """Put a zip of synthetic radiographs into the inbox, and return its path as the producer sees it."""
+        path = self.folder / "inbox" / f"{name}.zip"
+        write_backlog(path, count=count, seed=seed)
+        path.chmod(0o644)
+        return f"/inbox/{name}.zip"
+
+    def detach(self, name: str, count: int, seed: int) -> None:
+        """Leave a run to the runner."""
+        done = self.producer("run", self.backlog(name, count, seed), "--out", f"/out/{name}", "--detach")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def is_complete(self, name: str) -> bool:
+        """Whether a run has ended, by its own account."""
+        try:
+            return bool(self.summary(name)["complete"])
+        except OSError:
+            return False  # it has no account yet
 
     def compose(self, *arguments: str, overlay: str = "", name: str = "") -> str:
         command = self.command(*arguments, overlay=overlay, name=name)
@@ -101,7 +153,7 @@ class Stack:
         """Return what the engine knows of a service's containers."""
         ids = self.compose("ps", "--all", "--quiet", service).split()
         found: list[dict[str, Any]] = json.loads(
-            subprocess.run(["docker", "inspect", *ids], capture_output=True, check=True).stdout
+            subprocess.run([*self.docker, "inspect", *ids], capture_output=True, check=True).stdout
         )
         return found
 
@@ -111,6 +163,14 @@ class Stack:
     def summary(self, name: str) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads((self.run_folder(name) / "summary.json").read_text())
         return summary
+
+    def run_id(self, name: str) -> str:
+        """Return the identifier of a run, by its ledger."""
+        with closing(
+            sqlite3.connect(f"file:{self.run_folder(name)}/ledger.sqlite?mode=ro", uri=True)
+        ) as ledger:
+            (job,) = ledger.execute("SELECT value FROM run WHERE key = 'job'").fetchone()
+        return str(json.loads(job)["run"])
 
     def orthanc(self, path: str, **more: Any) -> Any:
         login = self.settings["CXR_PACS_USERNAME"], self.settings["CXR_PACS_PASSWORD"]
@@ -142,6 +202,35 @@ class Stack:
         name, password = self.settings["CXR_FLOWER_USERNAME"], self.settings["CXR_FLOWER_PASSWORD"]
         url = f"http://127.0.0.1:{self.flower_port}/flower{path}"
         return requests.request(method, url, auth=(name, password) if login else None, timeout=30)
+
+    def others(self, name: str) -> set[str]:
+        """Return the reports in Orthanc that a run doesn't call its own."""
+        return self.reports() - {
+            report for outcome, _, report, _ in self.items(name) if outcome == "reported"
+        }
+
+    def lost_and_twice(self, name: str, before: set[str]) -> tuple[int, int]:
+        """Compare a complete run with what Orthanc holds.
+
+        Parameters
+        ----------
+        name
+            The run's folder.
+        before
+            The reports that Orthanc held before the run.
+
+        Returns
+        -------
+        tuple of int
+            Items without an outcome and reports that are missing; reports too many.
+        """
+        items = self.items(name)
+        wanted = [report for outcome, _, report, _ in items if outcome == "reported"]
+        there = (
+            self.reports() - before - {instance for _, instance, *_ in items}
+        )  # an archive may hold reports
+        lost = self.summary(name)["total"] - len(items) + len(set(wanted) - there)
+        return lost, len(there - set(wanted)) + len(wanted) - len(set(wanted))
 
     def wait_for(self, predicate: Callable[[], object], seconds: float = 120, what: str = "") -> None:
         wait_until(predicate, seconds, what)

@@ -35,6 +35,7 @@ class ScriptedHospital:
     """Images in memory, and what is wrong with how they are given and taken."""
 
     title: str = "HOSPITAL"
+    host: str = "127.0.0.1"  #: the address of this machine that it listens at
     port: int = field(default_factory=free_port)
     images: dict[str, Dataset] = field(default_factory=dict)  #: by SOP Instance UID
     stored: list[Dataset] = field(default_factory=list)  #: what came by C-STORE, each time it came
@@ -79,7 +80,7 @@ class ScriptedHospital:
             (evt.EVT_C_MOVE, self._move),
             (evt.EVT_C_STORE, self._store),
         ]
-        self._server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        self._server = ae.start_server((self.host, self.port), block=False, evt_handlers=handlers)
 
     def stop(self) -> None:
         if self._server is not None:

@@ -105,3 +105,14 @@ def test_one_version_of_each_base_image_is_named() -> None:
     images = set().union(*base_images().values())
     names = [image.partition(":")[0] for image in images]
     assert len(names) == len(set(names)), images
+
+
+def test_the_example_of_env_names_what_compose_reads() -> None:
+    text = (ROOT / "deploy/env.example").read_text()
+    compose = (ROOT / "docker-compose.yml").read_text()
+    for name, value in re.findall(r"^#?(CXR_\w+)=(.*)$", text, re.MULTILINE):
+        assert f"${{{name}" in compose or f"{name}:" in compose or name == "CXR_GRAFANA_PASSWORD", name
+        for default in re.findall(rf"\$\{{{name}:-([^}}$]+)\}}", compose):
+            assert value in (default, "10001"), (name, value, default)
+    written = re.findall(r"^(CXR_\w+)=", (ROOT / "deploy/env.sh").read_text(), re.MULTILINE)
+    assert re.findall(r"^(CXR_\w+)=", text, re.MULTILINE) == written

@@ -1,0 +1,84 @@
+"""A Docker Engine of a test's own, empty at its start: one that may be killed without harm to the user's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.servers import wait_until
+
+
+def missing() -> str:
+    """Why there can be no engine of a test's own here; empty when there can."""
+    if os.geteuid() != 0:
+        return "only root may start an engine"
+    return "" if shutil.which("dockerd") else "no dockerd here"
+
+
+@dataclass
+class Engine:
+    """dockerd with the containerd that it starts.
+
+    It leaves the machine's packet filter alone, which belongs to the engine that is there already.
+    """
+
+    folder: Path
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def host(self) -> str:
+        return f"unix://{self.folder}/docker.sock"
+
+    def docker(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["docker", "--host", self.host, *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = [
+            f"--data-root={self.folder}/data",
+            f"--exec-root={self.folder}/exec",
+            f"--pidfile={self.folder}/dockerd.pid",
+            f"--host={self.host}",
+            "--bridge=none",
+            "--iptables=false",
+            "--ip6tables=false",
+            "--default-address-pool=base=10.213.0.0/16,size=24",
+        ]
+        with (self.folder / "dockerd.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["dockerd", *options],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        wait_until(self._answers, 120, "the engine answers")
+
+    def kill(self) -> None:
+        """Kill dockerd and its containerd as a crash of the machine's memory or the kernel does; nothing is told."""
+        assert self.process is not None
+        containerd = int((self.folder / "exec" / "containerd" / "containerd.pid").read_text())
+        self.process.kill()
+        os.kill(containerd, signal.SIGKILL)
+        self.process.wait(60)
+        self.process = None
+
+    def stop(self) -> None:
+        """Stop it with whatever still runs in it."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        self.process.wait(120)
+        self.process = None
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "dockerd.log").read_text()[-2000:]
+        return subprocess.run(["docker", "--host", self.host, "info"], capture_output=True).returncode == 0
