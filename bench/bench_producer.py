@@ -25,6 +25,7 @@ from bench.figures import Figure
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_job import RunJob
 from producer.results import exports
 from producer.results.audit_log import Audit
 from producer.sources.base import Source
@@ -61,12 +62,13 @@ def dispatched(source: Source, folder: Path, count: int) -> dict[str, float]:
     server = RedisServer(folder / "redis")
     server.start()
     settings = Settings(redis_url=server.url)
+    ledger.set("job", a_job("bench", source.spec, weights="ab" * 32))  # else the first chunk is waited for
     context = RunContext(
         ledger,
         Claims(settings.broker),
         make_app(settings),
         source,
-        a_job("bench", source.spec, weights="ab" * 32),  # else the first chunk is waited for
+        RunJob(ledger),
         chunk_size=_CHUNK,
         window=256,
         reconcile_seconds=0,

@@ -301,6 +301,15 @@ def test_no_room_is_called_by_what_it_holds_together() -> None:
         assert not {"utils", "util", "helpers", "helper", "common", "misc"} & set(module.split(".")), module
 
 
+def test_nothing_changes_a_job() -> None:
+    """It is shared by all who send it or decide by it: mypy refuses what the annotations forbid."""
+    tree = ast.parse(modules()["backlog.broker.messages"].read_text())
+    (job,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Job"]
+    keys = [node for node in job.body if isinstance(node, ast.AnnAssign)]
+    assert len(keys) > 10
+    assert [ast.unparse(key) for key in keys if not ast.unparse(key.annotation).startswith("ReadOnly[")] == []
+
+
 # -- what importing does -------------------------------------------------------------------------------------
 
 _LOOK = """

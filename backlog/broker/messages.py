@@ -11,11 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Final, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Final, Literal, NotRequired, TypedDict
 
 from backlog.dicom.eligibility import RulesSpec
 from backlog.errors import UsageError
 from backlog.model import DEFAULT_MODEL, LABELS, MODELS, OPERATING_POINT, Model
+
+if TYPE_CHECKING:
+    from typing_extensions import ReadOnly  # of `typing` from Python 3.13 on
 
 
 class Stage(IntEnum):
@@ -127,36 +130,33 @@ class PredecessorSpec(TypedDict):
 
 
 class Job(TypedDict):
-    """What is the same for all chunks of a run. A task never changes it: what it learns is a `Scoring`."""
+    """What is the same for all chunks of a run. Nothing changes it: what a task learns is a `Scoring`."""
 
-    run: str
-    when: str  #: the run's start, ISO 8601 with offset; the reports' content date and time
-    source: SourceSpec
-    pacs: str  #: identity of the PACS that the run reads and writes; a worker at another refuses
-    language: str
-    coding: str
-    rules: RulesSpec  #: what is eligible
-    model: NotRequired[str]  #: see :func:`model_of`
-    weights: str  #: SHA-256 of the run's weights once known, so that no worker with others joins in
-    meaningful: bool  #: False for seeded weights: every report says so
-    engine: str  #: what scored this chunk; empty until then, see `Scoring`
-    read_back: NotRequired[bool]  #: read each report back after storing it, and compare
-    predecessor: NotRequired[PredecessorSpec]
-    history: NotRequired[
-        list[int]
-    ]  #: with ``retry``: events of :class:`backlog.fault_attribution.FaultHistory`
-    retry: NotRequired[
-        bool
-    ]  #: this chunk is one item that a server failed on before: it is not waited for long
-    operating_points: NotRequired[OperatingPointsSpec]
-    keep: NotRequired[bool]  #: images that a modality sent stay in Orthanc when they are scored
-    deliver: NotRequired[str]  #: the modality that gets each report
-    regions: NotRequired[
-        str
-    ]  #: what reports draw, of :data:`backlog.settings.REGIONS`; absent in runs of before: nothing
-    derived_objects: NotRequired[
-        list[str]
-    ]  #: what is stored beside each report, of :data:`backlog.settings.DERIVED_OBJECTS`
+    run: ReadOnly[str]
+    when: ReadOnly[str]  #: the run's start, ISO 8601 with offset; the reports' content date and time
+    source: ReadOnly[SourceSpec]
+    pacs: ReadOnly[str]  #: identity of the PACS that the run reads and writes; a worker at another refuses
+    language: ReadOnly[str]
+    coding: ReadOnly[str]
+    rules: ReadOnly[RulesSpec]  #: what is eligible
+    model: ReadOnly[NotRequired[str]]  #: see :func:`model_of`
+    #: SHA-256 of the run's weights once known, so that no worker with others joins in.
+    weights: ReadOnly[str]
+    meaningful: ReadOnly[bool]  #: False for seeded weights: every report says so
+    engine: ReadOnly[str]  #: what scored this chunk; empty until then, see `Scoring`
+    read_back: ReadOnly[NotRequired[bool]]  #: read each report back after storing it, and compare
+    predecessor: ReadOnly[NotRequired[PredecessorSpec]]
+    #: With ``retry``: events of :class:`backlog.fault_attribution.FaultHistory`.
+    history: ReadOnly[NotRequired[list[int]]]
+    #: This chunk is one item that a server failed on before: it is not waited for long.
+    retry: ReadOnly[NotRequired[bool]]
+    operating_points: ReadOnly[NotRequired[OperatingPointsSpec]]
+    keep: ReadOnly[NotRequired[bool]]  #: images that a modality sent stay in Orthanc when they are scored
+    deliver: ReadOnly[NotRequired[str]]  #: the modality that gets each report
+    #: What reports draw, of :data:`backlog.settings.REGIONS`; absent in runs of before: nothing.
+    regions: ReadOnly[NotRequired[str]]
+    #: What is stored beside each report, of :data:`backlog.settings.DERIVED_OBJECTS`.
+    derived_objects: ReadOnly[NotRequired[list[str]]]
 
 
 class Scoring(TypedDict):

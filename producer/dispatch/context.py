@@ -17,6 +17,7 @@ from producer.dispatch.hours import Clock, Hours, utc_now
 from producer.dispatch.progress import RunProgress, StageTimes
 from producer.dispatch.quarantine_limit import QuarantineLimit
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_job import RunJob
 from producer.sources.base import Source
 
 
@@ -28,7 +29,7 @@ class RunContext:
     claims: Claims
     app: Celery
     source: Source
-    job: Job
+    run_job: RunJob
     chunk_size: int  #: images in a message at most
     window: int  #: most chunks in flight
     reconcile_seconds: float  #: between two looks for lost messages; 0 for never
@@ -42,6 +43,11 @@ class RunContext:
     hours: Hours | None = None  #: when work is sent; None for always
     clock: Clock = utc_now
     quarantine_limit: QuarantineLimit | None = None
+
+    @property
+    def job(self) -> Job:
+        """What its messages say, as it stands now."""
+        return self.run_job.now()
 
     @property
     def run(self) -> str:

@@ -69,13 +69,13 @@ class Harvester:
 
     def _record_weights(self, records: Iterable[ItemRecord]) -> None:
         """Keep which weights and engines made the scores: once known, no worker with other weights may join."""
-        job, ledger = self._context.job, self._context.ledger
+        ledger = self._context.ledger
         scored = [record for record in records if "weights" in record]
         if not scored:
             return
-        if not job["weights"]:
-            job["weights"], job["meaningful"] = scored[0]["weights"], scored[0]["meaningful"]
-            ledger.set("job", job)
+        if not self._context.job["weights"]:
+            first = scored[0]
+            self._context.run_job.learn({"weights": first["weights"], "meaningful": first["meaningful"]})
         known = list(ledger.get("engines", []))
         new = {record["engine"] for record in scored if not self._foreign_reports({0: record})} - set(known)
         if new:

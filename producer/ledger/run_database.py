@@ -19,6 +19,9 @@ _LOCK_SECONDS: Final = 5.0
 
 _Row = TypeVar("_Row")
 
+#: What a ledger knows of its run, by name: each value is what `json.dumps` takes.
+Facts = dict[str, object]
+
 
 class LedgerFenced(BacklogError):
     """Another producer has opened this run since; this one must stop without another word."""

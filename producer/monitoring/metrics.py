@@ -49,7 +49,7 @@ class Metrics:
     claims: Claims
     app: Celery
     pacs: Pacs
-    job: Job
+    job: Callable[[], Job]  #: as it stands now
     settings: Settings
     registry: CollectorRegistry = field(init=False)
     port: int = field(init=False, default=0)
@@ -107,10 +107,8 @@ class Metrics:
                 f"CXR_METRICS_PORT: can't listen at {self.settings.metrics_bind}:{self.settings.metrics_port}"
                 f" ({error.strerror})"
             ) from error
-        self.port = server.server_port
-        self._announced.enter_context(
-            announced(self.settings, f"run-{self.job['run']}", self.port, run=self.job["run"])
-        )
+        self.port, run = server.server_port, self.job()["run"]
+        self._announced.enter_context(announced(self.settings, f"run-{run}", self.port, run=run))
         self._poller.start()
 
         def stop() -> None:
@@ -159,7 +157,7 @@ class Metrics:
         """Do nothing: the numbers say that it is paused."""
 
     def _queues(self) -> list[str]:
-        return list(queues_of(self.job).values())
+        return list(queues_of(self.job()).values())
 
     # -- a scrape ----------------------------------------------------------------------------------------
 
@@ -184,11 +182,8 @@ class Metrics:
                 family.add_metric([key], value)
             yield family
 
-        info = {
-            "run": self.job["run"],
-            "weights": self.job["weights"],
-            "meaningful": str(self.job["meaningful"]),
-        }
+        job = self.job()
+        info = {"run": job["run"], "weights": job["weights"], "meaningful": str(job["meaningful"])}
         yield InfoMetricFamily("cxr_run", "The run.", value=info)
         ended = CounterMetricFamily(
             "cxr_items_ended", "Items that ended.", labels=["outcome", "reason", "stage"]
@@ -203,7 +198,7 @@ class Metrics:
             "cxr_chunks_resent", "Chunks sent again: their message was lost.", run.resent
         )
         passed = {
-            TASKS[FIRST_STAGES[self.job["source"]["kind"]]]: run.uploaded,
+            TASKS[FIRST_STAGES[job["source"]["kind"]]]: run.uploaded,
             "infer": run.inferred,
             "report": run.tally.ended,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
@@ -33,13 +34,13 @@ class MissingConsumers:
     Parameters
     ----------
     job
-        The run.
+        Returns the run's job as it stands now.
     first
         The stage at which its chunks begin.
     """
 
     app: Celery
-    job: Job
+    job: Callable[[], Job]
     first: Stage
     _missing: dict[str, int] = field(default_factory=dict, init=False)
     _seen: tuple[int, ...] = field(default=(), init=False)
@@ -92,7 +93,8 @@ class MissingConsumers:
         """Return the settings of a worker that these queues need; empty for the default ones."""
         if all(queue in QUEUES.values() for queue in lacking):
             return ""
-        return settings_for(self.job["weights"], model_of(self.job).name)
+        job = self.job()
+        return settings_for(job["weights"], model_of(job).name)
 
     def _run(self) -> None:
         while not self._over.wait(_QUIET / 2):
@@ -101,7 +103,7 @@ class MissingConsumers:
             began = self._moved
             heard = self._heard()
             if heard is not None and began == self._moved:
-                queues = list(queues_of(self.job, self.first).values())
+                queues = list(queues_of(self.job(), self.first).values())
                 self._missing = {
                     queue: self._missing.get(queue, 0) + 1 for queue in queues if queue not in heard
                 }

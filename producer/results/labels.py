@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -77,7 +78,7 @@ class StudyLabels(InBatches):
     pacs
         The run's PACS.
     job
-        The run: from which score on a finding is present, and whether scores mean anything.
+        Returns the run's job: from which score on a finding is present, and whether scores mean anything.
 
     Raises
     ------
@@ -85,7 +86,7 @@ class StudyLabels(InBatches):
         The PACS keeps no labels.
     """
 
-    def __init__(self, ledger: Ledger, pacs: Pacs, job: Job) -> None:
+    def __init__(self, ledger: Ledger, pacs: Pacs, job: Callable[[], Job]) -> None:
         self._ledger = ledger
         self._pacs = check_labels(pacs)
         self._job = job
@@ -111,9 +112,10 @@ class StudyLabels(InBatches):
         """Return the labels that a report asks for."""
         if row["outcome"] != Outcome.REPORTED.value:
             return []  # the same instance as another item
-        compared = zip(LABELS, json.loads(row["scores"]), points_of(self._job), strict=True)
+        job = self._job()
+        compared = zip(LABELS, json.loads(row["scores"]), points_of(job), strict=True)
         found = [label_of(label) for label, score, point in compared if score is not None and score >= point]
-        return found if self._job["meaningful"] or not found else [SEEDED_WEIGHTS, *found]
+        return found if job["meaningful"] or not found else [SEEDED_WEIGHTS, *found]
 
     def _label(self, study: str, item: int, labels: list[str]) -> bool:
         """Label a study; return whether a label of this run's came to it for this item."""

@@ -7,7 +7,6 @@ import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from backlog.broker.messages import IN_PACS, ConversionSpec, Job, PredecessorSpec, SourceSpec, Stage, model_of
 from backlog.dicom.eligibility import Rules
@@ -22,6 +21,7 @@ from backlog.pacs.modality import is_pacs_word
 from backlog.settings import Settings
 from backlog.weights import is_seeded
 from producer.ledger.ledger import EVICTS, Ledger
+from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED, check_labels
 from producer.results.only_account import ONLY
 from producer.run.check_pacs import check_pacs
@@ -126,12 +126,17 @@ def create(
         "read_back": read_back,
     }
     if settings.derived_object_kinds:
-        job["derived_objects"] = settings.derived_object_kinds
+        job = {**job, "derived_objects": settings.derived_object_kinds}
     if points is not None and operating_points is not None:
-        _decide_with(job, points, operating_points)
+        job = _deciding_with(job, points, operating_points)
     if predecessor is not None:
-        job["predecessor"] = _predecessor(predecessor)
-    facts: dict[str, Any] = {
+        job = {**job, "predecessor": _predecessor(predecessor)}
+    deliver = delivery.check(settings, pacs, source)
+    if deliver:
+        job = {**job, "deliver": deliver}
+    if source.first is Stage.RETRIEVE:
+        job = {**job, "keep": delivery.keep}
+    facts: Facts = {
         "job": job,
         # The run may be gone on with, or verified, from another folder.
         "word": word if is_pacs_word(word) else str(Path(word).absolute()),
@@ -143,11 +148,7 @@ def create(
     }
     if label_findings:
         facts[WANTED] = True
-    deliver = delivery.check(settings, pacs, source)
-    if deliver:
-        job["deliver"] = deliver
     if source.first is Stage.RETRIEVE:
-        job["keep"] = delivery.keep
         facts[EVICTS] = not delivery.keep
     if only is None:
         _make(paths, facts | schedule)
@@ -237,7 +238,7 @@ def refuse_another(paths: Paths) -> None:
             )
 
 
-def _make(paths: Paths, facts: dict[str, Any], wanted: Path | None = None) -> None:
+def _make(paths: Paths, facts: Facts, wanted: Path | None = None) -> None:
     """Make the folder and the ledger in it, as the only one who does."""
     try:
         paths.out.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -276,17 +277,23 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     if not items:
         of_kind = f" for {', '.join(sorted(reasons))}" if reasons else ""
         raise UsageError(f"{of.out}: nothing is quarantined{of_kind}")
-    facts = {key: ledger.get(key) for key in ("word", "selection", "model", "workers", "chunk_size")}
+    facts: Facts = {key: ledger.get(key) for key in ("word", "selection", "model", "workers", "chunk_size")}
     facts["pacs"] = pacs_address(ledger, of)
     for fact in (WANTED, EVICTS):
         if ledger.get(fact):
             facts[fact] = True
-    job: Job = ledger.get("job")
+    earlier: Job = ledger.get("job")
     ledger.close()
     now = datetime.now(UTC).replace(microsecond=0)
-    job |= {"run": _name(now), "when": now.isoformat()}
-    job |= {"language": settings.language, "coding": settings.coding, "regions": settings.regions}
-    job["rules"] = Rules.from_settings(settings).spec()
+    job: Job = {
+        **earlier,
+        "run": _name(now),
+        "when": now.isoformat(),
+        "language": settings.language,
+        "coding": settings.coding,
+        "regions": settings.regions,
+        "rules": Rules.from_settings(settings).spec(),
+    }
     replayed = [json.loads(item.ref) for item in items]
     facts |= schedule_facts(settings)
     _make(paths, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)})
@@ -324,8 +331,8 @@ def _predecessor(out: Path) -> PredecessorSpec:
     return spec
 
 
-def _decide_with(job: Job, points: OperatingPoints, path: Path) -> None:
-    """Let a run's reports call findings present by the points of a file, and its workers have the weights of the file.
+def _deciding_with(job: Job, points: OperatingPoints, path: Path) -> Job:
+    """Return the job of a run whose reports call findings present by the points of a file, made for its weights.
 
     Raises
     ------
@@ -338,8 +345,11 @@ def _decide_with(job: Job, points: OperatingPoints, path: Path) -> None:
             f"{path} is for the weights {points.weights_sha256[:12]}, and the run asks for"
             f" {job['weights'][:12]}: leave out --weights"
         )
-    job["operating_points"] = {"sha256": points.sha256, "thresholds": points.thresholds}
-    job["meaningful"] = points.weights_meaningful
+    return {
+        **job,
+        "operating_points": {"sha256": points.sha256, "thresholds": points.thresholds},
+        "meaningful": points.weights_meaningful,
+    }
 
 
 def _chunk_size(settings: Settings, total: int | None, workers: int) -> int:

@@ -26,6 +26,7 @@ from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
 from producer.dispatch.settle import settle
 from producer.ledger.ledger import EVICTS, Ledger
+from producer.ledger.run_job import RunJob
 from producer.monitoring.missing_consumers import MissingConsumers
 from producer.results import exports
 from producer.results.audit_log import Audit, AuditResult
@@ -107,13 +108,13 @@ def go_on(
                 f"The audit was damaged. It goes on from its last sound line; the rest is kept in {audit.damaged}"
             )
         audit.catch_up()
-        job: Job = ledger.get("job")
+        run_job = RunJob(ledger)
+        job = run_job.now()
         check_not_copy(ledger, paths, agreed=copy)
         settle_here(ledger, paths)
         pacs_url = pacs_address(ledger, paths)
         source = source_of(ledger, settings, paths)
         check_pacs(settings, pacs_url, stores_images=source.first is not Stage.INFER)
-        job["source"] = source.spec  # the listing lies in the run's folder, which may have been moved
         with closing(pacs_of(ledger, settings, paths)) as pacs:
             identity = pacs.identity()  # a wrong password ends here, before anything is started
             if job["pacs"] and identity != job["pacs"] and ledger.get(PACS_INSIDE) is None:
@@ -122,13 +123,13 @@ def go_on(
                 say(RENAMED)
         check_workers_make(settings, job.get("derived_objects", []))
         notifier = _notifier(settings, job, say)
-        job["pacs"] = identity
-        ledger.set("job", job)
+        # The listing lies in the run's folder, which may have been moved.
+        run_job.learn({"source": source.spec, "pacs": identity})
         paths.stopped.unlink(missing_ok=True)
         stopping.on_interrupt = paths.stopped.touch
         with (
             suppress(Stopped),  # before there were any workers: interrupted, like later
-            _workers(settings, paths, ledger, job, pacs_url, say, stopping) as redis_url,
+            _workers(settings, paths, ledger, run_job, pacs_url, say, stopping) as redis_url,
         ):
             seconds = float(ledger.get("seconds", 0.0))
             chosen = replace(settings, redis_url=redis_url)
@@ -141,7 +142,7 @@ def go_on(
             watch = Stopwatch(ledger, shown)
             try:
                 _dispatch(
-                    chosen, paths, ledger, source, job, stopping.is_set, watch.show, say, audit, notifier
+                    chosen, paths, ledger, source, run_job, stopping.is_set, watch.show, say, audit, notifier
                 )
             except BacklogError:
                 if notifier is not None:
@@ -207,7 +208,7 @@ def _dispatch(
     paths: Paths,
     ledger: Ledger,
     source: Source,
-    job: Job,
+    run_job: RunJob,
     stop: Callable[[], bool],
     show: Callable[[RunProgress], None],
     say: Callable[[str], None],
@@ -227,13 +228,14 @@ def _dispatch(
     pacs_url = pacs_address(ledger, paths)
     pacs = connect(settings, pacs_url)
     app = make_app(settings)
-    metrics = _metrics(settings, ledger, claims, app, job, pacs_url)
+    job = run_job.now()
+    metrics = _metrics(settings, ledger, claims, app, run_job, pacs_url)
     watch = None
     if not ledger.get(EVICTS, False):  # patients of whom a run leaves nothing vanish by its own eviction
         watch = deletion_watch(settings, pacs, ledger, stores_images=source.first is not Stage.INFER)
-    identity = IdentityWatch(ledger, claims, pacs, pacs_url, job, say)
-    consumers = MissingConsumers(app, job, source.first)
-    labels = StudyLabels(ledger, pacs, job) if ledger.get(WANTED) else None
+    identity = IdentityWatch(ledger, claims, pacs, pacs_url, run_job, say)
+    consumers = MissingConsumers(app, run_job.now, source.first)
+    labels = StudyLabels(ledger, pacs, run_job.now) if ledger.get(WANTED) else None
     eviction = _eviction(ledger, pacs, job, settings)
     checks = [one.check for one in (identity, watch, labels, eviction) if one is not None]
     others = [one for one in (metrics, notifier) if one is not None]
@@ -246,7 +248,7 @@ def _dispatch(
             claims,
             app,
             source,
-            job,
+            run_job,
             chunk_size=chunk_size,
             window=settings.window or _WINDOW,
             most_in_flight=most,
@@ -346,7 +348,7 @@ def _notifier(settings: Settings, job: Job, say: Callable[[str], None]) -> Notif
 
 
 def _metrics(
-    settings: Settings, ledger: Ledger, claims: Claims, app: Celery, job: Job, pacs_url: str
+    settings: Settings, ledger: Ledger, claims: Claims, app: Celery, run_job: RunJob, pacs_url: str
 ) -> Metrics | None:
     """Return what serves the run's numbers, where the settings ask for it."""
     if not settings.metrics_port:
@@ -354,7 +356,7 @@ def _metrics(
     from producer.monitoring.metrics import Metrics  # an extra's library
 
     pacs = connect(replace(settings, pacs_seconds=min(5.0, settings.pacs_seconds)), pacs_url)
-    return Metrics(ledger, claims, app, pacs, job, settings)
+    return Metrics(ledger, claims, app, pacs, run_job.now, settings)
 
 
 @contextmanager
@@ -362,7 +364,7 @@ def _workers(
     settings: Settings,
     paths: Paths,
     ledger: Ledger,
-    job: Job,
+    run_job: RunJob,
     pacs_url: str,
     say: Callable[[str], None],
     stopping: StopRequest,
@@ -374,6 +376,7 @@ def _workers(
         yield settings.redis_url
         return
     say("Preparing the model …")
+    job = run_job.now()
     chosen = {"pacs_url": pacs_url, "weights": settings.weights, "weights_sha256": settings.weights_sha256}
     if is_seeded(job["weights"]) and not settings.weights:
         chosen["weights"] = SEEDED_NAME  # as --weights asked for
@@ -387,8 +390,7 @@ def _workers(
             else "that this run began with"
         )
         raise UsageError(f"the weights are not those {began}: see CXR_WEIGHTS, or begin a new run")
-    job["weights"], job["meaningful"] = model["weights"], model["meaningful"]
-    ledger.set("job", job)
+    run_job.learn({"weights": model["weights"], "meaningful": model["meaningful"]})
     if not model["meaningful"]:
         say("SEEDED WEIGHTS: the scores mean nothing. Every report and every row says so.")
     workers = int(ledger.get("workers"))

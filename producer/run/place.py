@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from backlog.errors import UsageError
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_database import Facts
 from producer.run.folder import Paths, is_running
 
 #: The ledger's fact with the path of a run's folder.
@@ -17,7 +18,7 @@ PLACE: Final = "place"
 PACS_INSIDE: Final = "pacs_inside"
 
 
-def place_facts(paths: Paths, pacs: str) -> dict[str, Any]:
+def place_facts(paths: Paths, pacs: str) -> Facts:
     """Return what a new run's ledger keeps of its place.
 
     Parameters
@@ -27,7 +28,7 @@ def place_facts(paths: Paths, pacs: str) -> dict[str, Any]:
     pacs
         The address of the run's PACS, or its folder.
     """
-    facts: dict[str, Any] = {PLACE: os.path.realpath(paths.out)}
+    facts: Facts = {PLACE: os.path.realpath(paths.out)}
     if not _is_address(pacs):
         folder, out = Path(os.path.realpath(pacs)), Path(os.path.realpath(paths.out))
         if folder.is_relative_to(out):

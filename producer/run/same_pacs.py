@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from backlog.broker.messages import Job
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_job import RunJob
 from producer.results.reported import state_in_pacs
 
 if TYPE_CHECKING:
@@ -76,7 +76,13 @@ class IdentityWatch:
     """Follows the identifier of a run's PACS while the run is at work, and tells the workers."""
 
     def __init__(
-        self, ledger: Ledger, claims: Claims, pacs: Pacs, address: str, job: Job, say: Callable[[str], Any]
+        self,
+        ledger: Ledger,
+        claims: Claims,
+        pacs: Pacs,
+        address: str,
+        job: RunJob,
+        say: Callable[[str], object],
     ) -> None:
         self._ledger = ledger
         self._claims = claims
@@ -94,18 +100,18 @@ class IdentityWatch:
         UsageError
             Another PACS is there.
         """
-        if not self._job["pacs"] or time.monotonic() < self._next:
+        job = self._job.now()
+        if not job["pacs"] or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _INTERVAL
         with suppress(ServiceUnavailable):
             identity = self._pacs.identity()
-            if identity != self._job["pacs"]:
+            if identity != job["pacs"]:
                 if not is_run_pacs(self._ledger, self._pacs):
                     raise another_pacs(self._address)
                 self._say(RENAMED)
-                self._job["pacs"] = identity
-                self._ledger.set("job", self._job)
-            self._claims.set_pacs(self._job["run"], identity)
+                self._job.learn({"pacs": identity})
+            self._claims.set_pacs(job["run"], identity)
 
 
 #: What the user is told.

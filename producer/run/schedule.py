@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from backlog.settings import Settings
 from producer.dispatch.hours import Hours
 from producer.dispatch.quarantine_limit import QuarantineLimit
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_database import Facts
 
 #: Facts of the ledger.
 BETWEEN: Final = "between"
 _LIMIT: Final = "stop_when_quarantined"
 
 
-def schedule_facts(settings: Settings) -> dict[str, Any]:
+def schedule_facts(settings: Settings) -> Facts:
     """Return what a new run's ledger keeps.
 
     Raises
@@ -22,7 +23,7 @@ def schedule_facts(settings: Settings) -> dict[str, Any]:
     UsageError
         The settings name no span of hours, or no time zone.
     """
-    facts: dict[str, Any] = {}
+    facts: Facts = {}
     if settings.between.strip():
         hours = Hours.parse(settings.between, settings.time_zone)
         facts[BETWEEN] = [f"{hours.begin:%H:%M}-{hours.end:%H:%M}", hours.zone]

@@ -21,6 +21,7 @@ from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_job import RunJob
 from producer.sources.base import PAGE, Entry, Page
 from tests.support.jobs import a_job
 
@@ -74,14 +75,13 @@ def produce(
     chunk_size: int = CHUNK,
 ) -> None:
     """Be the producer of a run until it is complete."""
-    job = a_job(run)
-    ledger = Ledger.create(folder / "ledger.sqlite", {"job": job})
+    ledger = Ledger.create(folder / "ledger.sqlite", {"job": a_job(run)})
     context = RunContext(
         ledger,
         Claims(settings.broker, lease_seconds=settings.lease_seconds),
         make_app(settings),
         Simulated(items),
-        job,
+        RunJob(ledger),
         chunk_size=chunk_size,
         window=window,
         reconcile_seconds=settings.reconcile_seconds,

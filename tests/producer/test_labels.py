@@ -17,6 +17,7 @@ from backlog.pacs.folder import FolderPacs
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_job import RunJob
 from producer.results.audit_log import Audit
 from producer.results.audit_log import verify as follow
 from producer.results.labels import (
@@ -121,7 +122,7 @@ def labels(pacs: Orthanc, server: OrthancServer) -> dict[str, set[str]]:
 
 
 def put_all(ledger: Ledger, pacs: Pacs) -> None:
-    StudyLabels(ledger, pacs, ledger.get("job")).finish(0)
+    StudyLabels(ledger, pacs, RunJob(ledger).now).finish(0)
 
 
 BOTH = {"ai-mass", "ai-effusion"}
@@ -227,7 +228,7 @@ def test_studies_that_are_gone_are_passed_over(ledger: Ledger, pacs: Orthanc, se
 
 
 def test_an_unavailable_pacs_holds_nothing_up(ledger: Ledger, pacs: Orthanc, server: OrthancServer) -> None:
-    work = StudyLabels(ledger, pacs, ledger.get("job"))
+    work = StudyLabels(ledger, pacs, RunJob(ledger).now)
     server.stop()
     try:
         work.check()

@@ -29,6 +29,7 @@ from backlog.pacs.folder import FolderPacs
 from backlog.settings import Settings
 from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_job import RunJob
 from producer.monitoring import poller as poller_module
 from producer.monitoring.metrics import Metrics
 from producer.monitoring.runs import RunsMetrics
@@ -62,7 +63,7 @@ def metrics(
 def build(ledger: Ledger, redis_url: str, folder: Path) -> Metrics:
     settings = Settings(redis_url=redis_url, metrics_port=free_port())
     pacs = FolderPacs(folder / "pacs")
-    return Metrics(ledger, Claims(redis_url), make_app(settings), pacs, ledger.get("job"), settings)
+    return Metrics(ledger, Claims(redis_url), make_app(settings), pacs, RunJob(ledger).now, settings)
 
 
 def scrape(metrics: Metrics) -> str:
@@ -85,7 +86,7 @@ def send(metrics: Metrics, chunk: int, stage: Stage) -> None:
         TASKS[stage],
         args=[{}, chunk, []],
         task_id=task_id(RUN, chunk, stage),
-        queue=queue_of(stage, metrics.job),
+        queue=queue_of(stage, metrics.job()),
     )
 
 
@@ -217,7 +218,9 @@ def test_a_pacs_that_is_away_is_down(ledger: Ledger, redis_url: str, tmp_path: P
 
     settings = Settings(redis_url=redis_url, metrics_port=free_port(), pacs_seconds=1)
     pacs = connect(settings, f"http://127.0.0.1:{free_port()}")
-    with Metrics(ledger, Claims(redis_url), make_app(settings), pacs, ledger.get("job"), settings) as metrics:
+    with Metrics(
+        ledger, Claims(redis_url), make_app(settings), pacs, RunJob(ledger).now, settings
+    ) as metrics:
         wait_until(lambda: value(scrape(metrics), "cxr_redis_memory_bytes"))
         assert value(scrape(metrics), "cxr_pacs_up") == 0
         assert value(scrape(metrics), "cxr_pacs_seconds") is None

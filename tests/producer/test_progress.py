@@ -168,7 +168,7 @@ def test_a_total_that_is_not_known_looks_unknown() -> None:
 
 def test_a_queue_without_a_worker_is_named_with_its_remedy(redis_url: str) -> None:
     app = make_app(Settings(redis_url=redis_url))
-    with MissingConsumers(app, a_job("run1"), Stage.INFER) as consumers:
+    with MissingConsumers(app, lambda: a_job("run1"), Stage.INFER) as consumers:
         seen = at(5, in_flight=2)
 
         def named() -> bool:
@@ -190,7 +190,7 @@ def test_a_queue_without_a_worker_is_named_with_its_remedy(redis_url: str) -> No
 def test_a_missing_worker_is_named_with_its_weights(redis_url: str) -> None:
     app = make_app(Settings(redis_url=redis_url))
     job = a_job("run1", weights=SEEDED_SHA256[DEFAULT_MODEL])
-    with MissingConsumers(app, job, Stage.INFER) as consumers:
+    with MissingConsumers(app, lambda: job, Stage.INFER) as consumers:
         consumers.follow(at(5, in_flight=2))
         wait_until(consumers.reason, 30, "it is named")
         assert "queue inference.29a0a7699382, report" in consumers.reason()

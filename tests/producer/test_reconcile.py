@@ -17,6 +17,7 @@ from backlog.settings import Settings
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_job import RunJob
 from tests.chaos.simulated import Simulated
 from tests.support.jobs import a_job
 
@@ -39,7 +40,7 @@ def producer(tmp_path: Path, redis_url: str) -> Iterator[Dispatcher]:
             claims,
             app,
             Simulated(40),
-            job,
+            RunJob(ledger),
             chunk_size=4,
             window=8,
             reconcile_seconds=0,

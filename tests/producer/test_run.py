@@ -31,6 +31,7 @@ from producer.dispatch.harvest import Harvester
 from producer.ledger import run_database
 from producer.ledger.ledger import Ledger
 from producer.ledger.run_database import LedgerFenced
+from producer.ledger.run_job import RunJob
 from producer.run import create as begin
 from producer.run import execute
 from producer.run import folder as run_folder
@@ -88,7 +89,7 @@ def make(tmp_path: Path, claims: Claims, redis_url: str) -> Make:
             claims,
             make_app(Settings(redis_url=redis_url)),
             Simulated(40),
-            ledger.get("job"),
+            RunJob(ledger),
             chunk_size=4,
             window=8,
             reconcile_seconds=0,

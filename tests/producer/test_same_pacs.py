@@ -15,6 +15,7 @@ from backlog.outcomes import Reason
 from backlog.pacs.folder import FolderPacs
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_job import RunJob
 from producer.run.folder import Paths
 from producer.run.open import pacs_of
 from producer.run.same_pacs import IdentityWatch, is_run_pacs
@@ -89,8 +90,9 @@ def test_a_container_that_is_created_again_is_the_same_pacs(redis_url: str, tmp_
         first = worker.pacs.identity()
         held = worker.pacs.store(IMAGE)
         ledger = new_ledger(tmp_path / "out", pacs=server.url)
-        job = a_job("run", pacs=first)
-        ledger.set("job", job)
+        old = a_job("run", pacs=first)
+        ledger.set("job", old)
+        run_job = RunJob(ledger)
         list_items(ledger, 1)
         sha = hashlib.sha256(IMAGE).hexdigest()
         one: dict[str, Any] = {"sr_instance": held.instance, "sr_sha256": sha}
@@ -98,28 +100,27 @@ def test_a_container_that_is_created_again_is_the_same_pacs(redis_url: str, tmp_
         claims = Claims(redis_url)
         said: list[str] = []
         pacs = pacs_of(ledger, settings, Paths(tmp_path / "out"))
-        watch = IdentityWatch(ledger, claims, pacs, server.url, job, said.append)
+        watch = IdentityWatch(ledger, claims, pacs, server.url, run_job, said.append)
         watch.check()
-        worker.check(job)
+        worker.check(old)
         server.stop()
         server.host, server.options = (
             "another-host",
             {"DicomAet": "ANOTHER"},
         )  # which of the two tells, varies
         server.start()
-        old = dict(job)
         fresh = WorkerResources(settings)
         assert fresh.pacs.identity() != first
         with pytest.raises(UsageError, match="another PACS"):
-            fresh.check(old)  # type: ignore[arg-type]  # a copy
+            fresh.check(old)
         pacs_of(ledger, settings, Paths(tmp_path / "out")).close()  # verify, retract and resume ask this
         watch._next = 0.0
         watch.check()
         assert "DatabaseServerIdentifier" in said[0]
-        assert ledger.get("job")["pacs"] == job["pacs"] == fresh.pacs.identity()
+        assert ledger.get("job")["pacs"] == run_job.now()["pacs"] == fresh.pacs.identity()
         for process in (worker, fresh):
-            process.check(old)  # type: ignore[arg-type]  # from a message that was under way
-            process.check(job)
+            process.check(old)  # from a message that was under way
+            process.check(run_job.now())
         worker.pacs.delete(held.instance)
         ledger.set("job", old)
         with pytest.raises(UsageError, match="DatabaseServerIdentifier"):

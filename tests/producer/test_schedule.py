@@ -24,6 +24,7 @@ from producer.dispatch.hours import Hours
 from producer.dispatch.progress import RunProgress
 from producer.dispatch.quarantine_limit import QuarantineLimit
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_job import RunJob
 from producer.run.folder import Paths
 from producer.run.schedule import hours_of, quarantine_limit_of, schedule_facts
 from tests.chaos.simulated import Simulated
@@ -62,7 +63,7 @@ def make(claims: Claims, redis_url: str, tmp_path: Path) -> Make:
             claims,
             make_app(Settings(redis_url=redis_url)),
             Simulated(40),
-            ledger.get("job"),
+            RunJob(ledger),
             chunk_size=4,
             window=2,
             reconcile_seconds=0,

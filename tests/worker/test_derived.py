@@ -19,7 +19,7 @@ import pytest
 from celery.exceptions import Reject
 from pydicom import dcmread
 
-from backlog.broker.messages import ItemRecord, Stage
+from backlog.broker.messages import ItemRecord, Job, Stage
 from backlog.dicom.eligibility import Rules
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import read_header, screen
@@ -406,7 +406,7 @@ def test_the_model_with_maps_gives_the_models_scores(
 
 def until_report(
     shop: Shop,  # noqa: F811
-    kinds: list[str],
+    kinds: list[str] | None,
     count: int = 1,
     **more: str,
 ) -> Message:
@@ -414,8 +414,8 @@ def until_report(
     shop.submit(images(count), **more)
     for stage in (Stage.UPLOAD, Stage.INFER):
         for job, number, items in shop.take(stage):
-            job["derived_objects"] = kinds
-            shop.do(stage, (job, number, items))
+            asked: Job = job if kinds is None else {**job, "derived_objects": kinds}
+            shop.do(stage, (asked, number, items))
     (message,) = shop.take(Stage.REPORT)
     return message
 
@@ -596,8 +596,8 @@ def test_a_run_without_loads_nothing_and_asks_for_nothing_more(
     shop: Shop,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job, number, items = until_report(shop, [], 2)
-    del job["derived_objects"]
+    job, number, items = until_report(shop, None, 2)
+    assert "derived_objects" not in job
     for name in ("worker.tasks.derived", "worker.model.class_activation", "PIL"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it fails
     asked: list[str] = []

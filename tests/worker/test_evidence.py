@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from backlog.broker.messages import Job, ReportItem, Stage
+from backlog.broker.messages import Job, OperatingPointsSpec, ReportItem, Stage
 from backlog.errors import InstanceRejected
 from backlog.model import LABELS
 from backlog.outcomes import Reason
@@ -47,8 +47,8 @@ def test_only_what_is_drawn_travels() -> None:
 
 
 def test_a_sites_points_decide_what_is_drawn() -> None:
-    job = a_job("run", regions="activation")
-    job["operating_points"] = {"sha256": "c" * 64, "thresholds": {LABELS[1]: 0.6, LABELS[2]: 0.3}}
+    points: OperatingPointsSpec = {"sha256": "c" * 64, "thresholds": {LABELS[1]: 0.6, LABELS[2]: 0.3}}
+    job: Job = {**a_job("run", regions="activation"), "operating_points": points}
     assert list(maps_of(item(job))) == [LABELS[2], LABELS[3]]
 
 

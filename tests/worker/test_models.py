@@ -34,9 +34,8 @@ def scored(shop: Shop, model: str, run: str = "run1") -> list[float | None]:  # 
     for stage in Stage:
         if stage is Stage.FINISHED:
             break
-        for message in shop.take(stage):
-            message[0]["model"] = model
-            shop.do(stage, message)
+        for job, chunk, items in shop.take(stage):
+            shop.do(stage, ({**job, "model": model}, chunk, items))
     (record,) = shop.records(run).values()
     assert record["outcome"] == "reported", record
     return record["scores"]
@@ -71,12 +70,10 @@ def test_two_models_write_two_reports_of_one_image(shop: Shop) -> None:  # noqa:
 
 def test_a_worker_of_another_model_refuses_the_run(shop: Shop) -> None:  # noqa: F811
     job = shop.job(Path("unused"))
-    job["model"] = NIH
     with pytest.raises(UsageError, match=f"CXR_MODEL is {DEFAULT_MODEL}, and the run's is {NIH}"):
-        shop.process.check_weights(job)
-    job["model"] = "one of the future"
+        shop.process.check_weights({**job, "model": NIH})
     with pytest.raises(UsageError, match="update it"):
-        shop.process.check_weights(job)
+        shop.process.check_weights({**job, "model": "one of the future"})
 
 
 def test_a_run_from_before_there_were_others_has_the_default(shop: Shop) -> None:  # noqa: F811

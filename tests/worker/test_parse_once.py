@@ -43,10 +43,9 @@ def test_each_task_parses_a_header_once(
     large = dicom(chest(600, 600), SOPInstanceUID="1.2.3.9")  # whose header is not the whole of what is read
     shop.submit(images(2) | {"large": large})
     for stage in BODIES:
-        for message in shop.take(stage):
-            message[0]["derived_objects"] = derived
+        for job, chunk, items in shop.take(stage):
             log.write_text("")
-            shop.do(stage, message)
+            shop.do(stage, ({**job, "derived_objects": derived}, chunk, items))
             extra = 3 * len(derived) if stage is Stage.REPORT else 0
             counts = parse_spy.counted(log)
             assert counts == {"walk": [1] * (3 + extra), "read": [1] * (3 + extra)}, stage

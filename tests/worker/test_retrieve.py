@@ -276,8 +276,7 @@ def test_a_report_that_is_never_taken_has_another_as_witness(ward: Ward) -> None
     claim = ward.claims.claim("run1", 3, Stage.RETRIEVE, Stage.RETRIEVE)
     assert isinstance(claim, Claim)
     attempt = Attempt(claim, Stage.REPORT, 0.0)
-    job = ward.job()
-    job["deliver"] = "hospital"
+    job: Job = {**ward.job(), "deliver": "hospital"}
     taken, refused = (
         Reported(
             instance=ward.held(uid)[0],
