@@ -113,8 +113,8 @@ class Listing:
             for page in self.source.pages(""):
                 yield from (entry for entry in page.entries if entry.reason is None)
             return
-        for chunk in self.ledger.select("SELECT items FROM chunk ORDER BY no"):
-            yield from (Entry(ref) for _, ref in json.loads(chunk["items"]))
+        for chunk in self.ledger.select(str, "SELECT items FROM chunk ORDER BY no"):
+            yield from (Entry(ref) for _, ref in json.loads(chunk))
 
 
 def make_plan(

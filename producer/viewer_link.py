@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import quote
 
 from backlog.errors import UsageError
@@ -34,6 +33,22 @@ def check_viewer(template: str) -> None:
         raise UsageError(f"{template}: no address of a viewer (http://… or https://…)")
     if not held or not set(held) <= set(PLACEHOLDERS):
         raise UsageError(f"{template}: a viewer's address needs one of {known}, and no other")
+
+
+class Linked(Protocol):
+    """What a link may lead to: a row of the ledger with the columns of :data:`PLACEHOLDERS`."""
+
+    @property
+    def study_instance_uid(self) -> str:
+        """Of the study."""
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """Of the image."""
+
+    @property
+    def instance(self) -> str | None:
+        """The PACS's id."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +88,15 @@ class ViewerLink:
             return cls(template)
         return cls(without_password(published or pacs).rstrip("/") + _EXPLORER)
 
-    def to(self, row: Mapping[str, object]) -> str:
-        """Return the address for a row with the ledger's columns; empty where it lacks one that the address needs."""
+    def to(self, image: Linked) -> str:
+        """Return the address of an image or a study; empty where it lacks a value that the address needs."""
         found = self.template
         for name in PLACEHOLDERS:
             held = f"{{{name}}}"
             if held not in found:
                 continue
-            if not row.get(name):
+            value = getattr(image, name)
+            if not value:
                 return ""
-            found = found.replace(held, quote(str(row[name]), safe=""))
+            found = found.replace(held, quote(str(value), safe=""))
         return found

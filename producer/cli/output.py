@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from backlog.settings import Settings
     from producer.ledger.ledger import Ledger
+    from producer.results.exports import Summary
+    from producer.results.only_account import OnlyAccount
     from producer.run.folder import Paths
 
 
@@ -139,7 +141,7 @@ def work(settings: Settings, paths: Paths, *, copy: bool = False) -> NoReturn:
     sys.exit(OK)
 
 
-def summary_lines(summary: dict[str, Any]) -> list[str]:
+def summary_lines(summary: Summary) -> list[str]:
     """Return the account of a run for a user."""
     state = f" ({t(summary['state'])})" if "state" in summary else ""
     known = summary.get("all_listed", True)
@@ -170,13 +172,13 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def only_rows(account: Any, *, whole: bool = True) -> list[tuple[str, str]]:
+def only_rows(account: OnlyAccount | None, *, whole: bool = True) -> list[tuple[str, str]]:
     """Return what to say of a list of wanted images, as rows of an account; nothing where there is none.
 
     Parameters
     ----------
     account
-        A :class:`producer.results.only_account.OnlyAccount` or None.
+        The list's account; None where the run has no list.
     whole
         Whether the whole source is listed: else what is missing may be found yet.
     """

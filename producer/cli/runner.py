@@ -30,8 +30,8 @@ def runs(folder: Path | None, as_json: bool) -> None:
             click.echo(json.dumps(_as_json(run)))
         return
     for run in found:
-        total = run.summary.get("total", 0)
-        quarantined = sum(run.summary.get("quarantined", {}).values())
+        total = run.counts.total
+        quarantined = sum(run.counts.quarantined.values())
         click.echo(
             f"{run.state.value:<12}{run.ended:>9} of {total:<9}"
             f"{f'quarantined {quarantined}' if quarantined else '':<20}{printable(run.out)}"
@@ -44,13 +44,14 @@ def runs(folder: Path | None, as_json: bool) -> None:
 
 
 def _as_json(run: RunInfo) -> dict[str, object]:
+    known = run.source is not None
     return {
         "out": str(run.out),
         "run": run.run,
         "state": run.state.value,
         "when": run.when,
         "ended": run.ended,
-        **{key: run.summary.get(key) for key in ("total", "reported", "skipped", "quarantined", "seconds")},
+        **{name: value if known else None for name, value in vars(run.counts).items()},
         "note": run.note or (run.failure.reason if run.failure else ""),
     }
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from producer.dispatch.progress import RunProgress
+    from producer.results.exports import Summary
     from producer.run.folder import Paths
     from producer.run.published import Published
 
 
-def look(paths: Paths) -> dict[str, Any]:
+def look(paths: Paths) -> Summary:
     """Return the account of a run at this moment, with its state and, while it is at work, its pace.
 
     Raises

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backlog.broker.messages import model_of
-from producer.gallery.selection import scores_of
+from producer.ledger.rows import ItemRow
 from producer.run.worker_command import stream_worker
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Picture:
     """One image of a gallery: a radiograph as JPEG, and where each finding's score is raised."""
 
-    row: dict[str, Any]  #: of the ledger
+    row: ItemRow
     jpeg: str  #: base64
     width: int
     height: int
@@ -34,15 +34,13 @@ class Pictures:
     """What became of the chosen images."""
 
     shown: list[Picture] = field(default_factory=list)
-    missing: list[tuple[dict[str, Any], str]] = field(
-        default_factory=list
-    )  #: rows, and why: a Reason's value
+    missing: list[tuple[ItemRow, str]] = field(default_factory=list)  #: rows, and why: a Reason's value
     no_heat_maps: str = ""  #: why there is none at all
 
 
 def draw(
     job: Job,
-    rows: list[dict[str, Any]],
+    rows: list[ItemRow],
     settings: Settings,
     pacs: str,
     progress: Callable[[], None],
@@ -70,9 +68,9 @@ def draw(
     request = {
         "images": [
             {
-                "instance": row["instance"],
-                "sop_instance_uid": row["sop_instance_uid"],
-                "scores": scores_of(row),
+                "instance": row.instance,
+                "sop_instance_uid": row.sop_instance_uid,
+                "scores": row.score_list,
             }
             for row in rows
         ],

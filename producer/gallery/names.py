@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from backlog.errors import BacklogError, InstanceRejected
 from producer.results.names import file_name, header_values
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from backlog.pacs.base import Pacs
     from backlog.settings import Settings
     from producer.ledger.ledger import Ledger
+    from producer.ledger.rows import ItemRow
     from producer.run.folder import Paths
     from producer.sources.base import Source
 
@@ -23,7 +24,7 @@ _ATTRIBUTES: Final = {"accession_number": "AccessionNumber", "patient_id": "Pati
 
 
 def names_of(
-    ledger: Ledger, settings: Settings, paths: Paths, pacs: Pacs, rows: list[dict[str, Any]]
+    ledger: Ledger, settings: Settings, paths: Paths, pacs: Pacs, rows: list[ItemRow]
 ) -> tuple[dict[int, dict[str, str]], list[str]]:
     """Return file name, accession number and patient ID of images by item, and what to say of what is missing.
 
@@ -47,15 +48,15 @@ def names_of(
     """
     source, notes = _source(ledger, settings, paths)
 
-    def known(row: dict[str, Any]) -> dict[str, str]:
-        name = file_name(source, json.loads(row["ref"])) if source is not None else ""
+    def known(row: ItemRow) -> dict[str, str]:
+        name = file_name(source, json.loads(row.ref)) if source is not None else ""
         try:
-            return {"file_name": name} | header_values(pacs.header(row["instance"]), _ATTRIBUTES)
+            return {"file_name": name} | header_values(pacs.header(str(row.instance)), _ATTRIBUTES)
         except InstanceRejected:
             return {"file_name": name}  # gone since its picture was drawn
 
     with ThreadPoolExecutor(_ABREAST) as pool:
-        return {row["no"]: found for row, found in zip(rows, pool.map(known, rows), strict=True)}, notes
+        return {row.no: found for row, found in zip(rows, pool.map(known, rows), strict=True)}, notes
 
 
 def _source(ledger: Ledger, settings: Settings, paths: Paths) -> tuple[Source | None, list[str]]:

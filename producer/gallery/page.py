@@ -12,14 +12,14 @@ import importlib.util
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata, resources
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from backlog.broker.messages import model_of, points_of
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from backlog.output_file import OutputFile, begins_with
 from producer.gallery.images import Picture, Pictures
-from producer.gallery.selection import Wanted, scores_of
+from producer.gallery.selection import Wanted
 from producer.phrases import read_phrases
 from producer.translation import catalogue
 from producer.viewer_link import ViewerLink
@@ -44,6 +44,37 @@ class About:
     def points(self) -> list[float]:
         """From which score on each finding counts as present, in the order of `backlog.model.LABELS`."""
         return points_of(self.job)
+
+
+class _Image(TypedDict):
+    """An image, as the page's script has it (gallery.js)."""
+
+    item: int
+    sop: str
+    study: str
+    scores: list[float | None]
+    flags: list[str]
+    link: str
+    names: dict[str, str] | None
+    width: int
+    height: int
+    contrast: str
+    heat: str
+    cells: int
+    other_scores: bool
+
+
+class _Data(TypedDict):
+    """What the page's script works with."""
+
+    run: str
+    language: str
+    labels: list[str]
+    evaluated: list[bool]
+    points: list[float]
+    finding: int | None
+    words: dict[str, str]
+    images: list[_Image]
 
 
 def need_page() -> None:
@@ -147,7 +178,7 @@ def _data(
     link: ViewerLink,
     words: dict[str, str],
     language: str,
-) -> dict[str, Any]:
+) -> _Data:
     """Return what the page's script works with."""
     return {
         "run": about.job["run"],
@@ -158,19 +189,18 @@ def _data(
         "finding": LABELS.index(about.wanted.finding) if about.wanted.finding else None,
         "words": words,
         "images": [
-            _image(one, None if names is None else names.get(one.row["no"], {}), link)
-            for one in pictures.shown
+            _image(one, None if names is None else names.get(one.row.no, {}), link) for one in pictures.shown
         ],
     }
 
 
-def _image(one: Picture, names: dict[str, str] | None, link: ViewerLink) -> dict[str, Any]:
+def _image(one: Picture, names: dict[str, str] | None, link: ViewerLink) -> _Image:
     return {
-        "item": one.row["no"],
-        "sop": one.row["sop_instance_uid"],
-        "study": one.row["study_instance_uid"],
-        "scores": scores_of(one.row),
-        "flags": one.row["flags"].split(),
+        "item": one.row.no,
+        "sop": one.row.sop_instance_uid,
+        "study": one.row.study_instance_uid,
+        "scores": one.row.score_list,
+        "flags": one.row.flags.split(),
         "link": link.to(one.row),
         "names": names,
         "width": one.width,

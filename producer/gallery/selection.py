@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import json
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from backlog.broker.messages import model_of
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Flag
+from producer.ledger.rows import ITEM_COLUMNS, ItemRow
 
 if TYPE_CHECKING:
     from producer.ledger.ledger import Ledger
@@ -26,8 +26,8 @@ DEFAULT_TOP: Final = 50
 
 #: A flag is one of the words of a column.
 _MATCHING: Final = " FROM item WHERE outcome = 'reported' AND instr(' ' || flags || ' ', ?)"
-_IMAGES: Final = "SELECT no, instance, sop_instance_uid, study_instance_uid, ref, flags, scores" + _MATCHING
-_COUNT: Final = "SELECT count(*) AS count" + _MATCHING
+_IMAGES: Final = f"SELECT {ITEM_COLUMNS}{_MATCHING}"
+_COUNT: Final = "SELECT count(*)" + _MATCHING
 _NUMBERS: Final = "SELECT no" + _MATCHING + " ORDER BY no"
 
 _UID: Final = re.compile(r"[0-9.]{1,64}")
@@ -48,7 +48,7 @@ class Wanted:
 class Chosen:
     """The ledger's rows of the images that are shown, in order, and what is to be said of the choice."""
 
-    rows: list[dict[str, Any]]
+    rows: list[ItemRow]
     notes: list[str] = field(default_factory=list)
 
 
@@ -118,30 +118,30 @@ def _highest(ledger: Ledger, wanted: Wanted) -> Chosen:
         f"$[{LABELS.index(wanted.finding)}]" if wanted.finding else "$[99]"
     )  # NULL: then in the source's order
     order = " ORDER BY json_extract(scores, ?) DESC, no LIMIT ?"
-    rows = list(ledger.select(_IMAGES + order, _word(wanted.flag), path, top))
+    rows = list(ledger.select(ItemRow, _IMAGES + order, _word(wanted.flag), path, top))
     if wanted.finding:
         return Chosen(rows)
-    (count,) = ledger.select(_COUNT, _word(wanted.flag))
-    more = int(count["count"]) - len(rows)
+    more = next(ledger.select(int, _COUNT, _word(wanted.flag))) - len(rows)
     return Chosen(rows, [f"{more} more images have the flag {wanted.flag}; --top shows more"] if more else [])
 
 
 def _sample(ledger: Ledger, wanted: Wanted) -> Chosen:
-    numbers = [int(row["no"]) for row in ledger.select(_NUMBERS, _word(wanted.flag))]
+    numbers = list(ledger.select(int, _NUMBERS, _word(wanted.flag)))
     # Of one run always the same: a page that is made again shows the images that were judged already.
     draw = random.Random(str(ledger.get("job")["run"]))  # noqa: S311  # no secret
     drawn = draw.sample(numbers, min(wanted.sample, len(numbers)))
     items = (ledger.item(number) for number in drawn)
     notes = [] if len(numbers) >= wanted.sample else [f"there are no more than {len(numbers)} such images"]
-    return Chosen([item._asdict() for item in items if item is not None], notes)
+    return Chosen([item for item in items if item is not None], notes)
 
 
 def _listed(ledger: Ledger, path: Path, flag: str) -> Chosen:
     column, uids = _read_list(path)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in ledger.select(_IMAGES + " ORDER BY no", _word(flag)):
-        if row[column] in uids:
-            found.setdefault(row[column], []).append(row)
+    found: dict[str, list[ItemRow]] = {}
+    for row in ledger.select(ItemRow, _IMAGES + " ORDER BY no", _word(flag)):
+        uid = row.sop_instance_uid if column == "sop_instance_uid" else row.study_instance_uid
+        if uid in uids:
+            found.setdefault(uid, []).append(row)
     rows = [row for uid in uids for row in found.get(uid, ())]
     if len(rows) > MAX_IMAGES:
         raise UsageError(
@@ -191,9 +191,3 @@ def _read_list(path: Path) -> tuple[str, dict[str, None]]:
 def _column(lines: list[str], delimiter: str, at: int) -> Iterator[tuple[int, str]]:
     for number, row in enumerate(csv.reader(lines[1:], delimiter=delimiter), 2):
         yield number, row[at] if at < len(row) else ""
-
-
-def scores_of(row: dict[str, Any]) -> list[float | None]:
-    """Return an image's scores, in the order of `backlog.model.LABELS`."""
-    scores: list[float | None] = json.loads(row["scores"])
-    return scores

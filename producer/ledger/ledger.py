@@ -15,7 +15,7 @@ from backlog.broker.item_results import ItemResult, PutAside, Quarantined, Repor
 from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.fault_attribution import FaultHistory, Verdict
 from backlog.outcomes import Outcome, Reason
-from producer.ledger.rows import UNACCOUNTED, ItemRow, duplicate, item_row
+from producer.ledger.rows import ITEM_COLUMNS, UNACCOUNTED, ItemRow, TallyRow, duplicate, item_row
 from producer.ledger.run_database import RunDatabase
 from producer.ledger.schema import (
     DELIVERED,
@@ -37,7 +37,6 @@ _RETRY_AT_MOST: Final = 60.0
 #: The ledger's fact: images that this run brought into Orthanc are deleted there once their items have ended.
 EVICTS: Final = "evicts"
 
-_ITEM_COLUMNS: Final = ", ".join(ItemRow._fields)
 _ITEM_PLACES: Final = ", ".join("?" * len(ItemRow._fields))
 
 
@@ -287,7 +286,7 @@ class Ledger(RunDatabase):
 
     def _replace(self, row: ItemRow) -> None:
         self._execute("DELETE FROM item WHERE no = ?", (row.no,))  # a trigger takes it out of the tally
-        self._execute(f"INSERT INTO item ({_ITEM_COLUMNS}) VALUES ({_ITEM_PLACES})", row)
+        self._execute(f"INSERT INTO item ({ITEM_COLUMNS}) VALUES ({_ITEM_PLACES})", row)
 
     def _keep_effects(self, item: int, result: ItemResult, at: float) -> None:
         if isinstance(result, Reported):
@@ -299,6 +298,11 @@ class Ledger(RunDatabase):
 
     def _effect(self, kind: str, item: int, at: float) -> None:
         self._execute("INSERT OR IGNORE INTO effect (kind, item, at) VALUES (?, ?, ?)", (kind, item, at))
+
+    def tally_rows(self) -> Iterator[TallyRow]:
+        """Stream how many items ended how, and at which stage."""
+        query = "SELECT outcome, reason, stage, count FROM tally WHERE count > 0 ORDER BY 1 DESC, 2, 3"
+        return self.select(TallyRow, query)
 
     def tally(self) -> Tally:
         """Return how many items ended how."""
@@ -318,11 +322,11 @@ class Ledger(RunDatabase):
     def items(self, outcome: Outcome | None = None) -> Iterator[ItemRow]:
         """Stream items in the source's order, or only those that ended in one way."""
         where, values = ("WHERE outcome = ?", (outcome.value,)) if outcome else ("", ())
-        yield from self.select_as(ItemRow, f"SELECT {_ITEM_COLUMNS} FROM item {where} ORDER BY no", *values)
+        yield from self.select(ItemRow, f"SELECT {ITEM_COLUMNS} FROM item {where} ORDER BY no", *values)
 
     def item(self, number: int) -> ItemRow | None:
         """Return one item."""
-        row = self._execute(f"SELECT {_ITEM_COLUMNS} FROM item WHERE no = ?", (number,)).fetchone()
+        row = self._execute(f"SELECT {ITEM_COLUMNS} FROM item WHERE no = ?", (number,)).fetchone()
         return ItemRow(*row) if row else None
 
     def retract(self, reports: Iterable[tuple[int, str, bool]]) -> None:

@@ -50,6 +50,19 @@ class ItemRow(NamedTuple):
         return json.loads(self.scores) if self.scores else []
 
 
+#: Of the table ``item``, in the order of :class:`ItemRow`.
+ITEM_COLUMNS: Final = ", ".join(ItemRow._fields)
+
+
+class TallyRow(NamedTuple):
+    """How many items ended in one way: the columns of the table ``tally``."""
+
+    outcome: str
+    reason: str
+    stage: int
+    items: int
+
+
 def duplicate(result: Reported, earlier: int) -> Skipped:
     """Return the result of an item that is the same instance as an earlier one."""
     return Skipped(

@@ -132,19 +132,13 @@ class RunDatabase:
     def _drop(self, key: str) -> None:
         self._execute("DELETE FROM run WHERE key = ?", (key,))
 
-    def select(self, query: str, *values: object) -> Iterator[dict[str, Any]]:
-        """Stream the rows of a query that only reads: the report's and the audit's."""
-        with _translated(self.path):
-            for row in self._db.cursor().execute(query, values):
-                yield dict(row)
-
-    def select_as(self, kind: Callable[..., _Row], query: str, *values: object) -> Iterator[_Row]:
+    def select(self, kind: Callable[..., _Row], query: str, *values: object) -> Iterator[_Row]:
         """Stream the rows of a query that only reads, each as a type that takes its columns in their order.
 
         Parameters
         ----------
         kind
-            A NamedTuple.
+            A NamedTuple; ``int`` or ``str`` where there is one column.
         query
             Names its columns in the order of the type's fields.
         values

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,7 @@ from backlog.errors import UsageError
 from backlog.outcomes import Outcome
 from producer.dispatch.progress import RunProgress, StageTimes
 from producer.ledger.ledger import Ledger
+from producer.ledger.rows import TallyRow
 from producer.monitoring.poller import Poller
 from producer.monitoring.targets import announced
 
@@ -54,7 +55,7 @@ class Metrics:
     registry: CollectorRegistry = field(init=False)
     port: int = field(init=False, default=0)
     _progress: RunProgress = field(init=False, default_factory=RunProgress)
-    _ended: list[dict[str, Any]] = field(init=False, default_factory=list)
+    _ended: list[TallyRow] = field(init=False, default_factory=list)
     _rates: deque[tuple[float, int]] = field(init=False, default_factory=deque)
     _stop: Callable[[], None] = field(init=False, default=lambda: None)
     _announced: ExitStack = field(init=False, default_factory=ExitStack)
@@ -134,9 +135,7 @@ class Metrics:
         self._rates.append((now, seen.tally.ended))
         while len(self._rates) > 2 and now - self._rates[0][0] > _RATE_OVER:
             self._rates.popleft()
-        self._ended = list(
-            self.ledger.select("SELECT outcome, reason, stage, count FROM tally WHERE count > 0")
-        )
+        self._ended = list(self.ledger.tally_rows())
         self._progress = replace(seen)
 
     def on_stage_times(self, times: StageTimes) -> None:
@@ -176,7 +175,7 @@ class Metrics:
             if value is not None:
                 yield GaugeMetricFamily(name, text, value=value)
 
-        def gauges(name: str, text: str, label: str, values: dict[str, Any] | None) -> Iterator[Metric]:
+        def gauges(name: str, text: str, label: str, values: Mapping[str, float] | None) -> Iterator[Metric]:
             family = GaugeMetricFamily(name, text, labels=[label])
             for key, value in (values or {}).items():
                 family.add_metric([key], value)
@@ -191,8 +190,7 @@ class Metrics:
         for outcome in Outcome:
             ended.add_metric([outcome.value, "", ""], 0)  # so that a rate has a beginning
         for row in self._ended:
-            stage = TASKS[Stage(row["stage"])]
-            ended.add_metric([row["outcome"], row["reason"], stage], row["count"])
+            ended.add_metric([row.outcome, row.reason, TASKS[Stage(row.stage)]], row.items)
         yield ended
         yield CounterMetricFamily(
             "cxr_chunks_resent", "Chunks sent again: their message was lost.", run.resent

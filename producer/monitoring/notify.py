@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from backlog.errors import UsageError
 from backlog.log import silenced
@@ -19,6 +19,7 @@ from producer.translation import t
 
 if TYPE_CHECKING:
     from producer.dispatch.progress import RunProgress
+from producer.results.exports import Summary
 
 #: Without any progress for so long, in seconds, somebody is told.
 _LONG: Final = 600.0
@@ -93,7 +94,7 @@ class Notifier(Silent):
         """Tell that the run has paused by itself."""
         self.tell(t("It has paused by itself: too many of its items are quarantined."), progress)
 
-    def ended(self, summary: dict[str, Any]) -> None:
+    def ended(self, summary: Summary) -> None:
         """Tell that the run is complete, and wait a little until that is sent.
 
         Parameters

@@ -71,12 +71,12 @@ class RunsMetrics:
             for state in RunState:
                 states.add_metric([run.run, state.value], float(run.state is state))
             counts = {
-                Outcome.REPORTED: run.summary["reported"],
-                Outcome.SKIPPED: sum(run.summary["skipped"].values()),
-                Outcome.QUARANTINED: sum(run.summary["quarantined"].values()),
+                Outcome.REPORTED: run.counts.reported,
+                Outcome.SKIPPED: sum(run.counts.skipped.values()),
+                Outcome.QUARANTINED: sum(run.counts.quarantined.values()),
             }
             for outcome, count in counts.items():
                 items.add_metric([run.run, outcome.value], count)
-            listed.add_metric([run.run], run.summary["total"])
+            listed.add_metric([run.run], run.counts.total)
             failing.add_metric([run.run], run.failure.tries if run.failure else 0)
         yield from (states, items, listed, failing)

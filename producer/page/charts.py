@@ -67,8 +67,8 @@ def draw(found: Figures, words: Words) -> dict[str, Chart]:
     charts: list[Chart] = []
     without: Counter[tuple[str, str]] = Counter()
     for row in found.by_reason:
-        if row["outcome"] != "reported":
-            without[row["outcome"], row["reason"]] += row["count"]
+        if row.outcome != "reported":
+            without[row.outcome, row.reason] += row.items
     with rc_context(_STYLE):
         if without:
             ordered = sorted(without.items(), key=lambda one: (one[0][0] != "quarantined", -one[1], one[0]))

@@ -23,7 +23,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from backlog.model import LABELS
 from producer.ledger.ledger import Ledger
@@ -126,9 +126,14 @@ def count(scores: Mapping[str, Distribution], row: str) -> None:
 def collect(ledger: Ledger) -> dict[str, Distribution]:
     """Return the distributions of a whole run."""
     scores = none_yet()
-    for row in ledger.select("SELECT scores FROM item WHERE outcome = 'reported'"):
-        count(scores, row["scores"])
+    for row in ledger.select(str, "SELECT scores FROM item WHERE outcome = 'reported'"):
+        count(scores, row)
     return scores
+
+
+class _GroupedScores(NamedTuple):
+    group: str
+    scores: str
 
 
 def collect_groups(ledger: Ledger) -> dict[str, dict[str, Distribution]]:
@@ -138,8 +143,8 @@ def collect_groups(ledger: Ledger) -> dict[str, dict[str, Distribution]]:
         "SELECT grouping.name, item.scores FROM item JOIN grouping ON grouping.uid = item.study_instance_uid"
         " WHERE item.outcome = 'reported'"
     )
-    for row in ledger.select(query):
-        count(groups.setdefault(row["name"], none_yet()), row["scores"])
+    for row in ledger.select(_GroupedScores, query):
+        count(groups.setdefault(row.group, none_yet()), row.scores)
     return groups
 
 

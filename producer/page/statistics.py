@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from backlog.broker.messages import TASKS, Stage, model_of, points_of
 from backlog.model import LABELS, not_evaluated
 from producer.ledger.ledger import Ledger
+from producer.ledger.rows import ITEM_COLUMNS, ItemRow, TallyRow
 from producer.page import drift
 from producer.page.comparison import Comparison, compare
 from producer.page.drift import Distribution
@@ -105,13 +106,55 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
+class StudyRow(NamedTuple):
+    """A study with reports, and its first image that has one."""
+
+    study_instance_uid: str
+    reports: int
+    no: int
+    sop_instance_uid: str
+    instance: str  #: the PACS's id of the report
+
+
+class _AttemptsRow(NamedTuple):
+    attempts: int
+    items: int
+
+
+class _EffectsRow(NamedTuple):
+    kind: str
+    items: int
+
+
+class _ScoresRow(NamedTuple):
+    scores: str
+    flags: str
+
+
+class _EndsRow(NamedTuple):
+    first: float | None
+    last: float | None
+
+
+class _BarRow(NamedTuple):
+    bar: int
+    good: int
+    images: int
+
+
+class _TimingRow(NamedTuple):
+    ms: int
+    items: int
+    attempt: int
+
+
 @dataclass(frozen=True)
 class Figures:
     """All that the page says."""
 
-    summary: dict[str, Any]
+    summary: exports.Summary
     facts: dict[str, str]  #: by the key of their phrase, or the name of a package
-    by_reason: list[dict[str, Any]]  #: outcome, reason, stage, count
+    by_reason: list[TallyRow]
     throughput: Throughput | None
     latency: list[Latency]
     scores: dict[str, Distribution]
@@ -119,8 +162,8 @@ class Figures:
     with_finding: int  #: images in which at least one finding is present
     flags: dict[str, int]
     attempts: dict[int, int]
-    quarantined: dict[str, list[dict[str, Any]]]
-    studies: list[dict[str, Any]]
+    quarantined: dict[str, list[ItemRow]]  #: the first of each reason
+    studies: list[StudyRow]
     study_count: int
     effects: dict[str, int]
     comparison: Comparison | None
@@ -148,32 +191,26 @@ def gather(ledger: Ledger, baseline: Ledger | None = None, groups: Path | None =
     return Figures(
         summary=exports.summarise(ledger),
         facts=_facts(ledger),
-        by_reason=list(
-            ledger.select(
-                "SELECT outcome, reason, stage, count FROM tally WHERE count > 0 ORDER BY 1 DESC, 2, 3"
-            )
-        ),
+        by_reason=list(ledger.tally_rows()),
         throughput=_throughput(ledger),
         latency=[found for stage in TASKS if (found := _latency(ledger, stage))],
         scores=scores,
         prevalence=prevalence,
         with_finding=with_finding,
         flags=flags,
-        attempts={
-            row["attempts"]: row["n"]
-            for row in ledger.select(
-                "SELECT attempts, count(*) AS n FROM item WHERE attempts > 0 GROUP BY 1 ORDER BY 1"
+        attempts=dict(
+            ledger.select(
+                _AttemptsRow, "SELECT attempts, count(*) FROM item WHERE attempts > 0 GROUP BY 1 ORDER BY 1"
             )
-        },
+        ),
         quarantined=_quarantined(ledger),
         studies=_studies(ledger),
-        study_count=_one(
-            ledger, "SELECT count(DISTINCT study_instance_uid) FROM item WHERE outcome = 'reported'"
+        study_count=next(
+            ledger.select(
+                int, "SELECT count(DISTINCT study_instance_uid) FROM item WHERE outcome = 'reported'"
+            )
         ),
-        effects={
-            row["kind"]: row["n"]
-            for row in ledger.select("SELECT kind, count(*) AS n FROM effect GROUP BY 1")
-        },
+        effects=dict(ledger.select(_EffectsRow, "SELECT kind, count(*) FROM effect GROUP BY 1")),
         comparison=comparison,
     )
 
@@ -213,12 +250,12 @@ def _scores_and_flags(
     scores, flags = drift.none_yet(), Counter[str]()
     points = points_of(ledger.get("job"))
     present, with_finding = [0] * len(points), 0
-    for row in ledger.select("SELECT scores, flags FROM item WHERE outcome = 'reported'"):
-        drift.count(scores, row["scores"])
-        flags.update(row["flags"].split())
+    for row in ledger.select(_ScoresRow, "SELECT scores, flags FROM item WHERE outcome = 'reported'"):
+        drift.count(scores, row.scores)
+        flags.update(row.flags.split())
         found = [
             score is not None and score >= point
-            for score, point in zip(json.loads(row["scores"]), points, strict=True)
+            for score, point in zip(json.loads(row.scores), points, strict=True)
         ]
         present = [count + one for count, one in zip(present, found, strict=True)]
         with_finding += any(found)
@@ -231,22 +268,20 @@ def _scores_and_flags(
 
 def _throughput(ledger: Ledger) -> Throughput | None:
     # What the listing alone decided cost no work and would look like a burst.
-    (ends,) = ledger.select(
-        "SELECT min(ended) AS first, max(ended) AS last FROM item WHERE chunk IS NOT NULL"
-    )
-    if ends["first"] is None:
+    (ends,) = ledger.select(_EndsRow, "SELECT min(ended), max(ended) FROM item WHERE chunk IS NOT NULL")
+    if ends.first is None or ends.last is None:
         return None
-    span = ends["last"] - ends["first"]
+    span = ends.last - ends.first
     width = next((w for w in _WIDTHS if span / w < _BARS - 1), math.ceil(span / (_BARS - 1)))
-    start = math.floor(ends["first"] / width) * width
-    bars = math.floor((ends["last"] - start) / width) + 1
+    start = math.floor(ends.first / width) * width
+    bars = math.floor((ends.last - start) / width) + 1
     reported, others = [0] * bars, [0] * bars
     query = (
-        "SELECT CAST((ended - ?) / ? AS INTEGER) AS bar, outcome = 'reported' AS good, count(*) AS n"
+        "SELECT CAST((ended - ?) / ? AS INTEGER), outcome = 'reported', count(*)"
         " FROM item WHERE chunk IS NOT NULL GROUP BY 1, 2"
     )
-    for row in ledger.select(query, start, width):
-        (reported if row["good"] else others)[row["bar"]] = row["n"]
+    for row in ledger.select(_BarRow, query, start, width):
+        (reported if row.good else others)[row.bar] = row.images
     return Throughput(start, width, reported, others)
 
 
@@ -254,10 +289,10 @@ def _latency(ledger: Ledger, stage: Stage) -> Latency | None:
     times = array("d")
     images = repeated = 0
     query = "SELECT ms, items, attempt FROM timing WHERE stage = ? AND items > 0"
-    for row in ledger.select(query, stage.value):
-        times.append(row["ms"] / row["items"])
-        images += row["items"]
-        repeated += row["attempt"] > 1
+    for row in ledger.select(_TimingRow, query, stage.value):
+        times.append(row.ms / row.items)
+        images += row.items
+        repeated += row.attempt > 1
     if not times:
         return None
     ordered = sorted(times)
@@ -270,27 +305,21 @@ def _latency(ledger: Ledger, stage: Stage) -> Latency | None:
     return Latency(TASKS[stage], len(ordered), images, repeated, quantiles, counts)
 
 
-def _quarantined(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
+def _quarantined(ledger: Ledger) -> dict[str, list[ItemRow]]:
     reasons = ledger.select(
+        str,
         "SELECT reason FROM tally WHERE outcome = 'quarantined' AND count > 0"
-        " GROUP BY 1 ORDER BY sum(count) DESC, 1"
+        " GROUP BY 1 ORDER BY sum(count) DESC, 1",
     )
     query = (
-        "SELECT no, detail, stage, attempts, sop_instance_uid, study_instance_uid,"
-        " coalesce(instance, '') AS instance FROM item"
-        " WHERE outcome = 'quarantined' AND reason = ? ORDER BY no LIMIT ?"
+        f"SELECT {ITEM_COLUMNS} FROM item WHERE outcome = 'quarantined' AND reason = ? ORDER BY no LIMIT ?"  # noqa: S608  # names of a type
     )
-    return {row["reason"]: list(ledger.select(query, row["reason"], MAX_ITEMS)) for row in list(reasons)}
+    return {reason: list(ledger.select(ItemRow, query, reason, MAX_ITEMS)) for reason in list(reasons)}
 
 
-def _studies(ledger: Ledger) -> list[dict[str, Any]]:
+def _studies(ledger: Ledger) -> list[StudyRow]:
     query = (
-        "SELECT study_instance_uid, count(*) AS reports, min(no) AS no, sop_instance_uid, sr_instance AS instance"
+        "SELECT study_instance_uid, count(*), min(no), sop_instance_uid, sr_instance"
         " FROM item WHERE outcome = 'reported' GROUP BY study_instance_uid ORDER BY min(no) LIMIT ?"
     )
-    return list(ledger.select(query, MAX_STUDIES))
-
-
-def _one(ledger: Ledger, query: str) -> int:
-    (row,) = ledger.select(query)
-    return int(next(iter(row.values())))
+    return list(ledger.select(StudyRow, query, MAX_STUDIES))

@@ -18,8 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import BinaryIO, Final, NamedTuple, Self
 
+from backlog.broker.messages import Job
 from backlog.errors import BacklogError, StorageFull, UsageError
 from backlog.files import open_without_link
 from backlog.pacs.address import without_password
@@ -34,10 +35,44 @@ _LONGEST: Final = 1 << 16
 
 _EFFECTS: Final = (
     "SELECT effect.seq, effect.kind, effect.at, item.no, item.chunk, item.engine, item.sop_instance_uid,"
-    " item.study_instance_uid, item.sr_sop_instance_uid, item.sr_instance, item.sr_sha256,"
-    " item.derived_objects"
+    " item.study_instance_uid, item.sr_sop_instance_uid, item.sr_instance, item.sr_sha256, item.derived_objects"
     " FROM effect JOIN item ON item.no = effect.item WHERE effect.seq > ? ORDER BY effect.seq"
 )
+
+
+class _EffectRow(NamedTuple):
+    seq: int
+    kind: str
+    at: float  #: in seconds since 1970
+    item: int
+    chunk: int | None
+    engine: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    sr_sop_instance_uid: str
+    sr_instance: str
+    sr_sha256: str
+    derived_objects: str
+
+    def content(self) -> dict[str, object]:
+        """Return what the audit says of an effect alone, in the order in which it does."""
+        time = datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds")
+        content: dict[str, object] = {
+            "seq": self.seq,
+            "time": time,
+            "effect": self.kind,
+            "item": self.item,
+            "chunk": self.chunk,
+            "engine": self.engine,
+            "sop_instance_uid": self.sop_instance_uid,
+            "study_instance_uid": self.study_instance_uid,
+            "sr_sop_instance_uid": self.sr_sop_instance_uid,
+            "sr_instance": self.sr_instance,
+            "sr_sha256": self.sr_sha256,
+        }
+        if self.kind in (DERIVED_STORED, DERIVED_RETRACTED):
+            content["derived_objects"] = [one for one in json.loads(self.derived_objects) if one.get("ours")]
+        return content
 
 
 #: What the ledger knows of the file as it was closed: size, time of change in ns, inode; end, number and hash of its
@@ -131,12 +166,13 @@ class Audit:
         with _translated(self.path):
             self._file.truncate(self._end)
             self._file.seek(self._end)
-            for effect in _effects(self.ledger, self._head.seq):
-                line = _line(effect, self._head.hash)
+            facts = _facts(self.ledger)
+            for effect in self.ledger.select(_EffectRow, _EFFECTS, self._head.seq):
+                line = _line(effect, facts, self._head.hash)
                 self._file.write(line + b"\n")
                 # Flushed one by one: what Python holds back is not yet in the file when the disk is full.
                 self._file.flush()
-                self._head = Link(effect["seq"], hashlib.sha256(line).hexdigest())
+                self._head = Link(effect.seq, hashlib.sha256(line).hexdigest())
                 self._end += len(line) + 1
                 written += 1
                 if self._head.seq - self._marked >= _MARK_EVERY:
@@ -214,7 +250,7 @@ def verify(ledger: Ledger, path: Path, head: str = "") -> AuditResult:
         There is no audit.
     """
     last, met = Link(), not head
-    expected = _effects(ledger, 0)
+    facts, expected = _facts(ledger), ledger.select(_EffectRow, _EFFECTS, 0)
     try:
         file = path.open("rb")
     except OSError as error:
@@ -226,7 +262,7 @@ def verify(ledger: Ledger, path: Path, head: str = "") -> AuditResult:
             effect = next(expected, None)
             if effect is None:
                 return AuditResult(last, link.seq, "the ledger knows of no such effect")
-            if line != _line(effect, last.hash) + b"\n":
+            if line != _line(effect, facts, last.hash) + b"\n":
                 return AuditResult(last, link.seq, "it differs from what the ledger holds")
             last = link
             met = met or link.hash == head
@@ -241,7 +277,7 @@ def verify(ledger: Ledger, path: Path, head: str = "") -> AuditResult:
     return AuditResult(last)
 
 
-def _links(file: Any, last: Link = Link()) -> Iterator[tuple[bytes, Link | None, str]]:  # frozen
+def _links(file: BinaryIO, last: Link = Link()) -> Iterator[tuple[bytes, Link | None, str]]:  # frozen
     """Yield each line after a place in the chain with its own, or with what is wrong with it; then nothing more."""
     while line := file.readline(_LONGEST):
         why = _wrong(line, last)
@@ -265,26 +301,20 @@ def _wrong(line: bytes, last: Link) -> str:
     return "" if before == last.hash else "it doesn't hold the hash of the line before"
 
 
-def _effects(ledger: Ledger, after: int) -> Iterator[dict[str, Any]]:
-    job = ledger.get("job")
-    facts = {
+def _facts(ledger: Ledger) -> dict[str, object]:
+    """Return what every line says of the run."""
+    job: Job = ledger.get("job")
+    return {
         "run": job["run"],
         "pacs": without_password(str(ledger.get("pacs"))),
         "model": ledger.get("model"),
         "weights_sha256": job["weights"],
         "weights_meaningful": job["meaningful"],
     }
-    for row in ledger.select(_EFFECTS, after):
-        time = datetime.fromtimestamp(row.pop("at"), UTC).isoformat(timespec="milliseconds")
-        derived_objects = row.pop("derived_objects")
-        if row["kind"] in (DERIVED_STORED, DERIVED_RETRACTED):
-            row["derived_objects"] = [one for one in json.loads(derived_objects) if one.get("ours")]
-        head = {"seq": row.pop("seq"), "time": time, "effect": row.pop("kind"), "item": row.pop("no")}
-        yield head | row | facts
 
 
-def _line(effect: dict[str, Any], before: str) -> bytes:
-    return json.dumps(effect | {"prev": before}, separators=(",", ":")).encode()
+def _line(effect: _EffectRow, facts: dict[str, object], before: str) -> bytes:
+    return json.dumps(effect.content() | facts | {"prev": before}, separators=(",", ":")).encode()
 
 
 @contextmanager

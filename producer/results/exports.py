@@ -5,21 +5,23 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple, NotRequired, TypedDict
 
-from backlog.broker.messages import model_of
+from backlog.broker.messages import Job, OperatingPointsSpec, model_of
 from backlog.errors import BacklogError, UsageError
 from backlog.model import LABELS, not_evaluated
 from backlog.outcomes import Outcome
 from backlog.output_file import OutputFile, begins_with
 from producer.ledger.ledger import Ledger
+from producer.ledger.rows import ItemRow
 from producer.ledger.schema import FOUND
 from producer.results.labels import WANTED, count_labels
-from producer.results.only_account import only_account
+from producer.results.only_account import OnlyAccount, only_account
 
-_IDS: Final = ("item", "sop_instance_uid", "study_instance_uid", "sr_sop_instance_uid", "flags")
-COLUMNS: Final = (*_IDS, *LABELS)
+ID_COLUMNS: Final = ("item", "sop_instance_uid", "study_instance_uid", "sr_sop_instance_uid", "flags")
+COLUMNS: Final = (*ID_COLUMNS, *LABELS)
 
 #: In the flags of every row whose scores come from seeded weights.
 MEANINGLESS: Final = "SEEDED_WEIGHTS_SCORES_MEAN_NOTHING"
@@ -32,9 +34,9 @@ _BYTE_ORDER_MARK: Final = "\ufeff"
 
 #: How each form of the scores begins.
 _OWN_CSV: Final = begins_with(
-    f"{','.join(_IDS)},".encode(),
-    f"{_BYTE_ORDER_MARK}{';'.join(_IDS)};".encode(),
-    f"{';'.join(_IDS)};".encode(),
+    f"{','.join(ID_COLUMNS)},".encode(),
+    f"{_BYTE_ORDER_MARK}{';'.join(ID_COLUMNS)};".encode(),
+    f"{';'.join(ID_COLUMNS)};".encode(),
 )
 _OWN_SUMMARY: Final = begins_with(b'{\n  "run": ')
 
@@ -77,20 +79,30 @@ def _is_own_parquet(file: IO[bytes]) -> bool:
         return False
 
 
-def rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class ScoreRow:
+    """A reported item, as the exports have it."""
+
+    item: ItemRow
+    meaningful: bool  #: False of seeded weights
+
+    @property
+    def ids(self) -> tuple[int | str, ...]:
+        """The columns that say which image it is, and what is unusual about it."""
+        one = self.item
+        flags = one.flags if self.meaningful else f"{MEANINGLESS} {one.flags}".strip()
+        return one.no, one.sop_instance_uid, one.study_instance_uid, one.sr_sop_instance_uid, flags
+
+    def by_column(self) -> dict[str, int | str | float | None]:
+        """Return all values, by :data:`COLUMNS`."""
+        return dict(zip(COLUMNS, (*self.ids, *self.item.score_list), strict=True))
+
+
+def rows(ledger: Ledger) -> Iterator[ScoreRow]:
     """Stream one row for each reported item, in the source's order."""
     meaningful = bool(ledger.get("job")["meaningful"])
     for item in ledger.items(Outcome.REPORTED):
-        flags = item.flags if meaningful else f"{MEANINGLESS} {item.flags}".strip()
-        row: dict[str, Any] = {
-            "item": item.no,
-            "sop_instance_uid": item.sop_instance_uid,
-            "study_instance_uid": item.study_instance_uid,
-            "sr_sop_instance_uid": item.sr_sop_instance_uid,
-            "flags": flags,
-        }
-        row.update(zip(LABELS, item.score_list, strict=True))
-        yield row
+        yield ScoreRow(item, meaningful)
 
 
 #: Rows that are written between two looks whether to give up: some milliseconds.
@@ -135,7 +147,7 @@ def write_scores(
         for number, row in enumerate(rows(ledger)):
             if number % _ROWS_A_LOOK == 0 and give_up():
                 raise GivenUp(f"gave up after {number} rows")
-            cells = [cell(row[column]) for column in COLUMNS]
+            cells = [cell(value) for value in row.by_column().values()]
             writer.writerow([_decimal_comma(one) for one in cells] if excel else cells)
 
 
@@ -143,7 +155,7 @@ def write_jsonl(ledger: Ledger, to: Path | OutputFile) -> None:
     """Write one JSON object a line."""
     with OutputFile.of(to).open_text(_is_own_jsonl) as file:
         for row in rows(ledger):
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row.by_column()) + "\n")
 
 
 def write_parquet(ledger: Ledger, to: Path | OutputFile) -> None:
@@ -155,12 +167,12 @@ def write_parquet(ledger: Ledger, to: Path | OutputFile) -> None:
         pyarrow is not installed.
     """
     pa, parquet = _import_parquet()
-    text = [pa.field(name, pa.int64() if name == "item" else pa.string()) for name in _IDS]
+    text = [pa.field(name, pa.int64() if name == "item" else pa.string()) for name in ID_COLUMNS]
     schema = pa.schema([*text, *(pa.field(label, pa.float32()) for label in LABELS)])
     with OutputFile.of(to).open(_is_own_parquet) as file, parquet.ParquetWriter(file, schema) as writer:
-        group: list[dict[str, Any]] = []
+        group: list[dict[str, int | str | float | None]] = []
         for row in rows(ledger):
-            group.append(row)
+            group.append(row.by_column())
             if len(group) == _GROUP:
                 writer.write_table(pa.Table.from_pylist(group, schema))
                 group = []
@@ -173,7 +185,36 @@ WRITERS: Final = {"csv": write_scores, "jsonl": write_jsonl, "parquet": write_pa
 OWN: Final = {"csv": _OWN_CSV, "jsonl": _is_own_jsonl, "parquet": _is_own_parquet}
 
 
-def write_summary(ledger: Ledger, to: Path | OutputFile) -> dict[str, Any]:
+class Summary(TypedDict):
+    """The account of a run, as summary.json and `status` give it."""
+
+    run: str
+    complete: bool
+    total: int
+    reported: int
+    reported_before: int  #: by an earlier run
+    skipped: dict[str, int]  #: by reason
+    quarantined: dict[str, int]  #: by reason
+    seconds: float
+    images_per_second: float
+    model: str
+    labels_not_evaluated: list[str]
+    weights_sha256: str
+    weights_meaningful: bool
+    engine: str
+    only: NotRequired[OnlyAccount]
+    operating_points: NotRequired[OperatingPointsSpec]
+    study_labels: NotRequired[dict[str, int]]
+    derived_objects: NotRequired[dict[str, dict[str, int]]]
+    # What `status` says besides, of a run at this moment:
+    state: NotRequired[str]
+    all_listed: NotRequired[bool]  #: else ``total`` is what was listed so far
+    between: NotRequired[str]  #: the hours at which it sends work
+    waiting_reason: NotRequired[str]
+    seconds_left: NotRequired[int]
+
+
+def write_summary(ledger: Ledger, to: Path | OutputFile) -> Summary:
     """Write summary.json and return what it says."""
     summary = summarise(ledger)
     with OutputFile.of(to).open_text(_OWN_SUMMARY) as file:
@@ -182,12 +223,13 @@ def write_summary(ledger: Ledger, to: Path | OutputFile) -> dict[str, Any]:
     return summary
 
 
-def summarise(ledger: Ledger) -> dict[str, Any]:
+def summarise(ledger: Ledger) -> Summary:
     """Return the account of a run: total = reported + skipped + quarantined when it is complete."""
-    job, tally = ledger.get("job"), ledger.tally()
+    job: Job = ledger.get("job")
+    tally = ledger.tally()
     seconds = float(ledger.get("seconds", 0.0))
     total = int(ledger.get("listed", 0))
-    summary = {
+    summary: Summary = {
         "run": job["run"],
         "complete": bool(ledger.get("all_listed", False)) and tally.ended == total,
         "total": total,
@@ -205,7 +247,7 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
     }
     if account := only_account(ledger):
         summary["only"] = account
-    if job.get("operating_points"):
+    if "operating_points" in job:
         summary["operating_points"] = job["operating_points"]
     if ledger.get(WANTED):
         summary["study_labels"] = count_labels(ledger)
@@ -216,20 +258,25 @@ def summarise(ledger: Ledger) -> dict[str, Any]:
 
 def _found(ledger: Ledger) -> int:
     """Count the reports that an earlier run had stored already."""
-    (row,) = ledger.select("SELECT count(*) AS count FROM effect WHERE kind = ?", FOUND)
-    return int(row["count"])
+    return next(ledger.select(int, "SELECT count(*) FROM effect WHERE kind = ?", FOUND))
+
+
+class _DerivedCount(NamedTuple):
+    kind: str
+    how: str  #: ``stored``, or why it could not be made
+    items: int
 
 
 def _derived_objects(ledger: Ledger) -> dict[str, dict[str, int]]:
     """Count what stands beside the reports, and why what is missing there could not be made."""
     counts: dict[str, dict[str, int]] = {}
     query = (
-        "SELECT one.value ->> 'kind' AS kind, coalesce(one.value ->> 'reason', 'stored') AS how, count(*) AS n"
+        "SELECT one.value ->> 'kind', coalesce(one.value ->> 'reason', 'stored'), count(*)"
         " FROM item, json_each(item.derived_objects) AS one WHERE item.derived_objects <> ''"
         " GROUP BY 1, 2 ORDER BY 1, 2"
     )
-    for row in ledger.select(query):
-        counts.setdefault(row["kind"], {})[row["how"]] = row["n"]
+    for row in ledger.select(_DerivedCount, query):
+        counts.setdefault(row.kind, {})[row.how] = row.items
     return counts
 
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from backlog.broker.messages import Job, points_of
 from backlog.errors import InstanceRejected, UsageError
@@ -39,6 +39,25 @@ _REPORTS: Final = (
     " FROM effect JOIN item ON item.no = effect.item WHERE effect.kind IN (?, ?) AND effect.seq > ?"
     " ORDER BY effect.seq LIMIT ?"
 )
+
+
+class _ReportRow(NamedTuple):
+    seq: int
+    no: int
+    instance: str
+    scores: str
+    outcome: str
+
+
+class _LabelCount(NamedTuple):
+    label: str
+    studies: int
+
+
+class _StudyLabel(NamedTuple):
+    study: str
+    label: str
+    item: int
 
 
 def label_of(finding: str) -> str:
@@ -94,26 +113,28 @@ class StudyLabels(InBatches):
     def batch(self) -> bool:
         """Label the studies of the next reports; return whether there were any."""
         rows = list(
-            self._ledger.select(_REPORTS, STORED, FOUND, int(self._ledger.get("labelled", 0)), _BATCH)
+            self._ledger.select(
+                _ReportRow, _REPORTS, STORED, FOUND, int(self._ledger.get("labelled", 0)), _BATCH
+            )
         )
         if not rows:
             return False
-        present = {row["instance"]: (row["no"], found) for row in rows if (found := self._present(row))}
+        present = {row.instance: (row.no, found) for row in rows if (found := self._present(row))}
         studies = self._pacs.studies_of(list(present))
         labelled = [
             item
             for instance, (item, labels) in present.items()
             if instance in studies and self._label(studies[instance], item, labels)
         ]
-        self._ledger.labels_put(rows[-1]["seq"], labelled)
+        self._ledger.labels_put(rows[-1].seq, labelled)
         return True
 
-    def _present(self, row: dict[str, Any]) -> list[str]:
+    def _present(self, row: _ReportRow) -> list[str]:
         """Return the labels that a report asks for."""
-        if row["outcome"] != Outcome.REPORTED.value:
+        if row.outcome != Outcome.REPORTED.value:
             return []  # the same instance as another item
         job = self._job()
-        compared = zip(LABELS, json.loads(row["scores"]), points_of(job), strict=True)
+        compared = zip(LABELS, json.loads(row.scores), points_of(job), strict=True)
         found = [label_of(label) for label, score, point in compared if score is not None and score >= point]
         return found if job["meaningful"] or not found else [SEEDED_WEIGHTS, *found]
 
@@ -136,8 +157,8 @@ class StudyLabels(InBatches):
 
 def count_labels(ledger: Ledger) -> dict[str, int]:
     """Return how many studies have each label from this run."""
-    query = "SELECT label, count(*) AS n FROM study_label WHERE state = 1 GROUP BY label ORDER BY label"
-    return {row["label"]: row["n"] for row in ledger.select(query)} if ledger.get(WANTED) else {}
+    query = "SELECT label, count(*) FROM study_label WHERE state = 1 GROUP BY label ORDER BY label"
+    return dict(ledger.select(_LabelCount, query)) if ledger.get(WANTED) else {}
 
 
 def remove_labels(ledger: Ledger, pacs: Pacs, seconds: float) -> int:
@@ -157,13 +178,13 @@ def remove_labels(ledger: Ledger, pacs: Pacs, seconds: float) -> int:
     orthanc = check_labels(pacs)
     count = 0
     query = "SELECT study, label, item FROM study_label WHERE state = 1 LIMIT ?"
-    while rows := list(ledger.select(query, _BATCH)):
+    while rows := list(ledger.select(_StudyLabel, query, _BATCH)):
         for row in rows:
             try:
-                retried(partial(orthanc.remove_label, row["study"], row["label"]), seconds)
+                retried(partial(orthanc.remove_label, row.study, row.label), seconds)
             except InstanceRejected as rejected:
                 if rejected.reason is not Reason.NOT_IN_PACS:
                     raise
-        ledger.labels_removed((row["study"], row["label"], row["item"]) for row in rows)
+        ledger.labels_removed(rows)
         count += len(rows)
     return count

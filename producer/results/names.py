@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from backlog.broker.messages import IN_PACS
 from backlog.errors import InstanceRejected
 from backlog.model import LABELS
 from backlog.output_file import OutputFile, begins_with
 from producer.ledger.ledger import Ledger
-from producer.results.exports import cell, rows
+from producer.results.exports import ID_COLUMNS, ScoreRow, cell, rows
 
 if TYPE_CHECKING:
     from backlog.dicom.file import DicomFile
@@ -41,13 +41,12 @@ META: Final = {
     "study_date": "StudyDate",
     "institution_name": "InstitutionName",
 }
-_IDS: Final = ("item", "sop_instance_uid", "study_instance_uid", "sr_sop_instance_uid", "flags")
 
 #: Headers that are asked for at a time, and rows held while they are.
 _ABREAST: Final = 4
 _GROUP: Final = 256
 
-is_own_names = begins_with(",".join((*_IDS, "file_name", *NAMES)).encode())
+is_own_names = begins_with(",".join((*ID_COLUMNS, "file_name", *NAMES)).encode())
 
 
 def write_names(
@@ -90,33 +89,26 @@ def write_names(
     attributes = NAMES | META if meta else NAMES
     missing = written = 0
 
-    def known(row: dict[str, Any]) -> dict[str, str] | None:
+    def known(row: ScoreRow) -> dict[str, str] | None:
         try:
-            return header_values(pacs.header(row["instance"]), attributes)
+            return header_values(pacs.header(str(row.item.instance)), attributes)
         except InstanceRejected:
             return None
 
     with to.open_text(is_own_names) as file, ThreadPoolExecutor(_ABREAST) as pool:
         writer = csv.writer(file)
-        writer.writerow((*_IDS, "file_name", *attributes, *LABELS))
-        stream = _with_references(ledger)
+        writer.writerow((*ID_COLUMNS, "file_name", *attributes, *LABELS))
+        stream = rows(ledger)
         while group := list(islice(stream, _GROUP)):
             for row, values in zip(group, pool.map(known, group), strict=True):
                 missing += values is None
-                name = file_name(source, row["ref"])
+                name = file_name(source, json.loads(row.item.ref))
                 more = [(values or {}).get(column, "") for column in attributes]
-                cells = [*(row[column] for column in _IDS), name, *more, *(row[label] for label in LABELS)]
+                cells = [*row.ids, name, *more, *row.item.score_list]
                 writer.writerow([cell(one) for one in cells])
             written += len(group)
             progress(written)
     return missing
-
-
-def _with_references(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    for row in rows(ledger):
-        item = ledger.item(row["item"])
-        assert item is not None  # noqa: S101  # it was there a moment ago, and none is ever taken away
-        yield row | {"ref": json.loads(item.ref), "instance": item.instance}
 
 
 def file_name(source: Source, reference: int | str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Final, NamedTuple, TypedDict
 
 from backlog.output_file import OutputFile
 from producer.key_table import Key
@@ -33,20 +33,33 @@ class OnlyAccount(TypedDict):
     without_header: int  #: of these, the ones that may be wanted or not: their header can't be read
 
 
+class _FoundRow(NamedTuple):
+    found: int
+    items: int  #: values with several items
+    studies: int  #: values with several studies
+
+
+class _MatchRow(NamedTuple):
+    row: int
+    items: int
+    studies: int
+
+
 def only_account(ledger: Ledger) -> OnlyAccount | None:
     """Return the account of a run's list; None where the run has none."""
     facts: OnlyFacts | None = ledger.get(ONLY)
     if facts is None:
         return None
     (row,) = ledger.select(
-        "SELECT count(*) AS found, coalesce(sum(items > 1), 0) AS items, coalesce(sum(studies > 1), 0) AS studies"
-        " FROM (SELECT sum(items) AS items, count(*) AS studies FROM only_match GROUP BY row)"
+        _FoundRow,
+        "SELECT count(*), coalesce(sum(items > 1), 0), coalesce(sum(studies > 1), 0)"
+        " FROM (SELECT sum(items) AS items, count(*) AS studies FROM only_match GROUP BY row)",
     )
     return account_of(
         facts,
-        found=row["found"],
-        several_items=row["items"],
-        several_studies=row["studies"],
+        found=row.found,
+        several_items=row.items,
+        several_studies=row.studies,
         looked_at=int(ledger.get("looked_at", 0)),
         without_header=int(ledger.get("without_header", 0)),
     )
@@ -119,13 +132,13 @@ def not_found(ledger: Ledger, wanted: OnlyList) -> Iterator[str]:
 
 def _counted(ledger: Ledger, wanted: OnlyList) -> Iterator[tuple[str, int, int]]:
     """Yield each value with the count of its items and of their studies."""
-    query = "SELECT row, sum(items) AS items, count(*) AS studies FROM only_match GROUP BY row ORDER BY row"
-    matches = ledger.select(query)
+    query = "SELECT row, sum(items), count(*) FROM only_match GROUP BY row ORDER BY row"
+    matches = ledger.select(_MatchRow, query)
     match = next(matches, None)
     with wanted.opened() as values:
         for row, value in enumerate(values.all(), 1):
-            if match is None or match["row"] != row:
+            if match is None or match.row != row:
                 yield value, 0, 0
                 continue
-            yield value, match["items"], match["studies"]
+            yield value, match.items, match.studies
             match = next(matches, None)

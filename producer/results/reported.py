@@ -11,7 +11,7 @@ from backlog.broker.messages import DerivedRecord
 from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
-from producer.ledger.rows import ItemRow
+from producer.ledger.rows import ITEM_COLUMNS, ItemRow
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ _PAUSES: Final = (0.25, 5.0)
 
 
 _REPORTED: Final = (
-    f"SELECT {', '.join(ItemRow._fields)},"  # noqa: S608  # names of a type
+    f"SELECT {ITEM_COLUMNS},"  # noqa: S608  # names of a type
     " EXISTS (SELECT 1 FROM retracted WHERE retracted.item = item.no AND found) AS taken,"
     " EXISTS (SELECT 1 FROM effect WHERE effect.item = item.no AND kind = 'derived_objects.retracted') AS derived_taken"
     " FROM item WHERE outcome = 'reported' AND no > ? ORDER BY no LIMIT ?"
@@ -120,7 +120,7 @@ def reported_items(ledger: Ledger, after: int, count: int) -> Iterator[ReportedI
     count
         Most items to return.
     """
-    return ledger.select_as(
+    return ledger.select(
         lambda *columns: ReportedItem(ItemRow(*columns[:-2]), bool(columns[-2]), bool(columns[-1])),
         _REPORTED,
         after,

@@ -53,7 +53,7 @@ def delivered(ledger: Ledger) -> Iterator[tuple[str, str]]:
         f"SELECT {columns} FROM effect JOIN item ON item.no = effect.item"  # noqa: S608  # names of a type
         " WHERE effect.kind = ? ORDER BY effect.seq"
     )
-    for item in ledger.select_as(ItemRow, query, DELIVERED):
+    for item in ledger.select(ItemRow, query, DELIVERED):
         beside_it = [one["sop_instance_uid"] for one in derived_objects(item)]
         for uid in (item.sr_sop_instance_uid, *beside_it):
             yield item.study_instance_uid, uid

@@ -10,7 +10,8 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, Final
+from functools import partial
+from typing import Final, NamedTuple
 
 from backlog.broker.messages import Job
 from backlog.dicom.file import DicomFile
@@ -32,6 +33,13 @@ _NOT_REPORTED: Final = (
     "SELECT no, ref, instance, sop_instance_uid FROM item"
     " WHERE outcome <> 'reported' AND chunk IS NOT NULL AND no > ? ORDER BY no LIMIT ?"
 )
+
+
+class _Unreported(NamedTuple):
+    no: int
+    ref: str  #: JSON: where its source finds it
+    instance: str | None  #: the PACS's id of the image
+    sop_instance_uid: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def unrecorded(
                     regions=job.get("regions", "none"),
                 )
                 wanted[uids[0]] = (
-                    int(item["no"]),
+                    item.no,
                     replace(of, sop_instance_uid=uids[0], series_instance_uid=uids[1]),
                 )
         for uid, instances in _held(pacs, wanted, seconds).items():
@@ -90,36 +98,31 @@ def unrecorded(
             yield Unrecorded(-1, instance, "")
 
 
-def _pages(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
+def _pages(ledger: Ledger) -> Iterator[list[_Unreported]]:
     last = -1
-    while page := list(ledger.select(_NOT_REPORTED, last, _BATCH)):
+    while page := list(ledger.select(_Unreported, _NOT_REPORTED, last, _BATCH)):
         yield page
-        last = int(page[-1]["no"])
+        last = page[-1].no
     kind = ledger.get("job")["source"]["kind"]
     for chunk in ledger.in_flight():
         yield [
-            {
-                "no": item,
-                "ref": json.dumps(ref),
-                "instance": ref if kind in ("orthanc", "dicomweb") else "",
-                "sop_instance_uid": "",
-            }
+            _Unreported(item, json.dumps(ref), str(ref) if kind in ("orthanc", "dicomweb") else "", "")
             for item, ref in chunk.items
         ]
 
 
 def _identity(
-    item: dict[str, Any], pacs: Pacs, read: Callable[[int | str], bytes] | None, seconds: float
+    item: _Unreported, pacs: Pacs, read: Callable[[int | str], bytes] | None, seconds: float
 ) -> Identity | None:
     """Return which image an item is, from what is at hand; None where nothing tells."""
-    uid = item["sop_instance_uid"] or sop_instance_uid(json.loads(item["ref"]))
+    uid = item.sop_instance_uid or sop_instance_uid(json.loads(item.ref))
     if uid and pacs.find([]) is not None:
         return Identity("", "", uid, "", "")
     try:
-        if item["instance"]:
-            return retried(lambda: pacs.header(str(item["instance"])), seconds).identity
+        if item.instance:
+            return retried(partial(pacs.header, item.instance), seconds).identity
         if read is not None:
-            return DicomFile(read(json.loads(item["ref"]))).identity
+            return DicomFile(read(json.loads(item.ref))).identity
     except (InstanceRejected, OSError):
         pass  # it is gone, or no DICOM file: nothing was written of it
     except UsageError:
@@ -127,8 +130,8 @@ def _identity(
         retried(pacs.identity, seconds)  # refused too where it is the password that is wrong
         warn(
             "image.forbidden",
-            f"item {item['no']}: the PACS forbids reading its image, so no report of it is looked for",
-            item=int(item["no"]),
+            f"item {item.no}: the PACS forbids reading its image, so no report of it is looked for",
+            item=item.no,
         )
     return None
 
@@ -162,4 +165,4 @@ def _is_of_run(pacs: Pacs, instance: str, job: Job, seconds: float) -> bool:
 
 def _recorded(ledger: Ledger, instance: str) -> bool:
     query = "SELECT 1 FROM item WHERE outcome = 'reported' AND sr_instance = ? LIMIT 1"
-    return any(True for _ in ledger.select(query, instance))
+    return any(True for _ in ledger.select(int, query, instance))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from backlog.broker.messages import FIRST_STAGES, Job, Stage, model_of
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, StorageFull, UsageError
@@ -70,7 +70,7 @@ def go_on(
     show: Callable[[RunProgress], None],
     say: Callable[[str], None],
     copy: bool = False,
-) -> tuple[dict[str, Any], bool]:
+) -> tuple[exports.Summary, bool]:
     """Work on a run until it is complete or interrupted.
 
     Parameters

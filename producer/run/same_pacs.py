@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.pacs.base import Pacs
@@ -33,6 +33,11 @@ _OWN: Final = (
 _IMAGES: Final = "SELECT instance FROM item WHERE instance <> '' ORDER BY no LIMIT ?"
 
 
+class _OwnReport(NamedTuple):
+    sr_instance: str
+    sr_sha256: str
+
+
 def is_run_pacs(ledger: Ledger, pacs: Pacs) -> bool:
     """Whether a PACS holds what a run stored there; true too of a run that has stored and listed nothing yet.
 
@@ -41,16 +46,17 @@ def is_run_pacs(ledger: Ledger, pacs: Pacs) -> bool:
     ServiceUnavailable, UsageError
         It doesn't answer, or refuses us.
     """
-    reports = [row for order in ("", "DESC") for row in ledger.select(_OWN.format(order=order), _SAMPLES)]
+    reports = [
+        row for order in ("", "DESC") for row in ledger.select(_OwnReport, _OWN.format(order=order), _SAMPLES)
+    ]
     if reports:
-        return any(state_in_pacs(pacs, row["sr_instance"], row["sr_sha256"]) == "right" for row in reports)
+        return any(state_in_pacs(pacs, row.sr_instance, row.sr_sha256) == "right" for row in reports)
     images = list(_images(ledger))
     return not images or any(_holds(pacs, image) for image in images)
 
 
 def _images(ledger: Ledger) -> Iterator[str]:
-    for row in ledger.select(_IMAGES, _SAMPLES):
-        yield str(row["instance"])
+    yield from ledger.select(str, _IMAGES, _SAMPLES)
     for chunk in [*ledger.in_flight()[:1], *ledger.waiting(1)]:
         yield from (ref for _, ref in chunk.items[:_SAMPLES] if isinstance(ref, str))  # an Orthanc's own
 

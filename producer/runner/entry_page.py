@@ -95,8 +95,8 @@ def _row(root: Path, run: RunInfo, words: Words) -> _Row:
         name,
         words.message(run.state.value),
         run.when[:16].replace("T", " "),
-        f"{run.ended} / {run.summary.get('total', 0)}",
-        sum(run.summary.get("quarantined", {}).values()),
+        f"{run.ended} / {run.counts.total}",
+        sum(run.counts.quarantined.values()),
         words("entry_missing", queues=", ".join(run.queues_without_worker))
         if run.queues_without_worker
         else "",

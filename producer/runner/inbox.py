@@ -37,7 +37,9 @@ class Inbox:
         now
             Seconds of a clock that only goes forward.
         """
-        known = {(run.source.get("path"), run.source.get("fingerprint")) for run in runs}
+        known = {
+            (run.source["path"], run.source.get("fingerprint")) for run in runs if run.source is not None
+        }
         for path in sorted(self.folder.glob("*.[zZ][iI][pP]")):
             try:
                 stamp = (path.stat().st_size, path.stat().st_mtime_ns)

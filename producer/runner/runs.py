@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Final
 
+from backlog.broker.messages import SourceSpec
 from backlog.errors import BacklogError
 from backlog.files import replacing
 from producer.results.exports import summarise
@@ -49,6 +51,21 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class RunCounts:
+    """What became of a run's items so far, and how long it took."""
+
+    total: int
+    reported: int
+    skipped: Mapping[str, int]  #: by reason
+    quarantined: Mapping[str, int]  #: by reason
+    seconds: float
+
+
+#: Of a run whose ledger can't be read.
+NOTHING_COUNTED: Final = RunCounts(0, 0, MappingProxyType({}), MappingProxyType({}), 0.0)
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """One run of a folder."""
 
@@ -57,8 +74,8 @@ class RunInfo:
     run: str = ""
     when: str = ""  #: when it was made, ISO 8601
     pacs: str = ""
-    summary: dict[str, Any] = field(default_factory=dict)
-    source: dict[str, Any] = field(default_factory=dict)
+    counts: RunCounts = NOTHING_COUNTED
+    source: SourceSpec | None = None  #: None where its ledger can't be read
     note: str = ""  #: what it waits for, or why it can't be read
     queues_without_worker: tuple[str, ...] = ()
     failure: Failure | None = None
@@ -67,10 +84,8 @@ class RunInfo:
     @property
     def ended(self) -> int:
         """How many of its items have ended."""
-        if not self.summary:
-            return 0
-        by_reason = (*self.summary["skipped"].values(), *self.summary["quarantined"].values())
-        return int(self.summary["reported"]) + sum(int(count) for count in by_reason)
+        by_reason = (*self.counts.skipped.values(), *self.counts.quarantined.values())
+        return self.counts.reported + sum(by_reason)
 
 
 def find_runs(root: Path, known: Iterable[RunInfo] = ()) -> Iterator[RunInfo]:
@@ -119,7 +134,13 @@ def read_run(out: Path) -> RunInfo:
         run=job["run"],
         when=job["when"],
         pacs=pacs,
-        summary=summary,
+        counts=RunCounts(
+            summary["total"],
+            summary["reported"],
+            summary["skipped"],
+            summary["quarantined"],
+            summary["seconds"],
+        ),
         source=job["source"],
         note=published.progress.waiting_reason if published else "",
         queues_without_worker=tuple(published.progress.queues_without_worker) if published else (),
@@ -154,7 +175,7 @@ def write_failure(paths: Paths, failure: Failure) -> None:
     write_whole(paths.runner, vars(failure))
 
 
-def write_whole(path: Path, value: dict[str, Any], mode: int = 0o644) -> None:
+def write_whole(path: Path, value: Mapping[str, object], mode: int = 0o644) -> None:
     """Write a small JSON file, whole or not at all; readers never see half of it.
 
     Parameters

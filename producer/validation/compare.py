@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,13 +134,19 @@ def _name(ledger: Ledger) -> RunName:
     return RunName(job["run"], str(ledger.get("model")), job["weights"], bool(job["meaningful"]))
 
 
+class _ScoredImage(NamedTuple):
+    sop_instance_uid: str
+    study_instance_uid: str
+    scores: str
+
+
 def _scores(ledger: Ledger) -> dict[str, tuple[str, NDArray[np.float32]]]:
     query = (
         "SELECT sop_instance_uid, study_instance_uid, scores FROM item WHERE outcome = 'reported' ORDER BY no"
     )
     return {
-        row["sop_instance_uid"]: (row["study_instance_uid"], np.array(json.loads(row["scores"]), np.float32))
-        for row in ledger.select(query)
+        row.sop_instance_uid: (row.study_instance_uid, np.array(json.loads(row.scores), np.float32))
+        for row in ledger.select(_ScoredImage, query)
     }
 
 

@@ -85,7 +85,7 @@ def test_it_is_waited_longer_from_round_to_round(ledger: Ledger, monkeypatch: py
     monkeypatch.setattr(ledger_module, "_RETRY_AFTER", 1000.0)
     monkeypatch.setattr(ledger_module, "_RETRY_AT_MOST", 5000.0)
     ledger.harvest([(first_chunk(ledger), records(3))])
-    (due,) = [row["due"] for row in ledger.select("SELECT due FROM deferral")]
+    (due,) = ledger.select(float, "SELECT due FROM deferral")
     assert 900 < due - time.time() <= 1000
     assert ledger.due(9) == []
 
@@ -108,7 +108,7 @@ def test_what_a_broken_off_chunk_did_is_kept_and_may_be_done_again(ledger: Ledge
     assert [one.no for one in ledger.in_flight()] == [1]
     ledger.harvest([(chunk, whole)])
     assert ledger.tally().reported == CHUNK
-    assert len(list(ledger.select("SELECT * FROM effect"))) == CHUNK
+    assert len(list(ledger.select(int, "SELECT item FROM effect"))) == CHUNK
 
 
 def test_a_ledger_of_an_earlier_version_learns_to_put_aside(tmp_path: Path) -> None:

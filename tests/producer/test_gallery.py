@@ -21,7 +21,7 @@ from backlog.output_file import OutputFile
 from producer.cli.main import main
 from producer.gallery.images import Picture, Pictures
 from producer.gallery.page import About, write_gallery
-from producer.gallery.selection import Wanted, choose, find_flag, find_label, scores_of
+from producer.gallery.selection import Wanted, choose, find_flag, find_label
 from producer.ledger.ledger import Ledger
 from producer.viewer_link import ViewerLink
 from tests.conftest import need
@@ -50,7 +50,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def numbers(ledger: Ledger, **wanted: Any) -> list[int]:
-    return [row["no"] for row in choose(ledger, Wanted(**wanted)).rows]
+    return [row.no for row in choose(ledger, Wanted(**wanted)).rows]
 
 
 # -- which images --------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def test_the_highest_scores_of_a_finding_come_first(ledger: Ledger) -> None:
 def test_a_flag_is_a_whole_word_and_what_is_left_out_is_said(ledger: Ledger) -> None:
     assert numbers(ledger, flag="modality_lut_ignored") == list(range(0, COUNT, 4))
     chosen = choose(ledger, Wanted(flag="looks_inverted", top=5))
-    assert [row["no"] for row in chosen.rows] == [0, 3, 6, 9, 12]
+    assert [row.no for row in chosen.rows] == [0, 3, 6, 9, 12]
     assert chosen.notes == ["9 more images have the flag looks_inverted; --top shows more"]
 
 
@@ -79,7 +79,6 @@ def test_a_sample_is_the_same_again_and_another_for_another_run(ledger: Ledger, 
     more = choose(ledger, Wanted(sample=100))
     assert len(more.rows) == COUNT
     assert more.notes == [f"there are no more than {COUNT} such images"]
-    assert set(more.rows[0]) >= {"no", "instance", "sop_instance_uid", "ref", "flags", "scores"}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def test_a_list_gives_the_order(
 ) -> None:
     (tmp_path / "list").write_text(text, encoding="utf-8", newline="")
     chosen = choose(ledger, Wanted(listed=tmp_path / "list"))
-    assert ([row["no"] for row in chosen.rows], chosen.notes) == (expected, notes)
+    assert ([row.no for row in chosen.rows], chosen.notes) == (expected, notes)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +201,7 @@ def write(ledger: Ledger, path: Path, language: str = "en", **more: Any) -> Path
     ]
     pictures = Pictures(shown, [(chosen.rows[5], "not_in_pacs")], more.pop("no_heat_maps", ""))
     names = {
-        one.row["no"]: dict.fromkeys(("file_name", "accession_number", "patient_id"), HTML) for one in shown
+        one.row.no: dict.fromkeys(("file_name", "accession_number", "patient_id"), HTML) for one in shown
     }
     about = About(ledger.get("job"), "densenet121-res224-all", Wanted(finding="Pneumothorax", top=6), (HTML,))
     link = ViewerLink.of(more.pop("viewer", ""), "https://me:secret@pacs.example:8042")
@@ -257,10 +256,10 @@ def test_links_lead_into_the_viewer(ledger: Ledger) -> None:
     (row,) = choose(ledger, Wanted(finding="Mass", top=1)).rows
     template = "https://v/viewer?StudyInstanceUIDs={study_instance_uid}&i={instance}"
     link = ViewerLink.of(template, "/folder").to(row)
-    assert link == f"https://v/viewer?StudyInstanceUIDs={row['study_instance_uid']}&i={row['instance']}"
+    assert link == f"https://v/viewer?StudyInstanceUIDs={row.study_instance_uid}&i={row.instance}"
     assert ViewerLink.of("", "/folder").to(row) == ""
     explorer = ViewerLink.of("", "http://10.0.0.1:8042", "https://pacs.example/").to(row)
-    assert explorer == f"https://pacs.example/app/explorer.html#instance?uuid={row['instance']}"
+    assert explorer == f"https://pacs.example/app/explorer.html#instance?uuid={row.instance}"
 
 
 # -- in a browser --------------------------------------------------------------------------------------------
@@ -349,9 +348,9 @@ def test_verdicts_are_kept_saved_and_read_by_validate(
     lines = saved.read_bytes().decode().split("\r\n")
     assert saved.name == "verdicts-20260101000000-abcdef.csv"
     assert lines[0] == "sop_instance_uid,finding,present,verdict"
-    said = [int(scores_of(row)[PNEUMOTHORAX] >= 0.5) for row in rows]  # type: ignore[operator]
+    said = [int(row.score_list[PNEUMOTHORAX] >= 0.5) for row in rows]  # type: ignore[operator]
     expected = [
-        f"{row['sop_instance_uid']},Pneumothorax,{present},{verdict}"
+        f"{row.sop_instance_uid},Pneumothorax,{present},{verdict}"
         for row, present, verdict in zip(
             rows, said, ("disagree", "disagree", "unsure", "", "disagree"), strict=True
         )

@@ -202,7 +202,7 @@ def test_the_audit_has_labels_put_and_removed(ledger: Ledger, pacs: Orthanc, tmp
     with Audit(ledger, tmp_path / "audit.jsonl") as audit:
         audit.catch_up()
     assert follow(ledger, tmp_path / "audit.jsonl").right
-    kinds = [row["kind"] for row in ledger.select("SELECT kind FROM effect WHERE kind LIKE 'labels%'")]
+    kinds = list(ledger.select(str, "SELECT kind FROM effect WHERE kind LIKE 'labels%'"))
     assert kinds == ["labels.put"] * 4 + ["labels.removed"] * 4
 
 

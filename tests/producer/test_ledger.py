@@ -173,7 +173,7 @@ def test_of_two_harvests_of_a_chunk_the_first_counts(ledger: Ledger) -> None:
     ledger.harvest([(chunk, {0: found, 1: reported(1)})])
     assert list(ledger.items()) == before
     assert (ledger.tally().reported, ledger.tally().quarantined) == (1, {"unreadable": 1})
-    assert [row["kind"] for row in ledger.select("SELECT kind FROM effect")] == ["report.stored"]
+    assert list(ledger.select(str, "SELECT kind FROM effect")) == ["report.stored"]
 
 
 def test_the_same_instance_again_is_a_duplicate(ledger: Ledger) -> None:
@@ -212,8 +212,8 @@ def test_a_report_that_was_deleted_again_is_kept_as_that(ledger: Ledger) -> None
     ledger.retract([(0, "1.3.0", True)])
     ledger.retract([(0, "1.3.0", True)])
     ledger.retract([(1, "1.3.1", False)])
-    assert len(list(ledger.select("SELECT item FROM retracted"))) == 2
-    kinds = [row["kind"] for row in ledger.select("SELECT kind FROM effect ORDER BY seq")]
+    assert len(list(ledger.select(int, "SELECT item FROM retracted"))) == 2
+    kinds = list(ledger.select(str, "SELECT kind FROM effect ORDER BY seq"))
     assert kinds == ["report.stored", "report.stored", "report.retracted"]
 
 
@@ -347,7 +347,7 @@ def test_a_killed_producer_leaves_a_ledger_that_adds_up(path: Path, ledger: Ledg
         assert counted.reported == sum(item.outcome == "reported" for item in ended)
         open_items = [item for chunk in after.waiting(-1) + after.in_flight() for item, _ in chunk.items]
         assert sorted(open_items + [item.no for item in ended]) == list(range(listed)), "lost or doubled"
-        assert next(after.select("PRAGMA integrity_check"))["integrity_check"] == "ok"
+        assert next(after.select(str, "PRAGMA integrity_check")) == "ok"
         after.close()
     assert listed > 100
 

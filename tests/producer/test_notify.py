@@ -15,6 +15,7 @@ from backlog.settings import from_environment
 from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Tally
 from producer.monitoring.notify import Notifier
+from producer.results.exports import Summary
 from tests.support.servers import free_port, wait_until
 
 RUN = "20260101000000-abcdef"
@@ -57,13 +58,21 @@ def receiver() -> Iterator[Receiver]:
     made.server.server_close()
 
 
-SUMMARY = {
+SUMMARY: Summary = {
+    "run": RUN,
+    "complete": True,
     "total": 10,
     "reported": 7,
+    "reported_before": 0,
     "skipped": {"lateral": 1},
     "quarantined": {"undecodable": 2},
-    "run": RUN,
-    "source": "/inbox/SILVA^MARIA.zip",
+    "seconds": 12.0,
+    "images_per_second": 0.6,
+    "model": "/inbox/SILVA^MARIA.zip",  # nothing but the run and the counts is sent
+    "labels_not_evaluated": [],
+    "weights_sha256": "",
+    "weights_meaningful": True,
+    "engine": "",
 }
 
 

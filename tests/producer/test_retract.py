@@ -112,8 +112,7 @@ def pacs() -> Any:
 
 
 def effects(ledger: Ledger, kind: str) -> list[int]:
-    rows = ledger.select("SELECT item FROM effect WHERE kind = ? ORDER BY item", kind)
-    return [row["item"] for row in rows]
+    return list(ledger.select(int, "SELECT item FROM effect WHERE kind = ? ORDER BY item", kind))
 
 
 def test_every_report_is_taken_back_once(ledger: Ledger, pacs: Any) -> None:

@@ -156,7 +156,7 @@ def state(out: Path) -> RunState:
 
 def right(out: Path) -> bool:
     found = read_run(out)
-    return found.state is RunState.COMPLETE and found.ended == found.summary["total"] > 0
+    return found.state is RunState.COMPLETE and found.ended == found.counts.total > 0
 
 
 @pytest.mark.usefixtures("workers")
@@ -185,30 +185,28 @@ def test_a_run_goes_on_after_the_runner_restarts(site: Site, how: int) -> None:
     wait_until(lambda: state(out) is not RunState.RUNNING, 60, "its producer is gone")
     before = read_run(out)
     assert before.state is RunState.INTERRUPTED
-    assert before.summary["seconds"] > 0
+    assert before.counts.seconds > 0
     process = site.start()
     try:
         wait_until(lambda: right(out), 120, "it is complete")
     finally:
         process.terminate()
         process.wait(60)
-    assert read_run(out).summary["seconds"] > before.summary["seconds"]
+    assert read_run(out).counts.seconds > before.counts.seconds
 
 
 @pytest.mark.usefixtures("workers")
 def test_a_killed_producer_is_replaced_and_its_time_is_kept(site: Site) -> None:
     out = site.queue(site.backlog("a.zip", count=60), "first")
     with working(site.runner()) as runner:
-        wait_until(
-            lambda: read_run(out).ended >= 4 and read_run(out).summary["seconds"] > 0, 120, "on its way"
-        )
+        wait_until(lambda: read_run(out).ended >= 4 and read_run(out).counts.seconds > 0, 120, "on its way")
         assert runner._child is not None
         os.kill(runner._child.pid, signal.SIGKILL)
         wait_until(lambda: read_run(out).failure is not None, 60, "its end is noted")
         failure = read_run(out).failure
         assert failure is not None
         assert "SIGKILL" in failure.reason
-        assert read_run(out).summary["seconds"] > 0
+        assert read_run(out).counts.seconds > 0
         wait_until(lambda: right(out), 120, "it is complete")
         wait_until(lambda: not Paths(out).runner.exists(), 60, "the note is gone")
 
@@ -277,7 +275,7 @@ def test_ctrl_c_keeps_a_run_from_being_gone_on_with(site: Site) -> None:
             stderr=log,
         )
     wait_until(lambda: (out / "ledger.sqlite").exists() and state(out) is RunState.RUNNING, 60, "it runs")
-    wait_until(lambda: read_run(out).summary["total"] > 0, 60, "it has listed")
+    wait_until(lambda: read_run(out).counts.total > 0, 60, "it has listed")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 4
     assert state(out) is RunState.STOPPED

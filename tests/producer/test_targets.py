@@ -11,7 +11,7 @@ import pytest
 from backlog.settings import Settings
 from producer.monitoring.runs import RunsMetrics
 from producer.monitoring.targets import announced, own_address, prune
-from producer.runner.runs import Failure, RunInfo, RunState
+from producer.runner.runs import Failure, RunCounts, RunInfo, RunState
 from tests.support.servers import free_port
 
 
@@ -39,8 +39,8 @@ def test_a_producer_that_fails_leaves_its_target_to_be_missed(tmp_path: Path) ->
 
 def test_the_runners_numbers_outlive_the_producers(tmp_path: Path) -> None:
     settings = Settings(metrics_port=free_port(), metrics_targets=str(tmp_path))
-    summary = {"reported": 7, "skipped": {"lateral": 2}, "quarantined": {}, "total": 9}
-    run = RunInfo(tmp_path, RunState.COMPLETE, run="r", summary=summary, failure=Failure("x", 2, 0.0, 0.0))
+    counts = RunCounts(total=9, reported=7, skipped={"lateral": 2}, quarantined={}, seconds=1.0)
+    run = RunInfo(tmp_path, RunState.COMPLETE, run="r", counts=counts, failure=Failure("x", 2, 0.0, 0.0))
     with RunsMetrics(settings, lambda: [run]) as served:
         with urllib.request.urlopen(f"http://127.0.0.1:{served.port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
