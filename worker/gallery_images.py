@@ -1,8 +1,8 @@
 """What the gallery shows of each image: ``python -m worker.gallery_images``, asked on stdin, answering on stdout.
 
-One JSON object asks for all images (`Request`). The first line that comes back says whether there are heat maps; then
-comes a line for each image, in order: the radiograph as JPEG with its heat maps, or why there is none. Images are
-fetched and decoded by the reader's process, as for the scores, and nothing is stored.
+One JSON object asks for all images (`GalleryRequest`). The first line that comes back says whether there are heat
+maps; then comes a line for each image, in order: the radiograph as JPEG with its heat maps, or why there is none.
+Images are fetched and decoded by the reader's process, as for the scores, and nothing is stored.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, Final, TypedDict
+from typing import IO, Any, Final
 
-from backlog.dicom.eligibility import Rules, RulesSpec
+from backlog.dicom.eligibility import Rules
 from backlog.errors import (
     KNOWN_FAILURE,
     UNAVAILABLE,
@@ -30,6 +30,13 @@ from backlog.model import LABELS
 from backlog.outcomes import Reason
 from backlog.processes import cores
 from backlog.settings import Settings, from_environment
+from backlog.worker_programs import (
+    GalleryHead,
+    GalleryImage,
+    GalleryRejection,
+    GalleryRequest,
+    RequestedImage,
+)
 from worker.reader.pool import Readers
 from worker.reader.protocol import PreprocessedImage, RejectedImage
 
@@ -43,23 +50,9 @@ _TRIES: Final = 3
 _PAUSE_SECONDS: Final = 1.0
 
 
-class RequestedImage(TypedDict):
-    """One image and what the run knows of it."""
-
-    instance: str
-    sop_instance_uid: str
-    scores: list[float | None]
-
-
-class Request(TypedDict):
-    """What the gallery asks for."""
-
-    images: list[RequestedImage]
-    rules: RulesSpec  #: the run's: what it scored is shown
-    weights: str  #: SHA-256 of the weights that scored
-
-
-def answers(request: Request, settings: Settings) -> Iterator[dict[str, Any]]:
+def answers(
+    request: GalleryRequest, settings: Settings
+) -> Iterator[GalleryHead | GalleryImage | GalleryRejection]:
     """Yield the first line and one for each image.
 
     Raises
@@ -131,15 +124,19 @@ def _read(
             at, tries = at + 1, 0
 
 
-def _answer(image: RequestedImage, seen: PreprocessedImage | RejectedImage, maps: Any) -> dict[str, Any]:
+def _answer(
+    image: RequestedImage, seen: PreprocessedImage | RejectedImage, maps: Any
+) -> GalleryImage | GalleryRejection:
     if isinstance(seen, RejectedImage):
         return {"rejected": seen.rejection.reason.value}
     if seen.sop_instance_uid != image["sop_instance_uid"]:
         return {"rejected": Reason.NOT_IN_PACS.value}
     assert seen.displayed is not None  # noqa: S101  # it was asked for
     jpeg, width, height = _jpeg(seen.displayed)
-    answer = {"jpeg": jpeg, "width": width, "height": height, "contrast": seen.contrast}
-    return answer if maps is None else answer | _heat(image, maps(seen.image))
+    answer: GalleryImage = {"jpeg": jpeg, "width": width, "height": height, "contrast": seen.contrast}
+    if maps is not None:
+        _add_heat(answer, image, maps(seen.image))
+    return answer
 
 
 def _jpeg(grey: Any) -> tuple[str, int, int]:
@@ -152,8 +149,8 @@ def _jpeg(grey: Any) -> tuple[str, int, int]:
     return base64.b64encode(file.getvalue()).decode("ascii"), picture.width, picture.height
 
 
-def _heat(image: RequestedImage, found: Any) -> dict[str, Any]:
-    """Return where each finding's score is raised; nothing where the image is now scored otherwise than reported."""
+def _add_heat(answer: GalleryImage, image: RequestedImage, found: Any) -> None:
+    """Add where each finding's score is raised; nothing where the image is now scored otherwise than reported."""
     import numpy as np
 
     if any(
@@ -161,18 +158,19 @@ def _heat(image: RequestedImage, found: Any) -> dict[str, Any]:
         for seen, score in zip(found.scores, image["scores"], strict=True)
         if score is not None
     ):
-        return {"other_scores": True}
+        answer["other_scores"] = True
+        return
     levels = np.stack([found.heat(finding) for finding in range(len(LABELS))])
     quantised = np.round(255 * np.nan_to_num(levels)).astype(np.uint8)
-    return {
-        "heat": base64.b64encode(quantised.tobytes()).decode("ascii"),
-        "cells": int(levels.shape[-1]),
-    }
+    answer["heat"], answer["cells"] = (
+        base64.b64encode(quantised.tobytes()).decode("ascii"),
+        int(levels.shape[-1]),
+    )
 
 
 def serve(requests: IO[str], to: IO[str]) -> None:
     """Answer one request, a line at a time, as the images come."""
-    request: Request = json.load(requests)
+    request: GalleryRequest = json.load(requests)
     for answer in answers(request, from_environment()):
         to.write(json.dumps(answer) + "\n")
         to.flush()

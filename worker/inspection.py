@@ -18,14 +18,13 @@ from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, InstanceRejected,
 from backlog.model import LABELS, MODELS, PRODUCT, SCORE_DIGITS, scores_notice
 from backlog.output_file import OutputFile
 from backlog.settings import Settings, from_environment
+from backlog.worker_programs import Inspection
 
 #: How a PNG's text says what made it (PNG specification, 11.3.4.3: a chunk's type, keyword, zero, text).
 _MARK: Final = b"tEXtSoftware\0" + PRODUCT.encode()
 
 
-def inspect(
-    file: DicomFile, settings: Settings, picture: OutputFile | None, *, score: bool
-) -> dict[str, Any]:
+def inspect(file: DicomFile, settings: Settings, picture: OutputFile | None, *, score: bool) -> Inspection:
     """Return what would be done with a file.
 
     Parameters
@@ -39,7 +38,7 @@ def inspect(
     score
         Whether to load the model and score the picture.
     """
-    found: dict[str, Any] = {"outcome": "would be reported", "reason": "", "detail": "", "flags": []}
+    found: Inspection = {"outcome": "would be reported", "reason": "", "detail": "", "flags": []}
     try:
         rules = Rules.from_settings(settings)
         judgement = screen(file.header, rules)
@@ -59,15 +58,16 @@ def inspect(
         from worker.pixels.preprocess import model_input  # numpy
 
         seen = model_input(file, input_side=MODELS[settings.model].side)
-        found |= {"bits": seen.bits, "flags": sorted(flag.value for flag in seen.flags | flags(known, rules))}
+        found["bits"] = seen.bits
+        found["flags"] = sorted(flag.value for flag in seen.flags | flags(known, rules))
         if picture is not None:
             _write(seen.image, picture)
             found["picture"] = str(picture.path)
         if score:
-            found |= _scores(seen.image, settings)
+            _add_scores(found, seen.image, settings)
     except InstanceRejected as rejected:
         found["outcome"] = f"would be {rejected.reason.outcome.value}"
-        found |= {"reason": rejected.reason.value, "detail": rejected.detail}
+        found["reason"], found["detail"] = rejected.reason.value, rejected.detail
     return found
 
 
@@ -88,7 +88,7 @@ def _write(image: Any, to: OutputFile) -> None:
         grey.save(file, format="PNG", pnginfo=about)
 
 
-def _scores(image: Any, settings: Settings) -> dict[str, Any]:
+def _add_scores(found: Inspection, image: Any, settings: Settings) -> None:
     from worker.model.engine import load
     from worker.model.weights import locate
 
@@ -97,14 +97,13 @@ def _scores(image: Any, settings: Settings) -> dict[str, Any]:
     )
     engine = load(weights, engine=settings.engine, threads=settings.threads or 1)
     scores = engine.scores(image[None, None])[0]
-    rounded = {
+    if notice := scores_notice(meaningful=weights.meaningful):
+        found["warning"] = notice
+    found["weights_meaningful"] = weights.meaningful
+    found["scores"] = {
         label: round(float(score), SCORE_DIGITS) if trained else None
         for label, score, trained in zip(LABELS, scores, weights.model.evaluated, strict=True)
     }
-    found: dict[str, Any] = {"weights_meaningful": weights.meaningful, "scores": rounded}
-    if notice := scores_notice(meaningful=weights.meaningful):
-        found = {"warning": notice} | found
-    return found
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from backlog.errors import ServiceUnavailable, UsageError
 from backlog.log import event, set_up
 from backlog.settings import from_environment
 from backlog.version import build
+from backlog.worker_programs import WorkerDescription
 from worker.derived.libraries import kinds_made_here
 from worker.own_queues import take_from_own_queues
 from worker.reader.spawn import preload
@@ -42,7 +43,7 @@ def _infers() -> bool:
 
 
 @inspect_command(name="describe")
-def _describe(*_: Any, **__: Any) -> dict[str, Any]:
+def _describe(*_: Any, **__: Any) -> WorkerDescription:
     """Say which code this worker runs, with which weights, and what it can make: for `doctor`, and a run's begin."""
     return {
         "build": build(),

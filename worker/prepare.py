@@ -14,6 +14,7 @@ import sys
 from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, UsageError
 from backlog.log import set_up
 from backlog.settings import from_environment
+from backlog.worker_programs import PreparedModel
 
 
 def main() -> None:
@@ -46,7 +47,12 @@ def main() -> None:
     except BacklogError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(KNOWN_FAILURE) from None
-    print(json.dumps({"weights": weights.sha256, "meaningful": weights.meaningful, "engine": engine.name}))  # noqa: T201
+    answer: PreparedModel = {
+        "weights": weights.sha256,
+        "meaningful": weights.meaningful,
+        "engine": engine.name,
+    }
+    print(json.dumps(answer))  # noqa: T201
 
 
 if __name__ == "__main__":

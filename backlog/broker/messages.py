@@ -215,6 +215,10 @@ class ReportItem(TypedDict):
     evidence: NotRequired[EvidenceSpec]  #: where something of it is drawn
 
 
+#: What a message carries of each image.
+StageItem = UploadItem | RetrieveItem | InferItem | ReportItem
+
+
 class StageTime(TypedDict):
     """How long one stage of one chunk took, kept with the chunk's claim like the records."""
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from celery import Celery
 
-from backlog.broker.messages import TASKS, Job, Stage, task_id
+from backlog.broker.messages import TASKS, Job, Stage, StageItem, task_id
 from backlog.broker.queues import queue_of
 
 
 def send(
-    app: Celery, stage: Stage, job: Job, chunk: int, items: Sequence[Any], *, retry: bool = True
+    app: Celery, stage: Stage, job: Job, chunk: int, items: Sequence[StageItem], *, retry: bool = True
 ) -> None:
     """Send a chunk's message. Its printed form shows no more than run, chunk and count.
 

@@ -19,7 +19,7 @@ from backlog.pacs.address import DICOMWEB
 from backlog.pacs.base import StoreResult
 from backlog.pacs.dicomweb_rest import JSON, DicomwebRest
 from backlog.pacs.multipart import encode
-from backlog.pacs.stow import DUPLICATE, failure, store_answer, value
+from backlog.pacs.stow import DUPLICATE, DicomJson, failure, store_answer, value
 from backlog.settings import Settings
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Dicomweb:
         """Close the connections."""
         self.rest.close()
 
-    def _at(self, study: str, series: str, sop: str) -> list[dict[str, Any]]:
+    def _at(self, study: str, series: str, sop: str) -> list[DicomJson]:
         """Return what the server has of an instance in its series. What it finds is compared: some ignore a query."""
         query = {"SOPInstanceUID": sop, "includefield": _PATIENT_ID}
         found = self.rest.search_if_known(f"/studies/{study}/series/{series}/instances", query)

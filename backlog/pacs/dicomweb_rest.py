@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any, Final
+from typing import Final
 
 import requests
 
@@ -13,6 +13,7 @@ from backlog.outcomes import Reason
 from backlog.pacs.http_errors import translated
 from backlog.pacs.http_session import HttpSession
 from backlog.pacs.multipart import DICOM, boundary_of, only_part
+from backlog.pacs.stow import DicomJson
 
 JSON: Final = "application/dicom+json"
 
@@ -28,7 +29,7 @@ _STEP: Final = 1 << 18
 class DicomwebRest(HttpSession):
     """Requests to one DICOMweb service; a bad answer is raised as what it means for the run."""
 
-    def search(self, path: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
+    def search(self, path: str, query: Mapping[str, str]) -> list[DicomJson]:
         """Return what matches a query (QIDO-RS, PS3.18 10.6), as DICOM JSON; one page of it.
 
         Parameters
@@ -48,7 +49,7 @@ class DicomwebRest(HttpSession):
             raise self.not_dicomweb()
         return found
 
-    def search_if_known(self, path: str, query: Mapping[str, str]) -> list[dict[str, Any]] | None:
+    def search_if_known(self, path: str, query: Mapping[str, str]) -> list[DicomJson] | None:
         """Return what matches a query, as :meth:`search`; None where the server doesn't have the resource."""
         response = self.request("GET", path, params=dict(query), headers={"Accept": JSON})
         with closing(response):

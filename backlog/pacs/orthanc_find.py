@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Final, TypedDict, cast
 
 from backlog.errors import InstanceRejected, UsageError
 from backlog.pacs.orthanc_rest import OrthancRest, checked_id
@@ -37,6 +37,17 @@ class Level(Enum):
         ]
 
 
+class OrthancResource(TypedDict, total=False):
+    """What Orthanc says of a patient, study, series or instance; other versions say more or less."""
+
+    ID: str
+    Type: str
+    MainDicomTags: dict[str, str]
+    LastUpdate: str
+    ParentStudy: str
+    Instances: list[str]
+
+
 class OrthancFind:
     """Queries by an identifier.
 
@@ -52,7 +63,7 @@ class OrthancFind:
         self._longest_answer = dict.fromkeys(Level, 0)
         self._probed: set[Level] = set()
 
-    def find_all(self, level: Level, keyword: str, values: Sequence[str]) -> list[dict[str, Any]]:
+    def find_all(self, level: Level, keyword: str, values: Sequence[str]) -> list[OrthancResource]:
         """Return every resource whose identifier is one of the values, with its main tags.
 
         Parameters
@@ -64,7 +75,7 @@ class OrthancFind:
         values
             Without wildcards and backslashes.
         """
-        found: list[dict[str, Any]] = []
+        found: list[OrthancResource] = []
         waiting = list(values)
         while waiting:
             longest = self._longest_answer[level]
@@ -85,11 +96,15 @@ class OrthancFind:
         found = self._rest.parsed(self._rest.call("POST", "/tools/lookup", data=value.encode()))
         return [str(one["ID"]) for one in found if one.get("Type") == level.value]
 
-    def _query(self, level: Level, query: dict[str, str]) -> list[dict[str, Any]]:
+    def resource(self, level: Level, identifier: str) -> OrthancResource:
+        """Return one resource with its main tags. Rejected as ``not_in_pacs`` when it is gone."""
+        return cast("OrthancResource", self._rest.json(f"{level.path}/{checked_id(identifier)}"))
+
+    def _query(self, level: Level, query: dict[str, str]) -> list[OrthancResource]:
         body = {"Level": level.value, "Query": query, "Expand": True}
         return list(self._rest.parsed(self._rest.call("POST", "/tools/find", json=body)))
 
-    def _each(self, level: Level, keyword: str, value: str) -> list[dict[str, Any]]:
+    def _each(self, level: Level, keyword: str, value: str) -> list[OrthancResource]:
         """Return every resource of one value.
 
         Raises
@@ -105,10 +120,10 @@ class OrthancFind:
                     " configuration, then go on with resume"
                 )
             return answer
-        resources = []
+        resources: list[OrthancResource] = []
         for one in self.lookup(level, value):
             try:
-                resources.append(self._rest.json(f"{level.path}/{checked_id(one)}"))
+                resources.append(self.resource(level, one))
             except InstanceRejected:
                 continue  # deleted meanwhile
         return resources
@@ -130,5 +145,5 @@ class OrthancFind:
         return self._longest_answer[level]
 
 
-def _tag(resource: dict[str, Any], keyword: str) -> str:
+def _tag(resource: OrthancResource, keyword: str) -> str:
     return str(dict(resource.get("MainDicomTags", {})).get(keyword, "")).strip()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.configuration import OrthancConfiguration
-from backlog.pacs.orthanc_find import Level, OrthancFind
+from backlog.pacs.orthanc_find import Level, OrthancFind, OrthancResource
 from backlog.pacs.orthanc_rest import OrthancRest, checked_id
 
 
@@ -30,7 +29,7 @@ class OrthancResources(OrthancFind):
         """Its address."""
         return self.rest.url
 
-    def series(self, since: int, limit: int, query: Mapping[str, str]) -> list[dict[str, Any]]:
+    def series(self, since: int, limit: int, query: Mapping[str, str]) -> list[OrthancResource]:
         """Return a page of series with their main tags and instances, in Orthanc's own order.
 
         Parameters
@@ -49,7 +48,7 @@ class OrthancResources(OrthancFind):
             answer = self.rest.parsed(self.rest.call("POST", "/tools/find", json=body))
         return list(answer)
 
-    def series_in(self, level: Level, resource: str) -> list[dict[str, Any]]:
+    def series_in(self, level: Level, resource: str) -> list[OrthancResource]:
         """Return all series of a patient or study. Rejected as ``not_in_pacs`` when it is gone."""
         path = f"{level.path}/{checked_id(resource)}/series"
         answer = self.rest.parsed(self.rest.call("GET", path))
@@ -100,9 +99,9 @@ class OrthancResources(OrthancFind):
         found = self.rest.json("/statistics")
         return {name: int(value) for name, value in found.items() if name.startswith("Count")}
 
-    def study(self, study: str) -> dict[str, Any]:
+    def study(self, study: str) -> OrthancResource:
         """Return one study with its main tags. Rejected as ``not_in_pacs`` when it is gone."""
-        return self.rest.json(f"/studies/{checked_id(study)}")
+        return self.resource(Level.STUDY, study)
 
     def has_labels(self) -> bool:
         """Return whether it and its database keep labels: since Orthanc 1.12 (Orthanc Book, "Labels")."""
@@ -123,15 +122,15 @@ class OrthancResources(OrthancFind):
         """Take a label off a study; one that is not there is no error."""
         self.rest.call("DELETE", f"/studies/{checked_id(study)}/labels/{label}")
 
-    def simplified_tags(self, instance: str) -> dict[str, Any]:
+    def simplified_tags(self, instance: str) -> dict[str, object]:
         """Return one instance's header as keywords and text."""
         return self.rest.json(f"/instances/{checked_id(instance)}/simplified-tags")
 
-    def tags_of_instances(self, series: str) -> dict[str, dict[str, Any]]:
+    def tags_of_instances(self, series: str) -> dict[str, dict[str, object]]:
         """Return the headers of a series' instances, as keywords and text, by their ids."""
         answer = self.rest.json(f"/series/{checked_id(series)}/instances-tags?simplify")
         return {str(instance): tags for instance, tags in answer.items() if isinstance(tags, dict)}
 
-    def shared_tags(self, series: str) -> dict[str, Any]:
+    def shared_tags(self, series: str) -> dict[str, object]:
         """Return what the headers of all instances of a series have in common, as keywords and text."""
         return self.rest.json(f"/series/{checked_id(series)}/shared-tags?simplify")

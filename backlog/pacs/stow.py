@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Reason
+
+#: A data set in DICOM JSON (PS3.18 annex F), by tags: nothing about what a server puts there is sure.
+DicomJson = Mapping[str, object]
 
 #: Attributes of the answer (PS3.18 table 10.5.3-1), by their tags in DICOM JSON.
 _FAILED: Final = "00081198"
@@ -36,15 +40,17 @@ class StoreAnswer:
         return not self.stored and self.failure in (None, DUPLICATE, _PROCESSING_FAILURE)
 
 
-def value(item: Any, tag: str) -> Any:
+def value(item: object, tag: str) -> Any:
     """Return the first value of an attribute in DICOM JSON (PS3.18 annex F); None where it has none."""
+    if not isinstance(item, Mapping):
+        return None
     try:
         return item[tag]["Value"][0]
     except (KeyError, IndexError, TypeError):
         return None
 
 
-def store_answer(body: Any, sop_instance_uid: str) -> StoreAnswer | None:
+def store_answer(body: object, sop_instance_uid: str) -> StoreAnswer | None:
     """Return what an answer says of one instance; None where it doesn't name it.
 
     Parameters
@@ -93,7 +99,7 @@ def failure(url: str, reason: int | None) -> BacklogError:
     return ServiceUnavailable(f"the PACS at {url} did not store an instance ({said})")
 
 
-def _items(body: dict[str, Any], tag: str) -> list[Any]:
+def _items(body: DicomJson, tag: str) -> list[DicomJson]:
     found = body.get(tag)
     items = found.get("Value") if isinstance(found, dict) else None
     return [one for one in items if isinstance(one, dict)] if isinstance(items, list) else []

@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from backlog.broker.messages import ConversionSpec
     from backlog.settings import Settings
+    from producer.sources.open import Selection
 
 
 OK = 0
@@ -193,7 +195,7 @@ def with_schedule(
     return settings
 
 
-def conversion_of(make_uids: bool, wrap_images: bool, names: str, table: Path | None) -> Any:
+def conversion_of(make_uids: bool, wrap_images: bool, names: str, table: Path | None) -> ConversionSpec:
     """Return what is to be made of files that are no DICOM objects yet.
 
     Parameters
@@ -207,7 +209,6 @@ def conversion_of(make_uids: bool, wrap_images: bool, names: str, table: Path | 
     table
         The archive's table, if it has one.
     """
-    from backlog.broker.messages import ConversionSpec
     from backlog.inputs.image_names import table_sha256
 
     if (names or table) and not wrap_images:
@@ -222,7 +223,7 @@ def conversion_of(make_uids: bool, wrap_images: bool, names: str, table: Path | 
     return spec
 
 
-def selection_of(since: str, modality: Sequence[str], study_date: str) -> Any:
+def selection_of(since: str, modality: Sequence[str], study_date: str) -> Selection:
     """Return the selection that the options name; one that only an Orthanc can make is refused elsewhere later.
 
     Parameters

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,6 +29,10 @@ from producer.cli.options import (
 )
 from producer.cli.output import echo, only_rows, printable, read_settings
 from producer.translation import t
+
+if TYPE_CHECKING:
+    from backlog.outcomes import Reason
+    from producer.plan import Plan
 
 
 @click.command()
@@ -87,7 +92,7 @@ def plan(
         echo(line)
 
 
-def _plan_lines(made: Any, names: bool) -> list[str]:
+def _plan_lines(made: Plan, names: bool) -> list[str]:
     from producer.plan import ADVICE
 
     whole = made.read + sum(made.by_listing.values()) == made.total
@@ -124,15 +129,15 @@ def _plan_lines(made: Any, names: bool) -> list[str]:
 _RECURS = 3
 
 
-def _words(made: Any, names: bool) -> list[tuple[str, int]]:
+def _words(made: Plan, names: bool) -> list[tuple[str, int]]:
     """Return the body parts that weren't understood; those of a few items only where names may be shown."""
     return [(word, count) for word, count in made.unreadable.most_common() if names or count >= _RECURS]
 
 
-def _plan_json(made: Any, names: bool) -> dict[str, Any]:
+def _plan_json(made: Plan, names: bool) -> dict[str, object]:
     from producer.plan import ADVICE
 
-    def ending(counts: dict[Any, int]) -> list[dict[str, Any]]:
+    def ending(counts: Mapping[Reason, int]) -> list[dict[str, object]]:
         return [
             {"reason": reason.value, "items": count}
             | ({"advice": ADVICE[reason]} if reason in ADVICE else {})

@@ -54,8 +54,8 @@ class Bars(AbstractContextManager["Bars"]):
         done = {"upload": seen.uploaded, "infer": seen.inferred, "report": seen.tally.ended}
         done["retrieve"] = seen.uploaded
         for name, task in self._tasks.items():
-            fields: dict[str, Any] = {"rate": self._rate.text(name, done[name])}
-            self._progress.update(task, completed=done[name], total=seen.total, **fields)
+            rate = self._rate.text(name, done[name])
+            self._progress.update(task, completed=done[name], total=seen.total, rate=rate)
         listing = "" if seen.all_listed else t("listing: {count} so far").format(count=seen.listed)
         self._progress.note = ", ".join(filter(None, (listing, note(seen))))
 

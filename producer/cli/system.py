@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +18,9 @@ from backlog.processes import cores
 from producer.cli.options import FAILED, FORCE, OK
 from producer.cli.output import echo, printable, read_settings, say_beside, work
 from producer.translation import t, translated
+
+if TYPE_CHECKING:
+    from backlog.worker_programs import Inspection
 
 
 @click.command()
@@ -42,7 +45,7 @@ def inspect(file: Path, picture: Path | None, force: bool, no_scores: bool, as_j
             *(["--force"] if force else []),
             *(["--no-scores"] if no_scores else []),
         ]
-        found = ask_worker("worker.inspection", *arguments)
+        found: Inspection = json.loads(ask_worker("worker.inspection", *arguments))
         if picture is not None and "picture" in found:
             found["picture"] = str(picture)
             if picture == STDOUT and shown is not None:
@@ -56,7 +59,7 @@ def inspect(file: Path, picture: Path | None, force: bool, no_scores: bool, as_j
         say_beside(beside, line)
 
 
-def _inspection_lines(found: dict[str, Any]) -> Iterator[str]:
+def _inspection_lines(found: Inspection) -> Iterator[str]:
     reason = (
         f" ({found['reason']}{': ' if found['detail'] else ''}{found['detail']})" if found["reason"] else ""
     )

@@ -305,9 +305,9 @@ def _write_validation(files: _Files, about: Any, joined: Joined, found: list[Fin
 
 
 def _write_points(files: _Files, about: Any, found: list[FindingFigures]) -> None:
-    from producer.validation.operating_points import document
+    from producer.validation.operating_points import ProposedPoint, document
 
-    points = {
+    points: dict[str, ProposedPoint] = {
         one.label: {
             "threshold": one.proposed.threshold,
             "positives": one.positives,

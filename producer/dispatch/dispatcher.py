@@ -7,14 +7,14 @@ that came back does not count against the window, and an item that was put aside
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import ChunkProgress
-from backlog.broker.messages import Job, Stage
+from backlog.broker.messages import InferItem, Job, RetrieveItem, Stage, StageItem, UploadItem
 from backlog.broker.sending import send
 from backlog.errors import ServiceUnavailable
 from producer.dispatch.context import RunContext, RunObserver
@@ -286,19 +286,15 @@ class Dispatcher:
     def _send(self, chunk: ChunkRow, *, retry: bool = False) -> None:
         context = self.context
         stage = context.source.first
-        key = {Stage.UPLOAD: "entry", Stage.INFER: "instance"}.get(stage)
-        items: list[dict[str, Any]] = [
-            {"i": index} | ({key: ref} if key else {}) for index, (_, ref) in enumerate(chunk.items)
-        ]
         if stage is Stage.RETRIEVE:  # UIDs stand in no message
             context.claims.set_references(context.run, chunk.no, [str(ref) for _, ref in chunk.items])
         job = context.job
         if retry or chunk.no in context.ledger.deferred_chunks():
             job = {**job, "retry": True, "history": context.ledger.history(chunk.no).events}
         context.claims.mark_sent(context.run, [chunk.no])
-        self._send_message(stage, job, chunk.no, items)
+        self._send_message(stage, job, chunk.no, _items(stage, chunk))
 
-    def _send_message(self, stage: Stage, job: Job, chunk: int, items: list[Any]) -> None:
+    def _send_message(self, stage: Stage, job: Job, chunk: int, items: Sequence[StageItem]) -> None:
         context = self.context
         with (
             context.claims.broker.reached()
@@ -338,3 +334,12 @@ class Dispatcher:
                 size = len(self.in_flight[number].items)
                 progress.uploaded += size * (state.stage >= Stage.INFER)
                 progress.inferred += size * (state.stage >= Stage.REPORT)
+
+
+def _items(stage: Stage, chunk: ChunkRow) -> Sequence[StageItem]:
+    """Return a chunk's items as the message for a run's first stage has them."""
+    if stage is Stage.UPLOAD:
+        return [UploadItem(i=index, entry=ref) for index, (_, ref) in enumerate(chunk.items)]
+    if stage is Stage.INFER:
+        return [InferItem(i=index, instance=str(ref)) for index, (_, ref) in enumerate(chunk.items)]
+    return [RetrieveItem(i=index) for index in range(len(chunk.items))]

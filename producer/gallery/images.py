@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backlog.broker.messages import model_of
+from backlog.worker_programs import GalleryHead, GalleryImage, GalleryRejection, GalleryRequest
 from producer.ledger.rows import ItemRow
 from producer.run.worker_command import stream_worker
 
@@ -65,10 +67,10 @@ def draw(
     BacklogError
         The PACS is unavailable or refuses us, or no worker is installed.
     """
-    request = {
+    request: GalleryRequest = {
         "images": [
             {
-                "instance": row.instance,
+                "instance": str(row.instance),
                 "sop_instance_uid": row.sop_instance_uid,
                 "scores": row.score_list,
             }
@@ -81,9 +83,10 @@ def draw(
     if not job["meaningful"] and not settings.weights:
         given["weights"] = "seeded"  # they follow from the seed alone: no setting need lead to them
     answers = stream_worker("worker.gallery_images", request, **given)
-    first = next(answers)
-    found = Pictures(no_heat_maps=first["reason"])
-    for row, answer in zip(rows, answers, strict=True):
+    head: GalleryHead = json.loads(next(answers))
+    found = Pictures(no_heat_maps=head["reason"])
+    for row, line in zip(rows, answers, strict=True):
+        answer: GalleryImage | GalleryRejection = json.loads(line)
         if "rejected" in answer:
             found.missing.append((row, answer["rejected"]))
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from backlog.broker.messages import TASKS
 from backlog.errors import UsageError
@@ -136,7 +136,7 @@ def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _account(found: Figures, words: Words) -> dict[str, Any]:
+def _account(found: Figures, words: Words) -> dict[str, object]:
     summary = found.summary
     skipped, quarantined = sum(summary["skipped"].values()), sum(summary["quarantined"].values())
     return {
@@ -159,7 +159,7 @@ def _account(found: Figures, words: Words) -> dict[str, Any]:
     }
 
 
-def _tables(found: Figures, audit: AuditResult | None, words: Words) -> dict[str, Any]:
+def _tables(found: Figures, audit: AuditResult | None, words: Words) -> dict[str, object]:
     facts = [
         (
             words(f"fact_{key}") if f"fact_{key}" in words.phrases else words("here", name=key),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from backlog.outcomes import Reason
 from producer.ledger.rows import ItemRow
@@ -51,9 +51,9 @@ MEANINGS: Final[dict[str, str]] = {
 }
 
 
-def item_json(item: ItemRow, name: str | None = None) -> dict[str, Any]:
+def item_json(item: ItemRow, name: str | None = None) -> dict[str, object]:
     """Return what the ledger says of an item under the names that commands use, with its name where one is given."""
-    shown = {
+    shown: dict[str, object] = {
         "item": item.no,
         "outcome": item.outcome,
         "reason": item.reason,

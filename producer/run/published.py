@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from backlog.files import replacing
 from producer.dispatch.progress import RunProgress
@@ -89,7 +89,7 @@ class Publisher:
 def read_published(path: Path) -> Published | None:
     """Return what was published last; None where nothing was, or by another version."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         news = dict(content["progress"])
         news["tally"] = Tally(**news["tally"])
         return Published(

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
 
 from backlog.errors import (
     KNOWN_FAILURE,
@@ -21,13 +20,14 @@ from backlog.errors import (
 )
 from backlog.processes import die_with_parent
 from backlog.settings import child_environment
+from backlog.worker_programs import PreparedModel
 
 
 class Stopped(BacklogError):
     """The user asked to stop while we waited for a process; it was ended."""
 
 
-def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> dict[str, Any]:
+def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> PreparedModel:
     """Verify the weights and export them where needed, in a process of its own.
 
     Parameters
@@ -37,11 +37,6 @@ def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> 
     **settings
         Settings of that process, by field name, instead of this one's.
 
-    Returns
-    -------
-    dict
-        ``weights`` (SHA-256), ``meaningful``, ``engine``.
-
     Raises
     ------
     UsageError
@@ -49,7 +44,8 @@ def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> 
     Stopped
         Given up.
     """
-    return ask_worker("worker.prepare", stop=stop, **settings)
+    model: PreparedModel = json.loads(ask_worker("worker.prepare", stop=stop, **settings))
+    return model
 
 
 def need_worker() -> None:
@@ -60,8 +56,8 @@ def need_worker() -> None:
 
 def ask_worker(
     module: str, *arguments: str, stop: Callable[[], bool] = lambda: False, **settings: str
-) -> dict[str, Any]:
-    """Run a module of the worker's in a process of its own and return the JSON object that it prints.
+) -> str:
+    """Run a module of the worker's in a process of its own and return the line of JSON that it prints last.
 
     Parameters
     ----------
@@ -97,12 +93,11 @@ def ask_worker(
             process.kill()
             raise
     _check_end(module, process.returncode, errors)
-    answer: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
-    return answer
+    return output.strip().splitlines()[-1]
 
 
-def stream_worker(module: str, request: Mapping[str, Any], **settings: str) -> Iterator[dict[str, Any]]:
-    """Run a module of the worker's in a process of its own, and yield the JSON objects that it prints, line by line.
+def stream_worker(module: str, request: Mapping[str, object], **settings: str) -> Iterator[str]:
+    """Run a module of the worker's in a process of its own, and yield the lines of JSON that it prints.
 
     Parameters
     ----------
@@ -138,8 +133,7 @@ def stream_worker(module: str, request: Mapping[str, Any], **settings: str) -> I
             with suppress(BrokenPipeError):  # it has ended: its status tells why
                 process.stdin.write(json.dumps(request))
                 process.stdin.close()
-            for line in process.stdout:
-                yield json.loads(line)
+            yield from process.stdout
             process.wait()
         except BaseException:
             process.kill()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from backlog.broker.messages import QUEUES, Stage
 from backlog.errors import UsageError
 from backlog.settings import Settings
+from backlog.worker_programs import WorkerDescription
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -49,7 +50,7 @@ def ask_workers(app: Celery, enough: Callable[[WorkerInfo], bool] = lambda _: Fa
     """
     found: list[WorkerInfo] = []
 
-    def take(answer: dict[str, dict[str, Any]]) -> None:
+    def take(answer: Mapping[str, WorkerDescription]) -> None:
         for name, told in sorted(answer.items()):
             found.append(_info(name, told))
             if enough(found[-1]):
@@ -60,7 +61,7 @@ def ask_workers(app: Celery, enough: Callable[[WorkerInfo], bool] = lambda _: Fa
     return found
 
 
-def _info(name: str, told: dict[str, Any]) -> WorkerInfo:
+def _info(name: str, told: WorkerDescription) -> WorkerInfo:
     return WorkerInfo(
         name,
         str(told.get("build", "")),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Any, Final
+from typing import Final
 
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.dicom.eligibility import Rules, rejection_reason
@@ -14,7 +14,7 @@ from backlog.errors import InstanceRejected
 from backlog.log import warn
 from backlog.outcomes import Reason
 from backlog.pacs.dicomweb import INSTANCE, SERIES, STUDY, Dicomweb
-from backlog.pacs.stow import value
+from backlog.pacs.stow import DicomJson, value
 from producer.sources import base as sources
 from producer.sources.base import Entry, Page, never_silent
 from producer.sources.orthanc import OWN_MANUFACTURER, OWN_MODALITIES
@@ -140,7 +140,7 @@ class DicomwebSource:
         """Return what studies have to match; instances are compared again, since servers leave keys out of account."""
         return {"ModalitiesInStudy": self.modality} if self.modality and "\\" not in self.modality else {}
 
-    def entries_of(self, study: str, found: Mapping[str, Any]) -> Iterator[Entry]:
+    def entries_of(self, study: str, found: DicomJson) -> Iterator[Entry]:
         """Yield the instances of a study, none of what this system wrote; some are skipped by the listing alone.
 
         Parameters
@@ -150,7 +150,7 @@ class DicomwebSource:
         found
             What the server answered of it; how many instances it says that there are, if it does.
         """
-        series_of: dict[str, list[dict[str, Any]]] = {}
+        series_of: dict[str, list[DicomJson]] = {}
         listed = self._instances(study, found)
         for one in listed:
             series_of.setdefault(str(value(one, SERIES) or ""), []).append(one)
@@ -174,7 +174,7 @@ class DicomwebSource:
         for number in range(len(listed), announced):
             yield Entry(f"{study}/?/{number + 1}", 0, Reason.NOT_LISTED)
 
-    def _instances(self, study: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _instances(self, study: str, found: DicomJson) -> list[DicomJson]:
         """Return the instances of a study, with what tells their kind."""
         announced = _count(found, _INSTANCES_IN_STUDY)
         fields = {"includefield": f"{_MODALITY},{_MANUFACTURER}"}
@@ -189,7 +189,7 @@ class DicomwebSource:
             self._has_instances_of_study = self._has_instances_of_study and not instances
         return list(instances.values())
 
-    def _by_series(self, study: str, found: Mapping[str, Any], fields: dict[str, str]) -> Resources:
+    def _by_series(self, study: str, found: DicomJson, fields: dict[str, str]) -> Resources:
         instances: Resources = {}
         announced = _count(found, _SERIES_IN_STUDY)
         all_series = list_all(self.pacs.rest, f"/studies/{study}/series", fields, SERIES, announced=announced)
@@ -207,7 +207,7 @@ class DicomwebSource:
             }
         return instances
 
-    def _is_own(self, one: dict[str, Any], instance: str) -> bool:
+    def _is_own(self, one: DicomJson, instance: str) -> bool:
         """Whether a series is of reports that this system wrote: results, not inputs."""
         if str(value(one, _MODALITY) or "") not in OWN_MODALITIES:
             return False
@@ -221,7 +221,7 @@ class DicomwebSource:
                 return False  # the workers tell what it is
         return str(manufacturer).startswith(OWN_MANUFACTURER)
 
-    def _reason(self, one: dict[str, Any]) -> Reason | None:
+    def _reason(self, one: DicomJson) -> Reason | None:
         tags = {
             "SOPClassUID": str(value(one, _SOP_CLASS) or ""),
             "Modality": str(value(one, _MODALITY) or ""),
@@ -240,7 +240,7 @@ class DicomwebSource:
         return str(ref)
 
 
-def _count(found: Mapping[str, Any], tag: str) -> int | None:
+def _count(found: DicomJson, tag: str) -> int | None:
     try:
         return int(value(found, tag))
     except (TypeError, ValueError):

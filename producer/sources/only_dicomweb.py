@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from backlog.errors import UsageError
 from backlog.pacs.dicomweb import INSTANCE, SERIES, STUDY
+from backlog.pacs.stow import DicomJson
 from backlog.pacs.stow import value as value_of
 from producer.key_table import Key
 from producer.sources.base import Entry
@@ -57,7 +58,7 @@ class DicomwebFinder:
             for study, found in self._studies(key, value).items():
                 yield FoundStudy(value, study, self._entries(key, value, study, found))
 
-    def _studies(self, key: Key, value: str) -> dict[str, dict[str, Any]]:
+    def _studies(self, key: Key, value: str) -> dict[str, DicomJson]:
         """Return the studies that a value stands in, by their UIDs."""
         search = _SEARCHES[key]
         query = {search.keyword: value, "includefield": f"{STUDY},{search.tag}"}
@@ -67,7 +68,7 @@ class DicomwebFinder:
                 f"the PACS finds more than {_MOST} for one {search.keyword}: it seems not to select by it. Give a list"
                 " of study_instance_uid"
             )
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, DicomJson] = {}
         for one in listed.found.values():
             theirs, study = value_of(one, search.tag), str(value_of(one, STUDY) or "")
             if theirs is None or not study:
@@ -90,7 +91,7 @@ class DicomwebFinder:
                 " accession_number or patient_id"
             )
 
-    def _entries(self, key: Key, value: str, study: str, found: dict[str, Any]) -> list[Entry]:
+    def _entries(self, key: Key, value: str, study: str, found: DicomJson) -> list[Entry]:
         entries = list(self.source.entries_of(study, found))
         if key is Key.SERIES_INSTANCE_UID:
             return [one for one in entries if str(one.ref).startswith(f"{study}/{value}/")]

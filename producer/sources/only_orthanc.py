@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from backlog.errors import InstanceRejected
-from backlog.pacs.orthanc_find import Level
+from backlog.pacs.orthanc_find import Level, OrthancResource
 from producer.key_table import Key
 from producer.sources.base import Entry
 from producer.sources.only_pacs import FoundStudy
@@ -48,7 +48,7 @@ class OrthancFinder:
                 continue  # deleted meanwhile
             yield FoundStudy(tags[keyword].strip(), tags.get("StudyInstanceUID", ""), entries)
 
-    def _entries(self, level: Level, resource: dict[str, Any]) -> Iterator[Entry]:
+    def _entries(self, level: Level, resource: OrthancResource) -> Iterator[Entry]:
         """Yield the instances of a resource but the reports of this system, as the whole Orthanc is listed."""
         if level is Level.INSTANCE:
             yield Entry(str(resource["ID"]))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.dicom.eligibility import Rules, rejection_reason
@@ -12,6 +12,7 @@ from backlog.dicom.eligibility_attributes import EligibilityAttributes
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Outcome, Reason
 from backlog.pacs.orthanc import Orthanc
+from backlog.pacs.orthanc_find import OrthancResource
 from producer.sources.base import Entry, Page, never_silent
 from producer.sources.series_listing import Listing, ListingPosition, QueryListing, WholeListing, tags_of
 
@@ -75,7 +76,7 @@ class OrthancSource:
             entries = [entry for one in series if listing.matches(one) for entry in self.entries_of(one)]
             yield Page(entries, position.cursor, last=position.ended)
 
-    def entries_of(self, series: dict[str, Any]) -> Iterator[Entry]:
+    def entries_of(self, series: OrthancResource) -> Iterator[Entry]:
         """Yield the instances of a series, none of what this system wrote; some are skipped by the listing alone."""
         tags = tags_of(series)
         if tags.get("Modality") in OWN_MODALITIES and tags.get("Manufacturer", "").startswith(
@@ -123,7 +124,7 @@ def _worth_asking(tags: dict[str, str], rules: Rules) -> bool:
     return rejection_reason(EligibilityAttributes.from_tags(tags), rules) is not None
 
 
-def _skip(header: dict[str, Any], rules: Rules) -> Reason | None:
+def _skip(header: Mapping[str, object], rules: Rules) -> Reason | None:
     """Return why an instance is skipped, by its own header; what may be quarantined is the workers' to say."""
     if not header.get("SOPClassUID"):
         return None

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from backlog.errors import InstanceRejected, UsageError
 from backlog.pacs.orthanc import Orthanc
+from backlog.pacs.orthanc_find import OrthancResource
 
 #: Series of one page of Orthanc's answers.
 _SERIES_PAGE: Final = 500
@@ -27,7 +28,7 @@ _STUDIES: Final = 4096
 class Listing(Protocol):
     """Series in an order that stays, but for those that come and go."""
 
-    def page(self, since: int, limit: int) -> list[dict[str, Any]]:
+    def page(self, since: int, limit: int) -> list[OrthancResource]:
         """Return series from an offset on; none where there are none."""
         ...
 
@@ -35,7 +36,7 @@ class Listing(Protocol):
         """Return how many there are, from another source than the pages."""
         ...
 
-    def matches(self, series: dict[str, Any]) -> bool:
+    def matches(self, series: OrthancResource) -> bool:
         """Whether a series was selected."""
         ...
 
@@ -47,7 +48,7 @@ class QueryListing:
     orthanc: Orthanc
     query: dict[str, str]
 
-    def page(self, since: int, limit: int) -> list[dict[str, Any]]:
+    def page(self, since: int, limit: int) -> list[OrthancResource]:
         """Return series from an offset on; none where there are none."""
         return self.orthanc.series(since, limit, self.query)
 
@@ -55,7 +56,7 @@ class QueryListing:
         """Return how many there are, from another source than the pages."""
         return self.orthanc.count_series(self.query) or 0
 
-    def matches(self, series: dict[str, Any]) -> bool:  # noqa: ARG002  # Orthanc has matched it
+    def matches(self, series: OrthancResource) -> bool:  # noqa: ARG002  # Orthanc has matched it
         """Whether a series was selected."""
         return True
 
@@ -69,7 +70,7 @@ class WholeListing:
         self._study_date = study_date
         self._date_of = lru_cache(_STUDIES)(self._read_study_date)
 
-    def page(self, since: int, limit: int) -> list[dict[str, Any]]:
+    def page(self, since: int, limit: int) -> list[OrthancResource]:
         """Return series from an offset on; none where there are none."""
         return self._orthanc.series(since, limit, {})
 
@@ -77,7 +78,7 @@ class WholeListing:
         """Return how many there are, from another source than the pages."""
         return self._orthanc.statistics()["CountSeries"]
 
-    def matches(self, series: dict[str, Any]) -> bool:
+    def matches(self, series: OrthancResource) -> bool:
         """Whether a series was selected."""
         if self._modalities and tags_of(series).get("Modality", "").strip().upper() not in self._modalities:
             return False
@@ -115,7 +116,7 @@ class ListingPosition:
         """What the ledger keeps."""
         return f"{self._offset}:{self._last}"
 
-    def next_series(self) -> list[dict[str, Any]]:
+    def next_series(self) -> list[OrthancResource]:
         """Return the series that follow; :attr:`ended` then says whether they are the last.
 
         Raises
@@ -138,7 +139,7 @@ class ListingPosition:
             " corrected, go on with resume"
         )
 
-    def _read(self) -> list[dict[str, Any]]:
+    def _read(self) -> list[OrthancResource]:
         if self._last:
             # The last one again, in front: it shows that no series came or went before it.
             series = self._listing.page(self._offset - 1, _SERIES_PAGE + 1)
@@ -176,6 +177,6 @@ class ListingPosition:
         return [str(one["ID"]) for one in self._listing.page(since, limit)]
 
 
-def tags_of(resource: dict[str, Any]) -> dict[str, str]:
+def tags_of(resource: OrthancResource) -> dict[str, str]:
     """Return a resource's main DICOM tags as text."""
     return {str(keyword): str(value) for keyword, value in dict(resource.get("MainDicomTags", {})).items()}

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, Final
+from typing import Final
 
 from backlog.errors import UsageError
 from backlog.log import warn
 from backlog.pacs.dicomweb import STUDY
 from backlog.pacs.dicomweb_rest import DicomwebRest
-from backlog.pacs.stow import value
+from backlog.pacs.stow import DicomJson, value
 
 #: Resources of one page, and most studies of one slice that is longer than a day.
 _PAGE: Final = 200
@@ -31,7 +31,7 @@ LAST_DAY: Final = date(2100, 12, 31)
 
 _SECONDS: Final = 24 * 60 * 60
 
-Resources = dict[str, dict[str, Any]]
+Resources = dict[str, DicomJson]
 
 
 @dataclass(frozen=True)

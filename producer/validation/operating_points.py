@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from backlog.errors import UsageError
 from backlog.files import check_is_file
@@ -25,7 +26,7 @@ class _Twice(ValueError):
     """A name stands twice in one object: which of the two counts would be a matter of luck."""
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     for name, _ in pairs if len(found) < len(pairs) else ():
         if sum(name == other for other, _ in pairs) > 1:
@@ -49,6 +50,16 @@ class OperatingPoints:
         return self.thresholds.get(label, default)
 
 
+class ProposedPoint(TypedDict):
+    """One finding's point in a file, and what is known of it."""
+
+    threshold: float
+    positives: int
+    negatives: int
+    sensitivity: float
+    specificity: float
+
+
 def document(
     *,
     model: str,
@@ -58,7 +69,7 @@ def document(
     rule: str,
     created: str,
     source: str,
-    points: dict[str, dict[str, Any]],
+    points: Mapping[str, ProposedPoint],
 ) -> str:
     """Return the text of a file.
 

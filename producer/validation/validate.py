@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -40,11 +40,11 @@ class FindingFigures:
     uncertain: int  #: as the table has them, before the choice was made
     blank: int
     enough: bool  #: whether there are at least :data:`MIN_OF_EACH` of each
-    auc: Interval | None  #: None where there are only positives or only negatives
-    average_precision: Interval | None
-    brier: float | None
-    used: Decision | None  #: at the point that the run used
-    proposed: Decision | None
+    auc: Interval | None = None  #: None where there are only positives or only negatives
+    average_precision: Interval | None = None
+    brier: float | None = None
+    used: Decision | None = None  #: at the point that the run used
+    proposed: Decision | None = None
     bins: list[Bin] = field(default_factory=list)
     roc: list[tuple[float, float]] = field(default_factory=list)
     groups: dict[str, list[GroupFigures]] = field(default_factory=dict)
@@ -120,20 +120,20 @@ def _figures(
     point: float,
 ) -> FindingFigures:
     positives, negatives = int(truth.sum()), int((~truth).sum())
-    base: dict[str, Any] = {
-        "label": label,
-        "positives": positives,
-        "negatives": negatives,
-        "uncertain": int((values == UNCERTAIN).sum()),
-        "blank": int((values == BLANK).sum()),
-        "enough": min(positives, negatives) >= MIN_OF_EACH,
-    }
+    counted = FindingFigures(
+        label,
+        positives,
+        negatives,
+        uncertain=int((values == UNCERTAIN).sum()),
+        blank=int((values == BLANK).sum()),
+        enough=min(positives, negatives) >= MIN_OF_EACH,
+    )
     if not positives or not negatives:
-        return FindingFigures(**base, auc=None, average_precision=None, brier=None, used=None, proposed=None)
+        return counted
     ranking, draws = Ranking(scores, truth), Resampling(joined.clusters[kept])
-    threshold = metrics.propose(scores, truth, rule) if rule and base["enough"] else None
-    return FindingFigures(
-        **base,
+    threshold = metrics.propose(scores, truth, rule) if rule and counted.enough else None
+    return replace(
+        counted,
         auc=draws.interval(metrics.auc(scores, truth), ranking.auc),
         average_precision=draws.interval(metrics.average_precision(scores, truth), ranking.average_precision),
         brier=metrics.brier(scores, truth),

@@ -17,7 +17,7 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import MAX_WORKER_CRASHES, Claims, Refusal
 from backlog.broker.connection import Broker
-from backlog.broker.messages import QUEUES, ItemRecord, Job, Stage
+from backlog.broker.messages import QUEUES, ItemRecord, Job, ReportItem, Stage
 from backlog.broker.sending import send
 from backlog.errors import ClaimLost, ServiceUnavailable, StorageFull, UsageError
 from backlog.settings import Settings
@@ -341,7 +341,8 @@ def test_a_message_of_others_at_the_head_of_a_queue_is_no_time(claims: Claims, r
 def test_messages_say_nothing_of_a_patient(claims: Claims, redis_url: str) -> None:
     """Flower and the workers' logs show the printed form of a task."""
     app = make_app(Settings(redis_url=redis_url))
-    send(app, REPORT, job(), 1, [{"i": 0, "instance": "0123abcd", "scores": [0.5]}])
+    item: ReportItem = {"i": 0, "instance": "0123abcd", "scores": [0.5], "flags": []}
+    send(app, REPORT, job(), 1, [item])
     (text,) = cast("list[str]", claims.broker.client.lrange("report", 0, -1))
     headers = json.loads(text)["headers"]
     assert headers["argsrepr"] == f"(run={RUN}, chunk=1, n=1)"

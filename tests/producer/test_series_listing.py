@@ -12,6 +12,7 @@ import pytest
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.pacs.orthanc import Orthanc
+from backlog.pacs.orthanc_find import OrthancResource
 from producer.sources import series_listing
 from producer.sources.orthanc import OrthancSource
 from producer.sources.series_listing import ListingPosition
@@ -83,14 +84,14 @@ class Changing:
         if self.in_order_of_ids:
             self.ids.sort()
 
-    def page(self, since: int, limit: int) -> list[dict[str, Any]]:
+    def page(self, since: int, limit: int) -> list[OrthancResource]:
         shown = self.ids[: len(self.ids) - self.hidden]
         return [{"ID": name} for name in shown[since : since + min(limit, self.most)]]
 
     def count(self) -> int:
         return len(self.ids)
 
-    def matches(self, series: dict[str, Any]) -> bool:
+    def matches(self, series: OrthancResource) -> bool:
         return True
 
 
@@ -147,7 +148,7 @@ def test_no_page_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         listing.add(f"{number:03}")
     page = listing.page
 
-    def noted(since: int, limit: int) -> list[dict[str, Any]]:
+    def noted(since: int, limit: int) -> list[OrthancResource]:
         found = page(since, limit)
         shown.extend(one["ID"] for one in found)
         return found

@@ -25,7 +25,7 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import Claims
 from backlog.broker.connection import Broker
-from backlog.broker.messages import DEFERRED, QUEUES, ItemRecord, Job, SourceSpec, Stage
+from backlog.broker.messages import DEFERRED, QUEUES, ItemRecord, Job, SourceSpec, Stage, UploadItem
 from backlog.broker.sending import send
 from backlog.dicom.eligibility import Rules
 from backlog.errors import ClaimLost, InstanceRejected, ServiceUnavailable, StorageFull, UsageError
@@ -93,7 +93,8 @@ class Shop:
         with ZipArchive(path) as opened:
             places = [member.place for member in opened.members()]
         job = self.job(path, **more)
-        send(self.app, Stage.UPLOAD, job, 1, [{"i": i, "entry": place} for i, place in enumerate(places)])
+        items = [UploadItem(i=i, entry=place) for i, place in enumerate(places)]
+        send(self.app, Stage.UPLOAD, job, 1, items)
         return job
 
     def take(self, stage: Stage) -> list[Message]:
