@@ -52,7 +52,7 @@ DOORS = {
             "worker.health",
         ),
         *("worker.tasks.chunk", "worker.tasks.registry"),
-        *("producer.dispatch.context", "producer.run.execute", "producer.run.worker_inventory"),
+        *("producer.dispatch.context", "producer.run.dispatch_run", "producer.run.worker_inventory"),
         *(
             "producer.monitoring.metrics",
             "producer.monitoring.poller",

@@ -33,6 +33,11 @@ from producer.ledger.run_job import RunJob
 from producer.monitoring import poller as poller_module
 from producer.monitoring.metrics import Metrics
 from producer.monitoring.runs import RunsMetrics
+from producer.results.audit_log import Audit
+from producer.run.dispatch_run import metrics_of
+from producer.run.folder import Paths
+from producer.run.open_run import OpenRun
+from tests.chaos.simulated import Simulated
 from tests.conftest import need
 from tests.support.ended_runs import harvest, list_items, new_ledger, rejected, reported, some_scores, times
 from tests.support.servers import ROOT, RedisServer, free_port, wait_until
@@ -253,10 +258,15 @@ def test_a_port_that_is_taken_and_a_missing_library_are_said(
         build(ledger, redis_url, tmp_path)
 
 
-def test_nothing_is_served_where_nobody_asked(ledger: Ledger) -> None:
-    from producer.run.execute import _metrics
-
-    assert _metrics(Settings(), ledger, None, None, ledger.get("job"), "") is None  # type: ignore[arg-type]
+def test_nothing_is_served_where_nobody_asked(ledger: Ledger, redis_url: str, tmp_path: Path) -> None:
+    settings, paths = Settings(redis_url=redis_url), Paths(tmp_path)
+    with Audit(ledger, paths.audit) as audit:
+        run = OpenRun(settings, paths, ledger, audit, RunJob(ledger), Simulated(1), "", print)
+        assert metrics_of(run, Claims(redis_url), make_app(settings)) is None
+        asked = replace(
+            run, settings=replace(settings, metrics_port=free_port()), pacs_url=str(tmp_path / "pacs")
+        )
+        assert isinstance(metrics_of(asked, Claims(redis_url), make_app(settings)), Metrics)
 
 
 # -- the alerts and the dashboard ----------------------------------------------------------------------------

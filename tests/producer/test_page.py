@@ -26,7 +26,7 @@ from producer.page.page import write_page
 from producer.page.statistics import MAX_ITEMS, gather, wilson
 from producer.page.words import words_of
 from producer.results.audit_log import Audit, AuditResult, Link
-from producer.run.execute import _write_page
+from producer.run import ending
 from producer.run.folder import Paths
 from tests.conftest import need
 from tests.support.browser import Browser
@@ -378,7 +378,7 @@ def test_without_the_libraries_the_run_ends_without_the_page_and_says_so(
     monkeypatch.delattr("producer.page.charts", raising=False)
     said: list[str] = []
     with Audit(ledger, tmp_path / "audit.jsonl") as audit:
-        _write_page(ledger, Paths(tmp_path), audit, said.append, Settings())
+        ending.write_page(ledger, Paths(tmp_path), audit, said.append, Settings())
     (line,) = said
     assert line.startswith("No summary page: it needs jinja2 and matplotlib: install cxr-backlog[page]")
     assert not Paths(tmp_path).page.exists()

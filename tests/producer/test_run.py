@@ -33,7 +33,7 @@ from producer.ledger.ledger import Ledger
 from producer.ledger.run_database import LedgerFenced
 from producer.ledger.run_job import RunJob
 from producer.run import create as begin
-from producer.run import execute
+from producer.run import ending
 from producer.run import folder as run_folder
 from producer.run.create import create
 from producer.run.folder import Paths, is_running, new_folder, only_producer
@@ -186,14 +186,14 @@ def test_a_run_that_is_to_stop_says_who_writes_the_rest_of_its_scores(
 ) -> None:
     list_items(ledger, 4)
     harvest(ledger, lambda item: reported(item, some_scores(item)))
-    monkeypatch.setattr(execute, "_ENDING_SECONDS", -1.0)
+    monkeypatch.setattr(ending, "ENDING_SECONDS", -1.0)
     said: list[str] = []
     paths, stopping = Paths(tmp_path), StopRequest()
-    execute._write_scores(ledger, paths, stopping, said.append)
+    ending.write_scores(ledger, paths, stopping, said.append)
     assert paths.scores.exists()
     assert not said
     stopping(signal.SIGTERM, None)
-    execute._write_scores(ledger, paths, stopping, said.append)
+    ending.write_scores(ledger, paths, stopping, said.append)
     assert len(said) == 1
     assert f"cxr-backlog export {tmp_path}" in said[0]
 

@@ -1,0 +1,69 @@
+"""The workers of a run: those of a given Redis, or a private Redis with workers of its own (the embedded mode)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from backlog.broker.messages import FIRST_STAGES, model_of
+from backlog.errors import UsageError
+from backlog.processes import cores
+from backlog.weights import SEEDED_NAME, is_seeded
+from producer.run.local_servers import LocalServers
+from producer.run.open_run import OpenRun
+from producer.run.signals import StopRequest
+from producer.run.worker_command import prepare_model
+
+
+@contextmanager
+def workers_of(run: OpenRun, stopping: StopRequest) -> Iterator[str]:
+    """Yield the broker's address: the given one, or that of a private Redis with workers beside it.
+
+    Raises
+    ------
+    UsageError
+        The weights here are not the run's.
+    producer.run.worker_command.Stopped
+        The user asked to stop before there were any workers.
+    """
+    ledger, settings = run.ledger, run.settings
+    ledger.set("stack", bool(settings.redis_url))  # then its workers live on when this process ends
+    ledger.set("settled", False)
+    if settings.redis_url:
+        yield settings.redis_url
+        return
+    run.say("Preparing the model …")
+    job = run.job.now()
+    chosen = {
+        "pacs_url": run.pacs_url,
+        "weights": settings.weights,
+        "weights_sha256": settings.weights_sha256,
+    }
+    if is_seeded(job["weights"]) and not settings.weights:
+        chosen["weights"] = SEEDED_NAME  # as --weights asked for
+    chosen["model"] = model_of(job).name  # also where CXR_MODEL has changed since the run began
+    chosen["derived_objects"] = ",".join(job.get("derived_objects", []))
+    model = prepare_model(stopping.is_set, **chosen)
+    if job["weights"] and model["weights"] != job["weights"]:
+        began = (
+            "that its operating points were chosen for"
+            if "operating_points" in job
+            else "that this run began with"
+        )
+        raise UsageError(f"the weights are not those {began}: see CXR_WEIGHTS, or begin a new run")
+    run.job.learn({"weights": model["weights"], "meaningful": model["meaningful"]})
+    if not model["meaningful"]:
+        run.say("SEEDED WEIGHTS: the scores mean nothing. Every report and every row says so.")
+    workers = int(ledger.get("workers"))
+    threads = settings.threads or max(1, cores() // workers)
+    chosen["threads"] = str(threads)
+    with LocalServers(
+        run.paths.logs,
+        workers,
+        chosen,
+        on_restart=lambda name: run.say(f"The {name} process died; it was started again."),
+        on_give_up=stopping.give_up,
+        first=FIRST_STAGES[job["source"]["kind"]],
+    ) as servers:
+        stopping.on_second = servers.kill
+        yield servers.redis_url
