@@ -398,7 +398,7 @@ def test_stopping_interrupts_a_wait(shop: Shop) -> None:
     threading.Timer(0.2, ask_to_stop).start()
     started = time.monotonic()
     with pytest.raises(Stopping):
-        Attempt(claim, Stage.UPLOAD, retry_budget=60).wait(30)
+        Attempt(claim, Stage.UPLOAD, retry_budget=60).retry.wait(30)
     assert time.monotonic() - started < 10
 
 
@@ -432,7 +432,7 @@ def test_what_comes_back_in_time_costs_nothing(shop: Shop) -> None:
             raise ServiceUnavailable("the PACS is unavailable")
         return "stored"
 
-    assert Attempt(claim, Stage.UPLOAD, retry_budget=30).retry_while_unavailable(flaky) == "stored"
+    assert Attempt(claim, Stage.UPLOAD, retry_budget=30).retry.while_unavailable(flaky) == "stored"
     assert len(tries) == 3
 
 

@@ -295,16 +295,16 @@ def test_a_report_that_is_never_taken_has_another_as_witness(ward: Ward) -> None
     for _ in range(2):
         assert deliver(ward.process, job, attempt, taken) == "hospital"
     ward.hospital.refuses_store = lambda uid: uid == "1.9.2.1.0"
-    before = attempt.tell_served()[Operation.DELIVER]
+    before = attempt.faults.tell_served()[Operation.DELIVER]
     with pytest.raises(ModalityFailed):
         deliver(ward.process, job, attempt, refused)
-    assert attempt.tell_served()[Operation.DELIVER] > before
+    assert attempt.faults.tell_served()[Operation.DELIVER] > before
     ward.hospital.refuses_store = lambda _: True
     ward.process.proved.clear()
-    between = attempt.tell_served()
+    between = attempt.faults.tell_served()
     with pytest.raises(ModalityFailed):
         deliver(ward.process, job, attempt, refused)
-    assert attempt.tell_served() == between
+    assert attempt.faults.tell_served() == between
 
 
 @pytest.fixture(scope="module")

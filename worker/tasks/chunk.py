@@ -148,7 +148,7 @@ class StageRunner:
         claim.check()
         following = [attempt.following[index] for index in sorted(attempt.following)]
         claim.finish(following_stage(stage) if following else Stage.FINISHED, attempt.records(), len(todo))
-        attempt.tell_served()
+        attempt.faults.tell_served()
         if following:
             next_job = job if attempt.scoring is None else scored(job, attempt.scoring)
             send(self.app, following_stage(stage), next_job, claim.chunk, following)
@@ -189,8 +189,8 @@ def _give_back(attempt: Attempt, *, counts: bool = False, came_back: bool = Fals
             came_back=came_back,
             records=attempt.records(),
             following=attempt.following,
-            failures=attempt.failures(),
-            operation=attempt.deferred[-1].operation.value if attempt.deferred else "",
+            failures=attempt.faults.histories(),
+            operation=attempt.faults.deferred[-1].operation.value if attempt.faults.deferred else "",
         )
 
 

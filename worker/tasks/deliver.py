@@ -46,7 +46,7 @@ def deliver(process: WorkerResources, job: Job, attempt: Attempt, reported: Repo
     ModalityFailed
         The modality does not take the report, or takes it and does not confirm that it has it.
     """
-    attempt.operation = Operation.DELIVER
+    attempt.faults.operation = Operation.DELIVER
     modality = process.modality(job["deliver"])
     beside = [one["instance"] for one in reported.derived_objects or () if "instance" in one]
     limit = process.modality_limit(modality.name, "store")
@@ -58,7 +58,7 @@ def deliver(process: WorkerResources, job: Job, attempt: Attempt, reported: Repo
     except ModalityFailed:
         _prove(process, job, attempt, modality)
         raise
-    attempt.record_success(Operation.DELIVER)
+    attempt.faults.record_success(Operation.DELIVER)
     process.claims.set_references(job["run"], _PROOF, [reported.sr_instance])
     return modality.name
 
@@ -74,7 +74,7 @@ def _prove(process: WorkerResources, job: Job, attempt: Attempt, modality: Modal
             modality.deliver(known)
         except (ServiceUnavailable, InstanceRejected):
             return
-        attempt.record_witness(Operation.DELIVER)
+        attempt.faults.record_witness(Operation.DELIVER)
 
 
 def _confirm(modality: Modality, reported: Reported, *, by: str) -> None:

@@ -51,8 +51,8 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
     items
         The chunk's items that have not ended yet.
     """
-    attempt.retry_while_unavailable(lambda: process.check(job))
-    attempt.retry_while_unavailable(lambda: process.check_weights(job))
+    attempt.retry.while_unavailable(lambda: process.check(job))
+    attempt.retry.while_unavailable(lambda: process.check_weights(job))
     waiting: list[tuple[InferItem, PreprocessedImage]] = []
 
     def score() -> None:
@@ -127,26 +127,26 @@ def _read(
         attempt.before(ahead[0]["i"])
         answers = readers.read([item["instance"] for item in ahead])
         for item in ahead:
-            asked = attempt.clock()
+            asked = attempt.retry.clock()
             try:
                 answer = next(answers)
             except (ServiceUnavailable, UsageError) as error:
                 refused = isinstance(error, UsageError)
-                if not refused and attempt.wait_before_retry(error, attempt.clock() - asked, 1.0):
+                if not refused and attempt.retry.wait_before_retry(error, attempt.retry.clock() - asked, 1.0):
                     break
-                attempt.record_failure(item, error)
+                attempt.faults.record_failure(item, error)
                 at += 1
                 break
             at += 1
             if isinstance(answer, PreprocessedImage):
                 read = item
-                attempt.record_success(Operation.READ)
+                attempt.faults.record_success(Operation.READ)
             yield item, answer
             attempt.go_on()
-    for one in list(attempt.deferred):
+    for one in list(attempt.faults.deferred):
         later = _again(readers, attempt, one.item, read)
         if later is not None:
-            attempt.deferred.remove(one)
+            attempt.faults.deferred.remove(one)
             yield one.item, later
 
 
@@ -167,12 +167,12 @@ def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem
 
     attempt.before(item["i"])
     try:
-        return attempt.retry_while_unavailable(lambda: ask(item))
+        return attempt.retry.while_unavailable(lambda: ask(item))
     except (ServiceUnavailable, UsageError) as error:
-        attempt.record_failure(item, error)
+        attempt.faults.record_failure(item, error)
     with suppress(ServiceUnavailable, UsageError):
-        if isinstance(attempt.retry_while_unavailable(lambda: ask(proof)), PreprocessedImage):
-            attempt.record_success(Operation.READ)
+        if isinstance(attempt.retry.while_unavailable(lambda: ask(proof)), PreprocessedImage):
+            attempt.faults.record_success(Operation.READ)
     return None
 
 

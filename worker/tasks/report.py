@@ -53,15 +53,15 @@ def report(process: WorkerResources, job: Job, attempt: Attempt, items: list[Rep
     items
         The chunk's items that have not ended yet.
     """
-    attempt.retry_while_unavailable(lambda: process.check(job))
+    attempt.retry.while_unavailable(lambda: process.check(job))
     if job.get("derived_objects"):
         from worker.tasks import derived as derived_objects  # a run without pays nothing for them
 
-        attempt.retry_while_unavailable(lambda: derived_objects.need(job))
+        attempt.retry.while_unavailable(lambda: derived_objects.need(job))
     fidelity = _Fidelity(always=job.get("read_back", False))
 
     def one(item: ReportItem) -> None:
-        attempt.operation = Operation.READ
+        attempt.faults.operation = Operation.READ
         reported = _report(process, attempt, job, item, fidelity)
         if job.get("deliver"):
             from worker.tasks.deliver import deliver  # a run without pays nothing for it
@@ -118,14 +118,14 @@ def _report(
     )
     built = build(numbers(item["scores"]), regions=regions)
     sr.check(built.dicom, of, scores=numbers(item["scores"]), model=model, options=options)
-    attempt.record_success(Operation.READ)
-    attempt.operation = Operation.WRITE
+    attempt.faults.record_success(Operation.READ)
+    attempt.faults.operation = Operation.WRITE
     stored = process.pacs.store(
         built.dicom,
         replace(of, series_instance_uid=built.series_instance_uid, sop_instance_uid=built.sop_instance_uid),
     )
     if not stored.already:
-        attempt.record_success(Operation.WRITE)
+        attempt.faults.record_success(Operation.WRITE)
     held = fidelity.read_back(process.pacs, built.dicom, stored)
     ours = _is_same(built.dicom, held)  # also where an attempt before this one stored it and got no further
     if not ours and not stored.already:

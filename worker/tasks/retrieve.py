@@ -42,7 +42,7 @@ def retrieve(process: WorkerResources, job: Job, attempt: Attempt, items: list[R
     ClaimLost
         Redis has forgotten the images' UIDs since the chunk was sent: it is sent again with them.
     """
-    attempt.retry_while_unavailable(lambda: process.check(job))
+    attempt.retry.while_unavailable(lambda: process.check(job))
     references = process.claims.references(job["run"], attempt.claim.chunk)
     if references is None:
         raise ClaimLost(f"chunk {attempt.claim.chunk}: Redis has forgotten what its images are called")
@@ -79,15 +79,15 @@ class _Retrieval:
             ``uid_conflict``: Orthanc has two images of this UID in this series.
         """
         study, series, sop = reference.split("|")
-        self.attempt.operation = Operation.READ
+        self.attempt.faults.operation = Operation.READ
         held = self.modality.held(series, sop)
         is_new = not held
         if is_new:
-            self.attempt.operation = Operation.RETRIEVE
+            self.attempt.faults.operation = Operation.RETRIEVE
             held = self._retrieved(study, series, sop)
-            self.attempt.record_success(Operation.RETRIEVE)
+            self.attempt.faults.record_success(Operation.RETRIEVE)
             self._sent = reference
-            self.attempt.operation = Operation.READ
+            self.attempt.faults.operation = Operation.READ
         if len(held) > 1:
             raise InstanceRejected(
                 Reason.UID_CONFLICT, "Orthanc holds images of two patients or studies under its UID"
@@ -129,7 +129,7 @@ class _Retrieval:
                 held = self.modality.retrieve(study, series, sop)
         except ServiceUnavailable:
             return
-        self.attempt.record_witness(Operation.RETRIEVE)
+        self.attempt.faults.record_witness(Operation.RETRIEVE)
         if is_new:  # it was evicted, and nobody needs it any more
             mark_brought_in(self.modality.orthanc, held[0], self.job["run"], is_new=True)
             evict(self.modality.orthanc, held[0], self.job["run"])

@@ -38,18 +38,18 @@ def upload(process: WorkerResources, job: Job, attempt: Attempt, items: list[Upl
     items
         The chunk's items that have not ended yet.
     """
-    attempt.retry_while_unavailable(lambda: process.check(job))
+    attempt.retry.while_unavailable(lambda: process.check(job))
     rules = Rules.from_spec(job["rules"])
     spec = job["source"].get("conversion", NOTHING)
     with _opened(job["source"]) as source:
 
         def one(item: UploadItem) -> None:
-            attempt.operation = Operation.WRITE
+            attempt.faults.operation = Operation.WRITE
             file = source.read(item["entry"])
-            attempt.record_success(Operation.SOURCE)
+            attempt.faults.record_success(Operation.SOURCE)
             image, found = _prepared(file, rules, spec)
             stored = _store(process.pacs, image, found, process.same_pixels)
-            attempt.record_success(Operation.READ if stored.already else Operation.WRITE)
+            attempt.faults.record_success(Operation.READ if stored.already else Operation.WRITE)
             following: InferItem = {"i": item["i"], "instance": stored.instance}
             attempt.following[item["i"]] = following
 
