@@ -28,8 +28,8 @@ from backlog.inputs.entries import MAX_BYTES
 from backlog.inputs.zip_archive import Member, ZipArchive
 from backlog.model import SCORE_DIGITS
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import limited
 from backlog.pacs.connect import connect
+from backlog.pacs.limited_pacs import limited
 from backlog.settings import Settings
 from bench.bench_scale import measure
 from bench.end_to_end import fresh_orthanc, write_zip

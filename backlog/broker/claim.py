@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from backlog.broker import claim_scripts
 from backlog.broker.connection import Broker
@@ -16,9 +16,6 @@ from backlog.errors import ClaimLost, RunCancelled, RunPaused, ServiceUnavailabl
 
 if TYPE_CHECKING:
     from backlog.broker.claims import Claims
-
-#: What nobody touched for this long, in seconds, belongs to a run that was given up.
-CLAIM_TTL_SECONDS: Final = 30 * 24 * 3600
 
 
 class ClaimSteps:
@@ -32,7 +29,6 @@ class ClaimSteps:
         self.release = broker.script(claim_scripts.RELEASE)
         self.restart = broker.script(claim_scripts.RESTART)
         self.served = broker.script(claim_scripts.SERVED)
-        self.mark_sent = broker.script(claim_scripts.MARK_SENT)
 
 
 @dataclass
@@ -151,7 +147,7 @@ class Claim:
             stage=self.stage.value,
             spent=json.dumps(spent),
             chunk=self.chunk,
-            ttl=CLAIM_TTL_SECONDS,
+            ttl=claim_scripts.CLAIM_TTL_SECONDS,
             records=[part for index, record in records.items() for part in (index, dump(record))],
         )
         if not ours:

@@ -10,6 +10,9 @@ from typing import Final
 from backlog.broker.lua import LuaScript
 from backlog.broker.messages import Stage
 
+#: What nobody touched for this long, in seconds, belongs to a run that was given up.
+CLAIM_TTL_SECONDS: Final = 30 * 24 * 3600
+
 CLAIM: Final = LuaScript(
     """
 local state = redis.call('HGET', run_key, 'state')

@@ -32,13 +32,15 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, cast
+from typing import Final, cast
 
-from backlog.broker.claim import CLAIM_TTL_SECONDS, Claim, ClaimSteps, dump
+from backlog.broker.claim import Claim, ClaimSteps, dump
+from backlog.broker.claim_scripts import CLAIM_TTL_SECONDS
 from backlog.broker.connection import Broker
 from backlog.broker.messages import TASKS, ItemRecord, Stage, StageTime
+from backlog.broker.run_state import RunState
+from backlog.broker.sent_messages import SentMessages
 from backlog.fault_attribution import Operation
-from backlog.log import printable
 from backlog.outcomes import Outcome, Reason
 
 #: An item at which its worker dies this often, while it is alone at work on it, is quarantined.
@@ -79,11 +81,12 @@ class ChunkResult:
     times: dict[Stage, StageTime]  #: of the stages that are over
 
 
-class Claims:
+class Claims(RunState):
     """The claims of all runs on one Redis. One per process; connections are made when first needed."""
 
     def __init__(self, url: str, *, lease_seconds: float = 10.0) -> None:
-        self.broker = Broker(url)
+        super().__init__(Broker(url))
+        self.messages = SentMessages(self.broker)
         self.lease_ms = int(lease_seconds * 1000)
         self.steps = ClaimSteps(self.broker)
 
@@ -281,94 +284,3 @@ class Claims:
                 chunk=chunk,
             )
         )
-
-    def mark_sent(self, run: str, chunks: Iterable[int]) -> None:
-        """Keep that messages of chunks are being sent now; call it before they are.
-
-        A worker that finishes a stage does so with its claim.
-        """
-        self.steps.mark_sent(sent_key=f"cxr:{run}:sent", ttl=CLAIM_TTL_SECONDS, chunks=list(chunks))
-
-    def sent(self, run: str, chunks: Iterable[int]) -> dict[int, int]:
-        """Return when the last message of each chunk was sent, in ms; unknown ones are missing."""
-        numbers = list(chunks)
-        if not numbers:
-            return {}
-        with self.broker.reached() as client:
-            answers = client.zmscore(f"cxr:{run}:sent", [str(no) for no in numbers])
-        return {no: int(at) for no, at in zip(numbers, answers, strict=True) if at is not None}
-
-    def oldest_sent(self, queues: Iterable[str]) -> dict[str, int]:
-        """Return when the message that waits longest in each queue was sent, in ms; an empty queue is missing.
-
-        0 where that isn't known. Queues are taken from in order: what was sent before it waits no more.
-        """
-        heads = self.broker.oldest(queues)
-        with self.broker.reached() as client:
-            pipe = client.pipeline(transaction=False)
-            for task in heads.values():
-                run, chunk = task[:2] if task else ("", 0)
-                pipe.zscore(f"cxr:{run}:sent", chunk)
-            return {queue: int(at or 0) for queue, at in zip(heads, pipe.execute(), strict=True)}
-
-    def waiting_seconds(self, queues: Iterable[str]) -> dict[str, float]:
-        """Return for how long the oldest message of each queue has waited; 0 where none does."""
-        ages = dict.fromkeys(queues, 0.0)
-        with self.broker.reached() as client:
-            seconds, micros = client.time()
-        for queue, at in self.oldest_sent(ages).items():
-            ages[queue] = max(0.0, seconds + micros / 1e6 - at / 1000) if at else 0.0
-        return ages
-
-    def park(self, run: str, message: list[Any]) -> None:
-        """Keep a message of a paused run, so that it stands in no other run's way."""
-        with self.broker.reached() as client:
-            client.rpush(f"cxr:{run}:parked", json.dumps(message, separators=(",", ":")))
-            client.expire(f"cxr:{run}:parked", CLAIM_TTL_SECONDS)
-
-    def unpark(self, run: str) -> list[list[Any]]:
-        """Return the messages that were parked, and forget them: the caller sends them."""
-        with self.broker.reached() as client:
-            pipe = client.pipeline(transaction=True)
-            pipe.lrange(f"cxr:{run}:parked", 0, -1)
-            pipe.delete(f"cxr:{run}:parked")
-            parked, _ = pipe.execute()
-        return [json.loads(text) for text in parked]
-
-    def set_state(self, run: str, state: str) -> None:
-        """Say whether the run is ``running``, ``paused`` or ``cancelled``; repeated, since Redis may have lost it."""
-        with self.broker.reached() as client:
-            client.hset(f"cxr:{run}", "state", state)
-            client.expire(f"cxr:{run}", CLAIM_TTL_SECONDS)
-
-    def set_pacs(self, run: str, identity: str) -> None:
-        """Say which identifier the run's PACS has now: messages under way may name an older one."""
-        with self.broker.reached() as client:
-            client.hset(f"cxr:{run}", "pacs", identity)
-            client.expire(f"cxr:{run}", CLAIM_TTL_SECONDS)
-
-    def pacs(self, run: str) -> str:
-        """Return the identifier of the run's PACS as its producer said it last; empty where it didn't."""
-        with self.broker.reached() as client:
-            return str(client.hget(f"cxr:{run}", "pacs") or "")
-
-    def drop(self, run: str) -> None:
-        """Delete every trace of a finished run, but that it is over.
-
-        A message that a dead worker held comes back an hour later. Nobody may work on it then: its report may have
-        been retracted since.
-        """
-        with self.broker.reached() as client:
-            for key in client.scan_iter(match=f"cxr:{run}:*", count=1000):
-                client.delete(key)
-        self.set_state(run, "cancelled")
-
-    def tell(self, run: str, waiting_reason: str) -> None:
-        """Say what a worker of a run is waiting for; forgotten when it is not said again."""
-        with self.broker.reached() as client:
-            client.set(f"cxr:{run}:trouble", waiting_reason, ex=20)
-
-    def waiting_reason(self, run: str) -> str:
-        """Return what workers of a run are waiting for, if anything."""
-        with self.broker.reached() as client:
-            return printable(str(client.get(f"cxr:{run}:trouble") or ""))

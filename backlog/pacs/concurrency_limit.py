@@ -12,111 +12,19 @@ import hashlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from backlog.broker.connection import Broker
-from backlog.broker.lua import LuaScript
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
-from backlog.pacs.address import is_server
-from backlog.pacs.base import Pacs, StoreResult
-from backlog.settings import Settings
+from backlog.pacs import concurrency_scripts
 
 if TYPE_CHECKING:
-    from backlog.dicom.file import DicomFile
-    from backlog.dicom.header import Identity
+    pass
 
 T = TypeVar("T")
-
-#: What both scripts below begin with: holders and waiters that died are forgotten.
-_FORGET: Final = """
-redis.call('ZREMRANGEBYSCORE', slots_key, '-inf', now)
-for _, dead in ipairs(redis.call('ZRANGEBYSCORE', alive_key, '-inf', now)) do
-  redis.call('ZREM', waiting_key, dead)
-  redis.call('ZREM', alive_key, dead)
-end
-local limit = math.min(most, tonumber(redis.call('GET', limit_key) or most))
-"""
-
-#: Takes a slot, or a place in the queue for one: by rank, then the chunk that was begun first, then as they came.
-_ENTER: Final = LuaScript(
-    _FORGET
-    + """
-if redis.call('ZSCORE', slots_key, slot) then return 1 end
-if not redis.call('ZSCORE', waiting_key, slot) then
-  local since = begun > 0 and begun or now
-  redis.call('ZADD', waiting_key, string.format('%.0f', rank * 10000000000000 + since), slot)
-end
-redis.call('ZADD', alive_key, now + alive_ms, slot)
-local free = math.floor(limit) - redis.call('ZCARD', slots_key)
-local taken = redis.call('ZRANK', waiting_key, slot) < free
-if taken then
-  redis.call('ZADD', slots_key, now + lifetime_ms, slot)
-  redis.call('ZREM', waiting_key, slot)
-  redis.call('ZREM', alive_key, slot)
-end
-for _, key in ipairs({slots_key, waiting_key, alive_key}) do redis.call('PEXPIRE', key, lifetime_ms + alive_ms) end
-return taken and 1 or 0
-""",
-    keys=("slots_key", "limit_key", "waiting_key", "alive_key"),
-    arguments={"most": int, "lifetime_ms": int, "alive_ms": int, "rank": int, "begun": int, "slot": str},
-)
-
-#: Gives a slot back, moves the limit, and hands free slots to those who wait longest.
-_LEAVE: Final = LuaScript(
-    _FORGET
-    + """
-for _, key in ipairs({slots_key, waiting_key, alive_key}) do redis.call('ZREM', key, slot) end
-if ending == 'good' then
-  if limit < most then
-    limit = math.min(most, limit + 1 / limit)
-    redis.call('SET', limit_key, limit, 'EX', 3600)
-  end
-elseif ending == 'bad' and redis.call('SET', cut_key, 1, 'PX', cut_ms, 'NX') then
-  limit = math.max(1, limit / 2)
-  redis.call('SET', limit_key, limit, 'EX', 3600)
-end
-while redis.call('ZCARD', slots_key) < math.floor(limit) do
-  local next = redis.call('ZPOPMIN', waiting_key)[1]
-  if not next then break end
-  redis.call('ZREM', alive_key, next)
-  redis.call('ZADD', slots_key, now + lifetime_ms, next)
-  redis.call('PEXPIRE', slots_key, lifetime_ms + alive_ms)
-  redis.call('RPUSH', wake_prefix .. next, 1)
-  redis.call('PEXPIRE', wake_prefix .. next, alive_ms)
-end
-return 1
-""",
-    keys=("slots_key", "limit_key", "waiting_key", "alive_key", "cut_key"),
-    arguments={
-        "most": int,
-        "lifetime_ms": int,
-        "alive_ms": int,
-        "slot": str,
-        "ending": str,
-        "cut_ms": int,
-        "wake_prefix": str,
-    },
-)
-
-_RENEW: Final = LuaScript(
-    """
-for k = slots_start, #ARGV do redis.call('ZADD', slots_key, 'XX', now + lifetime_ms, ARGV[k]) end
-redis.call('PEXPIRE', slots_key, lifetime_ms)
-return 1
-""",
-    keys=("slots_key",),
-    arguments={"lifetime_ms": int},
-    rest="slots",
-)
-
-_LOOK: Final = LuaScript(
-    "return {redis.call('GET', limit_key) or tostring(most), redis.call('ZCARD', slots_key)}",
-    keys=("slots_key", "limit_key"),
-    arguments={"most": int},
-)
 
 #: The limit halves once for one trouble, however many requests were under way in it.
 _CUT_MS: Final = 1000
@@ -180,10 +88,10 @@ class PacsConcurrencyLimit:
         self._lifetime_ms = int(lifetime * 1000)
         #: What its keys in Redis begin with.
         self.name = f"cxr-pacs:{hashlib.sha256(address.encode()).hexdigest()[:16]}"
-        self._enter = broker.script(_ENTER)
-        self._leave = broker.script(_LEAVE)
-        self._renew = broker.script(_RENEW)
-        self._look = broker.script(_LOOK)
+        self._enter = broker.script(concurrency_scripts.ENTER)
+        self._leave = broker.script(concurrency_scripts.LEAVE)
+        self._renew = broker.script(concurrency_scripts.RENEW)
+        self._look = broker.script(concurrency_scripts.LOOK)
         self._held: set[str] = set()
         self._keeper: threading.Thread | None = None
         self._alone = threading.Lock()
@@ -308,87 +216,3 @@ class PacsConcurrencyLimit:
         usual = self._usual.get(kind, took)
         self._usual[kind] = usual + (took - usual) * _RECENT
         return "bad" if took > max(_SLOW_SECONDS, _SLOW_FACTOR * usual) else "good"
-
-
-class LimitedPacs:
-    """A PACS that is asked with manners; otherwise the PACS itself."""
-
-    def __init__(self, pacs: Pacs, limit: PacsConcurrencyLimit) -> None:
-        self.pacs = pacs
-        self.limit = limit
-
-    def identity(self) -> str:
-        """Return what tells this PACS from another."""
-        return self._ask("identity", self.pacs.identity)
-
-    def store(self, dicom: bytes, of: Identity | None = None) -> StoreResult:
-        """Store one DICOM file."""
-        return self._ask("store", lambda: self.pacs.store(dicom, of))
-
-    def expected_id(self, of: Identity) -> str:
-        """Return the id that the PACS gives an instance."""
-        return self.pacs.expected_id(of)
-
-    def study_of(self, instance: str, of: Identity) -> str:
-        """Return the id of the study that an instance lies in."""
-        return self._ask("study_of", lambda: self.pacs.study_of(instance, of))
-
-    def fetch(self, instance: str) -> bytes:
-        """Return one instance's file."""
-        return self._ask("fetch", lambda: self.pacs.fetch(instance))
-
-    def header(self, instance: str) -> DicomFile:
-        """Return the beginning of one instance's file."""
-        return self._ask("header", lambda: self.pacs.header(instance))
-
-    def delete(self, instance: str) -> bool:
-        """Delete one instance."""
-        return self._ask("delete", lambda: self.pacs.delete(instance))
-
-    def delete_many(self, instances: Sequence[str]) -> None:
-        """Delete instances."""
-        self._ask("delete_many", lambda: self.pacs.delete_many(instances))
-
-    def find(self, sop_instance_uids: Sequence[str]) -> dict[str, list[str]] | None:
-        """Return the ids of all instances that have one of the UIDs."""
-        return self._ask("find", lambda: self.pacs.find(sop_instance_uids))
-
-    def studies_of(self, instances: Sequence[str]) -> dict[str, str]:
-        """Return the studies of instances."""
-        return self._ask("studies_of", lambda: self.pacs.studies_of(instances))
-
-    def count_instances(self, sop_instance_uid: str, instance: str) -> int:
-        """Return how many instances with a UID the PACS holds."""
-        return self._ask("count_instances", lambda: self.pacs.count_instances(sop_instance_uid, instance))
-
-    def contains(self, of: Identity) -> bool:
-        """Return whether the PACS holds an instance."""
-        return self._ask("contains", lambda: self.pacs.contains(of))
-
-    def close(self) -> None:
-        """Close connections."""
-        self.pacs.close()
-
-    def _ask(self, kind: str, request: Callable[[], T]) -> T:
-        with self.limit.slot(kind):
-            return request()
-
-
-def limited(pacs: Pacs, settings: Settings, address: str = "") -> Pacs:
-    """Return a PACS as all that share it may use it: by default that of the settings. A folder needs no limit.
-
-    Parameters
-    ----------
-    pacs
-        The PACS, as one process alone would use it.
-    settings
-        Redis, which the limit is kept in, and the number of requests at a time.
-    address
-        The PACS's URL or folder; empty for the settings' own.
-    """
-    address = address or settings.pacs_url
-    if not settings.broker or not is_server(address):
-        return pacs
-    return LimitedPacs(
-        pacs, PacsConcurrencyLimit(Broker(settings.broker), address, most=settings.pacs_requests)
-    )

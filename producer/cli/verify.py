@@ -38,7 +38,7 @@ def verify(out: Path, as_json: bool, from_start: bool) -> None:
 
     Fails when one is missing, changed, there twice, in another patient's study than its image, or not on record.
     """
-    from backlog.pacs.concurrency_limit import limited
+    from backlog.pacs.limited_pacs import limited
     from producer.results.verify import verify as read_back
     from producer.run.folder import Paths
     from producer.run.open import open_ledger, pacs_of, reader_of
@@ -126,7 +126,7 @@ class _Pace:
 @COPY
 def retract(out: Path, yes: bool, copy: bool) -> None:
     """Delete the reports that a run wrote, what it stored beside them, and nothing else."""
-    from backlog.pacs.concurrency_limit import limited
+    from backlog.pacs.limited_pacs import limited
     from producer.results.audit_log import Audit
     from producer.results.labels import count_labels
     from producer.results.retract import beside, delivered, written

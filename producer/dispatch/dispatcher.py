@@ -206,7 +206,7 @@ class Dispatcher:
         claims, run = self.context.claims, self.context.run
         for stage, job, chunk, items in claims.unpark(run):
             if chunk in self.in_flight:
-                claims.mark_sent(run, [chunk])
+                claims.messages.mark_sent(run, [chunk])
                 self._send_message(Stage(stage), job, chunk, items)
 
     def _pause_by_itself(self) -> None:
@@ -291,7 +291,7 @@ class Dispatcher:
         job = context.job
         if retry or chunk.no in context.ledger.deferred_chunks():
             job = {**job, "retry": True, "history": context.ledger.history(chunk.no).events}
-        context.claims.mark_sent(context.run, [chunk.no])
+        context.claims.messages.mark_sent(context.run, [chunk.no])
         self._send_message(stage, job, chunk.no, _items(stage, chunk))
 
     def _send_message(self, stage: Stage, job: Job, chunk: int, items: Sequence[StageItem]) -> None:

@@ -74,8 +74,8 @@ class Reconciler:
         context = self._context
         if not chunks:
             return set()
-        oldest = context.claims.oldest_sent(context.queues)
-        sent = context.claims.sent(context.run, chunks)
+        oldest = context.claims.messages.oldest_sent(context.queues)
+        sent = context.claims.messages.sent(context.run, chunks)
         queues = queues_of(context.job, context.source.first)
         found = set()
         for number in chunks:

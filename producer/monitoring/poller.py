@@ -82,7 +82,7 @@ class Poller:
             info = self.claims.broker.server()
             seen.redis_used, seen.redis_most = int(info["used_memory"]), int(info["maxmemory"])
             seen.depths = self.claims.broker.depths(self.queues())
-            seen.ages = self.claims.waiting_seconds(self.queues())
+            seen.ages = self.claims.messages.waiting_seconds(self.queues())
             seen.pacs_limit, seen.pacs_taken = self.limit.now()
         except BacklogError:
             pass  # away: its metrics are absent until it is back

@@ -18,7 +18,7 @@ from backlog.errors import InstanceRejected, UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Outcome, Reason
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import LimitedPacs
+from backlog.pacs.limited_pacs import LimitedPacs
 from backlog.pacs.orthanc import Orthanc
 from producer.ledger.ledger import Ledger
 from producer.ledger.schema import FOUND, STORED

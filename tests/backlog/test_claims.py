@@ -306,16 +306,16 @@ def job(run: str = RUN) -> Job:
 def test_what_waits_longest_and_what_is_taken_is_found(claims: Claims, redis_url: str) -> None:
     app = make_app(Settings(redis_url=redis_url))
     for stage, chunk in ((UPLOAD, 1), (INFER, 2), (REPORT, 300)):
-        claims.mark_sent(RUN, [chunk])
+        claims.messages.mark_sent(RUN, [chunk])
         send(app, stage, job(), chunk, [{"i": 0}])
     send(app, UPLOAD, job("run2"), 4, [])
     app.send_task("upload", task_id="somebody-elses", queue="upload")
     broker = claims.broker
     assert broker.depths(QUEUES.values()) == {"retrieve": 0, "upload": 3, "inference": 1, "report": 1}
     assert broker.oldest(["upload", "nothing"]) == {"upload": (RUN, 1, UPLOAD)}
-    sent = claims.sent(RUN, [1, 2, 300, 4])
+    sent = claims.messages.sent(RUN, [1, 2, 300, 4])
     assert sorted(sent) == [1, 2, 300]
-    assert claims.oldest_sent(QUEUES.values()) == {
+    assert claims.messages.oldest_sent(QUEUES.values()) == {
         "upload": sent[1],
         "inference": sent[2],
         "report": sent[300],
@@ -323,7 +323,7 @@ def test_what_waits_longest_and_what_is_taken_is_found(claims: Claims, redis_url
     with app.connection_for_read() as connection, connection.SimpleQueue("inference") as queue:
         message = queue.get(timeout=5)  # taken and not acknowledged
         assert broker.taken(RUN) == {2}
-        assert "inference" not in claims.oldest_sent(QUEUES.values())
+        assert "inference" not in claims.messages.oldest_sent(QUEUES.values())
         message.ack()
         wait_until(lambda: not broker.taken(RUN), 5)
     app.close()
@@ -333,8 +333,8 @@ def test_a_message_of_others_at_the_head_of_a_queue_is_no_time(claims: Claims, r
     app = make_app(Settings(redis_url=redis_url))
     app.send_task("upload", task_id="somebody-elses", queue="upload")
     assert claims.broker.oldest(["upload"]) == {"upload": None}
-    assert claims.oldest_sent(["upload"]) == {"upload": 0}
-    assert claims.waiting_seconds(["upload", "report"]) == {"upload": 0.0, "report": 0.0}
+    assert claims.messages.oldest_sent(["upload"]) == {"upload": 0}
+    assert claims.messages.waiting_seconds(["upload", "report"]) == {"upload": 0.0, "report": 0.0}
     app.close()
 
 
@@ -472,8 +472,8 @@ def test_a_redis_that_is_away_is_waited_for(tmp_path: Path) -> None:
         lambda: claims.claim(RUN, 1, UPLOAD, UPLOAD),
         lambda: claims.progress(RUN, [1]),
         lambda: claims.broker.taken(RUN),
-        lambda: claims.oldest_sent(QUEUES.values()),
-        lambda: claims.sent(RUN, [1]),
+        lambda: claims.messages.oldest_sent(QUEUES.values()),
+        lambda: claims.messages.sent(RUN, [1]),
         lambda: claims.park(RUN, []),
         lambda: claims.forget(RUN, [1]),
         Claims(f"redis+socket://{tmp_path}/none.sock").broker.ping,

@@ -17,8 +17,9 @@ from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.outcomes import Reason
 from backlog.pacs import concurrency_limit
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit, Rank, Turn, limited
+from backlog.pacs.concurrency_limit import PacsConcurrencyLimit, Rank, Turn
 from backlog.pacs.connect import connect
+from backlog.pacs.limited_pacs import LimitedPacs, limited
 from backlog.settings import from_environment
 from tests.support.servers import OrthancServer, RedisServer, free_port, wait_until
 

@@ -12,8 +12,8 @@ import requests
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.model import LABELS
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import limited
 from backlog.pacs.folder import FolderPacs
+from backlog.pacs.limited_pacs import limited
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from producer.ledger.ledger import Ledger

@@ -156,7 +156,7 @@ def test_what_waits_and_since_when(metrics: Metrics, ledger: Ledger) -> None:
     send(metrics, 3, Stage.UPLOAD)
     send(metrics, 5, Stage.UPLOAD)
     metrics.on_progress(progress(ledger))
-    metrics.claims.mark_sent(RUN, [5])
+    metrics.claims.messages.mark_sent(RUN, [5])
     metrics.claims.broker.client.zadd(f"cxr:{RUN}:sent", {"3": 1000 * (time.time() - 60)})
     claim = metrics.claims.claim(RUN, 4, Stage.UPLOAD, Stage.UPLOAD)
     assert isinstance(claim, Claim)

@@ -99,7 +99,7 @@ def test_a_redis_that_was_emptied_has_lost_all(producer: Dispatcher) -> None:
     context = producer.context
     context.claims.broker.client.flushdb()
     other = a_job("run2", weights="ab" * 32)
-    context.claims.mark_sent("run2", [1])
+    context.claims.messages.mark_sent("run2", [1])
     context.app.send_task(
         "infer", task_id=task_id("run2", 1, Stage.INFER), queue=queue_of(Stage.INFER, other)
     )

@@ -33,7 +33,8 @@ from backlog.fault_attribution import Operation
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.log import LOGGER
 from backlog.outcomes import Reason
-from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit
+from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
+from backlog.pacs.limited_pacs import LimitedPacs
 from backlog.settings import Settings
 from tests.support.dicom_images import chest, dicom
 from tests.support.jobs import a_job

@@ -24,8 +24,9 @@ from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import where
 from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit, Rank, Turn, limited
+from backlog.pacs.concurrency_limit import PacsConcurrencyLimit, Rank, Turn
 from backlog.pacs.connect import connect
+from backlog.pacs.limited_pacs import LimitedPacs, limited
 from backlog.processes import die_with_parent
 from backlog.settings import from_environment
 from worker.reader.protocol import LENGTHS

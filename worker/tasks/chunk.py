@@ -23,7 +23,8 @@ from backlog.broker.sending import send
 from backlog.errors import ClaimLost, RunCancelled, RunPaused, ServiceUnavailable, UsageError
 from backlog.log import event
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import LimitedPacs, Rank, Turn
+from backlog.pacs.concurrency_limit import Rank, Turn
+from backlog.pacs.limited_pacs import LimitedPacs
 from worker.tasks.attempt import Attempt
 from worker.tasks.shutdown import Stopping, pause
 
@@ -133,7 +134,7 @@ class StageRunner:
             Always; where Redis is unavailable the message goes back as it is.
         """
         try:
-            self.claims.mark_sent(job["run"], [chunk])
+            self.claims.messages.mark_sent(job["run"], [chunk])
             send(self.app, stage, job, chunk, items)
         except (ServiceUnavailable, UsageError, OperationalError) as error:
             raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None

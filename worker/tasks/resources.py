@@ -14,8 +14,9 @@ from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError
 from backlog.model import MODELS
 from backlog.pacs.base import Pacs
-from backlog.pacs.concurrency_limit import LimitedPacs, PacsConcurrencyLimit, limited
+from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
 from backlog.pacs.connect import connect
+from backlog.pacs.limited_pacs import LimitedPacs, limited
 from backlog.processes import cores
 from backlog.settings import Settings
 from backlog.weights import expected_sha256
