@@ -25,7 +25,8 @@ from backlog.dicom.eligibility import Rules
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import screen
 from backlog.inputs.entries import MAX_BYTES
-from backlog.inputs.zip_archive import Member, ZipArchive
+from backlog.inputs.zip_archive import ZipArchive
+from backlog.inputs.zip_directory import Member
 from backlog.model import SCORE_DIGITS
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect

@@ -17,7 +17,8 @@ from typing import BinaryIO, Final, Self
 from backlog.dicom.parser import read_until_pixel_data
 from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
 from backlog.files import is_storage_unavailable
-from backlog.inputs.zip_archive import Member, ZipArchive
+from backlog.inputs.zip_archive import ZipArchive
+from backlog.inputs.zip_directory import Member
 from backlog.outcomes import Reason
 
 #: Most bytes of one input file: eight times the largest detector's image.

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.errors import SourceUnavailable, UsageError
 from backlog.files import is_storage_unavailable
-from backlog.inputs.zip_archive import Member
+from backlog.inputs.zip_directory import Member
 from backlog.log import warn
 from backlog.outcomes import Reason
 

@@ -12,7 +12,8 @@ from typing import Final
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.errors import InstanceRejected, UsageError
 from backlog.inputs.entries import MAX_BYTES, SourceFile, ZipEntries, is_nested_zip, nested_entries
-from backlog.inputs.zip_archive import Member, ZipArchive
+from backlog.inputs.zip_archive import ZipArchive
+from backlog.inputs.zip_directory import Member
 from producer.sources import base as sources
 from producer.sources.base import Entry, Page, Source, never_silent, reading, reason_by_name
 

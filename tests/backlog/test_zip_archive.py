@@ -19,7 +19,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
-from backlog.inputs.zip_archive import Member, ZipArchive
+from backlog.inputs.zip_archive import ZipArchive
+from backlog.inputs.zip_directory import Member
 from backlog.outcomes import Reason
 
 LIMIT = 1 << 20
