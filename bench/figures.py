@@ -14,8 +14,8 @@ from typing import Final
 
 #: The figures of the last run that was committed.
 COMMITTED: Final = Path(__file__).with_name("figures.json")
-_BEGIN: Final = "<!-- made by `python -m bench --write` -->"
-_END: Final = "<!-- end -->"
+BEGIN: Final = "<!-- made by `python -m bench --write` -->"
+END: Final = "<!-- end -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +99,8 @@ def put_into(page: Path, lines: Iterable[str]) -> None:
         The document has no such part.
     """
     text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{page} has no part between '{_BEGIN}' and '{_END}'")
+        raise ValueError(f"{page} has no part between '{BEGIN}' and '{END}'")
     page.write_text(f"{before}{begin}\n{chr(10).join(lines)}\n{end}{after}", encoding="utf-8")

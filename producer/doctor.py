@@ -39,17 +39,17 @@ if TYPE_CHECKING:
     from producer.run.worker_inventory import WorkerInfo
 
 #: Below this much room, in bytes, a run may end in the middle; below the other it is worth a word.
-_MIN_ROOM: Final = 1 << 30
-_LITTLE_ROOM: Final = 10 << 30
+MIN_ROOM: Final = 1 << 30
+LITTLE_ROOM: Final = 10 << 30
 
 #: Older ones were never tried.
-_REDIS: Final = (6, 2)
+REDIS: Final = (6, 2)
 
 #: A share of Redis's memory limit that leaves little room.
 _NEARLY_FULL: Final = 0.8
 
 #: How far this machine's clock may lie from Redis's, in seconds, before the times in reports look odd.
-_CLOCK: Final = 5.0
+CLOCK: Final = 5.0
 
 _PATIENCE: Final = 5.0
 
@@ -79,9 +79,9 @@ def examine(settings: Settings, out: Path, pacs: str = "") -> Iterator[Check]:
     yield _versions()
     yield from _packages()
     yield from _redis(settings)
-    yield _pacs(settings, pacs)
+    yield check_pacs_of(settings, pacs)
     yield from _modalities(settings, pacs)
-    yield _model(settings)
+    yield check_model(settings)
     yield _room("disk", out)
     if not settings.redis_url:
         yield _room("cache", settings.cache_folder)
@@ -109,7 +109,7 @@ def _packages() -> Iterator[Check]:
         )
     else:
         yield Check("ok", "packages", "all that the producer needs is installed")
-    lacking = [extra for extra, modules in _EXTRAS.items() if not all(map(_installed, modules))]
+    lacking = [extra for extra, modules in EXTRAS.items() if not all(map(_installed, modules))]
     if lacking:
         needs = ", ".join(f"cxr-backlog[{extra}]" for extra in lacking)
         yield Check(
@@ -118,7 +118,7 @@ def _packages() -> Iterator[Check]:
 
 
 #: What an extra of the producer's brings, by package name.
-_EXTRAS: Final = {
+EXTRAS: Final = {
     "page": ("jinja2", "matplotlib"),
     "monitor": ("prometheus-client",),
     "parquet": ("pyarrow",),
@@ -161,9 +161,9 @@ def _redis(settings: Settings) -> Iterator[Check]:
     version = str(info.get("redis_version", "0"))
     used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
     yield Check("ok", "redis", f"{address} answers: version {version}, {used / 1e6:.0f} MB used")
-    if tuple(int(part) for part in version.split(".")[:2]) < _REDIS:
+    if tuple(int(part) for part in version.split(".")[:2]) < REDIS:
         yield Check(
-            "BAD", "redis", f"version {version} is too old", f"install {'.'.join(map(str, _REDIS))} or newer"
+            "BAD", "redis", f"version {version} is too old", f"install {'.'.join(map(str, REDIS))} or newer"
         )
     policy = str(info.get("maxmemory_policy", ""))
     if policy != "noeviction":
@@ -176,7 +176,7 @@ def _redis(settings: Settings) -> Iterator[Check]:
     if most and used > _NEARLY_FULL * most:
         yield Check("look", "redis", f"{used / most:.0%} of its memory limit is used", "raise maxmemory")
     drift = abs(time.time() - int(info.get("server_time_usec", time.time() * 1e6)) / 1e6)
-    if drift > _CLOCK:
+    if drift > CLOCK:
         yield Check(
             "look", "clock", f"Redis's clock and this one differ by {drift:.0f} s", "let NTP set both"
         )
@@ -251,7 +251,8 @@ def _builds(settings: Settings, names: set[str], found: Sequence[WorkerInfo]) ->
     return Check("ok", "builds", f"all run the code of this program ({build()})")
 
 
-def _pacs(settings: Settings, given: str) -> Check:
+def check_pacs_of(settings: Settings, given: str) -> Check:
+    """Check that the PACS answers, and is fit to hold reports."""
     url = given or settings.pacs_url
     if not url:
         return Check("ok", "pacs", "CXR_PACS_URL is empty: a run keeps everything in OUT/pacs")
@@ -318,7 +319,7 @@ def _modalities(settings: Settings, given: str) -> Iterator[Check]:
                 yield Check("ok", "modality", f"{name} answers Orthanc over DICOM (C-ECHO)")
 
 
-def _model(settings: Settings) -> Check:
+def check_model(settings: Settings) -> Check:
     """Have the weights verified, and the engine loaded, as a worker does it; in a process of its own."""
     if settings.redis_url and not _installed("onnxruntime") and not _installed("torch"):
         return Check("ok", "model", "not on this machine: the workers verify it when they start")
@@ -353,10 +354,10 @@ def _room(what: str, path: Path) -> Check:
         return Check("BAD", what, f"{folder}: can't be written", "choose another folder, or its permissions")
     free = shutil.disk_usage(folder).free
     text = f"{folder}: {free / 1e9:.1f} GB free"
-    if free < _MIN_ROOM:
+    if free < MIN_ROOM:
         return Check(
             "BAD", what, text, "make room: a run keeps its ledger there, and without a PACS all else"
         )
-    if free < _LITTLE_ROOM:
+    if free < LITTLE_ROOM:
         return Check("look", what, text, "is it enough for every image and its report?")
     return Check("ok", what, text)

@@ -310,6 +310,59 @@ def test_nothing_changes_a_job() -> None:
     assert [ast.unparse(key) for key in keys if not ast.unparse(key.annotation).startswith("ReadOnly[")] == []
 
 
+def _private(tree: ast.AST) -> Iterator[str]:
+    """Yield what a test reaches for that its owner keeps to itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and _is_private(node.attr):
+            if not isinstance(node.value, ast.Call) and ast.unparse(node.value) not in _OPEN:
+                yield f"{node.lineno}: {ast.unparse(node)}"
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            yield from (f"{node.lineno}: {one.name}" for one in node.names if _is_private(one.name))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".setattr"):
+            for one in node.args[:-1]:  # the last is the value
+                named = one.value if isinstance(one, ast.Constant) and isinstance(one.value, str) else ""
+                if _is_private(named.rpartition(".")[2]):
+                    yield f"{node.lineno}: {named}"
+
+
+#: An object's own, and names that Python and NamedTuple spell so.
+_OPEN = ("self", "cls", "os", "sys")
+_SPELT_SO = ("_asdict", "_replace", "_fields", "_make")
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in _SPELT_SO
+
+
+def test_tests_reach_for_nothing_private() -> None:
+    """What they need is public, so that what is private may change."""
+    for source in (
+        "claim._began",
+        "from worker.tasks.report import _same",
+        "patch.setattr(module, '_LIMIT', 1)",
+        "patch.setattr('producer.doctor._LIMIT', 1)",
+    ):
+        assert list(_private(ast.parse(source))), source
+    found = {
+        str(path.relative_to(ROOT)): reached
+        for path in (ROOT / "tests").rglob("*.py")
+        if (reached := list(_private(ast.parse(path.read_text(encoding="utf-8")))))
+    }
+    assert found == {}
+
+
+def test_the_producer_passes_types() -> None:
+    """A dict of anything tells a reader nothing, and mypy neither."""
+    found = [
+        f"{module}:{number}"
+        for module, path in modules().items()
+        if module.startswith("producer.")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"dict\[str, Any\]|Mapping\[str, Any\]", line)
+    ]
+    assert found == []
+
+
 # -- what importing does -------------------------------------------------------------------------------------
 
 _LOOK = """

@@ -47,7 +47,7 @@ class Claim:
     claimed_ms: int = 0  #: when, by the Redis server's clock
     _paused: threading.Event = field(default_factory=threading.Event)
     _cancelled: threading.Event = field(default_factory=threading.Event)
-    _began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)
     _lost: threading.Event = field(default_factory=threading.Event)
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -94,12 +94,12 @@ class Claim:
     @property
     def clock(self) -> int:
         """The Redis server's time in ms, as far as this process can tell without asking."""
-        return self.claimed_ms + round(1000 * (time.monotonic() - self._began))
+        return self.claimed_ms + round(1000 * (time.monotonic() - self.began))
 
     @property
     def seconds(self) -> float:
         """How long this attempt has taken."""
-        return time.monotonic() - self._began
+        return time.monotonic() - self.began
 
     def check(self) -> None:
         """Stop where there is a reason to; call it between items.

@@ -88,7 +88,7 @@ def read_header(dicom: bytes | memoryview) -> Dataset:
 
 def header_of(parsed: ParsedFile, dicom: bytes | memoryview) -> Dataset:
     """Return what :func:`read_header` does, of a file that is parsed already."""
-    header = _dataset_of(parsed)
+    header = dataset_of(parsed)
     if not text(header, "SOPClassUID") and (uid := media_storage_sop_class_uid(dicom)):
         header.file_meta = FileMetaDataset()
         with _quietly():  # it may be none
@@ -96,7 +96,8 @@ def header_of(parsed: ParsedFile, dicom: bytes | memoryview) -> Dataset:
     return header
 
 
-def _dataset_of(layout: ParsedFile) -> Dataset:
+def dataset_of(layout: ParsedFile) -> Dataset:
+    """Return what pydicom reads of a parsed file's header."""
     head = bytearray(layout.body[: layout.header_end])
     # pydicom interprets a character set when it meets one, and gives up on the file where that fails. Nothing here
     # asks for text as pydicom decodes it: it is shown no character set, and the top one is put back as it stands.

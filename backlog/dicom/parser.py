@@ -98,7 +98,7 @@ def parse_file(dicom: bytes | memoryview) -> ParsedFile:
     else:
         raise InstanceRejected(Reason.NOT_DICOM, "no DICM prefix")
     if uid == DEFLATED:
-        return _walk(_inflate(data[start:]), uid, implicit=False, little=True)
+        return walk(_inflate(data[start:]), uid, implicit=False, little=True)
     implicit, little = uid == IMPLICIT_LITTLE, uid != EXPLICIT_BIG
     body = data[start:]
     if uid in (IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG) and len(body) >= 6:
@@ -106,7 +106,7 @@ def parse_file(dicom: bytes | memoryview) -> ParsedFile:
         # too).
         implicit = bytes(body[4:6]) not in LONG_VRS | SHORT_VRS
         little = little or implicit
-    return _walk(body, uid, implicit=implicit, little=little)
+    return walk(body, uid, implicit=implicit, little=little)
 
 
 def _file_meta(data: memoryview, at: int) -> tuple[str, int]:
@@ -158,7 +158,18 @@ def _inflate(deflated: memoryview) -> memoryview:
     return memoryview(body)
 
 
-def _walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> ParsedFile:
+def walk(body: memoryview, uid: str, *, implicit: bool, little: bool) -> ParsedFile:
+    """Return where things stand in a data set, found in one walk over its elements.
+
+    Parameters
+    ----------
+    body
+        The data set: what follows the file meta information, inflated.
+    uid
+        Its transfer syntax.
+    implicit, little
+        Whether value representations are left out; the byte order.
+    """
     reader = ElementReader(body, little=little)
     end, at, seen = len(body), 0, 0
     #: For each open sequence and item of undefined length, which alone must be entered to find its end: whether it is

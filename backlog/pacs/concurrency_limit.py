@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: The limit halves once for one trouble, however many requests were under way in it.
-_CUT_MS: Final = 1000
+CUT_MS: Final = 1000
 
 #: An answer is slow when it takes so many times as long as such requests did of late, and at least so long.
 _SLOW_FACTOR: Final = 5.0
-_SLOW_SECONDS: Final = 0.5
+SLOW_SECONDS: Final = 0.5
 _RECENT: Final = 1 / 32
 
 #: The place of a process that died is free again after so long.
@@ -42,7 +42,7 @@ _ASK_EVERY: Final = 0.5
 _ALIVE: Final = 5.0
 
 #: A Redis that is unavailable is not asked again for so long, in seconds.
-_AWAY: Final = 5.0
+AWAY: Final = 5.0
 
 
 class Rank(IntEnum):
@@ -176,7 +176,7 @@ class PacsConcurrencyLimit:
                 began = time.monotonic()
                 self.on_wait()
         except (ServiceUnavailable, UsageError):
-            self._away_until = time.monotonic() + _AWAY
+            self._away_until = time.monotonic() + AWAY
         return False
 
     def _keep(self, slot: str) -> None:
@@ -206,13 +206,13 @@ class PacsConcurrencyLimit:
                 alive_ms=int(_ALIVE * 1000),
                 slot=slot,
                 ending=ending,
-                cut_ms=_CUT_MS,
+                cut_ms=CUT_MS,
                 wake_prefix=f"{self.name}:wake:",
             )
         except (ServiceUnavailable, UsageError):
-            self._away_until = time.monotonic() + _AWAY  # the slot runs out by itself
+            self._away_until = time.monotonic() + AWAY  # the slot runs out by itself
 
     def _judge(self, kind: str, took: float) -> str:
         usual = self._usual.get(kind, took)
         self._usual[kind] = usual + (took - usual) * _RECENT
-        return "bad" if took > max(_SLOW_SECONDS, _SLOW_FACTOR * usual) else "good"
+        return "bad" if took > max(SLOW_SECONDS, _SLOW_FACTOR * usual) else "good"

@@ -36,7 +36,7 @@ _MARGIN: Final = 5.0
 _RUNS: Final = "4207"
 
 #: How long an image may take to appear in Orthanc after the modality said that it was sent, and how often to look.
-_ARRIVAL_SECONDS: Final = 5.0
+ARRIVAL_SECONDS: Final = 5.0
 _LOOK_EVERY: Final = 0.1
 
 
@@ -150,7 +150,7 @@ class Modality:
         resource = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": sop}
         wanted = {"Level": "Instance", "Resources": [resource], "Timeout": max(1, round(self._seconds))}
         self._ask("move", wanted)
-        deadline = time.monotonic() + _ARRIVAL_SECONDS
+        deadline = time.monotonic() + ARRIVAL_SECONDS
         while not (held := self.held(series, sop)):
             if time.monotonic() > deadline:
                 raise ModalityFailed(

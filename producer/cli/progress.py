@@ -31,23 +31,23 @@ _TIME_FROM: Final = 54
 class Bars(AbstractContextManager["Bars"]):
     """A live bar for each stage, with rate, time left and, below them, what is unusual."""
 
-    def __init__(self, first: Stage) -> None:
-        self.console = Console(highlight=False)
-        self._progress = _StageBars(self.console)
+    def __init__(self, first: Stage, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self.stages = StageBars(self.console)
         self._tasks: dict[str, TaskID] = {
             TASKS[stage]: self._add(TASKS[stage]) for stage in stages_from(first)
         }
         self._rate = _Rate()
 
     def _add(self, name: str) -> TaskID:
-        return self._progress.add_task(t(name), total=None, rate="")
+        return self.stages.add_task(t(name), total=None, rate="")
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self.stages.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self.stages.stop()
 
     def show(self, seen: RunProgress) -> None:
         """Update the bars."""
@@ -55,16 +55,16 @@ class Bars(AbstractContextManager["Bars"]):
         done["retrieve"] = seen.uploaded
         for name, task in self._tasks.items():
             rate = self._rate.text(name, done[name])
-            self._progress.update(task, completed=done[name], total=seen.total, rate=rate)
+            self.stages.update(task, completed=done[name], total=seen.total, rate=rate)
         listing = "" if seen.all_listed else t("listing: {count} so far").format(count=seen.listed)
-        self._progress.note = ", ".join(filter(None, (listing, note(seen))))
+        self.stages.note = ", ".join(filter(None, (listing, note(seen))))
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         self.console.print(escape(translated(text)), highlight=False)
 
 
-class _StageBars(Progress):
+class StageBars(Progress):
     """Bars that leave the counts their room on a narrow terminal, with a line of text below."""
 
     def __init__(self, console: Console) -> None:

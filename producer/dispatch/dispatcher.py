@@ -60,7 +60,7 @@ class Dispatcher:
         self.in_flight: dict[int, ChunkRow] = {}
         self._harvester = Harvester(context, observer)
         self._reconciler = Reconciler(context)
-        self._ahead = _LEAST_AHEAD
+        self.ahead = _LEAST_AHEAD
         self._pages: Iterator[Page] | None = None
         self._told = -_TELL_EVERY
         self._seen: tuple[int, int, int, bool] = (0, 0, 0, False)
@@ -81,7 +81,7 @@ class Dispatcher:
             try:
                 done = self.step()
                 self.progress.waiting_reason = (
-                    self._holding_back() or claims.waiting_reason(run) or self._standstill()
+                    self.holding_back() or claims.waiting_reason(run) or self._standstill()
                 )
             except (ServiceUnavailable, OperationalError) as error:
                 # Redis, the PACS or the disk is unavailable: everything stands in the ledger, so wait and go on.
@@ -105,7 +105,7 @@ class Dispatcher:
         over, again = self._harvester.harvest(self.in_flight, states)
         self._drop(over)
         for number in again:
-            self._send(self.in_flight[number])
+            self.send_chunk(self.in_flight[number])
         self._give_up(states)
         self.observer.on_harvest()
         self._tell_state()
@@ -139,7 +139,7 @@ class Dispatcher:
             context.ledger.dispatched(lost)
         for number in lost:
             if context.claims.restart(context.run, number, context.source.first):
-                self._send(self.in_flight[number])
+                self.send_chunk(self.in_flight[number])
                 self.progress.resent += 1
 
     # -- the steps -----------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ class Dispatcher:
 
     def list_source(self) -> None:
         """Read pages of the source until enough chunks wait."""
-        ledger, wanted = self.context.ledger, min(self.context.window, self._ahead)
+        ledger, wanted = self.context.ledger, min(self.context.window, self.ahead)
         since = time.monotonic()
         # Where few of a source are wanted, its end may be far: workers' results are harvested meanwhile.
         while (
@@ -224,7 +224,7 @@ class Dispatcher:
             )
             self.observer.on_pause(progress)
 
-    def _holding_back(self) -> str:
+    def holding_back(self) -> str:
         """Return why nothing is sent, where it is not a server's fault."""
         progress, context = self.progress, self.context
         if progress.paused:
@@ -253,8 +253,8 @@ class Dispatcher:
             self._set_ahead()
         room = min(
             window - len(flying),
-            self._ahead - (len(flying) - leased),
-            (window if alone else max(_MOST_BACK, 2 * (leased + self._ahead))) - len(ordinary),
+            self.ahead - (len(flying) - leased),
+            (window if alone else max(_MOST_BACK, 2 * (leased + self.ahead))) - len(ordinary),
             self.context.most_in_flight - len(ordinary),
         )
         if room > 0:
@@ -271,7 +271,7 @@ class Dispatcher:
         # Redis knows of a chunk that was never sent only where this ledger is a backup, older than Redis's memory.
         context.claims.reopen(context.run, numbers)
         for chunk in chunks:
-            self._send(chunk, retry=retry)
+            self.send_chunk(chunk, retry=retry)
 
     def _set_ahead(self) -> None:
         """Let more chunks wait while workers take them at once, and fewer while they stand in a queue.
@@ -279,11 +279,12 @@ class Dispatcher:
         Then runs that share workers have equally many in the queue, and so equal shares, in whatever order they came.
         """
         if any(self.context.claims.broker.depths(self.context.queues).values()):
-            self._ahead = max(_LEAST_AHEAD, self._ahead // 2)
+            self.ahead = max(_LEAST_AHEAD, self.ahead // 2)
         else:
-            self._ahead = min(_MOST_AHEAD, self._ahead * 2)
+            self.ahead = min(_MOST_AHEAD, self.ahead * 2)
 
-    def _send(self, chunk: ChunkRow, *, retry: bool = False) -> None:
+    def send_chunk(self, chunk: ChunkRow, *, retry: bool = False) -> None:
+        """Send the message for a chunk's first stage."""
         context = self.context
         stage = context.source.first
         if stage is Stage.RETRIEVE:  # UIDs stand in no message

@@ -17,7 +17,7 @@ from producer.ledger.ledger import ChunkRow
 
 #: Items that may be left at most, and for how long, in seconds: shorter where others were served since it failed first.
 _MAX_LEFT: Final = 3
-_LEFT_SECONDS: Final = 300.0
+LEFT_SECONDS: Final = 300.0
 _LEFT_AGAIN_SECONDS: Final = 60.0
 
 
@@ -56,7 +56,7 @@ def left_alone(
         history = ledger.history(number)
         history.served(served.get(Operation(state.back_operation), 0))
         again = history.verdict is not Verdict.OUTAGE
-        if state.back_seconds < (_LEFT_AGAIN_SECONDS if again else _LEFT_SECONDS):
+        if state.back_seconds < (_LEFT_AGAIN_SECONDS if again else LEFT_SECONDS):
             return []
     left = [item for chunk in in_flight.values() for item, _ in chunk.items if ledger.item(item) is None]
     tally = ledger.tally()

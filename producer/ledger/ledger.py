@@ -30,8 +30,8 @@ from producer.ledger.schema import (
 from producer.sources.base import Matches, Page
 
 #: An item that a server failed on is sent again after so many seconds, then after four times as many, and so on.
-_RETRY_AFTER: Final = 1.0
-_RETRY_AT_MOST: Final = 60.0
+RETRY_AFTER: Final = 1.0
+RETRY_AT_MOST: Final = 60.0
 
 
 #: The ledger's fact: images that this run brought into Orthanc are deleted there once their items have ended.
@@ -264,7 +264,7 @@ class Ledger(RunDatabase):
         if history.verdict is Verdict.ITEM:
             self._end(chunk, item, ref, result, took)
             return
-        due = time.time() + min(_RETRY_AT_MOST, _RETRY_AFTER * 4**rounds)
+        due = time.time() + min(RETRY_AT_MOST, RETRY_AFTER * 4**rounds)
         self._execute(
             "INSERT INTO deferral VALUES (?, ?, ?, ?)",
             (self._insert_chunk([(item, ref)]), due, rounds + 1, json.dumps(history.events)),

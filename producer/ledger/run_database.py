@@ -15,7 +15,7 @@ from producer.ledger.schema import DEFERRAL, EVICTION, LABELS, MATCHES, SCHEMA, 
 
 #: How long one access waits for a lock of another program's, in seconds; the program then says so and
 #: waits on. Nothing can interrupt SQLite while it waits.
-_LOCK_SECONDS: Final = 5.0
+LOCK_SECONDS: Final = 5.0
 
 _Row = TypeVar("_Row")
 
@@ -192,7 +192,7 @@ class RunDatabase:
 def _open(path: Path, how: str) -> sqlite3.Connection:
     # By URI, whose special characters a folder's name may hold.
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, timeout=_LOCK_SECONDS
+        f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, timeout=LOCK_SECONDS
     )
 
 

@@ -109,14 +109,15 @@ class Notifier(Silent):
             t("quarantined"): sum(summary["quarantined"].values()),
         }
         self._send(t("It is complete."), counts)
-        self._wait()
+        self.wait_until_sent()
 
     def failed(self) -> None:
         """Tell that the run can't go on by itself, and wait a little until that is sent."""
         self._send(t("It can't go on until somebody looks at it."), {})
-        self._wait()
+        self.wait_until_sent()
 
-    def _wait(self) -> None:
+    def wait_until_sent(self) -> None:
+        """Wait a little for what is being sent; say where it could not be."""
         deadline = time.monotonic() + _LAST_WORD
         for thread in self._sending:
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
 
 #: Seconds between looks at Redis and the PACS.
-_LOOK_EVERY: Final = 5.0
+LOOK_EVERY: Final = 5.0
 
 #: Seconds between questions to the workers, and how long they may take to answer.
-_ASK_EVERY: Final = 15.0
-_ASK_FOR: Final = 2.0
+ASK_EVERY: Final = 15.0
+ASK_FOR: Final = 2.0
 
 
 @dataclass
@@ -66,16 +66,16 @@ class Poller:
         self.pacs.close()
 
     def _run(self) -> None:
-        asked = -_ASK_EVERY
+        asked = -ASK_EVERY
         while not self._over.is_set():
             seen = Seen(consumers=self.seen.consumers)
             self._look_at_redis(seen)
             self._look_at_pacs(seen)
-            if time.monotonic() - asked >= _ASK_EVERY:
+            if time.monotonic() - asked >= ASK_EVERY:
                 asked = time.monotonic()
                 seen.consumers = self._consumers()
             self.seen = seen
-            self._over.wait(_LOOK_EVERY)
+            self._over.wait(LOOK_EVERY)
 
     def _look_at_redis(self, seen: Seen) -> None:
         try:
@@ -98,7 +98,7 @@ class Poller:
     def _consumers(self) -> dict[str, int] | None:
         """Return how many workers listen to each queue; None when Redis is unavailable."""
         try:
-            answers = self.app.control.inspect(timeout=_ASK_FOR).active_queues() or {}
+            answers = self.app.control.inspect(timeout=ASK_FOR).active_queues() or {}
         except Exception:  # noqa: BLE001  # kombu's and redis-py's errors of every kind, all of them "away"
             return None
         counts = dict.fromkeys(self.queues(), 0)

@@ -155,7 +155,7 @@ def compare(before: Scores, now: Scores) -> list[Drift]:
     for label in LABELS:
         old, new = before[label], now[label]
         smaller = min(old.size, new.size)
-        limit = _ks_limit(old.size, new.size, alpha) if smaller else math.inf
+        limit = ks_limit(old.size, new.size, alpha) if smaller else math.inf
         distance, index = (_ks(old, new), _psi(old, new)) if smaller else (0.0, 0.0)
         verdict = Verdict.FEW if smaller < FEWEST else _judge(index, distance, limit)
         drifts.append(Drift(label, old.size, new.size, index, distance, limit, verdict))
@@ -186,8 +186,16 @@ def _ks(old: Distribution, new: Distribution) -> float:
     return largest
 
 
-def _ks_limit(n: int, m: int, alpha: float) -> float:
-    """Return Smirnov's asymptotic limit of the two-sample distance."""
+def ks_limit(n: int, m: int, alpha: float) -> float:
+    """Return Smirnov's asymptotic limit of the two-sample distance.
+
+    Parameters
+    ----------
+    n, m
+        The sizes of the samples.
+    alpha
+        The level: how often chance alone exceeds the limit.
+    """
     return math.sqrt(-math.log(alpha / 2) / 2 * (n + m) / (n * m))
 
 

@@ -84,7 +84,7 @@ _MARK: Final = "audit"
 _OPEN_MARK: Final = "audit_open"
 
 #: Lines between two such marks: what is read again after a kill.
-_MARK_EVERY: Final = 10_000
+MARK_EVERY: Final = 10_000
 
 
 def _state(path: Path) -> list[int]:
@@ -175,7 +175,7 @@ class Audit:
                 self._head = Link(effect.seq, hashlib.sha256(line).hexdigest())
                 self._end += len(line) + 1
                 written += 1
-                if self._head.seq - self._marked >= _MARK_EVERY:
+                if self._head.seq - self._marked >= MARK_EVERY:
                     self._mark(len(line) + 1)
             if durable:
                 os.fsync(self._file.fileno())
@@ -196,7 +196,7 @@ class Audit:
         with self.path.open("rb") as file:
             head, end = self._marked_part(file)
             file.seek(end)
-            for line, link, _ in _links(file, head):
+            for line, link, _ in links(file, head):
                 if link is None:
                     break
                 head, end = link, end + len(line)
@@ -256,7 +256,7 @@ def verify(ledger: Ledger, path: Path, head: str = "") -> AuditResult:
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error
     with file:
-        for line, link, why in _links(file):
+        for line, link, why in links(file):
             if link is None:
                 return AuditResult(last, last.seq + 1, why)
             effect = next(expected, None)
@@ -277,7 +277,7 @@ def verify(ledger: Ledger, path: Path, head: str = "") -> AuditResult:
     return AuditResult(last)
 
 
-def _links(file: BinaryIO, last: Link = Link()) -> Iterator[tuple[bytes, Link | None, str]]:  # frozen
+def links(file: BinaryIO, last: Link = Link()) -> Iterator[tuple[bytes, Link | None, str]]:  # frozen
     """Yield each line after a place in the chain with its own, or with what is wrong with it; then nothing more."""
     while line := file.readline(_LONGEST):
         why = _wrong(line, last)

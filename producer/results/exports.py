@@ -41,7 +41,7 @@ _OWN_CSV: Final = begins_with(
 _OWN_SUMMARY: Final = begins_with(b'{\n  "run": ')
 
 #: Rows of one group of a Parquet file: bounds the memory.
-_GROUP: Final = 20_000
+GROUP: Final = 20_000
 
 
 def _is_own_jsonl(file: IO[bytes]) -> bool:
@@ -106,7 +106,7 @@ def rows(ledger: Ledger) -> Iterator[ScoreRow]:
 
 
 #: Rows that are written between two looks whether to give up: some milliseconds.
-_ROWS_A_LOOK: Final = 500
+ROWS_A_LOOK: Final = 500
 
 
 class GivenUp(BacklogError):
@@ -145,7 +145,7 @@ def write_scores(
         writer = csv.writer(file, delimiter=";" if excel else ",")
         writer.writerow(COLUMNS)
         for number, row in enumerate(rows(ledger)):
-            if number % _ROWS_A_LOOK == 0 and give_up():
+            if number % ROWS_A_LOOK == 0 and give_up():
                 raise GivenUp(f"gave up after {number} rows")
             cells = [cell(value) for value in row.by_column().values()]
             writer.writerow([_decimal_comma(one) for one in cells] if excel else cells)
@@ -173,7 +173,7 @@ def write_parquet(ledger: Ledger, to: Path | OutputFile) -> None:
         group: list[dict[str, int | str | float | None]] = []
         for row in rows(ledger):
             group.append(row.by_column())
-            if len(group) == _GROUP:
+            if len(group) == GROUP:
                 writer.write_table(pa.Table.from_pylist(group, schema))
                 group = []
         writer.write_table(pa.Table.from_pylist(group, schema))

@@ -16,10 +16,10 @@ from producer.ledger.rows import ITEM_COLUMNS, ItemRow
 T = TypeVar("T")
 
 #: Items held at a time: never a million, and no query stands open while the ledger is written.
-_BATCH: Final = 256
+BATCH: Final = 256
 
 #: The first and the longest pause before a request that failed is made again, in seconds.
-_PAUSES: Final = (0.25, 5.0)
+PAUSES: Final = (0.25, 5.0)
 
 
 _REPORTED: Final = (
@@ -59,7 +59,7 @@ def retried(request: Callable[[], T], seconds: float) -> T:
         It still is.
     """
     deadline = time.monotonic() + seconds
-    pause, longest = _PAUSES
+    pause, longest = PAUSES
     while True:
         try:
             return request()
@@ -131,6 +131,6 @@ def reported_items(ledger: Ledger, after: int, count: int) -> Iterator[ReportedI
 def reported_pages(ledger: Ledger, after: int = -1) -> Iterator[list[ReportedItem]]:
     """Yield a run's reported items, a bounded page at a time, so that the ledger may be written between them."""
     last = after
-    while page := list(reported_items(ledger, last, _BATCH)):
+    while page := list(reported_items(ledger, last, BATCH)):
         yield page
         last = page[-1].row.no

@@ -17,10 +17,10 @@ from producer.ledger.ledger import Ledger
 _VANISHED: Final = "vanished_patients"
 
 #: How often deletions are looked for, in seconds.
-_INTERVAL: Final = 2.0
+INTERVAL: Final = 2.0
 
 #: Looking takes at most one part in so many of a slow PACS's time, which the workers need.
-_SHARE: Final = 10
+SHARE: Final = 10
 
 
 def pacs_problems(settings: Settings, address: str, *, stores_images: bool) -> list[str]:
@@ -100,7 +100,7 @@ class DeletionWatch:
                 self._look()
         finally:
             ended = time.monotonic()
-            self._next = ended + max(_INTERVAL, _SHARE * (ended - began))
+            self._next = ended + max(INTERVAL, SHARE * (ended - began))
 
     def _look(self) -> None:
         vanished = 0

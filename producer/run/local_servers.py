@@ -29,17 +29,19 @@ from backlog.settings import child_environment
 _GRACE: Final = 30.0
 
 #: A process that dies again within this many seconds of its start waits as long before the next.
-_SETTLED: Final = 5.0
+SETTLED: Final = 5.0
 
 #: A process that dies so often in a row within that time will not come up: the run ends, and says why.
-_MAX_QUICK_DEATHS: Final = 5
+MAX_QUICK_DEATHS: Final = 5
 
 #: Most characters of a process's last words that the user is shown.
 _LAST_WORDS: Final = 300
 
 
 @dataclass
-class _Child:
+class Child:
+    """A process of ours, and what is known of its deaths."""
+
     name: str
     command: list[str]
     environment: dict[str, str]
@@ -53,7 +55,7 @@ class _Child:
     def bury(self) -> None:
         """Count a death, once."""
         if not self._buried:
-            quick = time.monotonic() - self.started < _SETTLED
+            quick = time.monotonic() - self.started < SETTLED
             self.quick_deaths = self.quick_deaths + 1 if quick else 0
             self._buried = True
 
@@ -69,6 +71,7 @@ class _Child:
         return printable(last.strip(), _LAST_WORDS)
 
     def start(self) -> None:
+        """Start it, with what it says at the end of its log."""
         with os.fdopen(open_without_link(self.log, os.O_WRONLY | os.O_APPEND), "ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -85,6 +88,7 @@ class _Child:
 
     @property
     def alive(self) -> bool:
+        """Whether it runs."""
         return self.process is not None and self.process.poll() is None
 
 
@@ -115,33 +119,33 @@ class LocalServers:
     on_give_up: Callable[[str], None] = lambda _: None
     first: Stage = Stage.UPLOAD
     redis_url: str = field(init=False)
-    _folder: PrivateFolder = field(init=False)
-    _children: list[_Child] = field(default_factory=list, init=False)
+    folder: PrivateFolder = field(init=False)
+    children: list[Child] = field(default_factory=list, init=False)
     _over: threading.Event = field(default_factory=threading.Event, init=False)
     _supervisor: threading.Thread | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
-        self._folder = PrivateFolder()
-        socket = self._folder.path / "redis.sock"
+        self.folder = PrivateFolder()
+        socket = self.folder.path / "redis.sock"
         self.redis_url = f"redis+socket://{socket}"
         environment = child_environment(redis_url=self.redis_url, **self.settings) | {
             "PYTHONUNBUFFERED": "1",
         }
-        self._children = [
-            _Child(
+        self.children = [
+            Child(
                 "redis",
-                _redis_command(socket, self._folder.path),
+                redis_command(socket, self.folder.path),
                 child_environment(),
                 self.logs / "redis.log",
             ),
-            _Child(
+            Child(
                 "io",
                 _worker_command("io", f"{QUEUES[min(self.first, Stage.UPLOAD)]},report", self.workers),
                 environment,
                 self.logs / "worker-io.log",
             ),
-            _Child(
+            Child(
                 "inference",
                 _worker_command("inference", "inference", self.workers),
                 environment,
@@ -151,9 +155,9 @@ class LocalServers:
 
     def __enter__(self) -> LocalServers:
         try:
-            self._children[0].start()
+            self.children[0].start()
             self._wait_for_redis()
-            for child in self._children[1:]:
+            for child in self.children[1:]:
                 child.start()
         except BaseException:
             self._stop()
@@ -169,7 +173,7 @@ class LocalServers:
         """Return the process ids by name."""
         return {
             child.name: child.process.pid
-            for child in self._children
+            for child in self.children
             if child.process is not None and child.alive
         }
 
@@ -189,9 +193,9 @@ class LocalServers:
             try:
                 claims.broker.ping()
             except ServiceUnavailable as error:
-                if time.monotonic() > deadline or not self._children[0].alive:
+                if time.monotonic() > deadline or not self.children[0].alive:
                     raise BacklogError(
-                        f"the private Redis doesn't start: see {self._children[0].log}"
+                        f"the private Redis doesn't start: see {self.children[0].log}"
                     ) from error
                 time.sleep(0.02)
             else:
@@ -200,17 +204,17 @@ class LocalServers:
 
     def _supervise(self) -> None:
         while not self._over.wait(0.2):
-            for child in self._children:
+            for child in self.children:
                 if child.alive or self._over.is_set():
                     continue
                 child.bury()
-                if child.quick_deaths >= _MAX_QUICK_DEATHS:
+                if child.quick_deaths >= MAX_QUICK_DEATHS:
                     self.on_give_up(
                         f"the {child.name} process ended {child.quick_deaths} times as soon as it was started:"
                         f" {child.last_words() or 'it said nothing'} (all of it in {child.log})"
                     )
                     return
-                if time.monotonic() - child.started < _SETTLED and child.starts > 1:
+                if time.monotonic() - child.started < SETTLED and child.starts > 1:
                     continue
                 try:
                     child.start()
@@ -222,7 +226,7 @@ class LocalServers:
         self._over.set()
         if self._supervisor is not None:
             self._supervisor.join(timeout=5)
-        workers, redis = self._children[1:], self._children[:1]
+        workers, redis = self.children[1:], self.children[:1]
         for group, grace in ((workers, _GRACE), (redis, 5.0)):
             for child in group:
                 if child.process is not None and child.alive:
@@ -235,7 +239,7 @@ class LocalServers:
                     except subprocess.TimeoutExpired:
                         os.killpg(child.process.pid, signal.SIGKILL)
                         child.process.wait()
-        self._folder.remove()
+        self.folder.remove()
 
 
 def _worker_command(name: str, queues: str, processes: int) -> list[str]:
@@ -250,7 +254,8 @@ def redis_program() -> str | None:
     return shutil.which("redis-server") or shutil.which("valkey-server") or _bundled_server()
 
 
-def _redis_command(socket: Path, folder: Path) -> list[str]:
+def redis_command(socket: Path, folder: Path) -> list[str]:
+    """Return the command of a private Redis that listens at a socket."""
     server = redis_program()
     if server is None:
         raise UsageError(

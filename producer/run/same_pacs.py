@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SAMPLES: Final = 10
 
 #: How often the identifier is asked for during a run, in seconds.
-_INTERVAL: Final = 5.0
+INTERVAL: Final = 5.0
 
 _OWN: Final = (
     "SELECT sr_instance, sr_sha256 FROM item WHERE outcome = 'reported' AND sr_ours"
@@ -109,7 +109,7 @@ class IdentityWatch:
         job = self._job.now()
         if not job["pacs"] or time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + _INTERVAL
+        self._next = time.monotonic() + INTERVAL
         with suppress(ServiceUnavailable):
             identity = self._pacs.identity()
             if identity != job["pacs"]:

@@ -77,7 +77,7 @@ class Runner:
     clock: Callable[[], float] = time.time
     runs: list[RunInfo] = field(default_factory=list, init=False)  #: as they were at the last look
     _started: float = field(init=False)
-    _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    child: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _log: ChildLog | None = field(default=None, init=False)
     _at: Path | None = field(default=None, init=False)
     _page: EntryPage = field(init=False)
@@ -113,10 +113,10 @@ class Runner:
         self._beat()
         self._page.show(self.runs)
         prune(self.settings, {f"run-{run.run}" for run in self.runs if run.state in _AT_WORK})
-        if self._child is not None and self._child.poll() is not None:
+        if self.child is not None and self.child.poll() is not None:
             self._end_of_run()
             self.runs = list(find_runs(self.root, self.runs))
-        if self._child is not None:
+        if self.child is not None:
             held = next((run for run in self.runs if run.out == self._at), None)
             if held is not None and held.state in (RunState.PAUSED, RunState.CANCELLED):
                 self.stop_run()  # a paused run leaves its place to the next
@@ -129,14 +129,14 @@ class Runner:
 
     def stop_run(self) -> None:
         """Stop the run that is being worked on; it writes its account first."""
-        if self._child is None:
+        if self.child is None:
             return
-        self._child.terminate()
+        self.child.terminate()
         try:
-            self._child.wait(_GRACE)
+            self.child.wait(_GRACE)
         except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+            self.child.kill()
+            self.child.wait()
         self._close()
 
     # -- one run -----------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ class Runner:
         self.say(f"{run.out}: {'begins' if run.state is RunState.QUEUED else 'goes on'}")
         port = self.settings.metrics_port
         self._at = run.out
-        self._child = subprocess.Popen(
+        self.child = subprocess.Popen(
             self.command(run.out),
             env=child_environment(metrics_port=str(port + 1 if port else 0)),
             stdin=subprocess.DEVNULL,
@@ -160,14 +160,14 @@ class Runner:
             start_new_session=True,  # Ctrl-C in the runner's terminal is the runner's to handle
             preexec_fn=die_with_parent,
         )
-        assert self._child.stderr is not None  # noqa: S101  # it is a pipe
-        self._log = ChildLog(self._child.stderr)
+        assert self.child.stderr is not None  # noqa: S101  # it is a pipe
+        self._log = ChildLog(self.child.stderr)
 
     def _end_of_run(self) -> None:
-        assert self._child is not None  # noqa: S101  # asked for only when there is one
+        assert self.child is not None  # noqa: S101  # asked for only when there is one
         assert self._at is not None  # noqa: S101
         assert self._log is not None  # noqa: S101
-        status, out, paths = self._child.returncode, self._at, Paths(self._at)
+        status, out, paths = self.child.returncode, self._at, Paths(self._at)
         last = self._log.last()
         self._close()
         run = next((one for one in find_runs(self.root) if one.out == out), None)
@@ -188,7 +188,7 @@ class Runner:
         self.say(f"{out}: could not go on: {reason}; again in {wait:.0f} s")
 
     def _close(self) -> None:
-        self._child = self._log = self._at = None
+        self.child = self._log = self._at = None
 
     # -- the folders -------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from producer.sources.base import Entry, Page, never_silent
 from producer.sources.study_slices import Slice, StudySlices, date_range
 
 #: Studies of one page: each takes two queries and more, and the run's producer waits for the page.
-_PAGE: Final = 32
+PAGE: Final = 32
 
 #: Studies whose series are asked for at a time.
 STUDIES_AT_A_TIME: Final = 4
@@ -105,8 +105,8 @@ class ModalitySource:
     def _of_slice(self, found: Slice, pool: Executor, seen: str, last: date) -> Iterator[Page]:
         """Yield the pages of a slice, behind the last study that was listed."""
         studies = sorted(uid for uid in found.studies if uid > seen)
-        for at in range(0, len(studies), _PAGE):
-            some = studies[at : at + _PAGE]
+        for at in range(0, len(studies), PAGE):
+            some = studies[at : at + PAGE]
             listed = pool.map(self.entries_of, [found.studies[uid] for uid in some])
             entries = [entry for entries in listed for entry in entries]
             yield Page(entries, f"{found.first}/{found.last}/{some[-1]}", last=False)

@@ -21,10 +21,10 @@ from producer.sources.only_list import OnlyList, OnlyValues
 from producer.sources.zip import ZipSource
 
 #: Entries whose headers are read between two looks at the clock.
-_STEP: Final = 64
+STEP: Final = 64
 
 #: The producer has more to do than to list: after so many seconds it gets what was found.
-_SECONDS: Final = 1.0
+SECONDS: Final = 1.0
 
 _ATTRIBUTES: Final = {
     Key.SOP_INSTANCE_UID: "SOPInstanceUID",
@@ -50,7 +50,7 @@ class OnlySource:
     def __post_init__(self) -> None:
         self.first, self.spec = self.source.first, self.source.spec
         if self.wanted.key is not Key.FILE_NAME:
-            self.source.page_size = _STEP
+            self.source.page_size = STEP
 
     def pages(self, cursor: str) -> Iterator[Page]:
         """Stream the wanted entries, with an account; the cursors are the source's own.
@@ -80,7 +80,7 @@ class OnlySource:
                     found.update(rows)
                     if rows:
                         kept.append(entry)
-                if page.last or len(kept) >= sources.PAGE or time.monotonic() - since > _SECONDS:
+                if page.last or len(kept) >= sources.PAGE or time.monotonic() - since > SECONDS:
                     yield Page(kept, page.cursor, page.last, Matches(dict(found), looked_at, without_header))
                     found, looked_at, without_header = Counter[tuple[int, str]](), 0, 0
                     kept = []

@@ -15,7 +15,7 @@ from producer.sources.orthanc import OrthancSource
 from producer.sources.series_listing import tags_of
 
 #: Values of one query.
-_VALUES: Final = 100
+VALUES: Final = 100
 
 _LEVELS: Final = {
     Key.SOP_INSTANCE_UID: (Level.INSTANCE, "SOPInstanceUID"),
@@ -35,7 +35,7 @@ class OrthancFinder:
     @property
     def size(self) -> int:
         """How many values are asked for at a time."""
-        return _VALUES
+        return VALUES
 
     def find(self, key: Key, values: list[str]) -> Iterator[FoundStudy]:
         """Yield what it holds of some values. Raises as :class:`producer.sources.only_pacs.Finder`."""

@@ -17,7 +17,7 @@ from producer.sources.base import Entry, Page, never_silent
 from producer.sources.series_listing import Listing, ListingPosition, QueryListing, WholeListing, tags_of
 
 #: Most instances of a series whose headers are asked for one by one.
-_MAX_HEADERS: Final = 32
+MAX_HEADERS: Final = 32
 
 #: What all instances of a large series may be by what they have in common: their kind alone.
 _KINDS: Final = (Reason.NOT_IMAGE, Reason.NOT_RADIOGRAPH)
@@ -100,7 +100,7 @@ class OrthancSource:
         if not _worth_asking(tags, self.rules):
             return {}
         try:
-            if len(instances) > _MAX_HEADERS:
+            if len(instances) > MAX_HEADERS:
                 shared = self.orthanc.shared_tags(series)
                 kind = _skip(shared, self.rules) if {"SOPClassUID", "Modality"} <= shared.keys() else None
                 return dict.fromkeys(instances, kind) if kind in _KINDS else {}

@@ -16,7 +16,7 @@ from backlog.pacs.orthanc import Orthanc
 from backlog.pacs.orthanc_find import OrthancResource
 
 #: Series of one page of Orthanc's answers.
-_SERIES_PAGE: Final = 500
+SERIES_PAGE: Final = 500
 
 #: Times that the end of a listing is compared with Orthanc's own count, while series are being deleted.
 _END_CHECKS: Final = 5
@@ -126,7 +126,7 @@ class ListingPosition:
         """
         for _ in range(_END_CHECKS):
             series = self._read()
-            if len(series) < _SERIES_PAGE:
+            if len(series) < SERIES_PAGE:
                 count = self._listing.count()
                 self.ended = self._offset + len(series) >= count
             if series or self.ended:
@@ -142,14 +142,14 @@ class ListingPosition:
     def _read(self) -> list[OrthancResource]:
         if self._last:
             # The last one again, in front: it shows that no series came or went before it.
-            series = self._listing.page(self._offset - 1, _SERIES_PAGE + 1)
+            series = self._listing.page(self._offset - 1, SERIES_PAGE + 1)
             if not series or series[0]["ID"] != self._last:
                 # When it is gone itself, the listing begins anew: what was read already then counts as `duplicate`.
                 found = self._find_last()
                 self._offset = 0 if found is None else found + 1
             elif len(series) > 1:
                 return series[1:]
-        return self._listing.page(self._offset, _SERIES_PAGE)
+        return self._listing.page(self._offset, SERIES_PAGE)
 
     def _find_last(self) -> int | None:
         """Return the offset of the last series read, looking on both sides of where it was."""
@@ -157,12 +157,12 @@ class ListingPosition:
         ended = False
         while not ended or low > 0:
             if not ended:
-                ids = self._ids(high, _SERIES_PAGE)
+                ids = self._ids(high, SERIES_PAGE)
                 if self._last in ids:
                     return high + ids.index(self._last)
                 ended, high = not ids, high + len(ids)
             if low > 0:
-                start = max(0, low - _SERIES_PAGE)
+                start = max(0, low - SERIES_PAGE)
                 while start < low:  # an answer may be shorter than asked for
                     ids = self._ids(start, low - start)
                     if self._last in ids:
@@ -170,7 +170,7 @@ class ListingPosition:
                     if not ids:
                         break
                     start += len(ids)
-                low = max(0, low - _SERIES_PAGE)
+                low = max(0, low - SERIES_PAGE)
         return None
 
     def _ids(self, since: int, limit: int) -> list[str]:

@@ -32,7 +32,7 @@ from tests.support.dicom_images import (
 from tests.support.newer_orthanc import VERSIONS, an_orthanc, lacking
 from tests.support.servers import OrthancServer, free_port
 from worker.reader.same_pixels import PixelComparison
-from worker.tasks.upload import _same_image
+from worker.tasks.upload import same_image
 
 WORDS = chest(64, 64)
 IMAGE = dicom(WORDS, StudyDate="20240102", InstanceNumber="1", ImageComments="ab")
@@ -188,7 +188,7 @@ def test_every_case_stays_itself_when_a_pacs_transcodes_it(version: str, syntax:
         for name, image in files:
             held = held_by(server, image)
             undecided += verdict(image, held) is Comparison.PIXELS_UNDECIDED
-            assert _same_image(DicomFile(image), held, pixels.same), name
+            assert same_image(DicomFile(image), held, pixels.same), name
     assert undecided or syntax in (IMPLICIT, BIG, DEFLATED)
 
 
@@ -221,4 +221,4 @@ def test_an_image_that_came_by_c_store_first_is_the_same(tmp_path: Path) -> None
             held = server.get(f"/instances/{instance}/file").content
         assert held != image
         assert verdict(image, held) is Comparison.SAME, name
-        assert _same_image(DicomFile(image), held, lambda *_: False)
+        assert same_image(DicomFile(image), held, lambda *_: False)

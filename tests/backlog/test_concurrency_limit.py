@@ -113,7 +113,7 @@ def test_requests_that_fail_in_one_trouble_halve_the_limit_once(
 def test_the_limit_never_falls_below_one(
     redis_url: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(concurrency_limit, "_CUT_MS", 1)
+    monkeypatch.setattr(concurrency_limit, "CUT_MS", 1)
     (one,) = limits(redis_url, 1, most=4)
     for _ in range(5):
         fail(one)
@@ -125,7 +125,7 @@ def test_the_limit_never_falls_below_one(
 def test_an_answer_that_takes_far_longer_than_usual_lowers_the_limit(
     redis_url: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(concurrency_limit, "_SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(concurrency_limit, "SLOW_SECONDS", 0.05)
     (one,) = limits(redis_url, 1, most=4)
     for _ in range(3):
         with one.slot("fetch"):
@@ -255,7 +255,10 @@ def test_without_redis_a_process_makes_one_request_at_a_time() -> None:
     assert most_at_a_time([alone, alone, alone], 1, requests=3) == 1
 
 
-def test_a_redis_that_dies_meanwhile_stops_no_request(redis_server: RedisServer) -> None:
+def test_a_redis_that_dies_meanwhile_stops_no_request(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(concurrency_limit, "AWAY", 0.0)
     private = RedisServer(redis_server.folder / "private")
     private.start()
     (one,) = limits(private.url, 1, most=2)
@@ -264,7 +267,6 @@ def test_a_redis_that_dies_meanwhile_stops_no_request(redis_server: RedisServer)
     with one.slot("fetch"):
         pass
     private.start()
-    one._away_until = 0.0  # as if some seconds had passed
     try:
         with one.slot("fetch"):
             assert private.client.zcard(f"{one.name}:places") == 1

@@ -27,8 +27,8 @@ from tests.support.dicom_images import chest, dicom
 from tests.support.newer_orthanc import VERSIONS, an_orthanc, lacking
 from tests.support.servers import OrthancServer, free_port
 from worker.reader.same_pixels import PixelComparison
-from worker.tasks.report import _only_one
-from worker.tasks.upload import SamePixels, _store
+from worker.tasks.report import only_one
+from worker.tasks.upload import SamePixels, store_image
 
 IMAGE = dicom(chest(64, 64))
 LARGE = dicom(chest(1024, 1024), SOPInstanceUID="1.2.3.4.6")
@@ -242,16 +242,16 @@ def test_an_orthanc_that_says_that_it_never_overwrites_is_not_asked_before_each_
 def test_a_report_under_a_uid_that_is_taken_is_withdrawn(pacs: Orthanc) -> None:
     """Two patients have images of one UID: their reports' UIDs, which derive from it, would be one as well."""
     first = pacs.store(dicom(chest(64, 64), SOPInstanceUID="1.2.77", PatientID="A")).instance
-    _only_one(pacs, "1.2.77", first)
+    only_one(pacs, "1.2.77", first)
     second = pacs.store(dicom(chest(64, 64), SOPInstanceUID="1.2.77", PatientID="B")).instance
-    assert reason_of(lambda: _only_one(pacs, "1.2.77", second)) is Reason.UID_CONFLICT
+    assert reason_of(lambda: only_one(pacs, "1.2.77", second)) is Reason.UID_CONFLICT
     assert reason_of(lambda: pacs.fetch(second)) is Reason.NOT_IN_PACS
     assert pacs.count_instances("1.2.77", first) == 1
 
 
-def store_image(client: Orthanc, image: bytes, same_pixels: SamePixels) -> StoreResult:
+def stored_as(client: Orthanc, image: bytes, same_pixels: SamePixels) -> StoreResult:
     file = DicomFile(image)
-    return _store(client, file, screen(file.header, Rules()), same_pixels)
+    return store_image(client, file, screen(file.header, Rules()), same_pixels)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -266,11 +266,11 @@ def test_an_image_that_orthanc_keeps_in_another_transfer_syntax_is_the_same_imag
         closing(opened(server)) as client,
         closing(PixelComparison(Settings())) as pixels,
     ):
-        instance = store_image(client, IMAGE, pixels.same).instance
+        instance = stored_as(client, IMAGE, pixels.same).instance
         assert parse_file(client.fetch(instance)).transfer_syntax_uid == syntax
-        assert store_image(client, IMAGE, pixels.same) == StoreResult(instance, already=True)
+        assert stored_as(client, IMAGE, pixels.same) == StoreResult(instance, already=True)
         for other in (dicom(chest(64, 64), KVP="99"), dicom(chest(64, 64)[::-1])):
-            found = reason_of(lambda other=other: store_image(client, other, pixels.same))  # type: ignore[misc]
+            found = reason_of(lambda other=other: stored_as(client, other, pixels.same))  # type: ignore[misc]
             assert found is Reason.UID_CONFLICT
 
 
@@ -283,7 +283,7 @@ def test_an_image_that_a_pacs_gives_another_uid_is_withdrawn(version: str, tmp_p
         closing(opened(server)) as client,
     ):
         for _ in range(2):
-            assert reason_of(lambda: store_image(client, image, lambda *_: True)) is Reason.REFUSED
+            assert reason_of(lambda: stored_as(client, image, lambda *_: True)) is Reason.REFUSED
         assert server.get("/statistics").json()["CountInstances"] == 0
 
 

@@ -54,4 +54,4 @@ def test_a_document_without_the_part_is_refused_and_left(tmp_path: Path) -> None
 
 def test_the_performance_page_has_the_part() -> None:
     text = (Path(figures.__file__).parents[1] / "docs" / "performance.md").read_text(encoding="utf-8")
-    assert text.count(figures._BEGIN) == text.count(figures._END) == 1
+    assert text.count(figures.BEGIN) == text.count(figures.END) == 1

@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,7 @@ from tests.support.ended_runs import (
     reported,
     some_scores,
 )
+from tests.support.servers import ROOT
 
 COUNT = 40
 
@@ -230,7 +233,7 @@ def test_a_file_that_nobody_touched_is_not_read_again(
         head = audit.head
     whole = path.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(audit_log, "_links", None)
+        patched.setattr(audit_log, "links", None)
         with Audit(ledger, path) as audit:
             assert audit.head == head
             assert audit.catch_up() == 0
@@ -240,24 +243,39 @@ def test_a_file_that_nobody_touched_is_not_read_again(
         assert audit.damaged is not None
 
 
+def killed_after_catching_up(ledger: Ledger, path: Path) -> None:
+    """Have a process write the audit with a mark every seven lines, and die before it can close it."""
+    program = """
+import os, sys
+from pathlib import Path
+from producer.ledger.ledger import Ledger
+from producer.results import audit_log
+audit_log.MARK_EVERY = 7
+audit_log.Audit(Ledger(Path(sys.argv[1]), write=True), Path(sys.argv[2])).catch_up()
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(ledger.path), str(path)], cwd=ROOT, check=False, timeout=60
+    )
+    assert done.returncode == -9
+
+
 def test_after_a_kill_only_what_follows_the_last_mark_is_read(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_log, "_MARK_EVERY", 7)
-    killed = Audit(ledger, path)
-    killed.catch_up()
-    killed._file.close()
-    head, whole = killed.head, path.read_bytes()
+    monkeypatch.setattr(audit_log, "MARK_EVERY", 7)
+    killed_after_catching_up(ledger, path)
+    head, whole = verify(ledger, path).head, path.read_bytes()
     path.write_bytes(whole[:-7])  # torn in its last line
     followed: list[int] = []
-    links = audit_log._links
+    links = audit_log.links
 
     def counted(*arguments: Any) -> Iterator[Any]:
         for one in links(*arguments):
             followed.append(1)
             yield one
 
-    monkeypatch.setattr(audit_log, "_links", counted)
+    monkeypatch.setattr(audit_log, "links", counted)
     with Audit(ledger, path) as audit:
         assert len(followed) <= 7 < COUNT
         assert audit.catch_up() == 1
@@ -271,10 +289,8 @@ def test_after_a_kill_only_what_follows_the_last_mark_is_read(
 def test_a_mark_that_the_file_does_not_hold_counts_for_nothing(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
 ) -> None:
-    monkeypatch.setattr(audit_log, "_MARK_EVERY", 7)
-    killed = Audit(ledger, path)
-    killed.catch_up()
-    killed._file.close()
+    monkeypatch.setattr(audit_log, "MARK_EVERY", 7)
+    killed_after_catching_up(ledger, path)
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     with Audit(ledger, path) as audit:

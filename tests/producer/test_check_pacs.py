@@ -14,7 +14,7 @@ from backlog.outcomes import Reason
 from backlog.pacs.configuration import OrthancConfiguration
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
-from producer.doctor import _pacs
+from producer.doctor import check_pacs_of
 from producer.ledger.ledger import Ledger
 from producer.plan import make_plan
 from producer.run import check_pacs
@@ -68,7 +68,7 @@ def test_what_a_pacs_tells_against_a_run_refuses_it(
                 str(tmp_path / "in"), settings, server.url, Paths(tmp_path / "out"), Selection(), workers=1
             )
         assert not (tmp_path / "out").exists()
-        checked = _pacs(settings, server.url)
+        checked = check_pacs_of(settings, server.url)
         assert checked.state == "BAD"
         assert says.split(".*")[0] in checked.text
         plan = make_plan(str(tmp_path / "in"), settings, server.url, Selection(), 0)
@@ -103,8 +103,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture(autouse=True)
 def _always_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_pacs, "_INTERVAL", 0.0)
-    monkeypatch.setattr(check_pacs, "_SHARE", 0)
+    monkeypatch.setattr(check_pacs, "INTERVAL", 0.0)
+    monkeypatch.setattr(check_pacs, "SHARE", 0)
 
 
 def client(server: OrthancServer) -> Orthanc:
@@ -113,7 +113,7 @@ def client(server: OrthancServer) -> Orthanc:
 
 def test_vanishing_patients_stop_the_run_until_the_user_agrees(tmp_path: Path, ledger: Ledger) -> None:
     with an_orthanc("installed", tmp_path, MaximumPatientCount=4) as server, closing(client(server)) as pacs:
-        assert _pacs(settings_of(server), server.url).state == "look"
+        assert check_pacs_of(settings_of(server), server.url).state == "look"
         for number in range(3):
             server.post("/instances", patient(number))
         watch = deletion_watch(settings_of(server), pacs, ledger, stores_images=True)
@@ -177,8 +177,8 @@ def test_a_slow_pacs_is_looked_at_more_rarely(ledger: Ledger, monkeypatch: pytes
             clock[0] += 1.0
             return since, 0
 
-    monkeypatch.setattr(check_pacs, "_INTERVAL", 2.0)
-    monkeypatch.setattr(check_pacs, "_SHARE", 10)
+    monkeypatch.setattr(check_pacs, "INTERVAL", 2.0)
+    monkeypatch.setattr(check_pacs, "SHARE", 10)
     monkeypatch.setattr("producer.run.check_pacs.time.monotonic", lambda: clock[0])
     watch = DeletionWatch(Slow(), ledger, stores_images=False)  # type: ignore[arg-type]  # what it asks of one
     while clock[0] < 1220:

@@ -24,7 +24,7 @@ from tests.support.ended_runs import CHUNK, ended_run, list_items, new_ledger, r
 @pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     """A ledger of two chunks, of which the first is in flight."""
-    monkeypatch.setattr(ledger_module, "_RETRY_AFTER", 0.0)
+    monkeypatch.setattr(ledger_module, "RETRY_AFTER", 0.0)
     made = new_ledger(tmp_path)
     list_items(made, 2 * CHUNK)
     made.dispatched([1])
@@ -82,8 +82,8 @@ def test_an_item_that_a_server_takes_at_last_is_reported(ledger: Ledger) -> None
 
 
 def test_it_is_waited_longer_from_round_to_round(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "_RETRY_AFTER", 1000.0)
-    monkeypatch.setattr(ledger_module, "_RETRY_AT_MOST", 5000.0)
+    monkeypatch.setattr(ledger_module, "RETRY_AFTER", 1000.0)
+    monkeypatch.setattr(ledger_module, "RETRY_AT_MOST", 5000.0)
     ledger.harvest([(first_chunk(ledger), records(3))])
     (due,) = ledger.select(float, "SELECT due FROM deferral")
     assert 900 < due - time.time() <= 1000

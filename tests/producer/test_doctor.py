@@ -32,7 +32,7 @@ def seeded(model_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the model out: it takes seconds, and has tests of its own."""
-    monkeypatch.setattr(doctor, "_model", lambda _: Check("ok", "model", "not looked at"))
+    monkeypatch.setattr(doctor, "check_model", lambda _: Check("ok", "model", "not looked at"))
 
 
 def found(settings: Settings, out: Path, pacs: str = "") -> dict[str, list[Check]]:
@@ -76,11 +76,11 @@ def test_missing_weights_are_bad_where_the_run_needs_them(
 ) -> None:
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
     settings = Settings(cache=str(tmp_path / "cache"))
-    finding = doctor._model(settings)
+    finding = doctor.check_model(settings)
     assert (finding.state, finding.what) == ("BAD", "model")
     assert "doesn't hold the weights" in finding.text
     # With workers elsewhere, this machine may do without.
-    assert doctor._model(replace(settings, redis_url="redis://elsewhere")).state == "look"
+    assert doctor.check_model(replace(settings, redis_url="redis://elsewhere")).state == "look"
     assert not (tmp_path / "cache").exists()  # it looked, and downloaded nothing
 
 
@@ -88,11 +88,11 @@ def test_a_damaged_weights_file_is_bad(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "weights.pt").write_bytes(b"x" * 1000)
     monkeypatch.setenv("CXR_WEIGHTS", str(tmp_path / "weights.pt"))
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
-    assert doctor._model(Settings(weights=str(tmp_path / "weights.pt"))).state == "BAD"
+    assert doctor.check_model(Settings(weights=str(tmp_path / "weights.pt"))).state == "BAD"
 
 
 def test_right_weights_are_named_by_their_hash(seeded: Settings) -> None:
-    finding = doctor._model(seeded)
+    finding = doctor.check_model(seeded)
     assert finding.state == "look"
     assert "onnxruntime loads them" in finding.text
 
@@ -142,9 +142,9 @@ def test_a_redis_that_is_away_old_or_locked(
     away = one(Settings(redis_url=f"redis://me:secret@127.0.0.1:{free_port()}"), tmp_path, "redis")
     assert away.state == "BAD"
     assert "secret" not in str(away)
-    monkeypatch.setattr(doctor, "_REDIS", (99, 0))
+    monkeypatch.setattr(doctor, "REDIS", (99, 0))
     assert one(Settings(redis_url=redis.url), tmp_path, "redis").remedy == "install 99.0 or newer"
-    monkeypatch.setattr(doctor, "_CLOCK", -1.0)
+    monkeypatch.setattr(doctor, "CLOCK", -1.0)
     assert one(Settings(redis_url=redis.url), tmp_path, "clock").remedy == "let NTP set both"
     redis.client.config_set("requirepass", "another")
     locked = one(Settings(redis_url=redis.url, redis_password="wrong"), tmp_path, "redis")
@@ -183,10 +183,10 @@ def test_a_folder_as_pacs_and_the_room_for_it(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")
     assert "can't be written" in one(Settings(), tmp_path, "pacs", str(tmp_path / "file")).text
-    monkeypatch.setattr(doctor, "_MIN_ROOM", 1 << 60)
+    monkeypatch.setattr(doctor, "MIN_ROOM", 1 << 60)
     assert one(Settings(), tmp_path, "disk").state == "BAD"
-    monkeypatch.setattr(doctor, "_MIN_ROOM", 0)
-    monkeypatch.setattr(doctor, "_LITTLE_ROOM", 1 << 60)
+    monkeypatch.setattr(doctor, "MIN_ROOM", 0)
+    monkeypatch.setattr(doctor, "LITTLE_ROOM", 1 << 60)
     assert one(Settings(), tmp_path, "disk").state == "look"
 
 
@@ -201,7 +201,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_model")
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_EXTRAS", {"page": ("no-such-package",), "monitor": ("celery",)})
+    monkeypatch.setattr(doctor, "EXTRAS", {"page": ("no-such-package",), "monitor": ("celery",)})
     finding = one(Settings(), tmp_path, "extras")
     assert (finding.text, finding.remedy) == (
         "not installed: page",

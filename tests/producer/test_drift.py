@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +94,7 @@ def test_ks_and_its_limit_agree_with_scipy() -> None:
         assert ours.ks == pytest.approx(stats.ks_2samp(*fine).statistic, abs=1e-12)
     # The limit is where the asymptotic p-value is the level asked for.
     n, m, alpha = 4000, 3000, 0.01
-    limit = drift._ks_limit(n, m, alpha)
+    limit = drift.ks_limit(n, m, alpha)
     series = 2 * sum(
         (-1) ** (k - 1) * math.exp(-2 * k * k * limit**2 * n * m / (n + m)) for k in range(1, 100)
     )
@@ -139,10 +141,11 @@ def grouped(folder: Path, shift: float, seed: int) -> Ledger:
 def test_drift_at_one_site_is_found_though_the_whole_hides_it(tmp_path: Path) -> None:
     before, now = grouped(tmp_path / "a", 0.0, 0), grouped(tmp_path / "b", 0.0, 1)
     # Among 1200 images of 600 studies, only those of site B are moved.
-    now._db.execute(
-        "UPDATE item SET scores = json_set(scores, '$[0]', min(1.0, json_extract(scores, '$[0]') + 0.2))"
-        " WHERE no >= 900"
-    )
+    with closing(sqlite3.connect(now.path, isolation_level=None)) as database:
+        database.execute(
+            "UPDATE item SET scores = json_set(scores, '$[0]', min(1.0, json_extract(scores, '$[0]') + 0.2))"
+            " WHERE no >= 900"
+        )
     table = tmp_path / "sites.csv"
     lines = ["study_instance_uid,group", *(f"1.2.{n},{'B' if n >= 450 else 'A'}" for n in range(600))]
     table.write_text("\n".join([*lines, "9.9.9,elsewhere"]))

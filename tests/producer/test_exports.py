@@ -120,7 +120,7 @@ def test_writing_that_is_given_up_leaves_the_old_file(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found: after Ctrl-C a run of ten million images wrote its scores for 160 s."""
-    monkeypatch.setattr(exports, "_ROWS_A_LOOK", 1)
+    monkeypatch.setattr(exports, "ROWS_A_LOOK", 1)
     path = tmp_path / "scores.csv"
     write_scores(ledger, path)
     before = path.read_bytes()
@@ -149,7 +149,7 @@ def test_parquet_is_written_in_groups(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'parquet' is not installed")
-    monkeypatch.setattr("producer.results.exports._GROUP", 2)
+    monkeypatch.setattr("producer.results.exports.GROUP", 2)
     write_parquet(ledger, tmp_path / "x.parquet")
     assert parquet.read_table(tmp_path / "x.parquet")["item"].to_pylist() == [0, 2, 4]
 

@@ -443,7 +443,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def test_a_locked_ledger_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_database, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(run_database, "LOCK_SECONDS", 0.05)
     with closing(Ledger.create(path, {})) as ledger:
         with locked(path), pytest.raises(ServiceUnavailable, match="another program holds the run's ledger"):
             ledger.add(page(0, 3, last=True), 2)
@@ -454,7 +454,7 @@ def test_a_locked_ledger_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_ledger_that_is_locked_against_readers_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_database, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(run_database, "LOCK_SECONDS", 0.05)
     Ledger.create(path, {"job": 1}).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode = DELETE")

@@ -24,7 +24,7 @@ class Sleepers(LocalServers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for child in self._children[1:]:
+        for child in self.children[1:]:
             child.command = [sys.executable, "-c", "import time; time.sleep(1000)"]
 
 
@@ -54,12 +54,12 @@ def test_what_dies_is_started_again_and_said(servers: LocalServers, restarted: l
 def test_what_dies_at_once_is_not_started_in_a_circle(
     servers: LocalServers, restarted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    servers._children[1].command = [sys.executable, "-c", "raise SystemExit(1)"]
+    servers.children[1].command = [sys.executable, "-c", "raise SystemExit(1)"]
     os.kill(servers.pids()["io"], signal.SIGKILL)
     wait_until(lambda: restarted == ["io"])
     time.sleep(1.5)  # five looks of the supervisor
     assert restarted == ["io"]
-    monkeypatch.setattr(embedded, "_SETTLED", 0.5)
+    monkeypatch.setattr(embedded, "SETTLED", 0.5)
     wait_until(lambda: len(restarted) >= 3, what="it is tried again, later")
 
 
@@ -69,8 +69,8 @@ def test_what_dies_at_each_start_is_given_up_with_its_last_words(
     """Found: a worker without its library was started again for ever, and nobody said why nothing moved."""
     said: list[str] = []
     servers.on_give_up = said.append
-    monkeypatch.setattr(embedded, "_MAX_QUICK_DEATHS", 2)
-    servers._children[2].command = [
+    monkeypatch.setattr(embedded, "MAX_QUICK_DEATHS", 2)
+    servers.children[2].command = [
         *(sys.executable, "-c"),
         "raise SystemExit('no such library\\x1b[2J')",
     ]
@@ -86,15 +86,15 @@ def test_a_machine_that_has_no_room_for_a_process_is_asked_again(
     servers: LocalServers, restarted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries: list[str] = []
-    start = embedded._Child.start
+    start = embedded.Child.start
 
-    def full(child: embedded._Child) -> None:
+    def full(child: embedded.Child) -> None:
         tries.append(child.name)
         if len(tries) < 3:
             raise OSError(28, "No space left on device")
         start(child)
 
-    monkeypatch.setattr(embedded._Child, "start", full)
+    monkeypatch.setattr(embedded.Child, "start", full)
     os.kill(servers.pids()["inference"], signal.SIGKILL)
     wait_until(lambda: restarted == ["inference"])
     assert tries == ["inference"] * 3
@@ -102,7 +102,7 @@ def test_a_machine_that_has_no_room_for_a_process_is_asked_again(
 
 def test_nothing_is_left_when_it_ends(tmp_path: Path) -> None:
     with Sleepers(tmp_path / "logs", 1, {}) as made:
-        pids, folder = made.pids(), made._folder.path
+        pids, folder = made.pids(), made.folder.path
         assert len(pids) == 3
         assert folder.exists()
     assert not folder.exists()
@@ -112,7 +112,7 @@ def test_nothing_is_left_when_it_ends(tmp_path: Path) -> None:
 
 
 def test_a_redis_that_does_not_come_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_redis_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
+    monkeypatch.setattr(embedded, "redis_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
     with pytest.raises(BacklogError, match=r"redis\.log"), LocalServers(tmp_path / "logs", 1, {}):
         pass
 

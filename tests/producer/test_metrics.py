@@ -58,9 +58,9 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def metrics(
     ledger: Ledger, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Metrics]:
-    monkeypatch.setattr(poller_module, "_LOOK_EVERY", 0.1)
-    monkeypatch.setattr(poller_module, "_ASK_EVERY", 0.2)
-    monkeypatch.setattr(poller_module, "_ASK_FOR", 0.3)
+    monkeypatch.setattr(poller_module, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(poller_module, "ASK_EVERY", 0.2)
+    monkeypatch.setattr(poller_module, "ASK_FOR", 0.3)
     with build(ledger, redis_url, tmp_path) as served:
         yield served
 
@@ -203,8 +203,8 @@ def test_while_redis_is_away_a_scrape_still_answers(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("redis-server")
-    monkeypatch.setattr(poller_module, "_LOOK_EVERY", 0.1)
-    monkeypatch.setattr(poller_module, "_ASK_EVERY", 0.2)
+    monkeypatch.setattr(poller_module, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(poller_module, "ASK_EVERY", 0.2)
     server = RedisServer(tmp_path / "redis")
     server.start()
     with build(ledger, server.url, tmp_path) as metrics:

@@ -180,7 +180,7 @@ def test_only_what_leaves_no_doubt_is_skipped_unseen(
 def test_a_listing_goes_on_where_it_was_broken_off(
     hospital: ScriptedHospital, dicom_orthanc: OrthancServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modality_source, "_PAGE", 3)
+    monkeypatch.setattr(modality_source, "PAGE", 3)
     held = fill(hospital, 7)
     first = source(dicom_orthanc, limit=5)
     read: list[Entry] = []
@@ -195,7 +195,7 @@ def test_slices_that_fall_anew_repeat_nothing(
     hospital: ScriptedHospital, dicom_orthanc: OrthancServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit that was lowered meanwhile splits the slice that the listing was broken off in."""
-    monkeypatch.setattr(modality_source, "_PAGE", 3)
+    monkeypatch.setattr(modality_source, "PAGE", 3)
     held = fill(hospital, 7)
     page = next(source(dicom_orthanc, limit=50).pages(""))
     hospital.limit = 4

@@ -130,7 +130,7 @@ def test_a_run_that_is_meant_to_wait_is_no_standstill(receiver: Receiver, more: 
     notifier = Notifier(receiver.url, RUN, print, long=0.0)
     for _ in range(3):
         notifier.on_progress(progress(10, **more))
-    assert notifier._sending == []
+    notifier.wait_until_sent()
     assert receiver.messages == []
 
 

@@ -129,8 +129,8 @@ def test_a_killed_producer_counts_nothing_twice(
     source: ZipSource | FolderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "PAGE", 2)
-    monkeypatch.setattr(source_only, "_STEP", 2)
-    monkeypatch.setattr(source_only, "_SECONDS", 0.0)
+    monkeypatch.setattr(source_only, "STEP", 2)
+    monkeypatch.setattr(source_only, "SECONDS", 0.0)
     for rows in (("patient_id", "P0", "P1", "P9"), ("file_name", "image0.dcm", "p1/image4", "none")):
         only = listed(tmp_path, *rows)
         chosen = only_source(source, only)
@@ -210,7 +210,7 @@ def test_an_orthanc_is_asked_for_what_a_list_names(
     pacs: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: tuple[str, ...], numbers: list[int]
 ) -> None:
     stored = filled(pacs)
-    monkeypatch.setattr(only_orthanc, "_VALUES", 2)
+    monkeypatch.setattr(only_orthanc, "VALUES", 2)
     monkeypatch.setattr(pacs, "series", None)  # it is never listed as a whole
     assert found_in(pacs, stored, tmp_path, rows) == numbers
 

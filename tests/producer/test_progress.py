@@ -16,7 +16,6 @@ from backlog.broker.messages import Stage
 from backlog.model import DEFAULT_MODEL
 from backlog.settings import Settings
 from backlog.weights import SEEDED_SHA256
-from producer.cli import progress as shown_progress
 from producer.cli.progress import Bars, Lines
 from producer.cli.status import look, progress_of
 from producer.dispatch.progress import RunProgress
@@ -134,14 +133,11 @@ def test_lines_say_the_end_at_once(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def drawn(width: int, seen: RunProgress) -> str:
-    bars = Bars(Stage.UPLOAD)
-    bars.console = Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True)
-    stages = shown_progress._StageBars(bars.console)
-    bars._progress = stages
-    bars._tasks = {name: bars._add(name) for name in ("upload", "infer", "report")}
+    screen = Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True)
+    bars = Bars(Stage.UPLOAD, screen)
     bars.show(seen)
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    for one in stages.get_renderables():
+    for one in bars.stages.get_renderables():
         console.print(one)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

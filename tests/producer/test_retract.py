@@ -83,7 +83,7 @@ def content(name: str, item: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reported_module, "_BATCH", 2)
+    monkeypatch.setattr(reported_module, "BATCH", 2)
 
 
 @pytest.fixture

@@ -228,13 +228,13 @@ def test_a_page_that_the_ledger_could_not_keep_is_listed_again(
     claims: Claims, tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found: the source went on behind it, and its items were in no chunk of a run that ended as complete."""
-    monkeypatch.setattr(run_database, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(run_database, "LOCK_SECONDS", 0.05)
     monkeypatch.setattr(simulated, "PAGE", 10)
     with closing(Ledger.create(tmp_path / "again.sqlite", {"job": a_job(RUN)})) as ledger:
         producer = make(ledger)
         producer.context.window = 3  # one page
         producer.list_source()
-        producer.context.window = producer._ahead = 30
+        producer.context.window = producer.ahead = 30
         with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(ServiceUnavailable):
@@ -263,15 +263,15 @@ def test_more_chunks_wait_while_workers_take_them_at_once(claims: Claims, ledger
     producer = make(ledger)
     producer.context.window = 100
     producer.step()
-    assert len(producer.in_flight) == producer._ahead == 8
+    assert len(producer.in_flight) == producer.ahead == 8
     producer.step()
-    assert len(producer.in_flight) == producer._ahead == 8, "they wait in the queue"
+    assert len(producer.in_flight) == producer.ahead == 8, "they wait in the queue"
     claims.broker.client.delete(*producer.context.queues)  # workers have taken them all
     producer.step()
-    assert producer._ahead == 16
+    assert producer.ahead == 16
     assert len(producer.in_flight) == 10, "all that there are"
     producer.step()
-    assert producer._ahead == 8, "two wait again"
+    assert producer.ahead == 8, "two wait again"
 
 
 def test_a_chunk_without_some_records_is_done_again(claims: Claims, ledger: Ledger, make: Make) -> None:
@@ -327,7 +327,7 @@ def test_the_last_items_of_a_run_end_where_nothing_is_left_to_compare_with(
     done = {i: one for i, one in records_of(10, OURS, "onnxruntime").items() if i}
     claimed(claims, 10, Stage.INFER).release(came_back=True, records=done, operation="read")
     producer.step()
-    monkeypatch.setattr(give_up, "_LEFT_SECONDS", 0.0)
+    monkeypatch.setattr(give_up, "LEFT_SECONDS", 0.0)
     producer.step()  # the PACS does not answer: an outage, for all that is known
     assert ledger.tally().ended == 36
     producer.context.pacs_answers = lambda: True
@@ -355,7 +355,7 @@ def test_workers_that_store_at_another_pacs_are_found_out(claims: Claims, ledger
     producer = make(ledger)  # resumed, with workers at the right one
     ours |= {one["sr_instance"] for one in records_of(1, OURS, "").values()}
     producer.context.pacs_contains = ours.__contains__
-    producer._send(producer.in_flight[1])
+    producer.send_chunk(producer.in_flight[1])
     score(claims, 1, OURS)
     producer.step()
     assert ledger.tally().reported == 4
@@ -373,7 +373,7 @@ def test_workers_that_miss_what_our_pacs_has_are_at_another(
     with pytest.raises(UsageError, match="another PACS"):
         producer.step()
     producer.context.pacs_contains = lambda _: False  # they are really gone
-    producer._send(producer.in_flight[1])
+    producer.send_chunk(producer.in_flight[1])
     claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, dict.fromkeys(range(4), gone))
     producer.step()
     assert ledger.tally().quarantined == {"not_in_pacs": 4}

@@ -200,8 +200,8 @@ def test_a_killed_producer_is_replaced_and_its_time_is_kept(site: Site) -> None:
     out = site.queue(site.backlog("a.zip", count=60), "first")
     with working(site.runner()) as runner:
         wait_until(lambda: read_run(out).ended >= 4 and read_run(out).counts.seconds > 0, 120, "on its way")
-        assert runner._child is not None
-        os.kill(runner._child.pid, signal.SIGKILL)
+        assert runner.child is not None
+        os.kill(runner.child.pid, signal.SIGKILL)
         wait_until(lambda: read_run(out).failure is not None, 60, "its end is noted")
         failure = read_run(out).failure
         assert failure is not None
@@ -250,8 +250,8 @@ def test_what_cannot_go_on_waits_longer_each_time_and_says_why(
     waits = []
     for _ in range(3):
         runner.step()
-        assert runner._child is not None
-        runner._child.wait(20)
+        assert runner.child is not None
+        runner.child.wait(20)
         now[0] += 1
         runner.step()
         failure = read_run(out).failure

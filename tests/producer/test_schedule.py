@@ -98,11 +98,11 @@ def test_nothing_is_listed_or_sent_outside_the_hours(make: Make, tmp_path: Path)
     assert not producer.in_flight
     assert not ledger.get("listed", 0)
     assert producer.progress.outside_hours
-    assert producer._holding_back() == "nothing is sent outside 20:00-06:00 UTC; chunks in flight: 0"
+    assert producer.holding_back() == "nothing is sent outside 20:00-06:00 UTC; chunks in flight: 0"
     producer.context.clock = NIGHT
     producer.step()
     assert len(producer.in_flight) == 2
-    assert producer._holding_back() == ""
+    assert producer.holding_back() == ""
     ledger.close()
 
 
@@ -211,7 +211,7 @@ def test_a_run_that_pauses_by_itself_says_so_and_goes_on(
     assert "paused by itself: 4 of 4 items" in observer.said[0]
     assert "resume" in observer.said[0]
     assert producer.progress.paused
-    assert "paused by itself" in producer._holding_back()
+    assert "paused by itself" in producer.holding_back()
     assert look(Paths(tmp_path))["state"] == "paused"
     assert "paused by itself" in look(Paths(tmp_path))["waiting_reason"]
     (tmp_path / "pause").unlink()  # resume
@@ -221,7 +221,7 @@ def test_a_run_that_pauses_by_itself_says_so_and_goes_on(
     producer.step()
     assert not producer.progress.paused
     assert max(producer.in_flight) > newest
-    assert producer._holding_back() == ""
+    assert producer.holding_back() == ""
     assert "waiting_reason" not in look(Paths(tmp_path))
     ledger.close()
 

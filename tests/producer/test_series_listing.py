@@ -24,7 +24,7 @@ COUNT = 35
 
 @pytest.fixture(autouse=True)
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(series_listing, "_SERIES_PAGE", 4)
+    monkeypatch.setattr(series_listing, "SERIES_PAGE", 4)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -159,5 +159,5 @@ def test_no_page_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     while not position.ended:
         seen += [one["ID"] for one in position.next_series()]
     assert seen == listing.ids
-    pages = -(-len(seen) // series_listing._SERIES_PAGE)
+    pages = -(-len(seen) // series_listing.SERIES_PAGE)
     assert len(shown) <= len(seen) + pages

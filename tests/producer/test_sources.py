@@ -61,7 +61,7 @@ def every_cursor_goes_on(source: Source) -> None:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PAGE", 3)
-    monkeypatch.setattr(series_listing, "_SERIES_PAGE", 3)
+    monkeypatch.setattr(series_listing, "SERIES_PAGE", 3)
 
 
 def test_members_of_a_zip_are_its_items(tmp_path: Path, small_pages: None) -> None:
@@ -487,7 +487,7 @@ def test_a_chest_behind_another_object_of_its_series_is_found(
     other = pacs.store(image(1, 1, **first)).instance
     behind = pacs.store(image(2, 1)).instance
     if not few:
-        monkeypatch.setattr(source_orthanc, "_MAX_HEADERS", 1)
+        monkeypatch.setattr(source_orthanc, "MAX_HEADERS", 1)
     found = {str(entry.ref): entry.reason for entry in listed(OrthancSource(pacs, Rules()))}
     assert found == {other: reason if few else None, behind: None}
     pacs.delete(other)  # the tags of the series stay those of the deleted one
@@ -497,7 +497,7 @@ def test_a_chest_behind_another_object_of_its_series_is_found(
 def test_a_large_series_of_one_kind_is_skipped_by_what_its_headers_share(
     pacs: Orthanc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_orthanc, "_MAX_HEADERS", 1)
+    monkeypatch.setattr(source_orthanc, "MAX_HEADERS", 1)
     for number in range(3):
         pacs.store(image(number + 1, 1, SOPClassUID=CT, Modality="CT", InstanceNumber=number))
     entries = listed(OrthancSource(pacs, Rules()))

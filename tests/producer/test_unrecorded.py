@@ -175,7 +175,7 @@ class Failing:
 def test_a_pacs_that_fails_now_and_then_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.results.reported._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("producer.results.reported.PAUSES", (0.0, 0.0))
     pacs = FolderPacs(tmp_path / "pacs")
     images = [pacs.store(image(number)).instance for number in range(COUNT)]
     records = reported_through(pacs, images)
@@ -187,7 +187,7 @@ def test_a_pacs_that_fails_now_and_then_is_asked_again(
 
 
 def test_a_verification_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.results.reported._BATCH", 2)
+    monkeypatch.setattr("producer.results.reported.BATCH", 2)
     pacs = FolderPacs(tmp_path / "pacs")
     images = [pacs.store(image(number)).instance for number in range(COUNT)]
     records = reported_through(pacs, images)

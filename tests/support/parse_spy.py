@@ -22,7 +22,7 @@ def install(log: Path, patch: Callable[[Any, str, Any], None]) -> None:
     patch
         `setattr`, or pytest's, which undoes it.
     """
-    walk, read = parser._walk, header._dataset_of
+    walk, read = parser.walk, header.dataset_of
 
     def note(what: str, parsed: ParsedFile) -> None:
         digest = hashlib.sha256(parsed.body[: parsed.header_end]).hexdigest()
@@ -38,8 +38,8 @@ def install(log: Path, patch: Callable[[Any, str, Any], None]) -> None:
         note("read", parsed)
         return read(parsed)
 
-    patch(parser, "_walk", walked)
-    patch(header, "_dataset_of", was_read)
+    patch(parser, "walk", walked)
+    patch(header, "dataset_of", was_read)
 
 
 def counted(log: Path) -> dict[str, list[int]]:

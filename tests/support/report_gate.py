@@ -31,7 +31,7 @@ class ReportGate:
             def _forward(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 is_report = self.command == "POST" and _SR in body[:_BEGINNING]
-                if is_report and not gate._take():
+                if is_report and not gate.take():
                     self._answer(503, b"", "text/plain")
                     return
                 headers = {
@@ -83,7 +83,7 @@ class ReportGate:
         """Let all through from now on."""
         self.allow(float("inf"))
 
-    def _take(self) -> bool:
+    def take(self) -> bool:
         with self._lock:
             if self._left < 1:
                 return False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,14 +183,23 @@ def test_a_message_that_cannot_be_settled_takes_no_place(tmp_path: Path, how: st
         server.stop()
 
 
-def test_finding_the_chunks_that_wait_costs_no_scan_of_those_that_ended(tmp_path: Path) -> None:
+def test_finding_the_chunks_that_wait_costs_no_scan_of_those_that_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Found: with every chunk that ended the producer's tick took longer."""
+    connect, statements = sqlite3.connect, list[str]()
+
+    def traced(*arguments: Any, **more: Any) -> sqlite3.Connection:
+        database: sqlite3.Connection = connect(*arguments, **more)
+        database.set_trace_callback(statements.append)
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
     ledger = Ledger.create(tmp_path / "ledger.sqlite", {})
-    queries: list[str] = []
-    ledger._db.set_trace_callback(queries.append)
+    statements.clear()
     ledger.waiting(5)
     ledger.in_flight()
-    ledger._db.set_trace_callback(None)
+    queries = list(statements)
     assert len(queries) == 2
     for query in queries:
         plan = list(ledger.select(lambda *columns: str(columns[-1]), f"EXPLAIN QUERY PLAN {query}"))

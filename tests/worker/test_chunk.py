@@ -28,7 +28,7 @@ from backlog.broker.connection import Broker
 from backlog.broker.messages import DEFERRED, QUEUES, ItemRecord, Job, SourceSpec, Stage, UploadItem
 from backlog.broker.sending import send
 from backlog.dicom.eligibility import Rules
-from backlog.errors import ClaimLost, InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.errors import ClaimLost, InstanceRejected, RunPaused, ServiceUnavailable, StorageFull, UsageError
 from backlog.fault_attribution import Operation
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.log import LOGGER
@@ -142,7 +142,7 @@ def shop(
     )
     monkeypatch.setenv("CXR_PACS_URL", settings.pacs_url)  # the reader's process reads it
     monkeypatch.setattr(
-        chunk_module, "_wait_a_little", lambda error: None
+        chunk_module, "wait_a_little", lambda error: None
     )  # the second before a chunk goes back
     made = Shop(settings, tmp_path)
     yield made
@@ -349,6 +349,15 @@ def test_a_lost_claim_has_no_effect_any_more(shop: Shop) -> None:
     assert shop.claims.progress("run1", [1])[1].stage is Stage.UPLOAD
 
 
+def refused(claim: Claim) -> bool:
+    """Whether the claim has noticed that the run is cancelled or paused."""
+    try:
+        claim.check()
+    except (ClaimLost, RunPaused):
+        return True
+    return False
+
+
 def test_a_cancelled_run_stops_between_two_items(shop: Shop) -> None:
     job = shop.submit(images(2))
     done: list[int] = []
@@ -358,7 +367,7 @@ def test_a_cancelled_run_stops_between_two_items(shop: Shop) -> None:
             attempt.before(item["i"])
             done.append(item["i"])
             shop.claims.set_state("run1", "cancelled")
-            wait_until(attempt.claim._cancelled.is_set, 10)
+            wait_until(lambda: refused(attempt.claim), 10)
 
     shop.runner().run(Stage.UPLOAD, job, 1, shop.take(Stage.UPLOAD)[0][2], slow)
     assert done == [0]
@@ -641,7 +650,7 @@ def test_an_item_that_takes_the_time_limit_is_to_blame(shop: Shop) -> None:
         for item in items:
             attempt.before(item["i"])
             if item["i"] == 1:
-                attempt.claim._began -= 99  # seconds have passed
+                attempt.claim.began -= 99  # seconds have passed
                 raise SystemExit  # what billiard makes of SIGTERM
             attempt.following[item["i"]] = item
 
@@ -680,7 +689,7 @@ def test_a_chunk_that_takes_long_goes_on_where_it_was(shop: Shop) -> None:
         for item in items:
             attempt.before(item["i"])
             begun.append(item["i"])
-            attempt.claim._began -= 30  # seconds have passed
+            attempt.claim.began -= 30  # seconds have passed
             attempt.following[item["i"]] = item
 
     with pytest.raises(Reject):
@@ -701,7 +710,7 @@ def test_a_paused_run_holds_its_chunk_back_after_the_item_at_work(shop: Shop) ->
             done.append(item["i"])
             attempt.following[item["i"]] = item
             shop.claims.set_state("run1", "paused")
-            wait_until(attempt.claim._paused.is_set, 10)
+            wait_until(lambda: refused(attempt.claim), 10)
 
     with pytest.raises(Reject) as held:  # in the middle
         shop.runner().run(Stage.UPLOAD, job, 1, message[2], slow)

@@ -301,7 +301,7 @@ def test_a_score_that_is_no_number_has_a_dash(tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_the_image_and_a_heat_map() -> None:
-    side, top, gap = derived_capture.SIDE, derived_capture._TOP, derived_capture._GAP
+    side, top, gap = derived_capture.SIDE, derived_capture.TOP, derived_capture.GAP
     drawn = picture(said()).astype(int)
     left = drawn[top : top + side, gap : gap + side]
     right = drawn[top : top + side, 2 * gap + side : 2 * (gap + side)]
@@ -314,7 +314,7 @@ def test_the_picture_shows_the_image_and_a_heat_map() -> None:
 
 
 def test_without_a_region_that_raises_the_score_no_heat_is_drawn() -> None:
-    side, top, gap = derived_capture.SIDE, derived_capture._TOP, derived_capture._GAP
+    side, top, gap = derived_capture.SIDE, derived_capture.TOP, derived_capture.GAP
     drawn = picture(said(), raising=False)
     right = drawn[top : top + side - 60, 2 * gap + side : 2 * (gap + side)]
     assert np.array_equal(right[..., 0], right[..., 2])
@@ -322,23 +322,23 @@ def test_without_a_region_that_raises_the_score_no_heat_is_drawn() -> None:
 
 
 def test_what_the_picture_is_stands_in_each_of_its_parts() -> None:
-    side, top, gap = derived_capture.SIDE, derived_capture._TOP, derived_capture._GAP
+    side, top, gap = derived_capture.SIDE, derived_capture.TOP, derived_capture.GAP
     for model in (MODEL, SEEDED):
         drawn = picture(said(model=model))
         for left in (gap, 2 * gap + side):
             foot = drawn[top + side - 60 : top + side, left : left + side].reshape(-1, 3)
-            assert (foot == derived_capture._ALARM).all(axis=1).sum() > 500
-        assert (drawn[:50].reshape(-1, 3) == derived_capture._ALARM).all(axis=1).sum() > 500
+            assert (foot == derived_capture.ALARM).all(axis=1).sum() > 500
+        assert (drawn[:50].reshape(-1, 3) == derived_capture.ALARM).all(axis=1).sum() > 500
     table = (slice(top, top + side), slice(3 * gap + 2 * side, None))
     red = [
-        (picture(said(model=model))[table].reshape(-1, 3) == derived_capture._ALARM).all(axis=1).sum()
+        (picture(said(model=model))[table].reshape(-1, 3) == derived_capture.ALARM).all(axis=1).sum()
         for model in (MODEL, SEEDED)
     ]
     assert red[1] > red[0] + 500, "the table of seeded weights says nothing of them"
 
 
 def test_every_letter_that_is_drawn_is_in_the_font() -> None:
-    font = derived_capture._font(20)
+    font = derived_capture.load_font(20)
     absent = bytes(cast("Any", font.getmask("\uffff")))
     for options in (ENGLISH, PORTUGUESE):
         words = said(options=options).words

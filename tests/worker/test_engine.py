@@ -174,7 +174,7 @@ def test_a_gpu_that_torch_cannot_use_is_reported_and_left(
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU that torch can use")
-    monkeypatch.setattr(module, "_GPU_DEVICES", (tmp_path,))  # a device file without a working driver
+    monkeypatch.setattr(module, "GPU_DEVICES", (tmp_path,))  # a device file without a working driver
     assert load(seeded, engine="auto", threads=1).name == "onnxruntime"
     assert "engine.gpu_unusable" in caplog.text
 
@@ -184,7 +184,7 @@ def test_a_gpu_without_torch_is_left(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_GPU_DEVICES", (tmp_path,))
+    monkeypatch.setattr(module, "GPU_DEVICES", (tmp_path,))
     monkeypatch.setitem(sys.modules, "torch", None)
     assert load(seeded, engine="auto", threads=1).name == "onnxruntime"
 
@@ -205,7 +205,7 @@ def test_a_worker_is_ready_soon_small_and_without_torch(
     seeded: Weights,  # noqa: F811
     weights_cache: Path,  # noqa: F811
 ) -> None:
-    if any(device.exists() for device in module._GPU_DEVICES):
+    if any(device.exists() for device in module.GPU_DEVICES):
         pytest.skip("this machine has a GPU, where the automatic choice imports torch")
     program = """
 import json, sys, time

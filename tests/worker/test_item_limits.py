@@ -20,7 +20,7 @@ from worker.sr import build
 from worker.tasks import upload
 from worker.tasks.chunk import StageRunner
 from worker.tasks.item_limits import ComputingTimeUsedUp, computing_time, limit_memory
-from worker.tasks.registry import _runner
+from worker.tasks.registry import runner_of
 
 
 @pytest.fixture
@@ -116,4 +116,4 @@ def test_a_report_that_needs_too_much_memory_ends(
 
 
 def test_a_worker_limits_an_item_by_its_settings(shop: Shop) -> None:  # noqa: F811
-    assert _runner(shop.process, shop.app).item_seconds == 6 * shop.settings.decode_timeout_seconds
+    assert runner_of(shop.process, shop.app).item_seconds == 6 * shop.settings.decode_timeout_seconds

@@ -84,9 +84,9 @@ def test_a_run_from_before_there_were_others_has_the_default(shop: Shop) -> None
 
 
 def test_a_report_done_again_with_other_gaps_is_for_a_user() -> None:
-    from worker.tasks.report import _same_scores
+    from worker.tasks.report import same_scores
 
-    assert _same_scores([0.25, math.nan], [0.25, math.nan]) == [0.25, None]
+    assert same_scores([0.25, math.nan], [0.25, math.nan]) == [0.25, None]
     for held, ours in (([0.25, math.nan], [0.25, 0.5]), ([0.25, 0.5], [0.25, math.nan])):
         with pytest.raises(Exception, match="other scores"):
-            _same_scores(held, ours)
+            same_scores(held, ours)

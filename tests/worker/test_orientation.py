@@ -97,9 +97,9 @@ PICTURES = [
 @needs_data
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_quarter_turn_is_told_from_an_upright_chest(name: str) -> None:
-    from worker.pixels.preprocess import _lies_on_its_side
+    from worker.pixels.preprocess import lies_on_its_side
 
     image = model_input(case(name)).image
-    assert not _lies_on_its_side(image)
+    assert not lies_on_its_side(image)
     if name != "landscape_300x700":  # a strip without apices shows too little
-        assert _lies_on_its_side(image.T)
+        assert lies_on_its_side(image.T)

@@ -138,9 +138,9 @@ def test_pictures_come_in_order_as_the_model_sees_them(pacs: FolderPacs) -> None
         assert Flag.UPSAMPLED in answer.flags
         assert answer.study_instance_uid == "1.2.3.4"
     assert [answer.sop_instance_uid for answer in answers] == [f"1.2.3.{i}" for i in range(len(instances))]
-    first = reader._process
+    first = reader.process
     assert outcomes(list(reader.read(instances[:2]))) == [None, None]
-    assert reader._process is first, "one process, kept"
+    assert reader.process is first, "one process, kept"
     reader.stop()
     reader.stop()
     assert list(reader.read([])) == []
@@ -196,9 +196,9 @@ def test_a_single_kill_costs_nothing(reader: Reader, pacs: FolderPacs) -> None:
 def test_a_kill_between_two_chunks_costs_nothing(reader: Reader, pacs: FolderPacs) -> None:
     instances = store(pacs, "A", "B")
     assert outcomes(list(reader.read(instances))) == [None, None]
-    assert reader._process is not None
-    reader._process.kill()
-    reader._process.wait()
+    assert reader.process is not None
+    reader.process.kill()
+    reader.process.wait()
     assert outcomes(list(reader.read(instances))) == [None, None]
 
 
@@ -285,9 +285,9 @@ def test_a_reader_that_cannot_start_blames_no_image(
 def test_no_reader_is_left_behind(reader: Reader, pacs: FolderPacs) -> None:
     instances = store(pacs, "HANGS")
     list(reader.read(instances))
-    assert reader._process is None
+    assert reader.process is None
     list(reader.read(store(pacs, "A")))
-    process = reader._process
+    process = reader.process
     assert process is not None
     os.kill(process.pid, signal.SIGSTOP)  # even where it doesn't listen
     reader.stop()
@@ -311,7 +311,7 @@ process.main()
     reader = Reader(Settings(), Rules(), (sys.executable, "-c", script))
     with pytest.raises(ServiceUnavailable, match="another image"):
         list(reader.read(instances))
-    assert reader._process is None, "what it has still to say is not listened to"
+    assert reader.process is None, "what it has still to say is not listened to"
 
 
 # -- several readers -----------------------------------------------------------------------------------------
@@ -380,7 +380,7 @@ def test_a_pacs_that_is_away_is_told_by_several_readers_too(
 def test_a_gpu_has_a_reader_for_each_core(
     settings: Settings, gpu: bool, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.model.engine._GPU_DEVICES", (tmp_path,) if gpu else ())
+    monkeypatch.setattr("worker.model.engine.GPU_DEVICES", (tmp_path,) if gpu else ())
     assert how_many(settings) == count
 
 
@@ -460,22 +460,22 @@ signal.signal(signal.SIGTERM, lambda *_: None)
 held = tempfile.TemporaryFile()
 reader = Reader(Settings(), Rules())
 reader.start()
-forked = reader._process
+forked = reader.process
 assert not isinstance(forked, subprocess.Popen), "it was forked"
 files = {os.readlink(f"/proc/{forked.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{forked.pid}/fd")}
 assert not any(name.startswith(tempfile.gettempdir()) for name in files), files
 print(*[type(answer).__name__ for answer in reader.read(sys.argv[1:])])
-assert reader._process is forked
+assert reader.process is forked
 os.kill(forked.pid, signal.SIGTERM)  # the handler is the worker's, not the reader's
 assert forked.wait() == -signal.SIGTERM
 forked.kill()
 print(*[type(answer).__name__ for answer in reader.read(sys.argv[1:])])
-os.kill(reader._process.pid, signal.SIGKILL)
+os.kill(reader.process.pid, signal.SIGKILL)
 import threading
 threading.Thread(target=signal.pause, daemon=True).start()
 print(*[type(answer).__name__ for answer in reader.read(sys.argv[1:])])
-assert isinstance(reader._process, subprocess.Popen), "a process with threads is never forked"
-pid = reader._process.pid
+assert isinstance(reader.process, subprocess.Popen), "a process with threads is never forked"
+pid = reader.process.pid
 reader.stop()
 assert not os.path.exists(f"/proc/{pid}")
 """

@@ -112,8 +112,8 @@ def ward(
         pacs_seconds=5.0,
         lease_seconds=2.0,
     )
-    monkeypatch.setattr(chunk_module, "_wait_a_little", lambda error: None)
-    monkeypatch.setattr("backlog.pacs.modality._ARRIVAL_SECONDS", 0.3)
+    monkeypatch.setattr(chunk_module, "wait_a_little", lambda error: None)
+    monkeypatch.setattr("backlog.pacs.modality.ARRIVAL_SECONDS", 0.3)
     for uid in "123":
         hospital.hold(image(uid))
     made = Ward(settings, hospital, dicom_orthanc)
@@ -162,7 +162,7 @@ def test_the_last_image_of_a_run_has_an_earlier_one_as_witness(
     ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where that one was evicted: it is sent again as a proof, and leaves again."""
-    monkeypatch.setattr(retrieve_module, "_PROVE_EVERY", 0.0)
+    monkeypatch.setattr(retrieve_module, "PROVE_EVERY", 0.0)
     ward.do(ward.submit(["1"]))
     evict(ward.modality.orthanc, ward.held("1")[0], "run1")
     ward.hospital.refuses_move = lambda uid: uid == "1.9.2.1.0"

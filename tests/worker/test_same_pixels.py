@@ -61,9 +61,9 @@ def test_what_the_inference_stage_will_reject_is_left_to_it(comparison: PixelCom
 
 def test_a_dead_process_costs_one_image(comparison: PixelComparison) -> None:
     assert comparison.same(NATIVE, jpeg_ls(WORDS))
-    assert comparison._process is not None
-    os.kill(comparison._process.pid, signal.SIGSTOP)
-    os.kill(comparison._process.pid, signal.SIGKILL)
+    assert comparison.process is not None
+    os.kill(comparison.process.pid, signal.SIGSTOP)
+    os.kill(comparison.process.pid, signal.SIGKILL)
     assert reason_of(comparison, NATIVE, NATIVE) is Reason.DECODER_CRASHED
     assert comparison.same(NATIVE, jpeg_ls(WORDS))
 
@@ -77,14 +77,14 @@ def test_a_dead_process_costs_one_image(comparison: PixelComparison) -> None:
     ],
 )
 def test_how_the_process_ends_is_told(comparison: PixelComparison, code: str, reason: Reason) -> None:
-    comparison._command = (sys.executable, "-c", code)
+    comparison.command = (sys.executable, "-c", code)
     assert reason_of(comparison, NATIVE, NATIVE) is reason
 
 
 def test_a_machine_without_decoders_is_the_users_to_fix(comparison: PixelComparison, tmp_path: Path) -> None:
     (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError('no numpy', name='numpy')")
     run = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['x', '1', '2048'];"
-    comparison._command = (sys.executable, "-c", f"{run} from worker.reader.same_pixels import main; main()")
+    comparison.command = (sys.executable, "-c", f"{run} from worker.reader.same_pixels import main; main()")
     with pytest.raises(UsageError, match=r"numpy.*cxr-backlog\[codecs\]"):
         comparison.same(NATIVE, NATIVE)
 

@@ -131,7 +131,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_silent_server_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SECONDS_WITHOUT_AN_ANSWER", 0.2)
+    monkeypatch.setattr(module, "SECONDS_WITHOUT_AN_ANSWER", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(UsageError, match=r"can't download.*timed out"):
@@ -330,7 +330,7 @@ def test_a_model_pickled_by_an_old_pytorch_is_read(seeded: Weights, tmp_path: Pa
 
     model = densenet(seeded)
     for part in model.modules():
-        del part._non_persistent_buffers_set
+        delattr(part, "_non_persistent_buffers_set")  # PyTorch had none
     path = tmp_path / "old.pt"
     torch.save(model, path, _use_new_zipfile_serialization=False)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 #: Pixels on a side of each of the two pictures.
 SIDE: Final = 640
 _TABLE: Final = 550
-_GAP: Final = 16
-_TOP: Final = 92
+GAP: Final = 16
+TOP: Final = 92
 _BOTTOM: Final = 104
-_WIDTH: Final = 2 * SIDE + _TABLE + 4 * _GAP
-_HEIGHT: Final = _TOP + SIDE + _BOTTOM
+_WIDTH: Final = 2 * SIDE + _TABLE + 4 * GAP
+_HEIGHT: Final = TOP + SIDE + _BOTTOM
 
 _GROUND: Final = (16, 16, 16)
 _TEXT: Final = (235, 235, 235)
 _DIM: Final = (170, 170, 170)
-_ALARM: Final = (255, 90, 80)
+ALARM: Final = (255, 90, 80)
 #: Most of the heat map's colour that covers the image.
 _OPACITY: Final = 0.55
 
@@ -69,12 +69,12 @@ def draw(
     )
     heat = _heat(maps[report_content.findings[highest].label])
     grey = Image.fromarray(shown).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    left, right = _GAP, 2 * _GAP + SIDE
-    canvas.paste(grey, (left, _TOP))
-    canvas.paste(_overlaid(grey, heat), (right, _TOP))
+    left, right = GAP, 2 * GAP + SIDE
+    canvas.paste(grey, (left, TOP))
+    canvas.paste(_overlaid(grey, heat), (right, TOP))
     name, percent, _ = cells(report_content, report_content.findings[highest])
     caption = phrases["capture_heat" if heat.any() else "capture_no_heat"].format(finding=name, score=percent)
-    _line(pen, (left, 10), phrases["capture_banner"], 30, _ALARM, _WIDTH - 2 * _GAP)
+    _line(pen, (left, 10), phrases["capture_banner"], 30, ALARM, _WIDTH - 2 * GAP)
     _line(pen, (left, 58), phrases["capture_image"], 20, _TEXT, SIDE)
     _line(pen, (right, 58), caption, 20, _TEXT, SIDE)
     mark = phrases["capture_mark" if report_content.model.meaningful else "capture_meaningless"]
@@ -102,7 +102,8 @@ def _overlaid(grey: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font of the pictures, in a size in pixels."""
     # The basic layout is the same on every machine; the other one depends on a library of the system's.
     return ImageFont.truetype(font_file(REGULAR), size, layout_engine=ImageFont.Layout.BASIC)
 
@@ -116,48 +117,48 @@ def _line(
     room: int,
 ) -> None:
     """Write one line, smaller where it would be wider than there is room."""
-    while size > 8 and pen.textlength(text, _font(size)) > room:
+    while size > 8 and pen.textlength(text, load_font(size)) > room:
         size -= 1
-    pen.text(at, text, colour, _font(size))
+    pen.text(at, text, colour, load_font(size))
 
 
 def _stamp(pen: ImageDraw.ImageDraw, x: int, text: str, size: int) -> None:
     """Write across the foot of a picture, outlined so that it reads on black as on white."""
-    while size > 8 and pen.textlength(text, _font(size)) > SIDE - 40:
+    while size > 8 and pen.textlength(text, load_font(size)) > SIDE - 40:
         size -= 1
-    place = (x + SIDE // 2, _TOP + SIDE - 14)
-    pen.text(place, text, _ALARM, _font(size), anchor="ms", stroke_width=2, stroke_fill=(0, 0, 0))
+    place = (x + SIDE // 2, TOP + SIDE - 14)
+    pen.text(place, text, ALARM, load_font(size), anchor="ms", stroke_width=2, stroke_fill=(0, 0, 0))
 
 
 def _table(pen: ImageDraw.ImageDraw, report_content: ReportContent, highest: int) -> None:
     phrases = report_content.words.phrases
-    x, step = 3 * _GAP + 2 * SIDE, SIDE // 20
+    x, step = 3 * GAP + 2 * SIDE, SIDE // 20
     _line(pen, (x, 58), phrases["capture_finding"], 20, _TEXT, 250)
-    pen.text((x + 400, 58), phrases["capture_score"], _TEXT, _font(20), anchor="ra")
+    pen.text((x + 400, 58), phrases["capture_score"], _TEXT, load_font(20), anchor="ra")
     for row, finding in enumerate(by_score(report_content)):
-        y = _TOP + 4 + row * step
+        y = TOP + 4 + row * step
         colour = _TEXT if finding.present else _DIM
         if finding is report_content.findings[highest]:
-            pen.rectangle((x - 6, y - 4, x + _TABLE, y + step - 6), outline=_ALARM)
+            pen.rectangle((x - 6, y - 4, x + _TABLE, y + step - 6), outline=ALARM)
         name, percent, state = cells(report_content, finding)
         _line(pen, (x, y), name, 18, colour, 320)
-        pen.text((x + 400, y), percent, colour, _font(18), anchor="ra")
+        pen.text((x + 400, y), percent, colour, load_font(18), anchor="ra")
         _line(pen, (x + 415, y), state, 18, colour, _TABLE - 415)
     if not report_content.model.meaningful:
-        _line(pen, (x, _TOP + 18 * step + 12), phrases["capture_meaningless"], 30, _ALARM, _TABLE)
+        _line(pen, (x, TOP + 18 * step + 12), phrases["capture_meaningless"], 30, ALARM, _TABLE)
 
 
 def _footer(pen: ImageDraw.ImageDraw, report_content: ReportContent) -> None:
     """Write the disclaimer and what made the scores, in as many lines as it takes."""
     model = report_content.model
     made = f"{model.name}, {model.version}, weights {model.weights_sha256[:16]}"
-    line, y = "", _TOP + SIDE + 12
-    font = _font(17)
+    line, y = "", TOP + SIDE + 12
+    font = load_font(17)
     for word in f"{report_content.words.phrases['disclaimer']} {made}".split():
         longer = f"{line} {word}".strip()
-        if pen.textlength(longer, font) > _WIDTH - 2 * _GAP:
-            pen.text((_GAP, y), line, _DIM, font)
+        if pen.textlength(longer, font) > _WIDTH - 2 * GAP:
+            pen.text((GAP, y), line, _DIM, font)
             y += 24
             longer = word
         line = longer
-    pen.text((_GAP, y), line, _DIM, font)
+    pen.text((GAP, y), line, _DIM, font)

@@ -36,7 +36,7 @@ _LIMIT: Final = 1025.0
 #: Pixels of the model's input on a side of a cell of its last feature maps: both networks halve five times.
 CELL: Final = 32
 #: Present where NVIDIA's driver is, on Linux and under WSL.
-_GPU_DEVICES: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+GPU_DEVICES: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 
 class Engine(Protocol):
@@ -193,7 +193,7 @@ def _torch(weights: Weights, threads: int) -> Engine:
 
 def may_use_gpu(engine: str) -> bool:
     """Whether this machine's PyTorch may score on a GPU, as far as can be said without importing it."""
-    devices = any(device.exists() for device in _GPU_DEVICES)
+    devices = any(device.exists() for device in GPU_DEVICES)
     return engine != "onnxruntime" and devices and _installed("torch")
 
 

@@ -55,7 +55,7 @@ RELEASES: Final = {
 
 #: More than any of the released files has; a server that sends without end is given up.
 _MAX_DOWNLOAD: Final = 200_000_000
-_SECONDS_WITHOUT_AN_ANSWER: Final = 30
+SECONDS_WITHOUT_AN_ANSWER: Final = 30
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _download(release: Release, model: str, sha256: str, path: Path, by_hand: st
         raise ValueError("weights are downloaded over HTTP only")
     event("weights.download", url=release.url)
     try:
-        with urllib.request.urlopen(release.url, timeout=_SECONDS_WITHOUT_AN_ANSWER) as answer:  # noqa: S310
+        with urllib.request.urlopen(release.url, timeout=SECONDS_WITHOUT_AN_ANSWER) as answer:  # noqa: S310
             content = answer.read((release.size or _MAX_DOWNLOAD) + 1)
     except (OSError, http.client.HTTPException) as error:
         raise UsageError(f"can't download the weights {model}: {error}. {by_hand}") from error

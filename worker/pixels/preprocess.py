@@ -103,7 +103,7 @@ def _model_input(file: DicomFile, side: int, input_side: int, display_side: int)
     # Flags mean the same whatever the model: they are measured at one size.
     small = resize(square, grey.scale, grey.offset)
     if turn.changes:
-        doubtful = turn.transposed and _lies_on_its_side(small)
+        doubtful = turn.transposed and lies_on_its_side(small)
         flags.add(Flag.ORIENTATION_DOUBTFUL if doubtful else Flag.ORIENTATION_CORRECTED)
         if doubtful:
             turn = Turn()
@@ -162,7 +162,7 @@ def _looks(image: NDArray[np.float32]) -> set[Flag]:
     return flags
 
 
-def _lies_on_its_side(image: NDArray[np.float32]) -> bool:
+def lies_on_its_side(image: NDArray[np.float32]) -> bool:
     """Whether a spine between lungs is clearly seen across the image, and not along it.
 
     Over the test cases the contrast is 0.15 to 0.55 in upright chests, and -0.10 to 0.05 in the same on their sides.

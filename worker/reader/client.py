@@ -55,7 +55,7 @@ class Reader:
         #: Called meanwhile; what it raises ends the waiting.
         self.on_wait: Callable[[], object] = lambda: None
         self.turn = Turn()  #: of its requests, in the queue for slots
-        self._process: Child | None = None
+        self.process: Child | None = None
         self._ready = False
         self._buffer = bytearray()
 
@@ -121,14 +121,14 @@ class Reader:
 
     def stop(self) -> None:
         """Kill the process, if there is one."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            for pipe in (self.process.stdin, self.process.stdout):
                 if pipe is not None:
                     with suppress(BrokenPipeError):
                         pipe.close()
-        self._process = None
+        self.process = None
         self._ready = False
         self._buffer.clear()
 
@@ -151,10 +151,10 @@ class Reader:
         A process that has no other threads yet, as a worker's before it loads its model, forks it: everything is
         imported already, which otherwise takes a second of CPU.
         """
-        if self._process is None or self._process.poll() is not None:
+        if self.process is None or self.process.poll() is not None:
             self.stop()
             forks = self._command is COMMAND and may_fork()
-            self._process = fork() if forks else spawn(self._command)
+            self.process = fork() if forks else spawn(self._command)
 
     def _ask(self, instances: deque[str], side: int, display_side: int) -> None:
         self.start()
@@ -170,11 +170,11 @@ class Reader:
         ]
         told += [{"instance": instance} for instance in instances]
         request = "".join(json.dumps(one) + "\n" for one in told)
-        assert self._process is not None  # noqa: S101  # it was started
-        assert self._process.stdin is not None  # noqa: S101  # it was opened with a pipe
+        assert self.process is not None  # noqa: S101  # it was started
+        assert self.process.stdin is not None  # noqa: S101  # it was opened with a pipe
         try:
-            self._process.stdin.write(request.encode())
-            self._process.stdin.flush()
+            self.process.stdin.write(request.encode())
+            self.process.stdin.flush()
         except BrokenPipeError as error:
             raise _Died(Reason.DECODER_CRASHED, "the reader died before it was asked") from error
 
@@ -192,13 +192,13 @@ class Reader:
             self.on_wait()
             head, _ = self._frame(self._fetch_seconds, timed=False)
         if head["state"] == "fetched":
-            assert self._process is not None  # noqa: S101  # it has just answered
-            began = cpu_seconds(self._process.pid)
+            assert self.process is not None  # noqa: S101  # it has just answered
+            began = cpu_seconds(self.process.pid)
             try:
                 head, blob = self._frame(self._seconds, timed=True)
             except _Died as died:
                 # A machine that swaps or pauses isn't the image's fault: then the codec has hardly worked.
-                spent = cpu_seconds(self._process.pid) - began
+                spent = cpu_seconds(self.process.pid) - began
                 died.at_work = died.reason is Reason.DECODER_TIMEOUT and spent > self._seconds / 2
                 raise
         else:
@@ -241,9 +241,9 @@ class Reader:
         return json.loads(head), self._take(blob_length, deadline, timed=timed)
 
     def _take(self, size: int, deadline: float, *, timed: bool) -> bytes:
-        assert self._process is not None  # noqa: S101  # _ask started it
-        assert self._process.stdout is not None  # noqa: S101
-        handle = self._process.stdout.fileno()
+        assert self.process is not None  # noqa: S101  # _ask started it
+        assert self.process.stdout is not None  # noqa: S101
+        handle = self.process.stdout.fileno()
         with selectors.DefaultSelector() as selector:
             selector.register(handle, selectors.EVENT_READ)
             while len(self._buffer) < size:
@@ -254,7 +254,7 @@ class Reader:
                     raise ServiceUnavailable("the PACS took too long over one image")
                 step = os.read(handle, 1 << 20)
                 if not step:
-                    code = self._process.wait()
+                    code = self.process.wait()
                     raise _Died(Reason.DECODER_CRASHED, f"the decoder's process ended with {code}")
                 self._buffer += step
         taken = bytes(self._buffer[:size])

@@ -35,8 +35,8 @@ class PixelComparison:
 
     def __init__(self, settings: Settings) -> None:
         limits = (str(math.ceil(settings.decode_timeout_seconds)), str(settings.decode_memory_mb))
-        self._command: tuple[str, ...] = (sys.executable, "-m", "worker.reader.same_pixels", *limits)
-        self._process: subprocess.Popen[bytes] | None = None
+        self.command: tuple[str, ...] = (sys.executable, "-m", "worker.reader.same_pixels", *limits)
+        self.process: subprocess.Popen[bytes] | None = None
 
     def same(self, ours: bytes, held: bytes) -> bool:
         """Whether two files' first frames have the same stored values.
@@ -48,12 +48,12 @@ class PixelComparison:
         UsageError
             This machine has no decoders.
         """
-        if self._process is None or self._process.poll() is not None:
+        if self.process is None or self.process.poll() is not None:
             self.close()
-            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         line = b""
         with suppress(BrokenPipeError):
-            line = _ask(self._process, ours, held)
+            line = _ask(self.process, ours, held)
         if not line.endswith(b"\n"):
             code = self.close()
             if code == -signal.SIGALRM:
@@ -71,9 +71,9 @@ class PixelComparison:
 
     def close(self) -> int:
         """End the process, if there is one, and return how it ended."""
-        if self._process is None:
+        if self.process is None:
             return 0
-        process, self._process = self._process, None
+        process, self.process = self.process, None
         process.kill()
         code = process.wait()
         for pipe in (process.stdin, process.stdout):

@@ -71,7 +71,7 @@ class StageRunner:
         try:
             claim = self.claims.claim(job["run"], chunk, stage, first)
         except (ServiceUnavailable, UsageError) as error:
-            _wait_a_little(error)
+            wait_a_little(error)
             raise Reject(str(error), requeue=True) from None
         if claim is Refusal.PAUSED:
             self._park(stage, job, chunk, items)
@@ -106,7 +106,7 @@ class StageRunner:
             ):  # for the producer to show: the user sees that, not this log
                 self.claims.tell(job["run"], str(error))
             _give_back(attempt, came_back=True)
-            _wait_a_little(error)
+            wait_a_little(error)
             self._send_again(error, stage, job, chunk, items)
         except Exception:
             # A bug in this stage: loud, and it counts, so that the next attempt goes item by item.
@@ -195,6 +195,7 @@ def _give_back(attempt: Attempt, *, counts: bool = False, came_back: bool = Fals
         )
 
 
-def _wait_a_little(error: BaseException) -> None:
+def wait_a_little(error: BaseException) -> None:
+    """Wait before a message goes back to its queue, so that a failure makes no circle."""
     event("service.away", logging.WARNING, error=str(error))
     pause(1.0)

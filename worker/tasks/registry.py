@@ -34,13 +34,13 @@ def register(app: Celery, settings: Settings) -> WorkerResources:
     for stage, body in stages.items():
 
         def task(job: Job, chunk: int, items: list[Any], stage: Stage = stage, body: Any = body) -> None:
-            _runner(process, app).run(stage, job, chunk, items, partial(body, process, job))
+            runner_of(process, app).run(stage, job, chunk, items, partial(body, process, job))
 
         app.task(task, name=TASKS[stage])
     return process
 
 
-def _runner(process: WorkerResources, app: Celery) -> StageRunner:
+def runner_of(process: WorkerResources, app: Celery) -> StageRunner:
     """Return what does stages of chunks with a process's resources."""
     return StageRunner(
         app,

@@ -135,13 +135,13 @@ def _report(
         )
     if not ours:
         item = item | {
-            "scores": _same_scores(sr.scores_of(held), numbers(item["scores"]))
+            "scores": same_scores(sr.scores_of(held), numbers(item["scores"]))
         }  # what the report says
         # Another engine's maps may lead to another outline: what stands is what was drawn.
         built = build(numbers(item["scores"]), regions=None if regions is None else _drawn(held, regions))
         ours = _is_same(built.dicom, held)
     if ours:
-        _only_one(process.pacs, built.sop_instance_uid, stored.instance)
+        only_one(process.pacs, built.sop_instance_uid, stored.instance)
     _check_study(process.pacs, stored, process.pacs.study_of(item["instance"], of), ours=ours)
     made: list[DerivedRecord] | None = None
     if job.get("derived_objects"):
@@ -228,8 +228,17 @@ def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | 
     return found if pacs.contains(report) and found.sop_instance_uid != own else None
 
 
-def _only_one(pacs: Pacs, uid: str, instance: str) -> None:
+def only_one(pacs: Pacs, uid: str, instance: str) -> None:
     """Take a report of this run back where the PACS holds another under its UID, which derives from the image's.
+
+    Parameters
+    ----------
+    pacs
+        The run's PACS.
+    uid
+        SOP Instance UID of the report.
+    instance
+        The PACS's id of this run's.
 
     Raises
     ------
@@ -248,7 +257,7 @@ def _same_score(held: float, ours: float) -> bool:
     return abs(held - ours) <= SAME_SCORE or (math.isnan(held) and math.isnan(ours))
 
 
-def _same_scores(held: list[float], ours: Sequence[float]) -> list[float | None]:
+def same_scores(held: list[float], ours: Sequence[float]) -> list[float | None]:
     """Return the scores of a report that is there already, if they are ours but for another engine's rounding.
 
     Raises

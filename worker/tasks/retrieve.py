@@ -17,7 +17,7 @@ from worker.tasks.resources import WorkerResources
 from worker.tasks.shutdown import Stopping, pause
 
 #: Seconds between two proofs that the modality sends other images than the one that it fails on.
-_PROVE_EVERY: Final = 10.0
+PROVE_EVERY: Final = 10.0
 
 #: The place of the reference of an image that the modality sent, among the references of a run's chunks.
 _PROOF: Final = -1
@@ -116,7 +116,7 @@ class _Retrieval:
 
     def _prove(self) -> None:
         """Have a modality that fails on an image send one that it has sent before: it may fail on all."""
-        if time.monotonic() - self._proved < _PROVE_EVERY:
+        if time.monotonic() - self._proved < PROVE_EVERY:
             return
         self._proved = time.monotonic()
         known = self._sent or next(iter(self.process.claims.references(self.job["run"], _PROOF) or []), "")

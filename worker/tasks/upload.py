@@ -48,7 +48,7 @@ def upload(process: WorkerResources, job: Job, attempt: Attempt, items: list[Upl
             file = source.read(item["entry"])
             attempt.faults.record_success(Operation.SOURCE)
             image, found = _prepared(file, rules, spec)
-            stored = _store(process.pacs, image, found, process.same_pixels)
+            stored = store_image(process.pacs, image, found, process.same_pixels)
             attempt.faults.record_success(Operation.READ if stored.already else Operation.WRITE)
             following: InferItem = {"i": item["i"], "instance": stored.instance}
             attempt.following[item["i"]] = following
@@ -56,14 +56,31 @@ def upload(process: WorkerResources, job: Job, attempt: Attempt, items: list[Upl
         attempt.each(items, one)
 
 
-def _store(pacs: Pacs, file: DicomFile, found: Screening, same_pixels: SamePixels) -> StoreResult:
-    """Store one file whose header was looked at, which keeps from the PACS what could stop it (deep nesting does)."""
+def store_image(pacs: Pacs, file: DicomFile, found: Screening, same_pixels: SamePixels) -> StoreResult:
+    """Store one file whose header was looked at, which keeps from the PACS what could stop it (deep nesting does).
+
+    Parameters
+    ----------
+    pacs
+        Where it is stored.
+    file
+        The whole file.
+    found
+        What its header is found to be: with an identity.
+    same_pixels
+        Tells whether two files hold the same pixels, decoded.
+
+    Raises
+    ------
+    InstanceRejected
+        The PACS holds another image under the same UID, or kept this one under another.
+    """
     assert found.identity is not None  # noqa: S101  # see _prepared
     stored = pacs.store(file.content, found.identity)
     if not stored.already:
         _check_kept_its_uid(pacs, stored.instance, found.identity)
     # Only what is to be scored is worth decoding twice; the inference stage skips the rest.
-    elif not _same_image(file, pacs.fetch(stored.instance), same_pixels if not found.rejection else _ignored):
+    elif not same_image(file, pacs.fetch(stored.instance), same_pixels if not found.rejection else _ignored):
         raise InstanceRejected(
             Reason.UID_CONFLICT, "the PACS holds another image under the same SOP Instance UID"
         )
@@ -91,8 +108,18 @@ def _check_kept_its_uid(pacs: Pacs, instance: str, of: Identity) -> None:
     )
 
 
-def _same_image(ours: DicomFile, held: bytes, same_pixels: SamePixels) -> bool:
-    """Whether the PACS holds our image, however it encodes it."""
+def same_image(ours: DicomFile, held: bytes, same_pixels: SamePixels) -> bool:
+    """Whether the PACS holds our image, however it encodes it.
+
+    Parameters
+    ----------
+    ours
+        The file of the source.
+    held
+        What the PACS holds under its UID.
+    same_pixels
+        Asked where only the decoded pixels tell.
+    """
     if ours.content == held:
         return True
     found = compare(ours.parsed, DicomFile(held).parsed)
