@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from backlog.errors import UsageError
-from backlog.model import DEFAULT_MODEL, MODELS
+from backlog.model import DEFAULT_MODEL, MODELS, PRODUCT
 
 PREFIX: Final = "CXR_"
 
@@ -257,7 +257,7 @@ class Settings:
     def cache_folder(self) -> Path:
         """Where weights and exports are kept."""
         try:
-            return Path(self.cache).expanduser() if self.cache else Path.home() / ".cache" / "cxr-backlog"
+            return Path(self.cache).expanduser() if self.cache else Path.home() / ".cache" / PRODUCT
         except RuntimeError as error:
             raise UsageError(
                 "there is no home folder to keep weights in: set CXR_CACHE to a folder"

@@ -13,12 +13,13 @@ from typing import Final
 
 from backlog.broker.messages import ConversionSpec, Stage
 from backlog.dicom.eligibility import SECONDARY_CAPTURE, Rules, flags, rejection_reason
-from backlog.dicom.eligibility_attributes import OWN_MODEL_NAME, EligibilityAttributes
+from backlog.dicom.eligibility_attributes import EligibilityAttributes
 from backlog.dicom.header import read_header, screen
 from backlog.errors import BacklogError, InstanceRejected, SourceUnavailable
 from backlog.files import PrivateFolder
 from backlog.inputs.conversion import NOTHING, WRAPPED_MODALITY, Picture, names_of, opened, reason_of_other
 from backlog.inputs.entries import SourceFile
+from backlog.model import PRODUCT
 from backlog.outcomes import Flag, Outcome, Reason
 from backlog.pacs.address import checked_address, is_dicomweb
 from backlog.settings import Settings
@@ -221,7 +222,7 @@ def _reason(
             modality=WRAPPED_MODALITY,
             view_position=subject.view,
             body_part_examined=subject.body_part,
-            capture_device=OWN_MODEL_NAME,
+            capture_device=PRODUCT,
         )
         reason = rejection_reason(made, rules)
         plan.assumed.update(flags(made, rules) if reason is None else ())

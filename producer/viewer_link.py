@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from urllib.parse import quote
 
 from backlog.errors import UsageError
-from backlog.pacs.address import without_password
+from backlog.pacs.address import is_orthanc, without_password
 
 #: What a viewer's address may hold: columns of the ledger's items.
 PLACEHOLDERS: Final = ("study_instance_uid", "sop_instance_uid", "instance")
@@ -84,7 +84,7 @@ class ViewerLink:
         check_viewer(template)
         if published and not published.startswith(("http://", "https://")):
             raise UsageError(f"{published}: no address of an Orthanc (http://… or https://…)")
-        if template or not pacs.startswith(("http://", "https://")):
+        if template or not is_orthanc(pacs):
             return cls(template)
         return cls(without_password(published or pacs).rstrip("/") + _EXPLORER)
 

@@ -65,11 +65,7 @@ DOORS = {
         "worker.tasks.chunk",
         "producer.dispatch.dispatcher",
     },
-    "jinja2": {
-        *("producer.page.page", "producer.validation.page", "producer.gallery.page"),
-        "producer.runner.entry_page",
-        "producer.cli.validate",
-    },
+    "jinja2": {"producer.templates", "producer.cli.validate"},
     "matplotlib": {"producer.page.charts"},
     "rich": _in("producer.cli"),
     "prometheus_client": {"producer.monitoring.metrics", "producer.monitoring.runs"},

@@ -11,6 +11,7 @@ from celery import Celery
 from kombu.entity import Queue
 
 from backlog.broker.messages import QUEUES, TASKS, Stage
+from backlog.model import PRODUCT
 from backlog.settings import Settings
 
 #: A chunk may take this long before its process is killed, in seconds: 64 images of the slowest kind, with a PACS
@@ -29,7 +30,7 @@ def make_app(settings: Settings, *, include: tuple[str, ...] = ()) -> Celery:
         Modules with tasks; empty on the producer's side, which sends tasks by name and never imports them.
     """
     _forget_unacknowledgeable_messages()
-    app = Celery("cxr-backlog", broker=settings.broker, include=list(include))
+    app = Celery(PRODUCT, broker=settings.broker, include=list(include))
     app.conf.update(
         # JSON only: a pickle in a queue is code that a stranger runs here.
         task_serializer="json",

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
-from backlog.dicom.eligibility_attributes import OWN_MODEL_NAME, EligibilityAttributes
+from backlog.dicom.eligibility_attributes import EligibilityAttributes
 from backlog.dicom.lettering import words
 from backlog.dicom.terms import (
     Body,
@@ -28,6 +28,7 @@ from backlog.dicom.terms import (
     view_named,
     view_of_codes,
 )
+from backlog.model import PRODUCT
 from backlog.outcomes import Flag, Reason
 from backlog.settings import Settings
 
@@ -184,9 +185,9 @@ def flags(facts: EligibilityAttributes, rules: Rules) -> frozenset[Flag]:
         found.add(Flag.BODY_PART_UNKNOWN)
     if _is_contradicted(facts, rules):
         found.add(Flag.BODY_PART_CONTRADICTED)
-    if OWN_MODEL_NAME in facts.modified_by:
+    if PRODUCT in facts.modified_by:
         found.add(Flag.UIDS_MADE)
-    if facts.capture_device == OWN_MODEL_NAME:
+    if facts.capture_device == PRODUCT:
         found.add(Flag.IMAGE_FILE_WRAPPED)
     seen = view(facts)
     if seen is View.UNKNOWN:
@@ -261,7 +262,7 @@ def _not_radiograph(facts: EligibilityAttributes, rules: Rules) -> Reason | None
     if sop_class == MEDIA_DIRECTORY:
         return Reason.SYSTEM_FILE
     ours = sop_class.startswith(_STRUCTURED_REPORTS) or (sop_class, modality) in _DERIVED
-    if ours and facts.manufacturer_model_name.strip() == OWN_MODEL_NAME:
+    if ours and facts.manufacturer_model_name.strip() == PRODUCT:
         return Reason.OWN_REPORT
     if sop_class.startswith(_NOT_IMAGES) or (not sop_class and modality in _NOT_IMAGE_MODALITIES):
         return Reason.NOT_IMAGE

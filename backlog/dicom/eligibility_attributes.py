@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-#: The model name that our reports carry (General Equipment Module, PS3.3 C.7.5.1), and what we made an image of.
-OWN_MODEL_NAME: Final = "cxr-backlog"
 #: Purpose of a contributing equipment that changed an object (DCM, PS3.16 CID 7005).
 MODIFYING_EQUIPMENT: Final = "109103"
 _NUMBERS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?")

@@ -27,7 +27,7 @@ from producer.cli.options import (
     conversion_of,
     selection_of,
 )
-from producer.cli.output import echo, only_rows, printable, read_settings
+from producer.cli.output import duration, echo, only_rows, printable, read_settings
 from producer.translation import t
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _plan_lines(made: Plan, names: bool) -> list[str]:
                 lines += [f"            e.g. {printable(name)}" for name in made.examples.get(reason, [])]
     lines += [f"PACS      NOT FIT: {problem}" for problem in made.pacs_problems]
     count = cores()
-    lines.append(f"Time      about {_duration(made.seconds(count))} with the {count} cores of this machine")
+    lines.append(f"Time      about {duration(made.seconds(count))} with the {count} cores of this machine")
     return lines
 
 
@@ -159,11 +159,3 @@ def _plan_json(made: Plan, names: bool) -> dict[str, object]:
         **({"only": made.only} if made.only is not None else {}),
         **({"only_not_found": made.not_found} if made.only is not None and names else {}),
     }
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final, TypedDict
 
 from backlog.broker.messages import model_of, points_of
 from backlog.errors import UsageError
-from backlog.model import LABELS
+from backlog.model import LABELS, PRODUCT
 from backlog.output_file import OutputFile, begins_with
 from producer.gallery.images import Picture, Pictures
 from producer.gallery.selection import Wanted
 from producer.phrases import read_phrases
+from producer.templates import environment_of
 from producer.translation import catalogue
 from producer.viewer_link import ViewerLink
 
@@ -114,34 +115,29 @@ def write_gallery(
         There is no room for the page.
     """
     assert to.private  # noqa: S101  # see above
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # optional
-
-    environment = Environment(
-        loader=PackageLoader("producer.gallery", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     words, said = read_phrases("producer.gallery", language), catalogue(language)
     script, style = _own("gallery.js"), _own("gallery.css")
-    parts = environment.get_template("gallery.html.j2").generate(
-        mark=_MARK,
-        words=words,
-        language=language,
-        about=about,
-        selection=_selection(about.wanted, words),
-        named=names is not None,
-        pictures=pictures,
-        no_heat_maps=said.message(pictures.no_heat_maps),
-        notes=[said.message(note) for note in about.notes],
-        data=_data(about, pictures, names, link, words, language),
-        script=script,
-        style=style,
-        policy=f"default-src 'none'; img-src data:; script-src {_hash(script)}; style-src {_hash(style)};"
-        " base-uri 'none'; form-action 'none'",
-        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        version=metadata.version("cxr-backlog"),
+    parts = (
+        environment_of("producer.gallery")
+        .get_template("gallery.html.j2")
+        .generate(
+            mark=_MARK,
+            words=words,
+            language=language,
+            about=about,
+            selection=_selection(about.wanted, words),
+            named=names is not None,
+            pictures=pictures,
+            no_heat_maps=said.message(pictures.no_heat_maps),
+            notes=[said.message(note) for note in about.notes],
+            data=_data(about, pictures, names, link, words, language),
+            script=script,
+            style=style,
+            policy=f"default-src 'none'; img-src data:; script-src {_hash(script)}; style-src {_hash(style)};"
+            " base-uri 'none'; form-action 'none'",
+            written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            version=metadata.version(PRODUCT),
+        )
     )
     with to.open_text(is_own_gallery) as file:
         for part in parts:

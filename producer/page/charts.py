@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from backlog.log import errors_alone
+from backlog.model import PRODUCT
 from producer.page.drift import Distribution, Scores
 from producer.page.statistics import LATENCY_EDGES, Figures, Latency, Prevalence, Throughput
 from producer.page.words import Words
@@ -35,7 +36,7 @@ _INK: Final = "#333333"
 #: Any: matplotlib's own type lists every key there is.
 _STYLE: Final[Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and is sharp on paper
-    "svg.hashsalt": "cxr-backlog",  # the same figures give the same bytes
+    "svg.hashsalt": PRODUCT,  # the same figures give the same bytes
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,

@@ -13,7 +13,7 @@ from typing import IO, Final
 
 from backlog.broker.messages import TASKS
 from backlog.errors import UsageError
-from backlog.model import OPERATING_POINT
+from backlog.model import OPERATING_POINT, PRODUCT
 from backlog.output_file import OutputFile
 from backlog.settings import from_environment, keep_font_cache_in
 from producer.ledger.ledger import Ledger
@@ -24,12 +24,13 @@ from producer.page.statistics import Figures, gather
 from producer.page.words import Words, words_of
 from producer.results.audit_log import AuditResult
 from producer.results.meanings import MEANINGS
+from producer.templates import environment_of
 from producer.viewer_link import ViewerLink
 
 _TEMPLATE: Final = "page.html.j2"
 
 #: In the head of every page of ours.
-_GENERATOR: Final = b'<meta name="generator" content="cxr-backlog">'
+_GENERATOR: Final = f'<meta name="generator" content="{PRODUCT}">'.encode()
 
 #: What a run's folder may hold beside the page, and the phrase that says what it is.
 _BESIDE: Final = {
@@ -94,7 +95,7 @@ def write_page(
     """
     keep_font_cache_in(from_environment().cache_folder)
     try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined  # optional
+        environment = environment_of("producer.page")
 
         from producer.page import charts  # matplotlib is optional, and takes a second
     except ImportError as error:
@@ -103,13 +104,6 @@ def write_page(
         ) from error
     link = ViewerLink.of(viewer, str(ledger.get("pacs")), orthanc)
     found, words = gather(ledger, baseline, groups), words_of(language)
-    environment = Environment(
-        loader=PackageLoader("producer.page", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     page = environment.get_template(_TEMPLATE).render(
         _account(found, words),
         _=words,
@@ -146,7 +140,7 @@ def _account(found: Figures, words: Words) -> dict[str, object]:
         "quarantined_by": summary["quarantined"],
         "pending": summary["total"] - summary["reported"] - skipped - quarantined,
         "written": words.moment(datetime.now(UTC).timestamp()),
-        "version": metadata.version("cxr-backlog"),
+        "version": metadata.version(PRODUCT),
         "found": found,
         "stages": {stage.value: words(name) for stage, name in TASKS.items()},
         "drift_line": drift_line(found.comparison, words) if found.comparison else "",

@@ -14,7 +14,7 @@ from statistics import NormalDist
 from typing import Final, NamedTuple
 
 from backlog.broker.messages import TASKS, Stage, model_of, points_of
-from backlog.model import LABELS, not_evaluated
+from backlog.model import LABELS, PRODUCT, not_evaluated
 from producer.ledger.ledger import Ledger
 from producer.ledger.rows import ITEM_COLUMNS, ItemRow, TallyRow
 from producer.page import drift
@@ -38,7 +38,7 @@ _NORMAL_975: Final = NormalDist().inv_cdf(0.975)
 
 #: Packages whose versions the page gives.
 _PACKAGES: Final = (
-    "cxr-backlog",
+    PRODUCT,
     "celery",
     "redis",
     "requests",

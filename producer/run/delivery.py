@@ -8,6 +8,7 @@ from typing import Final
 
 from backlog.broker.messages import Stage
 from backlog.errors import UsageError
+from backlog.pacs.address import is_orthanc
 from backlog.pacs.modality import PREFIX, Modality, modality_named
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
@@ -51,7 +52,7 @@ class Delivery:
         if to:
             modality_named(f"{PREFIX}{to}")
         names = dict.fromkeys(name for name in (sends, to) if name)
-        if names and not pacs.startswith(("http://", "https://")):
+        if names and not is_orthanc(pacs):
             raise UsageError("--deliver needs an Orthanc as the PACS: --pacs http://… or CXR_PACS_URL")
         for name in names:
             with closing(Orthanc.from_settings(settings, pacs)) as orthanc:

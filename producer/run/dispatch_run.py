@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from backlog.broker.messages import Stage
-from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.errors import ServiceUnavailable, UsageError
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
 from backlog.pacs.modality import Modality
@@ -25,7 +25,7 @@ from producer.results.labels import WANTED, StudyLabels
 from producer.run.check_pacs import deletion_watch
 from producer.run.eviction import Eviction
 from producer.run.open_run import OpenRun
-from producer.run.same_pacs import IdentityWatch
+from producer.run.same_pacs import IdentityWatch, holds
 from producer.run.schedule import hours_of, quarantine_limit_of
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def dispatch_run(
             reconcile_seconds=run.settings.reconcile_seconds,
             pause_file=run.paths.pause,
             give_up_file=run.paths.give_up,
-            pacs_contains=None if job["pacs"] else partial(_holds, pacs),
+            pacs_contains=None if job["pacs"] else partial(holds, pacs),
             pacs_answers=partial(_answers, pacs),
             hours=hours_of(ledger),
             quarantine_limit=quarantine_limit_of(ledger),
@@ -170,14 +170,6 @@ def _answers(pacs: Pacs) -> bool:
     try:
         pacs.identity()
     except (ServiceUnavailable, UsageError):
-        return False
-    return True
-
-
-def _holds(pacs: Pacs, instance: str) -> bool:
-    try:
-        pacs.header(instance)
-    except InstanceRejected:
         return False
     return True
 

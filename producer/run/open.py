@@ -83,7 +83,7 @@ def inputs_of(ledger: Ledger, paths: Paths) -> tuple[Path, ...]:
     word, pacs = str(ledger.get("word")), pacs_address(ledger, paths)
     inputs = [paths.ledger, paths.listing, paths.audit, paths.lock, paths.logs, paths.pacs]
     inputs += [] if is_pacs_word(word) else [Path(word)]
-    inputs += [Path(pacs)] if "://" not in pacs else []
+    inputs += [Path(pacs)] if not is_server(pacs) else []
     return tuple(inputs)
 
 

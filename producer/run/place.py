@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from backlog.errors import UsageError
+from backlog.pacs.address import is_server
 from producer.ledger.ledger import Ledger
 from producer.ledger.run_database import Facts
 from producer.run.folder import Paths, is_running
@@ -29,7 +30,7 @@ def place_facts(paths: Paths, pacs: str) -> Facts:
         The address of the run's PACS, or its folder.
     """
     facts: Facts = {PLACE: os.path.realpath(paths.out)}
-    if not _is_address(pacs):
+    if not is_server(pacs):
         folder, out = Path(os.path.realpath(pacs)), Path(os.path.realpath(paths.out))
         if folder.is_relative_to(out):
             facts[PACS_INSIDE] = str(folder.relative_to(out))
@@ -43,12 +44,7 @@ def pacs_address(ledger: Ledger, paths: Paths) -> str:
         return str(paths.out.absolute() / inside)
     address = str(ledger.get("pacs"))
     known = ledger.get(PLACE) is not None
-    if (
-        not known
-        and not _is_address(address)
-        and Path(address).name == paths.pacs.name
-        and paths.pacs.is_dir()
-    ):
+    if not known and not is_server(address) and Path(address).name == paths.pacs.name and paths.pacs.is_dir():
         return str(paths.pacs.absolute())  # a ledger from before places were kept
     return address
 
@@ -118,7 +114,3 @@ def settle_here(ledger: Ledger, paths: Paths) -> None:
     """Keep that a run belongs here from now on."""
     if is_moved(ledger, paths):
         ledger.set(PLACE, os.path.realpath(paths.out))
-
-
-def _is_address(pacs: str) -> bool:
-    return "://" in pacs

@@ -52,7 +52,7 @@ def is_run_pacs(ledger: Ledger, pacs: Pacs) -> bool:
     if reports:
         return any(state_in_pacs(pacs, row.sr_instance, row.sr_sha256) == "right" for row in reports)
     images = list(_images(ledger))
-    return not images or any(_holds(pacs, image) for image in images)
+    return not images or any(holds(pacs, image) for image in images)
 
 
 def _images(ledger: Ledger) -> Iterator[str]:
@@ -61,7 +61,8 @@ def _images(ledger: Ledger) -> Iterator[str]:
         yield from (ref for _, ref in chunk.items[:_SAMPLES] if isinstance(ref, str))  # an Orthanc's own
 
 
-def _holds(pacs: Pacs, instance: str) -> bool:
+def holds(pacs: Pacs, instance: str) -> bool:
+    """Whether a PACS gives an instance."""
     try:
         pacs.header(instance)
     except InstanceRejected:

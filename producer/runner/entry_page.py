@@ -19,6 +19,7 @@ from backlog.output_file import OutputFile, begins_with
 from producer.page.words import Words, words_of
 from producer.run.folder import Paths
 from producer.runner.runs import RunInfo
+from producer.templates import environment_of
 
 ENTRY_FILE: Final = "index.html"
 
@@ -78,12 +79,7 @@ class EntryPage:
         self._written = text
 
     def _text(self, rows: list[_Row]) -> str:
-        from jinja2 import Environment, PackageLoader, StrictUndefined  # optional
-
-        environment = Environment(
-            loader=PackageLoader("producer.runner", "."), autoescape=True, undefined=StrictUndefined
-        )
-        page = environment.get_template("entry.html.j2")
+        page = environment_of("producer.runner").get_template("entry.html.j2")
         services = [(address, self._words(phrase)) for address, phrase in _SERVICES]
         return page.render(mark=_MARK, _=self._words, services=services, rows=rows)
 

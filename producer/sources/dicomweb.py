@@ -12,12 +12,13 @@ from backlog.dicom.eligibility import Rules, rejection_reason
 from backlog.dicom.eligibility_attributes import EligibilityAttributes
 from backlog.errors import InstanceRejected
 from backlog.log import warn
+from backlog.model import PRODUCT
 from backlog.outcomes import Reason
 from backlog.pacs.dicomweb import INSTANCE, SERIES, STUDY, Dicomweb
 from backlog.pacs.stow import DicomJson, value
 from producer.sources import base as sources
 from producer.sources.base import Entry, Page, never_silent
-from producer.sources.orthanc import OWN_MANUFACTURER, OWN_MODALITIES
+from producer.sources.orthanc import OWN_MODALITIES
 from producer.sources.study_listing import FIRST_DAY, LAST_DAY, QidoStudySlices, Resources, day_of, list_all
 
 #: Tags in DICOM JSON.
@@ -219,7 +220,7 @@ class DicomwebSource:
                 manufacturer = text(self.pacs.header(instance).header, "Manufacturer")
             except InstanceRejected:
                 return False  # the workers tell what it is
-        return str(manufacturer).startswith(OWN_MANUFACTURER)
+        return str(manufacturer).startswith(PRODUCT)
 
     def _reason(self, one: DicomJson) -> Reason | None:
         tags = {

@@ -10,6 +10,7 @@ from backlog.broker.messages import SourceSpec, Stage
 from backlog.dicom.eligibility import Rules, rejection_reason
 from backlog.dicom.eligibility_attributes import EligibilityAttributes
 from backlog.errors import InstanceRejected
+from backlog.model import PRODUCT
 from backlog.outcomes import Outcome, Reason
 from backlog.pacs.orthanc import Orthanc
 from backlog.pacs.orthanc_find import OrthancResource
@@ -22,8 +23,7 @@ MAX_HEADERS: Final = 32
 #: What all instances of a large series may be by what they have in common: their kind alone.
 _KINDS: Final = (Reason.NOT_IMAGE, Reason.NOT_RADIOGRAPH)
 
-#: Series Manufacturer of what this system writes, and its modalities: reports, pictures, PDFs.
-OWN_MANUFACTURER: Final = "cxr-backlog"
+#: Modalities of what this system writes, with its name as Manufacturer: reports, pictures, PDFs.
 OWN_MODALITIES: Final = ("SR", "OT", "DOC")
 
 
@@ -79,9 +79,7 @@ class OrthancSource:
     def entries_of(self, series: OrthancResource) -> Iterator[Entry]:
         """Yield the instances of a series, none of what this system wrote; some are skipped by the listing alone."""
         tags = tags_of(series)
-        if tags.get("Modality") in OWN_MODALITIES and tags.get("Manufacturer", "").startswith(
-            OWN_MANUFACTURER
-        ):
+        if tags.get("Modality") in OWN_MODALITIES and tags.get("Manufacturer", "").startswith(PRODUCT):
             return
         if self.since and str(series.get("LastUpdate", self.since)) < self.since:
             return

@@ -11,8 +11,10 @@ from importlib import metadata
 from typing import Any, Final
 
 from backlog.errors import UsageError
+from backlog.model import PRODUCT
 from backlog.output_file import OutputFile, begins_with
 from producer.phrases import read_phrases
+from producer.templates import environment_of
 from producer.validation.compare import Comparison
 from producer.validation.join import Joined
 from producer.validation.metrics import Interval
@@ -83,16 +85,9 @@ def write_comparison(to: OutputFile, found: Comparison, language: str) -> None:
 
 def _write(to: OutputFile, template: str, language: str, **values: Any) -> None:
     try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined  # optional
+        environment = environment_of("producer.validation")
     except ImportError as error:
         raise UsageError("the page needs jinja2: install cxr-backlog[validate]") from error
-    environment = Environment(
-        loader=PackageLoader("producer.validation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     comma = language == "pt-BR"
     environment.filters["number"] = lambda value, digits=3: _number(value, digits, comma=comma)
     environment.filters["interval"] = lambda value, digits=3: _interval(value, digits, comma=comma)
@@ -101,7 +96,7 @@ def _write(to: OutputFile, template: str, language: str, **values: Any) -> None:
         words=read_phrases("producer.validation", language),
         language=language,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        version=metadata.version("cxr-backlog"),
+        version=metadata.version(PRODUCT),
         **values,
     )
     with to.open_text(is_own_page) as file:

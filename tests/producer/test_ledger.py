@@ -408,8 +408,14 @@ def test_very_many_items_take_little_memory_and_time(path: Path, ledger: Ledger)
     assert spent < 40, "a million would take hours"
 
 
-def test_chunk_rows_are_values() -> None:
-    assert ChunkRow(1, [(0, 5)]) == ChunkRow(1, [(0, 5)])
+def test_a_chunk_comes_back_as_its_entries_were_listed(ledger: Ledger) -> None:
+    """In their order, under their numbers in the source, with references of either kind."""
+    entries = [Entry("a/1"), Entry(7), Entry("b", 0, Reason.LATERAL), Entry("c"), Entry(9)]
+    ledger.add(Page(entries, "", last=True), 2)
+    assert ledger.waiting(9) == [ChunkRow(1, [(0, "a/1"), (1, 7)]), ChunkRow(2, [(3, "c"), (4, 9)])]
+    ledger.dispatched([2])
+    assert ledger.waiting(9) == [ChunkRow(1, [(0, "a/1"), (1, 7)])]
+    assert ledger.in_flight() == [ChunkRow(2, [(3, "c"), (4, 9)])]
 
 
 # -- where it may lie ----------------------------------------------------------------------------------------

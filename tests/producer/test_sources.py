@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from backlog.broker.messages import SourceSpec, Stage
+from backlog.broker.messages import FIRST_STAGES, SourceSpec, Stage
 from backlog.dicom.eligibility import Rules
 from backlog.errors import InstanceRejected, UsageError
 from backlog.inputs.zip_archive import ZipArchive
@@ -26,7 +26,9 @@ from producer.sources import base as sources
 from producer.sources import orthanc as source_orthanc
 from producer.sources import series_listing
 from producer.sources.base import Entry, ReplaySource, Source
+from producer.sources.dicomweb import DicomwebSource
 from producer.sources.folder import FolderSource
+from producer.sources.modality import ModalitySource
 from producer.sources.open import Selection, make_source
 from producer.sources.orthanc import OrthancSource
 from producer.sources.zip import ZipSource, check_same_source
@@ -38,6 +40,18 @@ def listed(source: Source, cursor: str = "") -> list[Entry]:
     pages = list(source.pages(cursor))
     assert [page.last for page in pages] == [False] * (len(pages) - 1) + [True]
     return [entry for page in pages for entry in page.entries]
+
+
+def test_each_source_begins_at_the_stage_that_workers_expect() -> None:
+    """A worker knows only the kind: a chunk that begins elsewhere would be dropped as one that was started again."""
+    kinds: dict[str, type[Source]] = {
+        "zip": ZipSource,
+        "folder": FolderSource,
+        "orthanc": OrthancSource,
+        "dicomweb": DicomwebSource,
+        "modality": ModalitySource,
+    }
+    assert {kind: source.first for kind, source in kinds.items()} == FIRST_STAGES
 
 
 def names(source: Source, cursor: str = "") -> list[str]:

@@ -20,7 +20,6 @@ import pytest
 from click import BadParameter
 from click.testing import CliRunner
 
-from backlog.broker.messages import Stage
 from backlog.errors import UsageError
 from backlog.settings import Settings
 from producer.cli.main import main
@@ -659,10 +658,3 @@ def test_an_interrupted_run_is_retracted_in_one_step(
         assert said in done.stdout
         assert not orthanc.reports()
     assert json.loads(call("status", out, "--json").stdout)["state"] == "cancelled"
-
-
-def test_the_first_stage_of_a_zip_is_the_upload() -> None:
-    """The tests above count on it."""
-    from producer.sources.zip import ZipSource
-
-    assert ZipSource.first is Stage.UPLOAD

@@ -16,12 +16,13 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 
 from backlog.dicom.eligibility import SECONDARY_CAPTURE
-from backlog.dicom.eligibility_attributes import MODIFYING_EQUIPMENT, OWN_MODEL_NAME
+from backlog.dicom.eligibility_attributes import MODIFYING_EQUIPMENT
 from backlog.dicom.file import DicomFile
 from backlog.dicom.file_meta import media_storage_sop_class_uid
 from backlog.dicom.header import is_uid, text
 from backlog.dicom.parser import DEFLATED, EXPLICIT_LITTLE, ParsedFile
 from backlog.errors import InstanceRejected
+from backlog.model import PRODUCT
 from backlog.outcomes import Reason
 from backlog.report_uids import derived_uid
 from worker.sr import elements
@@ -168,8 +169,8 @@ def _with_item(parsed: ParsedFile, held: tuple[int, int, int], ours: bytes) -> b
 
 
 _EQUIPMENT: Final[_Item] = (
-    (0x00080070, "LO", OWN_MODEL_NAME),
-    (0x00081090, "LO", OWN_MODEL_NAME),
+    (0x00080070, "LO", PRODUCT),
+    (0x00081090, "LO", PRODUCT),
     (0x0018A003, "ST", "UIDs that were missing or invalid were made from the file's content"),
     (
         0x0040A170,

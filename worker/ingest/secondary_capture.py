@@ -19,11 +19,11 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID
 
 from backlog.dicom.eligibility import SECONDARY_CAPTURE
-from backlog.dicom.eligibility_attributes import OWN_MODEL_NAME
 from backlog.dicom.parser import EXPLICIT_LITTLE
 from backlog.errors import InstanceRejected, UsageError
 from backlog.inputs.conversion import WRAPPED_MODALITY
 from backlog.inputs.image_names import Subject
+from backlog.model import PRODUCT
 from backlog.outcomes import Reason
 from backlog.report_uids import derived_uid
 from worker.pixels.attributes import MAX_SAMPLES
@@ -114,8 +114,8 @@ def _described(subject: Subject, content: str) -> Dataset:
     dataset.SeriesInstanceUID = UID(derived_uid("image series", study, content))
     dataset.Modality = WRAPPED_MODALITY
     dataset.ConversionType = "WSD"
-    dataset.SecondaryCaptureDeviceManufacturer = OWN_MODEL_NAME
-    dataset.SecondaryCaptureDeviceManufacturerModelName = OWN_MODEL_NAME
+    dataset.SecondaryCaptureDeviceManufacturer = PRODUCT
+    dataset.SecondaryCaptureDeviceManufacturerModelName = PRODUCT
     dataset.PatientID = patient
     for keyword in (
         "PatientName",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from backlog.model import PRODUCT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -128,7 +130,7 @@ class OnnxGraph:
         return b"".join(
             [
                 _field(1, _IR_VERSION),
-                _field(2, "cxr-backlog"),
+                _field(2, PRODUCT),
                 _head(7, sum(map(len, graph))),
                 *graph,
                 _field(8, _field(2, _OPSET)),
