@@ -17,7 +17,8 @@ import psutil
 
 from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
-from backlog.broker.messages import QUEUES, TASKS, Stage, task_id
+from backlog.broker.messages import QUEUES, TASKS, Stage
+from backlog.broker.task_ids import task_id
 from backlog.pacs.folder import FolderPacs
 from backlog.settings import Settings
 from bench.end_to_end import BITS, COLUMNS, ROWS

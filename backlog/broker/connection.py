@@ -11,7 +11,8 @@ from typing import Any, Final
 import redis
 
 from backlog.broker.lua import LuaScript
-from backlog.broker.messages import Stage, parse_task_id
+from backlog.broker.messages import Stage
+from backlog.broker.task_ids import parse_task_id
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
 
 

@@ -56,9 +56,6 @@ FIRST_STAGES: Final = {
     "modality": Stage.RETRIEVE,
 }
 
-#: The stage by its number in a task's id.
-_STAGES: Final = {str(stage.value): stage for stage in TASKS}
-
 
 def following_stage(stage: Stage) -> Stage:
     """Return the stage after a stage: an image that was uploaded or retrieved is scored next."""
@@ -293,27 +290,3 @@ def points_of(run: Job | PredecessorSpec) -> list[float]:
 def numbers(scores: Iterable[float | None]) -> list[float]:
     """Return scores as numbers; NaN for a label that was not evaluated, which JSON has no number for."""
     return [math.nan if score is None else score for score in scores]
-
-
-def task_id(run: str, chunk: int, stage: Stage) -> str:
-    """Return the id of the task that does one stage of one chunk. Reconcile reads it back.
-
-    Parameters
-    ----------
-    run
-        The run's id, which holds no dot.
-    chunk
-        The chunk's number in the run.
-    stage
-        The stage that the task does.
-    """
-    return f"{run}.{chunk}.{stage.value}"
-
-
-def parse_task_id(text: str) -> tuple[str, int, Stage] | None:
-    """Return (run, chunk, stage), or None when the id is not one of ours."""
-    run, _, rest = text.partition(".")
-    chunk, _, stage = rest.partition(".")
-    if not (run and chunk.isdecimal() and stage in _STAGES):
-        return None
-    return run, int(chunk), _STAGES[stage]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from celery import Celery
 
-from backlog.broker.messages import TASKS, Job, Stage, StageItem, task_id
+from backlog.broker.messages import TASKS, Job, Stage, StageItem
 from backlog.broker.queues import queue_of
+from backlog.broker.task_ids import task_id
 
 
 def send(

@@ -15,17 +15,13 @@ from backlog.broker.item_results import ItemResult, PutAside, Quarantined, Repor
 from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.fault_attribution import FaultHistory, Verdict
 from backlog.outcomes import Outcome, Reason
+from producer.ledger.effects import RunEffects
 from producer.ledger.rows import ITEM_COLUMNS, UNACCOUNTED, ItemRow, TallyRow, duplicate, item_row
-from producer.ledger.run_database import RunDatabase
 from producer.ledger.schema import (
     DELIVERED,
-    DERIVED_RETRACTED,
     DERIVED_STORED,
     FOUND,
-    LABELLED,
-    RETRACTED,
     STORED,
-    UNLABELLED,
 )
 from producer.sources.base import Matches, Page
 
@@ -62,7 +58,7 @@ class Tally:
         return self.reported + sum(self.skipped.values()) + sum(self.quarantined.values())
 
 
-class Ledger(RunDatabase):
+class Ledger(RunEffects):
     """The ledger of one run: its entries in chunks, and how each item ended."""
 
     # -- entries -------------------------------------------------------------------------------------------------
@@ -296,9 +292,6 @@ class Ledger(RunDatabase):
             if result.delivered:
                 self._effect(DELIVERED, item, at)
 
-    def _effect(self, kind: str, item: int, at: float) -> None:
-        self._execute("INSERT OR IGNORE INTO effect (kind, item, at) VALUES (?, ?, ?)", (kind, item, at))
-
     def tally_rows(self) -> Iterator[TallyRow]:
         """Stream how many items ended how, and at which stage."""
         query = "SELECT outcome, reason, stage, count FROM tally WHERE count > 0 ORDER BY 1 DESC, 2, 3"
@@ -328,85 +321,6 @@ class Ledger(RunDatabase):
         """Return one item."""
         row = self._execute(f"SELECT {ITEM_COLUMNS} FROM item WHERE no = ?", (number,)).fetchone()
         return ItemRow(*row) if row else None
-
-    def retract(self, reports: Iterable[tuple[int, str, bool]]) -> None:
-        """Keep which reports were deleted again: (item, SOP Instance UID, whether it was there to be deleted).
-
-        What was deleted once stays so. Ends the intent to do so, the fact ``retracting``.
-        """
-        with self._transaction():
-            now = time.time()
-            for item, uid, found in reports:
-                self._execute(
-                    "INSERT INTO retracted VALUES (?, ?, ?, ?) ON CONFLICT (item) DO UPDATE"
-                    " SET found = excluded.found, at = excluded.at WHERE NOT found",
-                    (item, uid, found, now),
-                )
-                if found:
-                    self._effect(RETRACTED, item, now)
-            self._drop("retracting")
-
-    def retract_derived(self, items: Iterable[int]) -> None:
-        """Keep of which items what stood beside the report was deleted again, and end the intent to do so."""
-        with self._transaction():
-            for item in items:
-                self._effect(DERIVED_RETRACTED, item, time.time())
-            self._drop("retracting")
-
-    def labels_of(self, study: str) -> dict[str, int | None]:
-        """Return which labels of a study this run knows, and for which item it put them there; None: it did not."""
-        rows = self._execute("SELECT label, item, state FROM study_label WHERE study = ?", (study,))
-        return {row["label"]: row["item"] if row["state"] == 1 else None for row in rows}
-
-    def keep_labels(self, found: Iterable[tuple[str, str, int, bool]]) -> None:
-        """Keep that labels are about to be put on studies: (study, label, item, whether they were not there).
-
-        What was kept once stays so: a label that this run put is there when it looks again.
-        """
-        with self._transaction():
-            for study, label, item, ours in found:
-                self._execute(
-                    "INSERT OR IGNORE INTO study_label VALUES (?, ?, ?, ?)", (study, label, item, int(ours))
-                )
-
-    def labels_put(self, last: int, items: Iterable[int]) -> None:
-        """Keep that the labels of all items are put up to an effect, and for which items there were any to put."""
-        with self._transaction():
-            for item in items:
-                self._effect(LABELLED, item, time.time())
-            self._set("labelled", last)
-
-    def labels_removed(self, labels: Iterable[tuple[str, str, int]]) -> None:
-        """Keep which labels were taken off again: (study, label, item)."""
-        with self._transaction():
-            for study, label, item in labels:
-                self._execute(
-                    "UPDATE study_label SET state = 2 WHERE study = ? AND label = ?", (study, label)
-                )
-                self._effect(UNLABELLED, item, time.time())
-
-    def group(self, studies: Iterable[tuple[str, str]]) -> None:
-        """Tell which group each study (by its UID) belongs to, for this connection's queries alone.
-
-        Kept in a temporary table, which SQLite puts on the disk: a million studies cost no memory.
-        """
-        self._execute("DROP TABLE IF EXISTS temp.grouping")
-        self._execute("CREATE TEMP TABLE grouping (uid TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID")
-        self._db.execute("BEGIN")
-        try:
-            self._db.executemany("INSERT OR REPLACE INTO temp.grouping VALUES (?, ?)", studies)
-        finally:
-            self._db.execute("COMMIT")
-
-    def evictions(self, limit: int) -> list[tuple[int, str, str]]:
-        """Return images that are to be deleted in Orthanc: (item, Orthanc's id or empty, reference)."""
-        rows = self._execute("SELECT item, instance, ref FROM eviction ORDER BY item LIMIT ?", (limit,))
-        return [(int(row["item"]), str(row["instance"]), str(row["ref"])) for row in rows]
-
-    def evicted(self, item: int) -> None:
-        """Forget an image that was to be deleted: it is gone, or stays."""
-        with self._transaction():
-            self._execute("DELETE FROM eviction WHERE item = ?", (item,))
 
 
 def _result(record: ItemRecord | None) -> ItemResult:

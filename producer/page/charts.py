@@ -22,7 +22,8 @@ from matplotlib.ticker import MaxNLocator
 from backlog.log import errors_alone
 from backlog.model import PRODUCT
 from producer.page.drift import Distribution, Scores
-from producer.page.statistics import LATENCY_EDGES, Figures, Latency, Prevalence, Throughput
+from producer.page.statistics import Figures, Prevalence
+from producer.page.timings import LATENCY_EDGES, Latency, Throughput
 from producer.page.words import Words
 from producer.results.meanings import MEANINGS
 

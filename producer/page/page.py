@@ -22,7 +22,7 @@ from producer.page.comparison import Comparison
 from producer.page.drift import Verdict
 from producer.page.statistics import Figures, gather
 from producer.page.words import Words, words_of
-from producer.results.audit_log import AuditResult
+from producer.results.audit_chain import AuditResult
 from producer.results.meanings import MEANINGS
 from producer.templates import environment_of
 from producer.viewer_link import ViewerLink

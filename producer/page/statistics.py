@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-from array import array
 from collections import Counter
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,21 +12,16 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Final, NamedTuple
 
-from backlog.broker.messages import TASKS, Stage, model_of, points_of
+from backlog.broker.messages import TASKS, model_of, points_of
 from backlog.model import LABELS, PRODUCT, not_evaluated
 from producer.ledger.ledger import Ledger
 from producer.ledger.rows import ITEM_COLUMNS, ItemRow, TallyRow
 from producer.page import drift
 from producer.page.comparison import Comparison, compare
 from producer.page.drift import Distribution
+from producer.page.timings import Latency, Throughput, latency, throughput
 from producer.results import exports
 from producer.results.labels import WANTED
-
-#: Most bars of the chart over time.
-_BARS: Final = 40
-
-#: Widths of those bars, in seconds: what a user reads off a clock.
-_WIDTHS: Final = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 604800)
 
 #: Items listed for each reason, and studies listed: the page stays readable, the commands list them all.
 MAX_ITEMS: Final = 50
@@ -47,32 +41,6 @@ _PACKAGES: Final = (
     "onnxruntime",
     "torch",
 )
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Items that ended, over time."""
-
-    start: float  #: seconds since 1970, UTC
-    width: int  #: seconds of one bar
-    reported: list[int]
-    others: list[int]  #: skipped and quarantined
-
-
-@dataclass(frozen=True)
-class Latency:
-    """How long one stage took for an image, in ms: a chunk's time shared among its images."""
-
-    stage: str
-    chunks: int
-    images: int
-    repeated: int  #: chunks that needed more than one attempt
-    quantiles: dict[str, float]  #: by name: median, 90 %, 99 %, most
-    counts: list[int]  #: in the bins of :data:`LATENCY_EDGES`
-
-
-#: Edges of the latency bins: four a decade, from 0.1 ms to 1000 s.
-LATENCY_EDGES: Final = tuple(10 ** (k / 4) for k in range(-4, 25))
 
 
 @dataclass(frozen=True)
@@ -131,23 +99,6 @@ class _ScoresRow(NamedTuple):
     flags: str
 
 
-class _EndsRow(NamedTuple):
-    first: float | None
-    last: float | None
-
-
-class _BarRow(NamedTuple):
-    bar: int
-    good: int
-    images: int
-
-
-class _TimingRow(NamedTuple):
-    ms: int
-    items: int
-    attempt: int
-
-
 @dataclass(frozen=True)
 class Figures:
     """All that the page says."""
@@ -192,8 +143,8 @@ def gather(ledger: Ledger, baseline: Ledger | None = None, groups: Path | None =
         summary=exports.summarise(ledger),
         facts=_facts(ledger),
         by_reason=list(ledger.tally_rows()),
-        throughput=_throughput(ledger),
-        latency=[found for stage in TASKS if (found := _latency(ledger, stage))],
+        throughput=throughput(ledger),
+        latency=[found for stage in TASKS if (found := latency(ledger, stage))],
         scores=scores,
         prevalence=prevalence,
         with_finding=with_finding,
@@ -264,45 +215,6 @@ def _scores_and_flags(
         for label, point, count in zip(LABELS, points, present, strict=True)
     ]
     return scores, prevalence, with_finding, dict(flags.most_common())
-
-
-def _throughput(ledger: Ledger) -> Throughput | None:
-    # What the listing alone decided cost no work and would look like a burst.
-    (ends,) = ledger.select(_EndsRow, "SELECT min(ended), max(ended) FROM item WHERE chunk IS NOT NULL")
-    if ends.first is None or ends.last is None:
-        return None
-    span = ends.last - ends.first
-    width = next((w for w in _WIDTHS if span / w < _BARS - 1), math.ceil(span / (_BARS - 1)))
-    start = math.floor(ends.first / width) * width
-    bars = math.floor((ends.last - start) / width) + 1
-    reported, others = [0] * bars, [0] * bars
-    query = (
-        "SELECT CAST((ended - ?) / ? AS INTEGER), outcome = 'reported', count(*)"
-        " FROM item WHERE chunk IS NOT NULL GROUP BY 1, 2"
-    )
-    for row in ledger.select(_BarRow, query, start, width):
-        (reported if row.good else others)[row.bar] = row.images
-    return Throughput(start, width, reported, others)
-
-
-def _latency(ledger: Ledger, stage: Stage) -> Latency | None:
-    times = array("d")
-    images = repeated = 0
-    query = "SELECT ms, items, attempt FROM timing WHERE stage = ? AND items > 0"
-    for row in ledger.select(_TimingRow, query, stage.value):
-        times.append(row.ms / row.items)
-        images += row.items
-        repeated += row.attempt > 1
-    if not times:
-        return None
-    ordered = sorted(times)
-    counts = [0] * (len(LATENCY_EDGES) - 1)
-    for time in ordered:
-        place = math.floor(4 * math.log10(max(time, LATENCY_EDGES[0]))) + 4
-        counts[min(place, len(counts) - 1)] += 1
-    shares = {"median": 0.5, "90 %": 0.9, "99 %": 0.99, "most": 1.0}
-    quantiles = {name: ordered[math.ceil(share * len(ordered)) - 1] for name, share in shares.items()}
-    return Latency(TASKS[stage], len(ordered), images, repeated, quantiles, counts)
 
 
 def _quarantined(ledger: Ledger) -> dict[str, list[ItemRow]]:

@@ -11,69 +11,26 @@ rewrites the whole file, and the ledger with it, only a head that was noted else
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, Self
+from typing import BinaryIO, Final, Self
 
-from backlog.broker.messages import Job
 from backlog.errors import BacklogError, StorageFull, UsageError
 from backlog.files import open_without_link
-from backlog.pacs.address import without_password
 from producer.ledger.ledger import Ledger
-from producer.ledger.schema import DERIVED_RETRACTED, DERIVED_STORED
-
-#: What the first line gives as the hash of the line before it.
-GENESIS: Final = "0" * 64
-
-#: Longer than any line of ours: a damaged file may be one line of gigabytes.
-_LONGEST: Final = 1 << 16
-
-_EFFECTS: Final = (
-    "SELECT effect.seq, effect.kind, effect.at, item.no, item.chunk, item.engine, item.sop_instance_uid,"
-    " item.study_instance_uid, item.sr_sop_instance_uid, item.sr_instance, item.sr_sha256, item.derived_objects"
-    " FROM effect JOIN item ON item.no = effect.item WHERE effect.seq > ? ORDER BY effect.seq"
+from producer.results.audit_chain import (
+    EFFECTS,
+    GENESIS,
+    MAX_LINE,
+    AuditResult,
+    EffectRow,
+    Link,
+    facts_of,
+    line_of,
+    links,
 )
-
-
-class _EffectRow(NamedTuple):
-    seq: int
-    kind: str
-    at: float  #: in seconds since 1970
-    item: int
-    chunk: int | None
-    engine: str
-    sop_instance_uid: str
-    study_instance_uid: str
-    sr_sop_instance_uid: str
-    sr_instance: str
-    sr_sha256: str
-    derived_objects: str
-
-    def content(self) -> dict[str, object]:
-        """Return what the audit says of an effect alone, in the order in which it does."""
-        time = datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds")
-        content: dict[str, object] = {
-            "seq": self.seq,
-            "time": time,
-            "effect": self.kind,
-            "item": self.item,
-            "chunk": self.chunk,
-            "engine": self.engine,
-            "sop_instance_uid": self.sop_instance_uid,
-            "study_instance_uid": self.study_instance_uid,
-            "sr_sop_instance_uid": self.sr_sop_instance_uid,
-            "sr_instance": self.sr_instance,
-            "sr_sha256": self.sr_sha256,
-        }
-        if self.kind in (DERIVED_STORED, DERIVED_RETRACTED):
-            content["derived_objects"] = [one for one in json.loads(self.derived_objects) if one.get("ours")]
-        return content
-
 
 #: What the ledger knows of the file as it was closed: size, time of change in ns, inode; end, number and hash of its
 #: head.
@@ -91,28 +48,6 @@ def _state(path: Path) -> list[int]:
     """Return what changes with a file, in whatever way it is written."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ino]
-
-
-@dataclass(frozen=True)
-class Link:
-    """A place in the chain: how many lines there are up to it, and the last one's hash."""
-
-    seq: int = 0
-    hash: str = GENESIS
-
-
-@dataclass(frozen=True)
-class AuditResult:
-    """What is wrong with an audit, if anything."""
-
-    head: Link  #: of the part that is right
-    broken: int | None = None  #: number of the first wrong line, from 1
-    why: str = ""
-
-    @property
-    def right(self) -> bool:
-        """Whether nothing is wrong."""
-        return self.broken is None
 
 
 class Audit:
@@ -166,9 +101,9 @@ class Audit:
         with _translated(self.path):
             self._file.truncate(self._end)
             self._file.seek(self._end)
-            facts = _facts(self.ledger)
-            for effect in self.ledger.select(_EffectRow, _EFFECTS, self._head.seq):
-                line = _line(effect, facts, self._head.hash)
+            facts = facts_of(self.ledger)
+            for effect in self.ledger.select(EffectRow, EFFECTS, self._head.seq):
+                line = line_of(effect, facts, self._head.hash)
                 self._file.write(line + b"\n")
                 # Flushed one by one: what Python holds back is not yet in the file when the disk is full.
                 self._file.flush()
@@ -201,8 +136,8 @@ class Audit:
                     break
                 head, end = link, end + len(line)
             file.seek(end)
-            rest = file.read(_LONGEST)
-            torn = rest.count(b"\n") == 0 and len(rest) < _LONGEST
+            rest = file.read(MAX_LINE)
+            torn = rest.count(b"\n") == 0 and len(rest) < MAX_LINE
             if rest and not torn:
                 self._keep_aside(end)
         return head, end
@@ -250,7 +185,7 @@ def verify(ledger: Ledger, path: Path, head: str = "") -> AuditResult:
         There is no audit.
     """
     last, met = Link(), not head
-    facts, expected = _facts(ledger), ledger.select(_EffectRow, _EFFECTS, 0)
+    facts, expected = facts_of(ledger), ledger.select(EffectRow, EFFECTS, 0)
     try:
         file = path.open("rb")
     except OSError as error:
@@ -262,7 +197,7 @@ def verify(ledger: Ledger, path: Path, head: str = "") -> AuditResult:
             effect = next(expected, None)
             if effect is None:
                 return AuditResult(last, link.seq, "the ledger knows of no such effect")
-            if line != _line(effect, facts, last.hash) + b"\n":
+            if line != line_of(effect, facts, last.hash) + b"\n":
                 return AuditResult(last, link.seq, "it differs from what the ledger holds")
             last = link
             met = met or link.hash == head
@@ -275,46 +210,6 @@ def verify(ledger: Ledger, path: Path, head: str = "") -> AuditResult:
             last, last.seq, "no line has the given hash: the chain was written anew since it was noted"
         )
     return AuditResult(last)
-
-
-def links(file: BinaryIO, last: Link = Link()) -> Iterator[tuple[bytes, Link | None, str]]:  # frozen
-    """Yield each line after a place in the chain with its own, or with what is wrong with it; then nothing more."""
-    while line := file.readline(_LONGEST):
-        why = _wrong(line, last)
-        if why:
-            yield line, None, why
-            return
-        last = Link(last.seq + 1, hashlib.sha256(line[:-1]).hexdigest())
-        yield line, last, ""
-
-
-def _wrong(line: bytes, last: Link) -> str:
-    if not line.endswith(b"\n"):
-        return "it is torn: its end is missing"
-    try:
-        said = json.loads(line)
-        seq, before = said["seq"], said["prev"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return "it is no line of an audit"
-    if seq != last.seq + 1:
-        return "its number doesn't follow the one before"
-    return "" if before == last.hash else "it doesn't hold the hash of the line before"
-
-
-def _facts(ledger: Ledger) -> dict[str, object]:
-    """Return what every line says of the run."""
-    job: Job = ledger.get("job")
-    return {
-        "run": job["run"],
-        "pacs": without_password(str(ledger.get("pacs"))),
-        "model": ledger.get("model"),
-        "weights_sha256": job["weights"],
-        "weights_meaningful": job["meaningful"],
-    }
-
-
-def _line(effect: _EffectRow, facts: dict[str, object], before: str) -> bytes:
-    return json.dumps(effect.content() | facts | {"prev": before}, separators=(",", ":")).encode()
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from backlog.output_file import OutputFile
 from backlog.settings import Settings, interface_language
 from producer.ledger.ledger import Ledger
 from producer.results import exports
-from producer.results.audit_log import Audit, AuditResult
+from producer.results.audit_chain import AuditResult
+from producer.results.audit_log import Audit
 from producer.results.only_account import ONLY, write_only_account
 from producer.run.folder import Paths
 from producer.run.open_run import OpenRun

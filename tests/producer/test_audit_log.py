@@ -21,8 +21,9 @@ from backlog.outcomes import Reason
 from backlog.pacs.address import without_password
 from producer.cli.main import main
 from producer.ledger.ledger import Ledger
-from producer.results import audit_log
-from producer.results.audit_log import GENESIS, Audit, verify
+from producer.results import audit_chain, audit_log
+from producer.results.audit_chain import GENESIS
+from producer.results.audit_log import Audit, verify
 from tests.support.ended_runs import (
     ended_run,
     harvest,
@@ -249,7 +250,7 @@ def killed_after_catching_up(ledger: Ledger, path: Path) -> None:
 import os, sys
 from pathlib import Path
 from producer.ledger.ledger import Ledger
-from producer.results import audit_log
+from producer.results import audit_chain, audit_log
 audit_log.MARK_EVERY = 7
 audit_log.Audit(Ledger(Path(sys.argv[1]), write=True), Path(sys.argv[2])).catch_up()
 os.kill(os.getpid(), 9)
@@ -268,7 +269,7 @@ def test_after_a_kill_only_what_follows_the_last_mark_is_read(
     head, whole = verify(ledger, path).head, path.read_bytes()
     path.write_bytes(whole[:-7])  # torn in its last line
     followed: list[int] = []
-    links = audit_log.links
+    links = audit_chain.links
 
     def counted(*arguments: Any) -> Iterator[Any]:
         for one in links(*arguments):

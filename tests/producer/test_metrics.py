@@ -21,8 +21,9 @@ import requests
 from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import Claims
-from backlog.broker.messages import TASKS, Stage, task_id
+from backlog.broker.messages import TASKS, Stage
 from backlog.broker.queues import queue_of
+from backlog.broker.task_ids import task_id
 from backlog.errors import UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.folder import FolderPacs

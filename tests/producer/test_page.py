@@ -25,7 +25,8 @@ from producer.ledger.ledger import Ledger
 from producer.page.page import write_page
 from producer.page.statistics import MAX_ITEMS, gather, wilson
 from producer.page.words import words_of
-from producer.results.audit_log import Audit, AuditResult, Link
+from producer.results.audit_chain import AuditResult, Link
+from producer.results.audit_log import Audit
 from producer.run import ending
 from producer.run.folder import Paths
 from tests.conftest import need

@@ -11,8 +11,9 @@ import pytest
 
 from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
-from backlog.broker.messages import Stage, task_id
+from backlog.broker.messages import Stage
 from backlog.broker.queues import queue_of
+from backlog.broker.task_ids import task_id
 from backlog.settings import Settings
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher

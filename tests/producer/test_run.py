@@ -19,7 +19,8 @@ import pytest
 from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import ChunkProgress, Claims, Refusal
-from backlog.broker.messages import ItemRecord, Stage, parse_task_id
+from backlog.broker.messages import ItemRecord, Stage
+from backlog.broker.task_ids import parse_task_id
 from backlog.dicom.eligibility import Rules
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
