@@ -347,6 +347,22 @@ def test_tests_reach_for_nothing_private() -> None:
     assert found == {}
 
 
+#: Lines of a module, and those that are longer: each has one subject, or waits for its seam (docs/decisions.md).
+_MAX_LINES = 300
+_LONGER = {
+    *("backlog.settings", "backlog.dicom.header", "backlog.dicom.parser", "backlog.pacs.modality"),
+    *("producer.ledger.ledger", "producer.dispatch.dispatcher", "producer.doctor"),
+    *("producer.run.create", "producer.cli.run", "producer.cli.validate"),
+    *("worker.sr.content", "worker.sr.document"),
+}
+
+
+def test_a_module_has_one_subject() -> None:
+    """Three hundred lines hold one; nothing joins the list of those that are longer."""
+    long = {module for module, path in modules().items() if path.read_text().count("\n") > _MAX_LINES}
+    assert long <= _LONGER, long - _LONGER
+
+
 def test_the_producer_passes_types() -> None:
     """A dict of anything tells a reader nothing, and mypy neither."""
     found = [
