@@ -17,10 +17,10 @@ from producer.sources.only_pacs import FoundStudy
 from producer.sources.study_listing import list_all
 
 #: Values of one page; each takes a query and those of its studies.
-_VALUES: Final = 16
+VALUES: Final = 16
 
 #: A server that finds more for one value does not select by it, and would be listed whole for each.
-_MOST: Final = 2000
+MOST: Final = 2000
 
 
 class _Search(NamedTuple):
@@ -50,7 +50,7 @@ class DicomwebFinder:
     @property
     def size(self) -> int:
         """How many values make a page."""
-        return _VALUES
+        return VALUES
 
     def find(self, key: Key, values: list[str]) -> Iterator[FoundStudy]:
         """Yield what it holds of some values. Raises as :class:`producer.sources.only_pacs.Finder`."""
@@ -62,10 +62,10 @@ class DicomwebFinder:
         """Return the studies that a value stands in, by their UIDs."""
         search = _SEARCHES[key]
         query = {search.keyword: value, "includefield": f"{STUDY},{search.tag}"}
-        listed = list_all(self.source.pacs.rest, search.path, query, search.unique, most=_MOST)
+        listed = list_all(self.source.pacs.rest, search.path, query, search.unique, most=MOST)
         if listed is None:
             raise UsageError(
-                f"the PACS finds more than {_MOST} for one {search.keyword}: it seems not to select by it. Give a list"
+                f"the PACS finds more than {MOST} for one {search.keyword}: it seems not to select by it. Give a list"
                 " of study_instance_uid"
             )
         found: dict[str, DicomJson] = {}

@@ -13,7 +13,7 @@ from producer.sources.modality import STUDIES_AT_A_TIME, ModalitySource
 from producer.sources.only_pacs import FoundStudy
 
 #: Values of one page.
-_VALUES: Final = 32
+VALUES: Final = 32
 
 #: Series and images can't be asked for without their study's UID, but where a PACS offers relational queries.
 _KEYWORDS: Final = {
@@ -35,7 +35,7 @@ class ModalityFinder:
     @property
     def size(self) -> int:
         """How many values make a page."""
-        return _VALUES
+        return VALUES
 
     def find(self, key: Key, values: list[str]) -> Iterator[FoundStudy]:
         """Yield what it holds of some values. Raises as :class:`producer.sources.only_pacs.Finder`."""

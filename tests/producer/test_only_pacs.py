@@ -86,7 +86,7 @@ def references(numbers: list[int], sign: str) -> list[str]:
 
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> Iterator[StrictServer]:
-    monkeypatch.setattr(only_dicomweb, "_VALUES", 2)
+    monkeypatch.setattr(only_dicomweb, "VALUES", 2)
     with StrictServer() as server:
         for content in [*map(image, range(12)), REPORT]:
             server.add(content)
@@ -142,7 +142,7 @@ def test_a_server_that_ignores_what_it_is_asked_for_finds_nothing_wrong(
     rows, numbers, missing = CASES[1]
     refs, account = found(tmp_path, dicomweb(strict), *rows)
     assert (refs, account["not_found"]) == (references(numbers, "/"), missing)
-    monkeypatch.setattr(only_dicomweb, "_MOST", 4)
+    monkeypatch.setattr(only_dicomweb, "MOST", 4)
     with pytest.raises(UsageError, match="seems not to select by it"):
         found(tmp_path, dicomweb(strict), *rows)
     strict.answers_accession_number = False
@@ -156,7 +156,7 @@ def test_a_server_that_ignores_what_it_is_asked_for_finds_nothing_wrong(
 
 @pytest.fixture
 def archive(hospital: ScriptedHospital, monkeypatch: pytest.MonkeyPatch) -> ScriptedHospital:
-    monkeypatch.setattr(only_modality, "_VALUES", 2)
+    monkeypatch.setattr(only_modality, "VALUES", 2)
     for number in range(12):
         hospital.hold(image(number))
     hospital.hold(image(60, Modality="CT", StudyInstanceUID="1.2.77", AccessionNumber="A77", PatientID="P7"))
