@@ -31,7 +31,7 @@ from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address, place_facts
 from producer.run.schedule import schedule_facts
-from producer.run.wanted import keep_wanted, read_wanted
+from producer.run.wanted import check_selection, keep_wanted, read_wanted
 from producer.run.worker_inventory import check_workers_make
 from producer.sources.open import Selection, make_source
 from producer.validation.operating_points import OperatingPoints, check_fits, read_operating_points
@@ -100,6 +100,8 @@ def create(
     """
     pacs, word = checked_address(pacs), checked_address(word) if is_dicomweb(word) else word
     check_place(settings, paths)
+    if only is not None:
+        check_selection(selection)  # before a PACS is asked anything
     schedule = schedule_facts(settings)
     refuse_another(paths)  # before anything is read; what counts is the look under the lock
     check_workers_make(settings, settings.derived_object_kinds)

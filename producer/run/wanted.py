@@ -34,10 +34,7 @@ def read_wanted(
     UsageError
         It is no such list, or doesn't go together with the source or with what else selects or converts.
     """
-    if selection != Selection():
-        raise UsageError(
-            "--only names what is wanted: it doesn't go together with --since, --modality and --study-date"
-        )
+    check_selection(selection)
     path = folder / "only.sqlite"
     wanted = OnlyList(path, read_only_list(table, by, path))
     if conversion != NOTHING and wanted.key is not Key.FILE_NAME:
@@ -47,6 +44,14 @@ def read_wanted(
         )
     only_source(source, wanted)
     return wanted
+
+
+def check_selection(selection: Selection) -> None:
+    """Refuse what else selects beside a list. Raises UsageError."""
+    if selection != Selection():
+        raise UsageError(
+            "--only names what is wanted: it doesn't go together with --since, --modality and --study-date"
+        )
 
 
 def keep_wanted(wanted: Path, path: Path) -> None:

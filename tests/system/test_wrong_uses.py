@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from backlog.model import PREPROCESSING
 from producer.cli.main import main
 from tests.support.dicom_images import chest, dicom
 from tests.support.ended_runs import ended_run, harvest, list_items, new_ledger, reported, some_scores
@@ -145,6 +147,75 @@ ROWS: list[tuple[str, int, str]] = [
     ("resume copied", 2, "this is a copy of the run in"),
     ("pause copied", 2, "this is a copy of the run in"),
     ("cancel copied", 2, "this is a copy of the run in"),
+    # validate and compare
+    ("validate", 2, "Missing argument 'OUT'"),
+    ("validate out", 2, "--labels FILE is needed"),
+    ("validate out --labels nothing.csv", 2, "'nothing.csv' does not exist"),
+    ("validate out --labels empty", 2, "'empty' is a directory"),
+    ("validate out --labels pipe", 2, "a pipe or a device, and no file"),
+    ("validate out --labels text", 2, "no comma, semicolon or tab"),
+    ("validate out --labels z.zip", 2, "no table of text"),
+    ("validate out --labels mangled.csv", 2, "line 2: study_uid was turned into a number by a spreadsheet"),
+    ("validate out --labels twice.csv", 2, "1 keys stand in more than one row"),
+    ("validate out --labels readers.csv", 2, "choose --readers majority or any"),
+    ("validate out --labels readers.csv --readers most", 2, "'most' is not one of"),
+    ("validate out --labels uncertain.csv", 2, "1 labels are uncertain .-1.: choose with --uncertain"),
+    ("validate out --labels uncertain.csv --uncertain maybe", 2, "'maybe' is not one of"),
+    ("validate out --labels blank.csv", 2, "1 labels are blank: choose with --blank"),
+    ("validate out --labels others.csv", 2, "none of its 1 rows is about an image of this run"),
+    ("validate out --labels exams.csv", 2, "write it first with"),
+    ("validate out --labels exams.csv --names open.csv", 2, "other users may read this file"),
+    ("validate out --labels exams.csv --names closed.csv", 2, "no file of 'cxr-backlog export --names'"),
+    ("validate out --labels exams.csv --key accession_number=number", 2, "write COLUMN=KIND"),
+    ("validate out --labels exams.csv --key exam=accession_number", 2, "no column 'exam'"),
+    ("validate out --labels labels.csv --by ward", 2, "--by ward: no such column"),
+    ("validate out --labels labels.csv --propose best", 2, "'best' is no rule"),
+    ("validate out --labels labels.csv --propose sensitivity=2", 2, "'sensitivity=2' is no rule"),
+    ("validate out --labels labels.csv --propose sensitivity=nan", 2, "'sensitivity=nan' is no rule"),
+    ("validate out --labels labels.csv --to text", 2, "'text' is a file"),
+    ("validate out --labels labels.csv --to text/below", 5, "text/below: can't be made"),
+    ("validate out --labels labels.csv --to judged", 2, "validation.json: this file exists"),
+    ("validate empty --labels labels.csv", 2, "empty: no run here"),
+    ("validate begun --labels labels.csv", 2, "none of its 40 rows is about an image of this run"),
+    ("compare out", 2, "Missing argument 'SECOND'"),
+    ("compare out empty", 2, "empty: no run here"),
+    ("compare text out", 2, "text"),
+    ("compare out begun", 2, "no image in common"),
+    ("compare out copied --labels mangled.csv", 2, "turned into a number by a spreadsheet"),
+    # lists and operating points
+    ("plan z.zip --only nothing.csv", 2, "'nothing.csv' does not exist"),
+    ("plan z.zip --only pipe", 2, "a pipe or a device, and no file"),
+    ("run z.zip --out new --only z.zip", 2, "no table of text"),
+    ("run z.zip --out new --only mangled.csv", 2, "turned into a number by a spreadsheet"),
+    ("run z.zip --out new --only two-keys.csv", 2, "more than one column says which images are wanted"),
+    ("run z.zip --out new --only wild.csv", 2, "line 2: patient_id holds a wildcard"),
+    ("run z.zip --out new --only exams.csv --only-by exam", 2, "no column 'exam'"),
+    ("run z.zip --out new --only-by exam", 2, "--only-by names a column of the list of --only"),
+    ("run z.zip --out new --only files.csv --make-uids --since 2024-01-01", 2, "taken whole"),
+    ("run z.zip --out new --only exams.csv --wrap-images", 2, "give a list of file names"),
+    (
+        "run orthanc --pacs http://x --only exams.csv --study-date 20240101",
+        2,
+        "doesn't go together with --since",
+    ),
+    ("plan orthanc --pacs http://x --only files.csv", 2, "a PACS has no file names"),
+    ("plan modality:A --pacs http://x --only files.csv", 2, "a PACS has no file names"),
+    (
+        "plan modality:A --pacs http://x --only two-keys.csv --only-by series_uid",
+        2,
+        "can't be asked for a series_inst",
+    ),
+    ("plan dicomweb+http://x/rs --only files.csv", 2, "a PACS has no file names"),
+    ("run z.zip --out new --operating-points nothing.json", 2, "'nothing.json' does not exist"),
+    ("run z.zip --out new --operating-points text", 2, "no file of operating points .no JSON"),
+    ("run z.zip --out new --operating-points pipe", 2, "a pipe or a device, and no file"),
+    ("run z.zip --out new --operating-points z.zip", 2, "no file of operating points"),
+    (
+        "run z.zip --out new --operating-points nan.json",
+        2,
+        "threshold of Mass must be a number between 0 and 1",
+    ),
+    ("run z.zip --out new --operating-points other-model.json", 2, "are for another model"),
     # inspect
     ("inspect", 2, "Missing argument 'FILE'"),
     ("inspect nothing.dcm", 2, "'nothing.dcm' does not exist"),
@@ -202,6 +273,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "broken").mkdir()
     (here / "broken" / "ledger.sqlite").write_bytes(b"no database" * 999)
     ended_run(here / "out", place=str(here / "out")).close()
+    _tables(here)
     (here / "link-to-ledger").symlink_to(here / "out" / "ledger.sqlite")
     begun = new_ledger(here / "begun")
     begun.set("job", begun.get("job") | {"weights": ""})
@@ -211,6 +283,42 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     harvest(copied, lambda item: reported(item, some_scores(item)))
     copied.close()
     return here
+
+
+def _tables(here: Path) -> None:
+    """Tables and operating points, right and wrong."""
+    os.mkfifo(here / "pipe")
+    tables = {
+        "labels": "sop_instance_uid,Mass\n" + "".join(f"1.2.3.{n},{n % 2}\n" for n in range(40)),
+        "mangled": "study_uid,Mass\n1.2E+05,1\n",
+        "twice": "sop_instance_uid,Mass\n1.2.3.1,1\n1.2.3.1,0\n",
+        "readers": "sop_instance_uid,rad_id,Mass\n1.2.3.1,R1,1\n1.2.3.1,R2,0\n",
+        "uncertain": "sop_instance_uid,Mass\n1.2.3.1,-1\n",
+        "blank": "sop_instance_uid,Mass\n1.2.3.1,\n",
+        "others": "sop_instance_uid,Mass\n9.9,1\n",
+        "exams": "accession_number,Mass\nA1,1\n",
+        "files": "file_name,Mass\na,1\n",
+        "wild": "patient_id\nP*\n",
+        "two-keys": "series_uid,study_uid\n1.2,1.3\n",
+        "open": "sop_instance_uid,accession_number\n1.2.3.1,A1\n",
+        "closed": "accession_number\nA1\n",
+    }
+    for name, text in tables.items():
+        (here / f"{name}.csv").write_text(text)
+    (here / "open.csv").chmod(0o644)
+    (here / "closed.csv").chmod(0o600)
+    (here / "judged").mkdir()
+    (here / "judged" / "validation.json").write_text("mine\n")
+    points = {
+        "format": "cxr-backlog operating points 1",
+        "model": "densenet121-res224-all",
+        "weights_sha256": "ab" * 32,
+        "weights_meaningful": True,
+        "preprocessing": PREPROCESSING,
+        "points": {"Mass": {"threshold": 0.4}},
+    }
+    (here / "nan.json").write_text(json.dumps(points | {"points": {"Mass": {"threshold": float("nan")}}}))
+    (here / "other-model.json").write_text(json.dumps(points | {"model": "resnet50-res512-all"}))
 
 
 def test_the_table_is_long_enough() -> None:
@@ -247,7 +355,10 @@ def _content(place: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(place)): b"" if path.resolve().name == "ledger.sqlite" else path.read_bytes()
         for path in sorted(place.rglob("*"))
-        if path.is_file() and not path.name.endswith(("-shm", "-wal")) and path.name != "lock"
+        if path.is_file()
+        and not path.is_fifo()
+        and not path.name.endswith(("-shm", "-wal"))
+        and path.name != "lock"
     }
 
 
