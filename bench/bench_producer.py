@@ -36,6 +36,7 @@ from tests.support.servers import RedisServer
 
 SIZES = (1_000, 100_000, 1_000_000)
 _CHUNK = 64
+_MOST_KEPT = 100_000  #: a million take two minutes, at 0.74 of the rate of a hundred thousand
 
 
 def _peak_megabytes() -> float:
@@ -161,7 +162,8 @@ def one(kind: str, count: int) -> dict[str, Any]:
         found: dict[str, Any] = {"listed": listed(source, folder)}
         if kind == "zip":
             found["dispatched"] = dispatched(source, folder, count)
-            found["kept"] = kept(source, folder / "kept", count)
+            if count <= _MOST_KEPT:
+                found["kept"] = kept(source, folder / "kept", count)
         return found
 
 
