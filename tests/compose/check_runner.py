@@ -30,6 +30,10 @@ def test_a_detached_run_is_done_by_the_runner(stack: Stack) -> None:
     stack.detach("detached", 12, seed=21)
     stack.wait_for(lambda: stack.is_complete("detached"), 300, "it is complete")
     assert status(stack, "detached")["state"] == "complete"
+    log = stack.compose("logs", "--no-color", "--no-log-prefix", "runner")
+    assert "/out/detached: begins" in log
+    assert "ended 12/12" in log  # what the run itself says
+    assert "matplotlib" not in log
 
 
 def test_a_run_outlives_the_kill_of_the_runner(stack: Stack, account: Account) -> None:
