@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -86,6 +89,10 @@ def test_the_producer_makes_the_page_and_exports(stack: Stack) -> None:
     assert "<svg" in page
     links = set(re.findall(r'href="(http://[^"#]+)', page))
     assert links == {f"http://127.0.0.1:{stack.orthanc_port}/app/explorer.html"}
+    shown = set(re.findall(r"#instance\?uuid=([0-9a-f-]{44})", page))
+    assert shown
+    for instance in shown:  # each link opens what is there
+        assert stack.orthanc(f"/instances/{instance}/study")["MainDicomTags"]["StudyInstanceUID"]
     for form in ("jsonl", "csv"):
         done = stack.producer("export", "/out/first", "--format", form)
         assert done.returncode == 0, done.stderr
@@ -207,6 +214,24 @@ def test_a_worker_without_its_model_says_so_and_ends(stack: Stack, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_weights_that_a_user_put_there_are_taken_from_a_read_only_folder(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """Nothing but the file, as it is copied by hand: what the worker keeps beside it can't be written."""
+    models = tmp_path / "models"
+    models.mkdir()
+    (source,) = (stack.folder / "models").glob("*.pt")
+    shutil.copy(source, models / "own.pt")
+    for path, mode in ((tmp_path, 0o755), (models, 0o755), (models / "own.pt", 0o644)):
+        path.chmod(mode)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    settings = ("-e", "CXR_WEIGHTS=/models/own.pt", "-e", f"CXR_WEIGHTS_SHA256={digest}")
+    mount = ("--volume", f"{models}:/models:ro", "--entrypoint", "python")
+    command = ("run", "--rm", "-T", "--no-deps", *settings, *mount, "worker-inference")
+    said = stack.compose(*command, "-m", "worker.prepare", "--offline")
+    assert json.loads(said.splitlines()[-1])["weights"] == digest
 
 
 def test_a_worker_that_a_user_kills_loses_nothing(stack: Stack, account: Account) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from tests.support.servers import wait_until
 
+#: Of its containers' networks.
+_ADDRESSES = "10.213.0.0/16"
+
 
 def missing() -> str:
     """Why there can be no engine of a test's own here; empty when there can."""
@@ -23,7 +26,8 @@ def missing() -> str:
 class Engine:
     """dockerd with the containerd that it starts.
 
-    It leaves the machine's packet filter alone, which belongs to the engine that is there already.
+    It leaves the machine's packet filter to the engine that is there already, but for one rule that lets its own
+    containers reach each other.
     """
 
     folder: Path
@@ -49,8 +53,10 @@ class Engine:
             "--bridge=none",
             "--iptables=false",
             "--ip6tables=false",
-            "--default-address-pool=base=10.213.0.0/16,size=24",
+            f"--default-address-pool=base={_ADDRESSES},size=24",
         ]
+        self._filter("-D")  # of before a kill
+        self._filter("-I")
         with (self.folder / "dockerd.log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["dockerd", *options],
@@ -77,6 +83,12 @@ class Engine:
         self.process.terminate()
         self.process.wait(120)
         self.process = None
+        self._filter("-D")
+
+    def _filter(self, what: str) -> None:
+        """Insert the rule, or delete it. Without the chain there is no other engine, and nothing to be let through."""
+        rule = ["DOCKER-USER", "-s", _ADDRESSES, "-d", _ADDRESSES, "-j", "ACCEPT"]
+        subprocess.run(["iptables", what, *rule], capture_output=True)
 
     def _answers(self) -> bool:
         assert self.process is not None
