@@ -287,4 +287,5 @@ def test_flower_shows_and_changes_nothing(stack: Stack) -> None:
     answer = stack.flower("/api/worker/shutdown/report-1@stack", method="POST")
     assert answer.status_code == 403
     page = stack.flower("/broker").text
-    assert set(re.findall(r"<td>(\w+)</td>", page)) >= {"upload", "inference", "report"}
+    listed = set(re.findall(r"<td>([\w.]+)</td>", page))
+    assert listed >= {"retrieve", "upload", "inference", "inference.29a0a7699382", "report"}
