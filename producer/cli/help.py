@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cache
 from inspect import cleandoc
-from typing import Any
 
 import click
 
@@ -42,10 +41,14 @@ def translate_help(command: click.Command) -> None:
         setattr(owner, name, t(text))
 
 
+#: What has a text in the help.
+_Owner = click.Command | click.Parameter
+
+
 @cache
-def _english(command: click.Command) -> tuple[tuple[Any, str, str], ...]:
+def _english(command: click.Command) -> tuple[tuple[_Owner, str, str], ...]:
     """Return every text of the help as it was written, with who holds it and as what."""
-    owners: list[tuple[Any, str]] = []
+    owners: list[tuple[_Owner, str]] = []
     for one in commands(command):
         owners += [(one, "help"), (one, "epilog")]
         owners += [(parameter, "help") for parameter in one.params if isinstance(parameter, click.Option)]

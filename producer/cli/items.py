@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -29,7 +29,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="As JSON, one objec
 _REASONS = [reason.value for reason in Reason]
 
 
-def _reasons(among: list[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+#: A function that becomes a command.
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def _reasons(among: list[str]) -> Callable[[_Command], _Command]:
     return click.option(
         "--reason",
         multiple=True,

@@ -92,7 +92,7 @@ class _Bar(BarColumn):
         super().__init__()
         self._console = console
 
-    def render(self, task: Task) -> Any:
+    def render(self, task: Task) -> Any:  # rich asks for its own bar
         if self._console.width < _BAR_FROM or task.total is None:
             return Text("")
         return super().render(task)

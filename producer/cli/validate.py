@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from producer.ledger.ledger import Ledger
     from producer.validation.join import Joined
     from producer.validation.label_values import Labels
+    from producer.validation.page import About
     from producer.validation.validate import FindingFigures
 
 _LABELS = click.option(
@@ -194,12 +196,14 @@ class _Files:
         except OSError as error:
             raise StorageFull(f"{folder}: can't be made ({error.strerror})") from error
 
-    def file(self, name: str, is_own: Any, *, private: bool = False) -> OutputFile:
+    def file(self, name: str, is_own: Callable[[IO[bytes]], bool], *, private: bool = False) -> OutputFile:
         output = OutputFile(self.folder / name, inputs=self._inputs, private=private)
         output.check(is_own)
         return output
 
-    def write(self, name: str, text: str, is_own: Any = _OWN_JSON, *, private: bool = False) -> None:
+    def write(
+        self, name: str, text: str, is_own: Callable[[IO[bytes]], bool] = _OWN_JSON, *, private: bool = False
+    ) -> None:
         with self.file(name, is_own, private=private).open_text(is_own) as file:
             file.write(text)
 
@@ -272,7 +276,7 @@ def _join(
     return labels, joined
 
 
-def _write_validation(files: _Files, about: Any, joined: Joined, found: list[FindingFigures]) -> None:
+def _write_validation(files: _Files, about: About, joined: Joined, found: list[FindingFigures]) -> None:
     import csv
     import io
 
@@ -304,7 +308,7 @@ def _write_validation(files: _Files, about: Any, joined: Joined, found: list[Fin
     write_validation(files.file("validation.html", is_own_page), about, joined, found, interface_language())
 
 
-def _write_points(files: _Files, about: Any, found: list[FindingFigures]) -> None:
+def _write_points(files: _Files, about: About, found: list[FindingFigures]) -> None:
     from producer.validation.operating_points import ProposedPoint, document
 
     points: dict[str, ProposedPoint] = {

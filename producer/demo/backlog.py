@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from pydicom import Dataset
 
 #: PS3.6 annex A.
 NATIVE: Final = "1.2.840.10008.1.2.1"  #: Explicit VR Little Endian
@@ -223,7 +224,7 @@ def _uid(*parts: object) -> str:
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, 'synthetic radiograph ' + '/'.join(map(str, parts))).int}"
 
 
-def _header(shot: Shot, seed: int) -> Any:
+def _header(shot: Shot, seed: int) -> Dataset:
     from pydicom.dataset import Dataset
 
     header = Dataset()
@@ -245,7 +246,7 @@ def _header(shot: Shot, seed: int) -> Any:
     return header
 
 
-def _describe(header: Any, shot: Shot) -> None:
+def _describe(header: Dataset, shot: Shot) -> None:
     """Add what PS3.3 asks of a CR (A.2), DX (A.26) or CT image (A.3)."""
     from producer.demo.iods import describe_cr, describe_ct, describe_dx
 
@@ -260,7 +261,7 @@ def _report(shot: Shot, seed: int) -> bytes:
     return _file(header, NATIVE)
 
 
-def _file(header: Any, transfer_syntax: str) -> bytes:
+def _file(header: Dataset, transfer_syntax: str) -> bytes:
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import UID
 

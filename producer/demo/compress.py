@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Words = NDArray[np.uint8 | np.uint16]
 
-def encapsulated(words: NDArray[np.uint8 | np.uint16], bits: int, transfer_syntax: str) -> bytes | None:
+
+def encapsulated(words: Words, bits: int, transfer_syntax: str) -> bytes | None:
     """Compress losslessly and wrap the frame as PS3.5 annex A.4 asks.
 
     Parameters
@@ -44,7 +46,7 @@ def encapsulated(words: NDArray[np.uint8 | np.uint16], bits: int, transfer_synta
     return encapsulate([frame + b"\0" * (len(frame) % 2)])
 
 
-def _rle(words: Any, _bits: int) -> bytes:
+def _rle(words: Words, _bits: int) -> bytes:
     from rle.utils import encode_pixel_data
 
     rows, columns = words.shape
@@ -61,7 +63,7 @@ def _rle(words: Any, _bits: int) -> bytes:
     )
 
 
-def _jpeg_ls(words: Any, bits: int) -> bytes:
+def _jpeg_ls(words: Words, bits: int) -> bytes:
     from jpeg_ls import encode_pixel_data  # type: ignore[import-untyped]  # it ships no types
 
     rows, columns = words.shape
@@ -77,13 +79,13 @@ def _jpeg_ls(words: Any, bits: int) -> bytes:
     )
 
 
-def _jpeg_2000(words: Any, bits: int) -> bytes:
+def _jpeg_2000(words: Words, bits: int) -> bytes:
     from openjpeg.utils import encode_array
 
     return bytes(encode_array(words, bits_stored=bits, photometric_interpretation=2))
 
 
-def _jpeg_lossless(words: Any, bits: int) -> bytes:
+def _jpeg_lossless(words: Words, bits: int) -> bytes:
     """Encode JPEG Lossless, process 14, selection value 1 (ITU-T T.81 annex H)."""
     import gdcm
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 
-def describe_cr(header: Any, view: str) -> None:
+def describe_cr(header: Dataset, view: str) -> None:
     """Add the CR Series and CR Image modules (PS3.3 C.8.1)."""
     header.BodyPartExamined = "CHEST"
     header.ViewPosition = view
@@ -13,7 +16,7 @@ def describe_cr(header: Any, view: str) -> None:
     header.ImageType = ["ORIGINAL", "PRIMARY"]
 
 
-def describe_dx(header: Any, view: str) -> None:
+def describe_dx(header: Dataset, view: str) -> None:
     """Add the modules of a DX image for presentation (PS3.3 A.26)."""
     header.BodyPartExamined = "CHEST"
     header.ViewPosition = view
@@ -45,7 +48,7 @@ def describe_dx(header: Any, view: str) -> None:
     header.PositionerType = "NONE"
 
 
-def describe_ct(header: Any, _view: str) -> None:
+def describe_ct(header: Dataset, _view: str) -> None:
     """Add the frame of reference, the plane and the CT Image module (PS3.3 A.3)."""
     header.BodyPartExamined = "CHEST"
     header.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
@@ -61,7 +64,7 @@ def describe_ct(header: Any, _view: str) -> None:
     header.AcquisitionNumber = 1
 
 
-def describe_report(header: Any) -> None:
+def describe_report(header: Dataset) -> None:
     """Add a radiologist's report of one sentence, as a Basic Text SR (PS3.3 A.35.1)."""
     from pydicom.dataset import Dataset
 
@@ -84,7 +87,7 @@ def _orientation(view: str) -> list[str]:
     return {"PA": ["L", "F"], "AP": ["L", "F"], "LL": ["P", "F"]}[view]
 
 
-def _code(value: str, scheme: str, meaning: str) -> Any:
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
     from pydicom.dataset import Dataset
 
     code = Dataset()

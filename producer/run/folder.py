@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from backlog.errors import UsageError
 from backlog.files import open_without_link
@@ -199,7 +199,7 @@ def is_running(paths: Paths) -> bool:
         return False  # no lock, or none that we may see: nobody on this machine whom we could meet
 
 
-def _locked(file: IO[Any], how: int) -> bool:
+def _locked(file: IO[bytes], how: int) -> bool:
     """Take a lock, where nobody holds one that excludes it."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)

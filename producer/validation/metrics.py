@@ -248,7 +248,7 @@ def propose(scores: Scores, truth: Truth, rule: str) -> float | None:
     return float(thresholds[chosen])
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> Any:
     """Return a figure in a form that JSON holds: NaN and infinity become null."""
     if isinstance(value, float):
         return value if np.isfinite(value) else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any, Final
+from typing import Final
 
 from backlog.errors import UsageError
 from backlog.model import PRODUCT
@@ -83,7 +83,7 @@ def write_comparison(to: OutputFile, found: Comparison, language: str) -> None:
     _write(to, "comparison.html.j2", language, found=found)
 
 
-def _write(to: OutputFile, template: str, language: str, **values: Any) -> None:
+def _write(to: OutputFile, template: str, language: str, **values: object) -> None:
     try:
         environment = environment_of("producer.validation")
     except ImportError as error:
