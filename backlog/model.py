@@ -72,16 +72,22 @@ class Model:
         return tuple(not math.isnan(point) for point in self.points)
 
 
+#: Rows and columns of the input of most models; of the others, the model says it.
+INPUT_SIDE: Final = 224
+
+
 def _points(text: str) -> tuple[float, ...]:
     """Read operating points; a dash for a label that the model was not trained on."""
     return tuple(math.nan if word == "-" else float(word) for word in text.split())
 
 
+DEFAULT_MODEL: Final = "densenet121-res224-all"
+
 _MODELS: Final = (
     Model(
-        "densenet121-res224-all",
+        DEFAULT_MODEL,
         "densenet121",
-        224,
+        INPUT_SIDE,
         _points(
             "0.07422872 0.038290843 0.09814756 0.0098118475 0.023601074 0.0022490358 "
             "0.010060724 0.103246614 0.056810737 0.026791653 0.050318155 0.023985857 "
@@ -91,7 +97,7 @@ _MODELS: Final = (
     Model(
         "densenet121-res224-nih",
         "densenet121",
-        224,
+        INPUT_SIDE,
         _points(
             "0.039117552 0.0034529066 0.11396341 0.0057298196 0.00045666535 0.0018880932 "
             "0.012037827 0.038744126 0.0037213727 0.014730946 0.016149804 0.054241467 "
@@ -101,7 +107,7 @@ _MODELS: Final = (
     Model(
         "densenet121-res224-pc",
         "densenet121",
-        224,
+        INPUT_SIDE,
         _points(
             "0.031012505 0.013347598 0.081435576 0.001262615 0.002587246 0.0035944257 "
             "0.0023071 0.055412333 0.044385884 0.042766232 0.043258056 0.037629247 "
@@ -111,7 +117,7 @@ _MODELS: Final = (
     Model(
         "densenet121-res224-chex",
         "densenet121",
-        224,
+        INPUT_SIDE,
         _points(
             "0.1988969 0.05710573 - 0.0531293 0.1435217 - "
             "- 0.27212676 0.07749717 - 0.19712369 - "
@@ -121,13 +127,13 @@ _MODELS: Final = (
     Model(
         "densenet121-res224-rsna",
         "densenet121",
-        224,
+        INPUT_SIDE,
         _points("- - - - - - - - 0.13486601 - - - - - - - 0.13511065 -"),
     ),
     Model(
         "densenet121-res224-mimic_nb",
         "densenet121",
-        224,
+        INPUT_SIDE,
         _points(
             "0.08558747 0.011884617 - 0.0040595434 0.010733786 - "
             "- 0.118761964 0.022924708 - 0.06358637 - "
@@ -137,7 +143,7 @@ _MODELS: Final = (
     Model(
         "densenet121-res224-mimic_ch",
         "densenet121",
-        224,
+        INPUT_SIDE,
         _points(
             "0.09121389 0.010573786 - 0.005023008 0.003698257 - "
             "- 0.08001232 0.037242252 - 0.05006329 - "
@@ -157,7 +163,6 @@ _MODELS: Final = (
 )
 #: By name.
 MODELS: Final = {model.name: model for model in _MODELS}
-DEFAULT_MODEL: Final = "densenet121-res224-all"
 
 
 def not_evaluated(model: Model) -> list[str]:

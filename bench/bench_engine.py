@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import torch
 
+from backlog.model import INPUT_SIDE
 from bench.figures import Figure
 from bench.reference.torch_export import exported_by_torch
 from worker.model.network import build_graph
@@ -83,7 +84,9 @@ def main(cache: Path, rounds: int) -> list[Figure]:
     weights = locate("seeded", "", cache, download=False)
     graph, exported = build_graph(weights), exported_by_torch(weights)
     model = Scorer(network(weights), weights.model.points).eval()
-    images = np.random.default_rng(0).uniform(-1024, 1024, (IMAGES, 1, 224, 224)).astype(np.float32)
+    images = (
+        np.random.default_rng(0).uniform(-1024, 1024, (IMAGES, 1, INPUT_SIDE, INPUT_SIDE)).astype(np.float32)
+    )
 
     variants: dict[str, tuple[Forward, int]] = {}
     for threads in (1, 2):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from backlog.dicom.file import DicomFile
+from backlog.model import INPUT_SIDE
 from bench.figures import Figure
 from tests.support.dicom_images import (
     JPEG_2000_LOSSLESS,
@@ -58,7 +59,7 @@ def reference(file: bytes) -> Callable[[], object]:
     """Return the reference's path from bytes to model input."""
     import torchxrayvision as xrv
 
-    crop, resize = xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(224)
+    crop, resize = xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(INPUT_SIDE)
     return lambda: resize(crop(xrv.utils.read_xray_dcm(io.BytesIO(file))[None]))
 
 

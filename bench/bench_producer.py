@@ -18,7 +18,7 @@ from typing import Any
 from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
 from backlog.broker.messages import ItemRecord, Stage
-from backlog.model import LABELS
+from backlog.model import DEFAULT_MODEL, LABELS
 from backlog.outcomes import Outcome
 from backlog.settings import Settings
 from bench.figures import Figure
@@ -95,7 +95,7 @@ def kept(source: Source, folder: Path, count: int) -> dict[str, float]:
     facts = {
         "job": a_job("bench", source.spec),
         "pacs": "http://orthanc:8042",
-        "model": "densenet121-res224-all",
+        "model": DEFAULT_MODEL,
     }
     ledger = Ledger.create(folder / "ledger.sqlite", facts)
     for page in source.pages(""):

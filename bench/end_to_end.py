@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from backlog.model import INPUT_SIDE
 from bench.figures import Figure
 from bench.reference.serial_loop import Serial
 from producer.demo.backlog import Shot, dicom, radiograph
@@ -111,7 +112,7 @@ def bare_forward(count: int) -> float:
     kept = Path.home() / ".cache" / "cxr-backlog"
     threads = os.cpu_count() or 1
     engine = load(locate("seeded", "", kept, download=False), engine="onnxruntime", threads=threads)
-    image = np.zeros((1, 1, 224, 224), np.float32)
+    image = np.zeros((1, 1, INPUT_SIDE, INPUT_SIDE), np.float32)
     engine.scores(image)
     started = time.perf_counter()
     for _ in range(count):

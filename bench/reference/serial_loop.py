@@ -13,6 +13,8 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+from backlog.model import DEFAULT_MODEL, INPUT_SIDE, MODEL_VERSION
+
 
 class Serial:
     """The loop's state: the model, loaded once, as a user would."""
@@ -38,7 +40,7 @@ class Serial:
         )
         self.model.eval()
         self.transform = torchvision.transforms.Compose(
-            [xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(224)]
+            [xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(INPUT_SIDE)]
         )
         self.stages: dict[str, float] = {}
 
@@ -84,7 +86,7 @@ class Serial:
         from worker.sr.source_header import read_source
 
         # highdicom builds it, as the loop's author would have it do.
-        model = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "0" * 64)
+        model = Model(DEFAULT_MODEL, MODEL_VERSION, "0" * 64)
         content = report_content(
             read_source(DicomFile(file)), scores, [], model=model, options=Options(), when=datetime.now(UTC)
         )

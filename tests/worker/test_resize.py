@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from worker.pixels.resize import SIZE, centre_crop, resize
+from backlog.model import INPUT_SIDE
+from worker.pixels.resize import centre_crop, resize
 
 TOLERANCE = 1e-3  # of a range of 2048
 
 
-def by_skimage(image: NDArray[Any], size: int = SIZE) -> NDArray[np.float32]:
+def by_skimage(image: NDArray[Any], size: int = INPUT_SIDE) -> NDArray[np.float32]:
     """Resize as torchxrayvision's XRayResizer does."""
     import skimage.transform
 

@@ -39,9 +39,9 @@ _V1: Final = "https://github.com/mlmed/torchxrayvision/releases/download/v1/"
 _DENSENET: Final = "-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
 #: torchxrayvision 1.5.7, ``models.model_urls``: assets of its release v1.
 RELEASES: Final = {
-    "densenet121-res224-all": Release(
+    DEFAULT_MODEL: Release(
         f"{_V1}nih-pc-chex-mimic_ch-google-openi-kaggle{_DENSENET}",
-        RELEASE_SHA256["densenet121-res224-all"],
+        RELEASE_SHA256[DEFAULT_MODEL],
         28_382_008,
     ),
     "densenet121-res224-nih": Release(f"{_V1}nih{_DENSENET}"),

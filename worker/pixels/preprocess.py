@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from backlog.dicom.file import DicomFile
 from backlog.errors import InstanceRejected
+from backlog.model import INPUT_SIDE
 from backlog.outcomes import Flag, Reason
 from worker.pixels.attributes import declared
 from worker.pixels.decode import decode
 from worker.pixels.display import Displayed, displayed
 from worker.pixels.grayscale import grey_image, polarity, without_colour
 from worker.pixels.orientation import Turn, turn_of
-from worker.pixels.resize import SIZE, centre_crop, resize
+from worker.pixels.resize import centre_crop, resize
 from worker.pixels.seen import SeenSquare
 from worker.pixels.stored_values import stored_values
 
@@ -57,7 +58,7 @@ class ModelInput:
 
 
 def model_input(
-    file: DicomFile, side: int = 0, *, input_side: int = SIZE, display_side: int = 0
+    file: DicomFile, side: int = 0, *, input_side: int = INPUT_SIDE, display_side: int = 0
 ) -> ModelInput:
     """Decode one file of PS3.10.
 
@@ -109,7 +110,7 @@ def _model_input(file: DicomFile, side: int, input_side: int, display_side: int)
             turn = Turn()
             square = centre_crop(grey.image)
             small = resize(square, grey.scale, grey.offset)
-    image = small if input_side == SIZE else resize(square, grey.scale, grey.offset, input_side)
+    image = small if input_side == INPUT_SIDE else resize(square, grey.scale, grey.offset, input_side)
     flags |= (
         reasons | grey.flags | _geometry(grey.image.shape[0], grey.image.shape[1], input_side) | _looks(small)
     )

@@ -20,8 +20,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-#: Rows and columns of the input of most models.
-SIZE: Final = 224
+from backlog.model import INPUT_SIDE
+
 #: Rows of A in a strip: the fastest of 1 to 56, measured at 2048 columns.
 _STRIP: Final = 4
 #: scipy.ndimage.gaussian_filter's default ``truncate``.
@@ -50,7 +50,7 @@ def centre_crop(image: NDArray[Any]) -> NDArray[Any]:
     return image[top : top + side, left : left + side]
 
 
-def resize(square: NDArray[Any], scale: float, offset: float, size: int = SIZE) -> NDArray[np.float32]:
+def resize(square: NDArray[Any], scale: float, offset: float, size: int = INPUT_SIDE) -> NDArray[np.float32]:
     """Return ``scale * square + offset``, resized as the reference does it.
 
     Parameters
