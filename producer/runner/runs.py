@@ -121,7 +121,9 @@ def read_run(out: Path) -> RunInfo:
         ledger = open_ledger(out)
         try:
             job, summary = ledger.get("job"), summarise(ledger)
-            pacs, begun = str(ledger.get("pacs")), ledger.get("seconds", None) is not None
+            pacs = str(ledger.get("pacs"))
+            # A producer that is killed within its first seconds has kept no time, but may have ended items.
+            begun = ledger.get("seconds", None) is not None or ledger.tally().ended > 0
         finally:
             ledger.close()
     except BacklogError as error:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from producer.runner.inbox import Inbox
 from producer.runner.runs import RunInfo, RunState, find_runs, read_run, runner_lives
 from producer.runner.service import Runner
 from tests.conftest import Cli
+from tests.support.ended_runs import CHUNK, harvest, list_items, new_ledger, reported, some_scores
 from tests.support.servers import ROOT, wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -157,6 +158,15 @@ def state(out: Path) -> RunState:
 def right(out: Path) -> bool:
     found = read_run(out)
     return found.state is RunState.COMPLETE and found.ended == found.counts.total > 0
+
+
+def test_a_run_that_was_killed_within_its_first_seconds_is_gone_on_with(tmp_path: Path) -> None:
+    """Found: it counted as never begun, since its producer had kept no time yet."""
+    with closing(new_ledger(tmp_path, seconds=None)) as ledger:
+        list_items(ledger, 2 * CHUNK)
+        assert state(tmp_path) is RunState.QUEUED
+        harvest(ledger, lambda item: reported(item, some_scores(item)), chunks=1)
+        assert state(tmp_path) is RunState.INTERRUPTED
 
 
 @pytest.mark.usefixtures("workers")
