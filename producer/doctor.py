@@ -53,6 +53,10 @@ CLOCK: Final = 5.0
 
 _PATIENCE: Final = 5.0
 
+#: A UID of no object, and what it may take an Orthanc to find that out, in milliseconds.
+_NO_UID: Final = "2.25.0"
+SLOW_LOOK_UP_MS: Final = 25.0
+
 
 @dataclass(frozen=True)
 class Check:
@@ -80,6 +84,7 @@ def examine(settings: Settings, out: Path, pacs: str = "") -> Iterator[Check]:
     yield from _packages()
     yield from _redis(settings)
     yield check_pacs_of(settings, pacs)
+    yield from _look_ups(settings, pacs)
     yield from _modalities(settings, pacs)
     yield check_model(settings)
     yield _room("disk", out)
@@ -296,6 +301,30 @@ def check_pacs_of(settings: Settings, given: str) -> Check:
         text += "; it doesn't tell whether it deletes its oldest patients to make room"
         return Check("look", "pacs", text, "MaximumPatientCount and MaximumStorageSize have to be 0")
     return Check("ok", "pacs", text)
+
+
+def _look_ups(settings: Settings, given: str) -> Iterator[Check]:
+    """Say where an Orthanc walks over all that it holds to find one UID: each report has one looked up."""
+    url = given or settings.pacs_url
+    if not is_server(url) or is_dicomweb(url):
+        return
+    patient = replace(settings, pacs_seconds=min(_PATIENCE, settings.pacs_seconds))
+    with (
+        suppress(BacklogError),
+        closing(connect(patient, url)) as pacs,
+    ):  # what is wrong with it is told above
+        took = []
+        for _ in range(3):
+            started = time.monotonic()
+            pacs.count_instances(_NO_UID, "")
+            took.append(1000 * (time.monotonic() - started))
+        if min(took) > SLOW_LOOK_UP_MS:
+            yield Check(
+                "look",
+                "pacs",
+                f"it takes {min(took):.0f} ms to find one UID, which each report has to wait for",
+                "give its SQLite index statistics, or PostgreSQL as its index: docs/scaling.md",
+            )
 
 
 def _modalities(settings: Settings, given: str) -> Iterator[Check]:

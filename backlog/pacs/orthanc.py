@@ -181,7 +181,10 @@ class Orthanc(OrthancResources):
         )
 
     def find(self, sop_instance_uids: Sequence[str]) -> dict[str, list[str]]:
-        """Return the ids of all instances that have one of the UIDs, asking for many at a time."""
+        """Return the ids of all instances that have one of the UIDs, asking for many at a time.
+
+        A question walks over the whole index where SQLite has no statistics of it: so few questions, of many UIDs each.
+        """
         found: dict[str, list[str]] = {}
         for one in self.find_all(Level.INSTANCE, "SOPInstanceUID", sop_instance_uids):
             found.setdefault(str(one["MainDicomTags"]["SOPInstanceUID"]), []).append(str(one["ID"]))

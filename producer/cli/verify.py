@@ -69,6 +69,7 @@ def verify(out: Path, as_json: bool, from_start: bool) -> None:
         ("Different", found.different),
         ("Twice", found.twice),
         ("Misfiled", found.misfiled),
+        ("Unanswered", found.unanswered),
         ("Unrecorded", found.unrecorded),
     ):
         echo(row(title, f"{len(items)}" + (f" ({t('items')} {_some(items)})" if items else "")))
@@ -92,6 +93,11 @@ def _conclusion(found: Verification, out: Path) -> Iterator[str]:
         yield f"{wrong} reports are not as this run stored them. List items with: cxr-backlog items {out}"
     if strays:
         yield f"{strays} reports in the PACS are of items that are not reported. See: cxr-backlog retract {out}"
+    if found.unanswered:
+        yield (
+            f"The PACS fails on {len(found.unanswered)} reports and answers otherwise: see its log. Look again with:"
+            f" cxr-backlog verify {out}"
+        )
     if not found.all_listed:
         yield f"The source is not read to its end. Go on with: cxr-backlog resume {out}"
     elif found.unaccounted:
@@ -201,7 +207,12 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
         + (f" Took {done.labels} labels off studies." if done.labels else "")
         + (f" Deleted {done.unrecorded} reports of items that were not reported." if done.unrecorded else "")
     )
-    sys.exit(FAILED if done.changed else OK)
+    if done.unanswered:
+        echo(
+            f"The PACS fails on {done.unanswered} of them and answers otherwise: see its log. Delete them, once it"
+            f" answers, with: cxr-backlog retract {out} --yes"
+        )
+    sys.exit(FAILED if done.changed or done.unanswered else OK)
 
 
 def _cancel_and_settle(ledger: Ledger, paths: Paths) -> None:

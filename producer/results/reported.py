@@ -70,7 +70,7 @@ def retried(request: Callable[[], T], seconds: float) -> T:
         pause = min(2 * pause, longest)
 
 
-def state_in_pacs(pacs: Pacs, instance: str, sha256: str, seconds: float = 0.0) -> str:
+def state_in_pacs(pacs: Pacs, instance: str, sha256: str) -> str:
     """Return `missing`, `different` or `right`: what the PACS holds of an object, compared by its SHA-256.
 
     Parameters
@@ -81,13 +81,11 @@ def state_in_pacs(pacs: Pacs, instance: str, sha256: str, seconds: float = 0.0) 
         The PACS's own id of the object.
     sha256
         Hex digest of the file as it was stored.
-    seconds
-        How long to wait for a PACS that is unavailable.
     """
-    return read_in_pacs(pacs, instance, sha256, seconds)[0]
+    return read_in_pacs(pacs, instance, sha256)[0]
 
 
-def read_in_pacs(pacs: Pacs, instance: str, sha256: str, seconds: float = 0.0) -> tuple[str, bytes]:
+def read_in_pacs(pacs: Pacs, instance: str, sha256: str) -> tuple[str, bytes]:
     """Return the state of an object as `state_in_pacs` does, and what the PACS holds of it.
 
     Parameters
@@ -98,11 +96,9 @@ def read_in_pacs(pacs: Pacs, instance: str, sha256: str, seconds: float = 0.0) -
         The PACS's own id of the object.
     sha256
         Hex digest of the file as it was stored.
-    seconds
-        How long to wait for a PACS that is unavailable.
     """
     try:
-        held = retried(lambda: pacs.fetch(instance), seconds)
+        held = pacs.fetch(instance)
     except InstanceRejected:
         return "missing", b""
     return ("right" if hashlib.sha256(held).hexdigest() == sha256 else "different"), held

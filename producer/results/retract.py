@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from backlog.errors import DeletionUnsupported
@@ -14,16 +13,10 @@ from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
 from producer.ledger.rows import ItemRow
 from producer.ledger.schema import DELIVERED, DERIVED_RETRACTED, RETRACTED
+from producer.results.item_requests import ItemRequests
 from producer.results.labels import remove_labels
-from producer.results.reported import (
-    ReportedItem,
-    derived_objects,
-    reported_items,
-    reported_pages,
-    retried,
-    state_in_pacs,
-)
-from producer.results.unrecorded import unrecorded
+from producer.results.reported import ReportedItem, derived_objects, reported_items, reported_pages
+from producer.results.unrecorded import Unanswered, unrecorded
 
 #: Requests at a time.
 _ABREAST: Final = 4
@@ -39,6 +32,9 @@ class Retraction:
     derived_objects: int = 0
     labels: int = 0  #: on studies, in an Orthanc
     unrecorded: int = 0  #: reports of items that don't count as reported, and those made with other weights
+    unanswered: int = (
+        0  #: items on whose report the PACS fails, while it answers otherwise: a later retraction asks again
+    )
 
 
 def written(ledger: Ledger) -> Iterator[ItemRow]:
@@ -119,17 +115,23 @@ def _retract_all(
     done: Retraction,
 ) -> None:
     looked = 0
+    requests = ItemRequests(pacs, retry_seconds)
     with ThreadPoolExecutor(_ABREAST) as pool:
-        state = partial(state_in_pacs, pacs, seconds=retry_seconds)
         for page in _pages(ledger):
             # Before their reports: a retraction that is broken off here finds them again through these.
-            _retract_derived(ledger, pacs, page, pool, state, retry_seconds, done)
-            _retract_reports(ledger, pacs, page, pool, state, retry_seconds, done)
+            _retract_derived(ledger, requests, page, pool, done)
+            _retract_reports(ledger, requests, page, pool, done)
             looked += len(page)
             progress(looked)
-    for one in unrecorded(ledger, pacs, read, retry_seconds):
+    for one in unrecorded(ledger, requests, read):
+        if isinstance(one, Unanswered):
+            done.unanswered += 1
+            continue
         ledger.set("retracting", {"effect": RETRACTED, "items": [one.item], "uid": one.sop_instance_uid})
-        retried(partial(pacs.delete, one.instance), retry_seconds)
+        if requests.delete([one.instance]):
+            ledger.set("retracting", None)
+            done.unanswered += 1
+            continue
         ledger.retract([(one.item, one.sop_instance_uid, True)] if one.item >= 0 else [])
         done.unrecorded += 1
 
@@ -160,11 +162,9 @@ def _pages(ledger: Ledger) -> Iterator[list[ReportedItem]]:
 
 def _retract_reports(
     ledger: Ledger,
-    pacs: Pacs,
+    requests: ItemRequests,
     page: list[ReportedItem],
     pool: ThreadPoolExecutor,
-    state: Callable[[str, str], str],
-    seconds: float,
     done: Retraction,
 ) -> None:
     items = [item for item in page if item.row.sr_ours and not item.taken]
@@ -172,28 +172,33 @@ def _retract_reports(
         return
     effect, broken_off = _intent(ledger)
     about_to = set(broken_off) if effect == RETRACTED else set()
-    states = list(pool.map(lambda item: state(item.row.sr_instance, item.row.sr_sha256), items))
-    right = [item for item, found in zip(items, states, strict=True) if found == "right"]
+    states = list(pool.map(lambda item: requests.read(item.row.sr_instance, item.row.sr_sha256)[0], items))
+    right = {
+        item.row.sr_instance: item.row.no
+        for item, found in zip(items, states, strict=True)
+        if found == "right"
+    }
+    failed = {item.row.no for item, found in zip(items, states, strict=True) if found == "unanswered"}
     gone = {item.row.no for item, found in zip(items, states, strict=True) if found == "missing"} & about_to
     if right:
         # The intent first: what is gone when we come back after a crash was deleted by us.
-        numbers = [item.row.no for item in right]
-        ledger.set("retracting", {"effect": RETRACTED, "items": sorted({*numbers, *gone})})
-        retried(lambda: pacs.delete_many([item.row.sr_instance for item in right]), seconds)
-        gone |= set(numbers)
-    ledger.retract((item.row.no, item.row.sr_sop_instance_uid, item.row.no in gone) for item in items)
+        ledger.set("retracting", {"effect": RETRACTED, "items": sorted({*right.values(), *gone})})
+        kept = {right[instance] for instance in requests.delete(list(right))}
+        gone |= set(right.values()) - kept
+        failed |= kept
+    settled = [item.row for item in items if item.row.no not in failed]
+    ledger.retract((row.no, row.sr_sop_instance_uid, row.no in gone) for row in settled)
     done.reports += len(gone)
-    done.left += len(items) - len(gone)
+    done.left += len(settled) - len(gone)
     done.changed += states.count("different")
+    done.unanswered += len(failed)
 
 
 def _retract_derived(
     ledger: Ledger,
-    pacs: Pacs,
+    requests: ItemRequests,
     page: list[ReportedItem],
     pool: ThreadPoolExecutor,
-    state: Callable[[str, str], str],
-    seconds: float,
     done: Retraction,
 ) -> None:
     ours = [(item.row.no, one) for item in page for one in derived_objects(item.row) if one["ours"]]
@@ -201,18 +206,23 @@ def _retract_derived(
         return
     effect, broken_off = _intent(ledger)
     about_to = set(broken_off) if effect == DERIVED_RETRACTED else set()
-    states = list(pool.map(lambda pair: state(pair[1]["instance"], pair[1]["sha256"]), ours))
+    states = list(pool.map(lambda pair: requests.read(pair[1]["instance"], pair[1]["sha256"])[0], ours))
     gone = [
         number
         for (number, _), found in zip(ours, states, strict=True)
         if found == "missing" and number in about_to
     ]
-    right = [pair for pair, found in zip(ours, states, strict=True) if found == "right"]
+    right = {
+        one["instance"]: number for (number, one), found in zip(ours, states, strict=True) if found == "right"
+    }
+    failed = states.count("unanswered")
     if right:
-        items = sorted({*gone, *(number for number, _ in right)})
+        items = sorted({*gone, *right.values()})
         ledger.set("retracting", {"effect": DERIVED_RETRACTED, "items": items})
-        retried(lambda: pacs.delete_many([one["instance"] for _, one in right]), seconds)
-        gone += [number for number, _ in right]
+        kept = requests.delete(list(right))
+        gone += [number for instance, number in right.items() if instance not in kept]
+        failed += len(kept)
     if gone:
         ledger.retract_derived(set(gone))
     done.derived_objects += len(gone)
+    done.unanswered += failed

@@ -1,7 +1,8 @@
 """Reports of a run in the PACS that the ledger has no record of.
 
 A worker may store a report and fail before it says so, or Redis may lose that it did; the item is then quarantined or
-unfinished. The UID of a report is a function of its image, so each of those items is asked for.
+unfinished. The UID of a report is a function of its image, so each of those items is asked for, every time: what the
+PACS fails on today is found when it answers.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Final, NamedTuple
 
-from backlog.broker.messages import Job
+from backlog.broker.messages import Job, Stage
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import Identity, text
 from backlog.errors import InstanceRejected, UsageError
 from backlog.log import warn
-from backlog.pacs.base import Pacs
 from backlog.report_uids import report_and_series_uid
 from producer.ledger.ledger import Ledger
+from producer.results.item_requests import ItemRequests, NotAnswered
 from producer.results.reported import retried
 from producer.sources.modality import sop_instance_uid
 
@@ -30,7 +31,7 @@ _IOD: Final = "comprehensive3d"
 _BATCH: Final = 256
 
 _NOT_REPORTED: Final = (
-    "SELECT no, ref, instance, sop_instance_uid FROM item"
+    "SELECT no, ref, instance, sop_instance_uid, stage FROM item"
     " WHERE outcome <> 'reported' AND chunk IS NOT NULL AND no > ? ORDER BY no LIMIT ?"
 )
 
@@ -40,6 +41,7 @@ class _Unreported(NamedTuple):
     ref: str  #: JSON: where its source finds it
     instance: str | None  #: the PACS's id of the image
     sop_instance_uid: str
+    stage: int  #: in which it ended
 
 
 @dataclass(frozen=True)
@@ -51,51 +53,86 @@ class Unrecorded:
     sop_instance_uid: str
 
 
+@dataclass(frozen=True)
+class Unanswered:
+    """An item that may have a report of this run: the PACS fails on every question about it, and answers others."""
+
+    item: int
+
+
 def unrecorded(
-    ledger: Ledger, pacs: Pacs, read: Callable[[int | str], bytes] | None, seconds: float
-) -> Iterator[Unrecorded]:
+    ledger: Ledger, requests: ItemRequests, read: Callable[[int | str], bytes] | None
+) -> Iterator[Unrecorded | Unanswered]:
     """Find the reports that a run wrote for items that it doesn't count as reported.
 
     Parameters
     ----------
     ledger
         The run's ledger.
-    pacs
-        The run's PACS.
+    requests
+        Of the run's PACS.
     read
         Reads an item's header from the run's source; None where that is gone.
-    seconds
-        How long to wait for a PACS that is unavailable.
     """
     job: Job = ledger.get("job")
     if not job["weights"]:
         return  # nothing was scored
+    model = str(ledger.get("model"))
     for page in _pages(ledger):
-        wanted: dict[str, tuple[int, Identity]] = {}
+        wanted: dict[str, _Wanted] = {}
         for item in page:
-            of = _identity(item, pacs, read, seconds)
+            try:
+                of = _identity(item, requests, read)
+            except NotAnswered:
+                yield Unanswered(item.no)
+                continue
             if of is not None:
-                uids = report_and_series_uid(
-                    of.sop_instance_uid,
-                    model=str(ledger.get("model")),
-                    weights_sha256=job["weights"],
-                    language=job["language"],
-                    coding=job["coding"],
-                    iod=_IOD,
-                    operating_points_sha256=job.get("operating_points", {}).get("sha256", ""),
-                    regions=job.get("regions", "none"),
-                )
-                wanted[uids[0]] = (
-                    item.no,
-                    replace(of, sop_instance_uid=uids[0], series_instance_uid=uids[1]),
-                )
-        for uid, instances in _held(pacs, wanted, seconds).items():
+                report = _report_of(of, job, model)
+                wanted[report.sop_instance_uid] = _Wanted(item, report)
+        held, failed = _held(requests, wanted)
+        for uid in sorted(failed):
+            try:
+                held[uid] = _held_by_its_id(requests, wanted[uid], read, job, model)
+            except NotAnswered:
+                yield Unanswered(wanted[uid].number)
+        for uid, instances in held.items():
             for instance in instances:
-                if _is_of_run(pacs, instance, job, seconds) and not _recorded(ledger, instance):
-                    yield Unrecorded(wanted[uid][0], instance, uid)
+                try:
+                    if _is_of_run(requests, instance, job) and not _recorded(ledger, instance):
+                        yield Unrecorded(wanted[uid].number, instance, uid)
+                except NotAnswered:
+                    yield Unanswered(wanted[uid].number)
     for instance in ledger.get("foreign_reports", []):  # a worker's with other weights
-        if _is_of_run(pacs, instance, job, seconds):
-            yield Unrecorded(-1, instance, "")
+        try:
+            if _is_of_run(requests, instance, job):
+                yield Unrecorded(-1, instance, "")
+        except NotAnswered:
+            yield Unanswered(-1)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    item: _Unreported
+    report: Identity  #: without its study and patient, where only the image's UID is known
+
+    @property
+    def number(self) -> int:
+        return self.item.no
+
+
+def _report_of(of: Identity, job: Job, model: str) -> Identity:
+    """Return which object the report of an image is."""
+    uid, series_uid = report_and_series_uid(
+        of.sop_instance_uid,
+        model=model,
+        weights_sha256=job["weights"],
+        language=job["language"],
+        coding=job["coding"],
+        iod=_IOD,
+        operating_points_sha256=job.get("operating_points", {}).get("sha256", ""),
+        regions=job.get("regions", "none"),
+    )
+    return replace(of, sop_instance_uid=uid, series_instance_uid=series_uid)
 
 
 def _pages(ledger: Ledger) -> Iterator[list[_Unreported]]:
@@ -106,28 +143,56 @@ def _pages(ledger: Ledger) -> Iterator[list[_Unreported]]:
     kind = ledger.get("job")["source"]["kind"]
     for chunk in ledger.in_flight():
         yield [
-            _Unreported(item, json.dumps(ref), str(ref) if kind in ("orthanc", "dicomweb") else "", "")
+            _Unreported(
+                item,
+                json.dumps(ref),
+                str(ref) if kind in ("orthanc", "dicomweb") else "",
+                "",
+                Stage.INFER.value,
+            )
             for item, ref in chunk.items
         ]
 
 
 def _identity(
-    item: _Unreported, pacs: Pacs, read: Callable[[int | str], bytes] | None, seconds: float
+    item: _Unreported, requests: ItemRequests, read: Callable[[int | str], bytes] | None
 ) -> Identity | None:
-    """Return which image an item is, from what is at hand; None where nothing tells."""
+    """Return which image an item is, from what is at hand; None where nothing tells.
+
+    Raises
+    ------
+    NotAnswered
+        The PACS fails to give its header, which a worker has had.
+    """
     uid = item.sop_instance_uid or sop_instance_uid(json.loads(item.ref))
-    if uid and pacs.find([]) is not None:
+    if uid and requests.pacs.find([]) is not None:
         return Identity("", "", uid, "", "")
+    return _whole_identity(item, requests, read)
+
+
+def _whole_identity(
+    item: _Unreported, requests: ItemRequests, read: Callable[[int | str], bytes] | None
+) -> Identity | None:
     try:
         if item.instance:
-            return retried(partial(pacs.header, item.instance), seconds).identity
+            return requests.ask(partial(requests.pacs.header, item.instance)).identity
         if read is not None:
             return DicomFile(read(json.loads(item.ref))).identity
     except (InstanceRejected, OSError):
         pass  # it is gone, or no DICOM file: nothing was written of it
+    except NotAnswered:
+        if item.stage >= Stage.REPORT.value:
+            raise
+        warn(
+            "image.unreadable",
+            f"item {item.no}: the PACS fails to give its image, so no report of it is looked for",
+            item=item.no,
+        )
     except UsageError:
         # An authorization plug-in or a proxy's filter may forbid one image: the workers could not read it either.
-        retried(pacs.identity, seconds)  # refused too where it is the password that is wrong
+        retried(
+            requests.pacs.identity, requests.seconds
+        )  # refused too where it is the password that is wrong
         warn(
             "image.forbidden",
             f"item {item.no}: the PACS forbids reading its image, so no report of it is looked for",
@@ -136,18 +201,40 @@ def _identity(
     return None
 
 
-def _held(pacs: Pacs, wanted: dict[str, tuple[int, Identity]], seconds: float) -> dict[str, list[str]]:
-    found = retried(lambda: pacs.find(list(wanted)), seconds)
+def _held(requests: ItemRequests, wanted: dict[str, _Wanted]) -> tuple[dict[str, list[str]], set[str]]:
+    """Return the PACS's ids of the reports that it holds, by their UIDs, and the UIDs on which it fails."""
+    pacs = requests.pacs
+    found, failed = requests.find(list(wanted))
     if found is not None:
-        return found
-    ids = {uid: pacs.expected_id(of) for uid, (_, of) in wanted.items()}
-    return {uid: [one] for uid, one in ids.items() if pacs.contains(wanted[uid][1])}
+        return found, failed
+    found = {}
+    for uid, one in wanted.items():
+        try:
+            if requests.ask(partial(pacs.contains, one.report)):
+                found[uid] = [pacs.expected_id(one.report)]
+        except NotAnswered:
+            failed.add(uid)
+    return found, failed
 
 
-def _is_of_run(pacs: Pacs, instance: str, job: Job, seconds: float) -> bool:
+def _held_by_its_id(
+    requests: ItemRequests,
+    wanted: _Wanted,
+    read: Callable[[int | str], bytes] | None,
+    job: Job,
+    model: str,
+) -> list[str]:
+    """Return the PACS's id of a report, where it fails on the report's UID: the id derives from the image's header."""
+    of = _whole_identity(wanted.item, requests, read)
+    if of is None:
+        raise NotAnswered("nothing tells the id of its report")
+    return [requests.pacs.expected_id(_report_of(of, job, model))]
+
+
+def _is_of_run(requests: ItemRequests, instance: str, job: Job) -> bool:
     """Whether a report was written by this run: its content has the run's time, which an earlier run's has not."""
     try:
-        header = DicomFile(retried(lambda: pacs.fetch(instance), seconds)).header
+        header = DicomFile(requests.ask(partial(requests.pacs.fetch, instance))).header
     except InstanceRejected:
         return False
     written = text(header, "ContentDate") + text(header, "ContentTime")[:6]

@@ -7,21 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from backlog.dicom.header import Identity
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
-from producer.results.reported import (
-    ReportedItem,
-    derived_objects,
-    read_in_pacs,
-    reported_pages,
-    retried,
-    state_in_pacs,
-)
-from producer.results.unrecorded import unrecorded
+from producer.results.item_requests import ItemRequests, NotAnswered
+from producer.results.reported import ReportedItem, derived_objects, reported_pages
+from producer.results.unrecorded import Unanswered, unrecorded
 
 #: Requests at a time.
 _ABREAST: Final = 4
@@ -36,6 +31,7 @@ class Verification:
     different: list[int] = field(default_factory=list)
     twice: list[int] = field(default_factory=list)
     misfiled: list[int] = field(default_factory=list)  #: in another patient's study than their image
+    unanswered: list[int] = field(default_factory=list)  #: the PACS fails on these, and answers otherwise
     unrecorded: list[int] = field(default_factory=list)  #: reports of items that don't count as reported
     foreign: int = 0  #: reports that this run's workers wrote with other weights
     retracted: int = 0  #: gone because this run took them back
@@ -45,8 +41,8 @@ class Verification:
     @property
     def complete(self) -> bool:
         """Whether nothing is wrong."""
-        wrong = self.missing or self.different or self.twice or self.misfiled or self.unrecorded
-        return self.all_listed and not (wrong or self.foreign or self.unaccounted)
+        wrong = self.missing or self.different or self.twice or self.misfiled or self.unanswered
+        return self.all_listed and not (wrong or self.unrecorded or self.foreign or self.unaccounted)
 
 
 def verify(
@@ -83,39 +79,43 @@ def verify(
     after, found = _resumed(state, str(ledger.get("job")["run"]))
     found.unaccounted = int(ledger.get("listed", 0)) - ledger.tally().ended
     found.all_listed = bool(ledger.get("all_listed", False))
-
+    requests = ItemRequests(pacs, retry_seconds)
     doubtful: list[ReportedItem] = []
 
     def look(item: ReportedItem) -> str:
-        verdict, held = read_in_pacs(pacs, item.row.sr_instance, item.row.sr_sha256, retry_seconds)
+        verdict, held = requests.read(item.row.sr_instance, item.row.sr_sha256)
         if verdict == "right" and not _lies_with_image(pacs, item, held):
             doubtful.append(item)
         if verdict == "missing" and item.taken:
             return "retracted"
         for one in derived_objects(item.row) if verdict == "right" else ():
-            of_one = state_in_pacs(pacs, one["instance"], one["sha256"], retry_seconds)
+            of_one, _ = requests.read(one["instance"], one["sha256"])
             if of_one != "right" and not (of_one == "missing" and one["ours"] and item.derived_taken):
                 return of_one
         return verdict
 
     with ThreadPoolExecutor(_ABREAST) as pool:
         for page in reported_pages(ledger, after):
-            twice = _twice(page, pacs, retry_seconds)
+            twice, failed = _twice(page, requests)
             doubtful.clear()
             verdicts = list(pool.map(look, page))
-            misfiled = _misfiled(doubtful, pacs, retry_seconds)
+            misfiled, failed_too = _misfiled(doubtful, requests)
             for item, verdict in zip(page, verdicts, strict=True):
                 number = item.row.no
                 if verdict == "right" and number in twice | misfiled:
                     (found.twice if number in twice else found.misfiled).append(number)
+                elif verdict == "right" and number in failed | failed_too:
+                    found.unanswered.append(number)
                 elif verdict in ("right", "retracted"):
                     setattr(found, verdict, getattr(found, verdict) + 1)
                 else:
                     getattr(found, verdict).append(number)
             _keep(state, str(ledger.get("job")["run"]), page[-1].row.no, found)
             progress(found.right + found.retracted + len(found.missing) + len(found.different))
-    for one in unrecorded(ledger, pacs, read, retry_seconds):
-        if one.item >= 0:
+    for one in unrecorded(ledger, requests, read):
+        if isinstance(one, Unanswered):
+            found.unanswered.append(one.item)
+        elif one.item >= 0:
             found.unrecorded.append(one.item)
         else:
             found.foreign += 1
@@ -125,11 +125,12 @@ def verify(
     return found
 
 
-def _twice(page: list[ReportedItem], pacs: Pacs, seconds: float) -> set[int]:
-    """Return the items whose report's UID the PACS holds more than once."""
-    uids = [item.row.sr_sop_instance_uid for item in page]
-    held = retried(lambda: pacs.find(uids), seconds) or {}
-    return {item.row.no for item in page if len(held.get(item.row.sr_sop_instance_uid, ())) > 1}
+def _twice(page: list[ReportedItem], requests: ItemRequests) -> tuple[set[int], set[int]]:
+    """Return the items whose report's UID the PACS holds more than once, and those on whose UID it fails."""
+    uids = {item.row.sr_sop_instance_uid: item.row.no for item in page}
+    held, failed = requests.find(list(uids))
+    twice = {number for uid, number in uids.items() if len((held or {}).get(uid, ())) > 1}
+    return twice, {uids[uid] for uid in failed}
 
 
 def _lies_with_image(pacs: Pacs, item: ReportedItem, report: bytes) -> bool:
@@ -170,16 +171,26 @@ def _values(report: bytes, mark: bytes) -> list[str]:
     return list(found)
 
 
-def _misfiled(page: list[ReportedItem], pacs: Pacs, seconds: float) -> set[int]:
-    """Return the items whose report lies in another patient's study than their image."""
+def _misfiled(page: list[ReportedItem], requests: ItemRequests) -> tuple[set[int], set[int]]:
+    """Return the items whose report lies in another study than their image, and those on which the PACS fails."""
     pairs = {item.row.no: (str(item.row.instance), item.row.sr_instance) for item in page}
-    instances = [one for pair in pairs.values() for one in pair]
-    studies = retried(lambda: pacs.studies_of(instances), seconds)
+    studies: dict[str, str] = {}
+    failed = set()
+    try:
+        studies = requests.ask(
+            partial(requests.pacs.studies_of, [one for pair in pairs.values() for one in pair])
+        )
+    except NotAnswered:
+        for number, pair in pairs.items():
+            try:
+                studies |= requests.ask(partial(requests.pacs.studies_of, pair))
+            except NotAnswered:
+                failed.add(number)
     return {
         number
         for number, (image, report) in pairs.items()
         if image in studies and report in studies and studies[image] != studies[report]
-    }
+    }, failed
 
 
 def _resumed(state: Path | None, run: str) -> tuple[int, Verification]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from backlog.broker.messages import Stage
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import identity, read_header
 from backlog.errors import ServiceUnavailable, UsageError
@@ -154,10 +155,10 @@ def test_a_report_in_another_patients_study_is_not_right(pacs: Pacs, tmp_path: P
 
 
 class Failing:
-    """A PACS of which some requests fail."""
+    """A PACS of which some requests fail, or all from one on."""
 
-    def __init__(self, pacs: Pacs, every: int) -> None:
-        self.pacs, self.every, self.asked = pacs, every, 0
+    def __init__(self, pacs: Pacs, every: int, *, for_good: bool = False) -> None:
+        self.pacs, self.every, self.asked, self.for_good = pacs, every, 0, for_good
 
     def __getattr__(self, name: str) -> Any:
         if name == "expected_id":
@@ -165,7 +166,7 @@ class Failing:
 
         def request(*arguments: Any) -> Any:
             self.asked += 1
-            if self.asked % self.every == 0:
+            if self.asked % self.every == 0 or (self.for_good and self.asked > self.every):
                 raise ServiceUnavailable("503")
             return getattr(self.pacs, name)(*arguments)
 
@@ -194,7 +195,7 @@ def test_a_verification_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch:
     state = tmp_path / "verification.json"
     with closing(a_ledger(tmp_path / "out", lambda item: records[item])) as ledger:
         pacs.delete(records[0]["sr_instance"])
-        failing: Any = Failing(pacs, 9)
+        failing: Any = Failing(pacs, 9, for_good=True)
         with pytest.raises(ServiceUnavailable):
             verify(ledger, failing, state=state)
         assert json.loads(state.read_text())["after"] == 3
@@ -202,3 +203,92 @@ def test_a_verification_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch:
         found = verify(ledger, pacs, state=state, progress=seen.append)
         assert (found.right, found.missing, seen) == (COUNT - 1, [0], [6])
         assert not state.exists()
+
+
+class FailsOn:
+    """A PACS that fails on every request that names one of some objects."""
+
+    def __init__(self, pacs: Pacs, names: set[str]) -> None:
+        self.pacs, self.names = pacs, names
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "expected_id":
+            return self.pacs.expected_id  # asks nobody
+
+        def request(*arguments: Any) -> Any:
+            if any(one in repr(arguments) for one in self.names):
+                raise ServiceUnavailable("500")
+            return getattr(self.pacs, name)(*arguments)
+
+        return request
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.results.item_requests.ONE_SECONDS", 0.0)
+
+
+def test_one_report_that_the_pacs_fails_on_holds_up_no_other(
+    pacs: Pacs, tmp_path: Path, impatient: None
+) -> None:
+    """Found: both ended at it, and so did every later call; the reports behind it were never looked at."""
+    images = [pacs.store(image(number)).instance for number in range(COUNT)]
+    records = reported_through(pacs, images)
+
+    def record(item: int) -> Any:
+        return records[item] if item else rejected(Reason.PACS_FAILS, stage=Stage.REPORT, instance=images[0])
+
+    failing: Any = FailsOn(pacs, {records[one]["sr_instance"] for one in (0, 2)})
+    with closing(a_ledger(tmp_path / "out", record)) as ledger:
+        found = verify(ledger, failing)
+        assert (found.right, found.missing, found.complete) == (COUNT - 2, [], False)
+        assert sorted(found.unanswered) == [0, 2]
+        done = retract(ledger, failing)
+        assert (done.reports, done.unanswered, done.unrecorded) == (COUNT - 2, 2, 0)
+        failing.names = set()
+        done = retract(ledger, failing)
+        assert (done.reports, done.unanswered, done.unrecorded) == (1, 0, 1)
+        assert verify(ledger, failing).complete
+        assert all(pacs.fetch(one) for one in images)
+
+
+def test_a_report_is_found_by_its_id_where_the_pacs_fails_on_its_uid(
+    pacs: Pacs, tmp_path: Path, impatient: None
+) -> None:
+    images = [pacs.store(image(number)).instance for number in range(COUNT)]
+    records = reported_through(pacs, images)
+
+    def record(item: int) -> Any:
+        return records[item] if item else rejected(Reason.PACS_FAILS, stage=Stage.REPORT, instance=images[0])
+
+    failing: Any = FailsOn(pacs, {records[0]["sr_sop_instance_uid"]})
+    with closing(a_ledger(tmp_path / "out", record)) as ledger:
+        assert verify(ledger, failing).unrecorded == [0]
+        done = retract(ledger, failing)
+        assert (done.reports, done.unanswered, done.unrecorded) == (COUNT - 1, 0, 1)
+
+
+def test_an_image_that_the_pacs_never_gave_has_no_report(
+    tmp_path: Path, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Found: verify of a run with an image that its PACS can't read ended with 'unavailable', for ever."""
+    pacs = FolderPacs(tmp_path / "pacs")
+    images = [pacs.store(image(number)).instance for number in range(COUNT)]
+    records = reported_through(pacs, images[1:])
+    failed = rejected(Reason.PACS_FAILS, instance=images[0])
+    failing: Any = FailsOn(pacs, {images[0]})
+    with closing(a_ledger(tmp_path / "out", lambda item: records[item - 1] if item else failed)) as ledger:
+        assert verify(ledger, failing).complete
+        assert "item 0: the PACS fails to give its image" in caplog.text
+        assert retract(ledger, failing).reports == COUNT - 1
+
+
+def test_a_pacs_that_answers_nothing_is_unavailable(tmp_path: Path, impatient: None) -> None:
+    pacs = FolderPacs(tmp_path / "pacs")
+    records = reported_through(pacs, [pacs.store(image(number)).instance for number in range(COUNT)])
+    failing: Any = FailsOn(pacs, {"("})  # every request
+    with (
+        closing(a_ledger(tmp_path / "out", lambda item: records[item])) as ledger,
+        pytest.raises(ServiceUnavailable),
+    ):
+        verify(ledger, failing)
