@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from backlog.broker import claim_scripts
 from backlog.broker.connection import Broker
@@ -16,6 +16,10 @@ from backlog.errors import ClaimLost, RunCancelled, RunPaused, ServiceUnavailabl
 
 if TYPE_CHECKING:
     from backlog.broker.claims import Claims
+
+
+#: How soon a worker hears at the latest that its run is paused or cancelled, in seconds.
+_MAX_BEAT_SECONDS: Final = 1.0
 
 
 class ClaimSteps:
@@ -73,7 +77,7 @@ class Claim:
             self._thread.join(timeout=15)
 
     def _beat(self) -> None:
-        while not self._over.wait(self.claims.lease_ms / 3000):
+        while not self._over.wait(min(_MAX_BEAT_SECONDS, self.claims.lease_ms / 3000)):
             try:
                 state = self.claims.steps.renew(
                     run_key=f"cxr:{self.run}",

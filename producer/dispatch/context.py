@@ -40,6 +40,8 @@ class RunContext:
     #: Most chunks in flight however the window grows: their images take room in the PACS.
     most_in_flight: int = sys.maxsize
     pacs_answers: Callable[[], bool] = lambda: False
+    #: Whether the next chunk has to wait for the one before.
+    one_chunk_at_a_time: Callable[[], bool] = lambda: False
     hours: Hours | None = None  #: when work is sent; None for always
     clock: Clock = utc_now
     quarantine_limit: QuarantineLimit | None = None

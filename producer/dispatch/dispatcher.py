@@ -181,7 +181,8 @@ class Dispatcher:
             if self._pages is None:
                 self._pages = self.context.source.pages(ledger.get("cursor", ""))
             try:
-                ledger.add(next(self._pages), self.context.chunk_size)
+                slowly = self.context.one_chunk_at_a_time()
+                ledger.add(next(self._pages), self.context.chunk_size, doubling=slowly)
             except BaseException:
                 # Begin again at the cursor that the ledger has: a broken generator never continues, and one whose page
                 # the ledger couldn't keep would go on behind it, and its items be lost.
@@ -247,7 +248,7 @@ class Dispatcher:
         flying = ordinary - came_back
         leased = sum(1 for number in flying if (state := states.get(number)) and state.leased)
         # Who scores the first chunk settles the run's weights. Until then a second chunk could meet other ones.
-        alone = not self.context.job["weights"]
+        alone = not self.context.job["weights"] or self.context.one_chunk_at_a_time()
         window = 1 if alone else self.context.window
         if flying:
             self._set_ahead()

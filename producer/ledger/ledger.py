@@ -63,7 +63,7 @@ class Ledger(RunEffects):
 
     # -- entries -------------------------------------------------------------------------------------------------
 
-    def add(self, page: Page, chunk_size: int) -> None:
+    def add(self, page: Page, chunk_size: int, *, doubling: bool = False) -> None:
         """Keep a page of entries, in chunks, together with the cursor behind it.
 
         Parameters
@@ -72,12 +72,15 @@ class Ledger(RunEffects):
             What the source has next.
         chunk_size
             Images in a chunk at most, 1 to 64.
+        doubling
+            Whether the run's first chunks have 1, 2, 4, 8 … images.
         """
         with self._transaction():
             item = int(self._get("listed", 0))
             chunks: list[tuple[str]] = []
             waiting: list[tuple[int, int | str]] = []
             for entry in page.entries:
+                size = min(chunk_size, item + 1 - len(waiting)) if doubling else chunk_size
                 if entry.reason is None:
                     waiting.append((item, entry.ref))
                 else:
@@ -86,7 +89,7 @@ class Ledger(RunEffects):
                         (item, entry.reason.outcome.value, entry.reason.value, json.dumps(entry.ref)),
                     )
                 item += 1
-                if len(waiting) == chunk_size:
+                if len(waiting) >= size:
                     chunks.append((json.dumps(waiting, separators=(",", ":")),))
                     waiting = []
             if waiting:

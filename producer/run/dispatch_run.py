@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from backlog.broker.messages import Stage
-from backlog.errors import ServiceUnavailable, UsageError
+from backlog.errors import BacklogError, ServiceUnavailable, UsageError
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
 from backlog.pacs.modality import Modality
@@ -107,6 +107,7 @@ def dispatch_run(
             give_up_file=run.paths.give_up,
             pacs_contains=None if job["pacs"] else partial(holds, pacs),
             pacs_answers=partial(_answers, pacs),
+            one_chunk_at_a_time=watch.one_chunk_at_a_time if watch is not None else lambda: False,
             hours=hours_of(ledger),
             quarantine_limit=quarantine_limit_of(ledger),
         ),
@@ -115,9 +116,15 @@ def dispatch_run(
     # Workers of our own are started again by who started them, and take some seconds to come up.
     watched = nullcontext() if run.settings.redis_url.startswith("redis+socket") else consumers
     with closing(pacs), watched, metrics or nullcontext():
-        dispatcher.run(lambda: stop() or run.paths.cancel.exists())
+        try:
+            dispatcher.run(lambda: stop() or run.paths.cancel.exists())
+        except UsageError:
+            # Workers of a stack would go on with what they have; the run's next producer lets them.
+            with suppress(BacklogError):
+                claims.set_state(job["run"], "paused")
+            raise
         if not dispatcher.progress.done and (run.paths.cancel.exists() or not ledger.get("stack", True)):
-            # Workers release its chunks within a third of the lease; what they reported until then is kept.
+            # Workers release its chunks within a second; what they reported until then is kept.
             ledger.set("settled", settle(ledger, claims, job["run"]))
             observer.on_harvest()
         for one in (labels, eviction):

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from backlog.outcomes import Reason
 from tests.chaos.account import Account, Ending, endings, reports_in, settle
 from tests.chaos.failing_proxy import FailingProxy
-from tests.chaos.images import Image
+from tests.chaos.images import Image, Kind, squares
 from tests.chaos.proxy import Proxy
 from tests.chaos.rig import Rig
 from tests.chaos.table import Finding, finding
+from tests.support.dicom_images import dicom
 from tests.support.newer_orthanc import VERSIONS, NewerOrthanc, lacking, made_orthanc
 from tests.support.servers import ROOT
 
@@ -228,27 +229,47 @@ def _recreated(folder: Path, version: str, size: Size) -> Ended:
 
 
 def _recycles(folder: Path, version: str, size: Size) -> Ended:
-    """Refused where it tells, stopped where it doesn't."""
+    """Full of others' patients. Refused where it tells; where it doesn't, stopped behind the first image."""
     most = max(2, size.items // 4)
-    return _refused(folder, version, size, MaximumPatientCount=most, MaximumStorageMode="Recycle")
+    return _refused(
+        folder, version, size, MaximumPatientCount=most, MaximumStorageMode="Recycle", patients=most
+    )
 
 
 def _read_only(folder: Path, version: str, size: Size) -> Ended:
     return _refused(folder, version, size, ReadOnly=True)
 
 
-def _refused(folder: Path, version: str, size: Size, **options: object) -> Ended:
+def _refused(folder: Path, version: str, size: Size, *, patients: int = 0, **options: object) -> Ended:
     with _rig(folder, version, size.items, **options) as rig:
+        for number in range(patients):
+            rig.orthanc.post("/instances", dicom(squares(number, Kind.SOUND), **others_patient(number)))
         _begin(rig)
         assert rig.producer is not None
         code = rig.producer.wait(size.limit)
         log = (rig.folder / "producer.log").read_text()
         said = any(word in log for word in ("MaximumPatientCount", "ReadOnly"))
-        touched = rig.orthanc.get("/statistics").json()["CountInstances"]
-        kept = version == "installed" or touched == 0
+        names = [one["MainDicomTags"]["PatientID"] for one in rig.orthanc.get("/patients?expand").json()]
+        lost = patients - sum(name.startswith(_OTHERS) for name in names)
+        ours = len(names) - (patients - lost)
+        kept = (lost, ours) == (0, 0) or (version == "installed" and lost <= 1)
         return Ended(
-            None, fine=code == 2 and said and kept, note=f"exit {code}, said {said}, {touched} instances"
+            None,
+            fine=code == 2 and said and kept,
+            note=f"exit {code}, said {said}, {lost} of {patients} patients lost, {ours} of ours there",
         )
+
+
+_OTHERS: Final = "HOSPITAL"
+
+
+def others_patient(number: int) -> dict[str, Any]:
+    """Return what names an image of a patient who is no part of a backlog."""
+    uids = {
+        keyword: f"1.2.3.{level}.{number}"
+        for level, keyword in enumerate(("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"), start=7)
+    }
+    return {"PatientID": f"{_OTHERS}{number}", **uids}
 
 
 CASES: Final[dict[str, Case]] = {

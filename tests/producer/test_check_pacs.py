@@ -130,6 +130,33 @@ def test_vanishing_patients_stop_the_run_until_the_user_agrees(tmp_path: Path, l
         assert deletion_watch(allowed, pacs, ledger, stores_images=True) is None
 
 
+def test_a_run_beside_other_patients_begins_slowly(
+    orthanc: OrthancServer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive that recycles is full: its first new patient costs it one. Each chunk waits for a look."""
+    monkeypatch.setattr(check_pacs, "INTERVAL", 3600.0)
+    with closing(client(orthanc)) as pacs:
+        empty = deletion_watch(settings_of(orthanc), pacs, ledger, stores_images=True)
+        orthanc.post("/instances", patient(0))
+        reports_only = deletion_watch(settings_of(orthanc), pacs, ledger, stores_images=False)
+        watch = deletion_watch(settings_of(orthanc), pacs, ledger, stores_images=True)
+        assert empty is not None
+        assert reports_only is not None
+        assert watch is not None
+        assert not empty.one_chunk_at_a_time()
+        assert not reports_only.one_chunk_at_a_time()
+        list_items(ledger, 80)
+        watch.check()
+        orthanc.clear()
+        watch.check()  # nothing has ended since, and the hour is not over
+        assert watch.one_chunk_at_a_time()
+        harvest(ledger, lambda _: rejected(Reason.BLANK), chunks=1)
+        with pytest.raises(UsageError, match="1 patients vanished"):
+            watch.check()
+        harvest(ledger, lambda _: rejected(Reason.BLANK))
+        assert not watch.one_chunk_at_a_time()
+
+
 def test_patients_who_come_and_reports_that_go_stop_nothing(orthanc: OrthancServer, ledger: Ledger) -> None:
     report: dict[str, Any] = {
         "StudyInstanceUID": "1.4.0",

@@ -97,6 +97,11 @@ def test_pages_become_chunks_in_order(ledger: Ledger) -> None:
     assert (ledger.get("listed"), ledger.get("cursor"), ledger.get("all_listed")) == (13, "13", True)
 
 
+def test_a_slow_start_has_chunks_of_one_two_four(ledger: Ledger) -> None:
+    ledger.add(page(0, 40, last=True), 8, doubling=True)
+    assert [len(chunk.items) for chunk in ledger.waiting(99)] == [1, 2, 4, 8, 8, 8, 8, 1]
+
+
 def test_orthancs_identifiers_are_kept_as_they_are(ledger: Ledger) -> None:
     ledger.add(Page([Entry("01-ab"), Entry('q"\\')], "", last=True), 4)
     assert ledger.waiting(1)[0].items == [(0, "01-ab"), (1, 'q"\\')]

@@ -216,6 +216,22 @@ def test_the_first_chunk_goes_alone_until_its_weights_are_known(
     assert ledger.get("job")["weights"] == OURS
 
 
+def test_chunks_go_one_by_one_while_the_pacs_is_not_trusted(
+    claims: Claims, ledger: Ledger, make: Make
+) -> None:
+    ledger.set("job", a_job(RUN, weights=OURS))
+    producer = make(ledger)
+    producer.context.one_chunk_at_a_time = lambda: (
+        ledger.tally().ended < 3
+    )  # the first two chunks have 1 and 2
+    for number in (1, 2):
+        producer.step()
+        assert [chunk.no for chunk in ledger.in_flight()] == [number]
+        score(claims, number, OURS)
+    producer.step()
+    assert len(ledger.in_flight()) == 8
+
+
 def test_a_chunk_without_scores_settles_nothing(claims: Claims, ledger: Ledger, make: Make) -> None:
     producer = make(ledger)
     producer.step()
