@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
@@ -29,8 +29,8 @@ class OrthancResources(OrthancFind):
         """Its address."""
         return self.rest.url
 
-    def series(self, since: int, limit: int, query: Mapping[str, str]) -> list[OrthancResource]:
-        """Return a page of series with their main tags and instances, in Orthanc's own order.
+    def series_ids(self, since: int, limit: int, query: Mapping[str, str]) -> list[str]:
+        """Return the ids of series, in Orthanc's own order.
 
         Parameters
         ----------
@@ -42,11 +42,22 @@ class OrthancResources(OrthancFind):
             DICOM keywords and what they have to match; empty for everything, which Orthanc answers faster.
         """
         if not query:
-            answer = self.rest.parsed(self.rest.call("GET", f"/series?expand&since={since}&limit={limit}"))
+            answer = self.rest.parsed(self.rest.call("GET", f"/series?since={since}&limit={limit}"))
         else:
-            body = {"Level": "Series", "Query": dict(query), "Expand": True, "Since": since, "Limit": limit}
+            body = {"Level": "Series", "Query": dict(query), "Since": since, "Limit": limit}
             answer = self.rest.parsed(self.rest.call("POST", "/tools/find", json=body))
-        return list(answer)
+        if not isinstance(answer, list):
+            raise self.rest.not_orthanc()
+        return [str(one) for one in answer]
+
+    def series(self, ids: Sequence[str]) -> list[OrthancResource]:
+        """Return series with their main tags and instances, in one request for many; without those that are gone."""
+        if not ids:
+            return []
+        body = {"Resources": [checked_id(one) for one in ids], "Level": "Series"}
+        answer = self.rest.parsed(self.rest.call("POST", "/tools/bulk-content", json=body))
+        found = {str(one["ID"]): one for one in answer}
+        return [found[one] for one in ids if one in found]
 
     def series_in(self, level: Level, resource: str) -> list[OrthancResource]:
         """Return all series of a patient or study. Rejected as ``not_in_pacs`` when it is gone."""

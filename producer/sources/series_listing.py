@@ -1,12 +1,16 @@
-"""The series of an Orthanc, page by page and complete: a short page is not taken for the last.
+"""The series of an Orthanc, page by page and complete: a short answer is not taken for the last.
 
 Orthanc limits every answer to a query (LimitFindResults), and versions before 1.12 show nothing beyond that limit.
 Series come and go while they are listed, and since Orthanc 1.12 they are listed in the order of their ids, so that new
 ones appear anywhere.
+
+An index walks over all that lies before an offset. So ids, which are small, are asked for by offset, very many at a
+time, and then what is to be known of each series by its id.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol
@@ -15,7 +19,8 @@ from backlog.errors import InstanceRejected, UsageError
 from backlog.pacs.orthanc import Orthanc
 from backlog.pacs.orthanc_find import OrthancResource
 
-#: Series of one page of Orthanc's answers.
+#: Ids that are asked for at a time, and series of one page.
+IDS_AT_ONCE: Final = 50_000
 SERIES_PAGE: Final = 500
 
 #: Times that the end of a listing is compared with Orthanc's own count, while series are being deleted.
@@ -28,8 +33,12 @@ _STUDIES: Final = 4096
 class Listing(Protocol):
     """Series in an order that stays, but for those that come and go."""
 
-    def page(self, since: int, limit: int) -> list[OrthancResource]:
-        """Return series from an offset on; none where there are none."""
+    def ids(self, since: int, limit: int) -> list[str]:
+        """Return the ids of series from an offset on; none where there are none."""
+        ...
+
+    def series(self, ids: Sequence[str]) -> list[OrthancResource]:
+        """Return series with their tags and instances, without those that are gone."""
         ...
 
     def count(self) -> int:
@@ -48,9 +57,13 @@ class QueryListing:
     orthanc: Orthanc
     query: dict[str, str]
 
-    def page(self, since: int, limit: int) -> list[OrthancResource]:
-        """Return series from an offset on; none where there are none."""
-        return self.orthanc.series(since, limit, self.query)
+    def ids(self, since: int, limit: int) -> list[str]:
+        """Return the ids of series from an offset on; none where there are none."""
+        return self.orthanc.series_ids(since, limit, self.query)
+
+    def series(self, ids: Sequence[str]) -> list[OrthancResource]:
+        """Return series with their tags and instances, without those that are gone."""
+        return self.orthanc.series(ids)
 
     def count(self) -> int:
         """Return how many there are, from another source than the pages."""
@@ -70,9 +83,13 @@ class WholeListing:
         self._study_date = study_date
         self._date_of = lru_cache(_STUDIES)(self._read_study_date)
 
-    def page(self, since: int, limit: int) -> list[OrthancResource]:
-        """Return series from an offset on; none where there are none."""
-        return self._orthanc.series(since, limit, {})
+    def ids(self, since: int, limit: int) -> list[str]:
+        """Return the ids of series from an offset on; none where there are none."""
+        return self._orthanc.series_ids(since, limit, {})
+
+    def series(self, ids: Sequence[str]) -> list[OrthancResource]:
+        """Return series with their tags and instances, without those that are gone."""
+        return self._orthanc.series(ids)
 
     def count(self) -> int:
         """Return how many there are, from another source than the pages."""
@@ -109,6 +126,8 @@ class ListingPosition:
         self._listing = listing
         self._offset = offset  #: of what comes next
         self._last = last  #: the series before it; empty at the beginning
+        self._waiting: list[str] = []  #: the series that follow, as far as their ids are known
+        self._all_known = False
         self.ended = False
 
     @property
@@ -124,32 +143,38 @@ class ListingPosition:
         UsageError
             The end comes before as many as the listing counts.
         """
+        if not self._waiting:
+            self._know_more()
+        page, self._waiting = self._waiting[:SERIES_PAGE], self._waiting[SERIES_PAGE:]
+        self.ended = self._all_known and not self._waiting
+        self._offset += len(page)
+        self._last = page[-1] if page else self._last
+        return self._listing.series(page) if page else []
+
+    def _know_more(self) -> None:
         for _ in range(_END_CHECKS):
-            series = self._read()
-            if len(series) < SERIES_PAGE:
-                count = self._listing.count()
-                self.ended = self._offset + len(series) >= count
-            if series or self.ended:
-                self._offset += len(series)
-                self._last = str(series[-1]["ID"]) if series else self._last
-                return series
+            self._waiting = self._read()
+            if len(self._waiting) < IDS_AT_ONCE:
+                self._all_known = self._offset + len(self._waiting) >= self._listing.count()
+            if self._waiting or self._all_known:
+                return
         raise UsageError(
-            f"this Orthanc shows {self._offset} series and counts {count}: something limits its answers"
+            f"this Orthanc shows {self._offset} series and counts {self._listing.count()}: something limits its answers"
             " (LimitFindResults in its configuration, a proxy). What was listed so far is kept; once it is"
             " corrected, go on with resume"
         )
 
-    def _read(self) -> list[OrthancResource]:
+    def _read(self) -> list[str]:
         if self._last:
             # The last one again, in front: it shows that no series came or went before it.
-            series = self._listing.page(self._offset - 1, SERIES_PAGE + 1)
-            if not series or series[0]["ID"] != self._last:
+            ids = self._listing.ids(self._offset - 1, IDS_AT_ONCE + 1)
+            if not ids or ids[0] != self._last:
                 # When it is gone itself, the listing begins anew: what was read already then counts as `duplicate`.
                 found = self._find_last()
                 self._offset = 0 if found is None else found + 1
-            elif len(series) > 1:
-                return series[1:]
-        return self._listing.page(self._offset, SERIES_PAGE)
+            elif len(ids) > 1:
+                return ids[1:]
+        return self._listing.ids(self._offset, IDS_AT_ONCE)
 
     def _find_last(self) -> int | None:
         """Return the offset of the last series read, looking on both sides of where it was."""
@@ -157,24 +182,21 @@ class ListingPosition:
         ended = False
         while not ended or low > 0:
             if not ended:
-                ids = self._ids(high, SERIES_PAGE)
+                ids = self._listing.ids(high, IDS_AT_ONCE)
                 if self._last in ids:
                     return high + ids.index(self._last)
                 ended, high = not ids, high + len(ids)
             if low > 0:
-                start = max(0, low - SERIES_PAGE)
+                start = max(0, low - IDS_AT_ONCE)
                 while start < low:  # an answer may be shorter than asked for
-                    ids = self._ids(start, low - start)
+                    ids = self._listing.ids(start, low - start)
                     if self._last in ids:
                         return start + ids.index(self._last)
                     if not ids:
                         break
                     start += len(ids)
-                low = max(0, low - SERIES_PAGE)
+                low = max(0, low - IDS_AT_ONCE)
         return None
-
-    def _ids(self, since: int, limit: int) -> list[str]:
-        return [str(one["ID"]) for one in self._listing.page(since, limit)]
 
 
 def tags_of(resource: OrthancResource) -> dict[str, str]:

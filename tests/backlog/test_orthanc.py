@@ -138,14 +138,22 @@ def test_series_come_in_pages_and_by_query(pacs: Orthanc) -> None:
         pacs.store(
             dicom(chest(32, 32), SOPInstanceUID=f"1.2.{i}", SeriesInstanceUID=f"1.9.{i}", Modality=modality)
         )
-    every = pacs.series(0, 100, {})
+    every = pacs.series_ids(0, 100, {})
     assert len(every) == 5
-    assert pacs.series(0, 2, {}) + pacs.series(2, 2, {}) + pacs.series(4, 2, {}) == every
-    assert {one["MainDicomTags"]["Modality"] for one in every} == {"CR", "DX"}
-    found = pacs.series(0, 100, {"Modality": "CR"})
+    assert pacs.series_ids(0, 2, {}) + pacs.series_ids(2, 2, {}) + pacs.series_ids(4, 2, {}) == every
+    found = pacs.series_ids(0, 100, {"Modality": "CR"})
     assert len(found) == 2
-    assert pacs.series(0, 1, {"Modality": "CR"}) + pacs.series(1, 1, {"Modality": "CR"}) == found
-    assert pacs.series(0, 100, {"Modality": "MG"}) == []
+    assert pacs.series_ids(0, 1, {"Modality": "CR"}) + pacs.series_ids(1, 1, {"Modality": "CR"}) == found
+    assert pacs.series_ids(0, 100, {"Modality": "MG"}) == []
+
+
+def test_many_series_are_told_of_in_one_answer(pacs: Orthanc, orthanc: OrthancServer) -> None:
+    for i in range(5):
+        pacs.store(dicom(chest(32, 32), SOPInstanceUID=f"1.2.{i}", SeriesInstanceUID=f"1.9.{i}"))
+    ids = pacs.series_ids(0, 100, {})
+    by_offset = {one["ID"]: one for one in orthanc.get("/series?expand").json()}
+    assert pacs.series([*ids[:2], NOBODY, *ids[2:]]) == [by_offset[one] for one in ids]
+    assert pacs.series([]) == []
 
 
 def test_files_are_read_from_the_storage_folder_where_it_is(orthanc: OrthancServer, pacs: Orthanc) -> None:
@@ -383,8 +391,9 @@ def calls(client: Orthanc) -> list[Callable[[], object]]:
         lambda: client.header(NOBODY),
         lambda: client.delete(NOBODY),
         lambda: client.count_instances("1.2", NOBODY),
-        lambda: client.series(0, 10, {}),
-        lambda: client.series(0, 10, {"Modality": "CR"}),
+        lambda: client.series_ids(0, 10, {}),
+        lambda: client.series_ids(0, 10, {"Modality": "CR"}),
+        lambda: client.series([NOBODY]),
         client.identity,
     ]
 
@@ -500,7 +509,7 @@ def test_what_is_no_orthanc_is_the_persons_to_mend(page: bytes) -> None:
     """Otherwise every image of the backlog would be refused, one by one."""
     with Misbehaving(page) as server:
         client = Orthanc(server.url, seconds=5)
-        for call in (client.identity, lambda: client.store(IMAGE), lambda: client.series(0, 1, {})):
+        for call in (client.identity, lambda: client.store(IMAGE), lambda: client.series_ids(0, 1, {})):
             with pytest.raises(UsageError):
                 call()
         client.close()

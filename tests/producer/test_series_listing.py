@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ COUNT = 35
 @pytest.fixture(autouse=True)
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(series_listing, "SERIES_PAGE", 4)
+    monkeypatch.setattr(series_listing, "IDS_AT_ONCE", 10)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -74,30 +76,37 @@ class Changing:
     """Series in memory, in an order of their own or in that of their ids."""
 
     def __init__(self, *, in_order_of_ids: bool) -> None:
-        self.ids: list[str] = []
+        self.there: list[str] = []
         self.in_order_of_ids = in_order_of_ids
         self.most = 10**6
         self.hidden = 0  #: from the end
 
     def add(self, name: str) -> None:
-        self.ids.append(name)
+        self.there.append(name)
         if self.in_order_of_ids:
-            self.ids.sort()
+            self.there.sort()
 
-    def page(self, since: int, limit: int) -> list[OrthancResource]:
-        shown = self.ids[: len(self.ids) - self.hidden]
-        return [{"ID": name} for name in shown[since : since + min(limit, self.most)]]
+    def ids(self, since: int, limit: int) -> list[str]:
+        shown = self.there[: len(self.there) - self.hidden]
+        return shown[since : since + min(limit, self.most)]
+
+    def series(self, ids: Sequence[str]) -> list[OrthancResource]:
+        return [{"ID": name} for name in ids if name in self.there]
 
     def count(self) -> int:
-        return len(self.ids)
+        return len(self.there)
 
     def matches(self, series: OrthancResource) -> bool:
         return True
 
 
 @pytest.mark.parametrize("in_order_of_ids", [False, True])
+@pytest.mark.parametrize("at_once", [4, 10, 1000])
 @pytest.mark.parametrize("seed", range(40))
-def test_what_stays_is_seen_whatever_comes_and_goes(seed: int, in_order_of_ids: bool) -> None:
+def test_what_stays_is_seen_whatever_comes_and_goes(
+    seed: int, at_once: int, in_order_of_ids: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(series_listing, "IDS_AT_ONCE", at_once)
     chance = random.Random(seed)
     listing = Changing(in_order_of_ids=in_order_of_ids)
     listing.most = chance.choice([1, 3, 10**6])
@@ -105,18 +114,19 @@ def test_what_stays_is_seen_whatever_comes_and_goes(seed: int, in_order_of_ids: 
     goes = {f"{chance.getrandbits(40):x}" for _ in range(20)}
     for name in sorted(stays | goes, key=lambda _: chance.random()):
         listing.add(name)
-    cursor, seen = "0:", []
+    seen: list[str] = []
+    position = ListingPosition(listing, 0, "")
     for _ in range(10_000):
-        offset, _, last = cursor.partition(":")  # another producer each time
-        position = ListingPosition(listing, int(offset), last)
+        if chance.random() < 0.5:  # another producer
+            offset, _, last = position.cursor.partition(":")
+            position = ListingPosition(listing, int(offset), last)
         series = position.next_series()
         seen += [one["ID"] for one in series]
-        cursor = position.cursor
         if position.ended:
             break
         if goes and chance.random() < 0.5:
-            listing.ids.remove(goes.pop())
-        if chance.random() < 0.5 and len(listing.ids) < 90:
+            listing.there.remove(goes.pop())
+        if chance.random() < 0.5 and len(listing.there) < 90:
             listing.add(
                 f"new{chance.getrandbits(40):x}" if chance.random() < 0.5 else f"{chance.getrandbits(40):x}"
             )
@@ -146,18 +156,18 @@ def test_no_page_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     listing, shown = Changing(in_order_of_ids=False), list[str]()
     for number in range(103):
         listing.add(f"{number:03}")
-    page = listing.page
+    ids = listing.ids
 
-    def noted(since: int, limit: int) -> list[OrthancResource]:
-        found = page(since, limit)
-        shown.extend(one["ID"] for one in found)
+    def noted(since: int, limit: int) -> list[str]:
+        found = ids(since, limit)
+        shown.extend(found)
         return found
 
-    monkeypatch.setattr(listing, "page", noted)
+    monkeypatch.setattr(listing, "ids", noted)
     position = ListingPosition(listing, 0, "")
     seen = []
     while not position.ended:
         seen += [one["ID"] for one in position.next_series()]
-    assert seen == listing.ids
-    pages = -(-len(seen) // series_listing.SERIES_PAGE)
+    assert seen == listing.there
+    pages = -(-len(seen) // series_listing.IDS_AT_ONCE)
     assert len(shown) <= len(seen) + pages

@@ -76,6 +76,7 @@ def every_cursor_goes_on(source: Source) -> None:
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PAGE", 3)
     monkeypatch.setattr(series_listing, "SERIES_PAGE", 3)
+    monkeypatch.setattr(series_listing, "IDS_AT_ONCE", 3)
 
 
 def test_members_of_a_zip_are_its_items(tmp_path: Path, small_pages: None) -> None:

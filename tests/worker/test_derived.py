@@ -174,7 +174,7 @@ def test_they_are_no_items_of_an_orthanc(orthanc: OrthancServer) -> None:
     assert [entry.ref for page in OrthancSource(pacs, Rules()).pages("") for entry in page.entries] == [
         wanted
     ]
-    assert len(pacs.series(0, 10, {})) == 3
+    assert len(pacs.series_ids(0, 10, {})) == 3
     pacs.close()
 
 
