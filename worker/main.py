@@ -38,6 +38,10 @@ app = make_app(settings)
 process = tasks.register(app, settings)
 
 
+#: What scoring may take beside the items of other stages in one process, in MB: a batch of 32 takes a fifth of it.
+_SCORING_MB = 1024
+
+
 def _infers() -> bool:
     return QUEUES[Stage.INFER] in stages_of(app.amqp.queues.consume_from)
 
@@ -77,10 +81,15 @@ def _set_up(**_: Any) -> None:
 @worker_process_init.connect
 def _listen(**_: Any) -> None:
     signal.signal(STOP_SIGNAL, ask_to_stop)
+    stages = stages_of(app.amqp.queues.consume_from)
+    scoring = 0
     if _infers():
         process.warm_up()
-    else:  # images are decoded in the readers, with a limit of their own, and a model on a GPU maps what it likes
-        limit_memory(settings.decode_memory_mb)
+        # Images are decoded in the readers, with a limit of their own, and a model on a GPU maps what it likes.
+        if stages == {QUEUES[Stage.INFER]} or not process.computes_on_cpu:
+            return
+        scoring = _SCORING_MB
+    limit_memory(settings.decode_memory_mb + scoring)
 
 
 @worker_shutting_down.connect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -77,18 +78,39 @@ def consuming(redis: RedisServer) -> bool:
     return any(client["cmd"] == "brpop" for client in redis.client.client_list())
 
 
+def bounded(process: psutil.Process) -> bool:
+    """Whether the kernel gives a process no more than so much memory."""
+    return resource.prlimit(process.pid, resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+
+
 @pytest.mark.parametrize(
-    "command",
+    ("command", "takes_files"),
     [
-        ["-m", "worker", "--queues", "inference", "--processes", "2", "--name", "inference"],
-        ["-m", "celery", "-A", "worker.main", "worker", "--queues", "inference", "--concurrency", "2"],
+        (["-m", "worker", "--queues", "inference", "--processes", "2", "--name", "inference"], False),
+        (
+            [
+                "-m",
+                "celery",
+                "-A",
+                "worker.main",
+                "worker",
+                "--queues",
+                "upload,inference",
+                "--concurrency",
+                "2",
+            ],
+            True,
+        ),
     ],
     ids=["python -m worker", "celery worker"],
 )
 def test_each_inference_process_forks_its_reader(
-    redis_server: RedisServer, tmp_path: Path, command: list[str]
+    redis_server: RedisServer, tmp_path: Path, command: list[str], takes_files: bool
 ) -> None:
-    """A second of CPU for each process would be spent on imports otherwise; a fork that fails would hide in a spawn."""
+    """A second of CPU for each process would be spent on imports otherwise; a fork that fails would hide in a spawn.
+
+    One that takes foreign files too is bounded in what memory it takes, as one that takes files only.
+    """
     with worker(command, redis_server, tmp_path) as parent:
 
         def readers() -> list[psutil.Process]:
@@ -102,6 +124,7 @@ def test_each_inference_process_forks_its_reader(
         left = readers()
         assert len(left) == 2
         assert all(COMMAND[-1] not in reader.cmdline() for reader in left)
+        wait_until(lambda: [bounded(child) for child in parent.children()] == [takes_files] * 2, 60, "limits")
     wait_until(lambda: not any(reader.is_running() for reader in left), what="they end with their workers")
 
 

@@ -108,6 +108,11 @@ class WorkerResources:
         threads = self.settings.threads or cores()
         return load(self.weights, engine=self.settings.engine, threads=threads)
 
+    @property
+    def computes_on_cpu(self) -> bool:
+        """Whether the model is loaded, and on no GPU."""
+        return "engine" in self.__dict__ and self.engine.name == "onnxruntime"
+
     def readers(self, job: Job) -> Readers:
         """Return the readers, told a run's rules and a chunk's turn at the PACS; the same processes for every run."""
         self._readers.rules = Rules.from_spec(job["rules"])
