@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from backlog.broker.item_results import ItemResult, PutAside, Quarantined, Reported, from_record
@@ -237,10 +238,14 @@ class Ledger(RunEffects):
         ended = stage_time["at"] / 1000 if stage_time else time.time()
         self._replace(item_row(item, ref, result, chunk, ended))
         self._keep_effects(item, result, ended)
-        if self._get(EVICTS, False):
+        if self._evicts:
             self._execute(
                 "INSERT OR REPLACE INTO eviction VALUES (?, ?, ?)", (item, result.instance or "", str(ref))
             )
+
+    @cached_property
+    def _evicts(self) -> bool:
+        return bool(self._get(EVICTS, False))  # fixed for a run
 
     def _close(self, chunk: int) -> None:
         self._execute("UPDATE chunk SET state = 2, items = '' WHERE no = ?", (chunk,))

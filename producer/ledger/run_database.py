@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 from backlog.errors import BacklogError, ServiceUnavailable, StorageFull, UsageError
 from backlog.files import named_when_whole
@@ -168,8 +168,10 @@ class RunDatabase:
                 yield rows
 
     def _execute(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> sqlite3.Cursor:
-        with _translated(self.path):
+        try:  # not `with`: an item takes five of these, and entering and leaving cost as much as a query
             return self._db.execute(query, values)
+        except sqlite3.OperationalError as error:
+            _raise_translated(self.path, error)
 
     def _check_epoch(self) -> None:
         if self._epoch is not None and int(self._get("epoch", 0)) != self._epoch:
@@ -222,11 +224,15 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        text = str(error)
-        if "locked" in text:
-            raise ServiceUnavailable(
-                f"{path}: another program holds the run's ledger locked; is it a backup, or a database browser?"
-            ) from error
-        if "full" in text or "disk I/O" in text or "readonly" in text or "unable to open" in text:
-            raise StorageFull(f"{path}: the run's ledger can't be written ({text})") from error
-        raise
+        _raise_translated(path, error)
+
+
+def _raise_translated(path: Path, error: sqlite3.OperationalError) -> NoReturn:
+    text = str(error)
+    if "locked" in text:
+        raise ServiceUnavailable(
+            f"{path}: another program holds the run's ledger locked; is it a backup, or a database browser?"
+        ) from error
+    if "full" in text or "disk I/O" in text or "readonly" in text or "unable to open" in text:
+        raise StorageFull(f"{path}: the run's ledger can't be written ({text})") from error
+    raise error
