@@ -191,7 +191,7 @@ ROWS: list[tuple[str, int, str]] = [
     ("run z.zip --out new --only wild.csv", 2, "line 2: patient_id holds a wildcard"),
     ("run z.zip --out new --only exams.csv --only-by exam", 2, "no column 'exam'"),
     ("run z.zip --out new --only-by exam", 2, "--only-by names a column of the list of --only"),
-    ("run z.zip --out new --only files.csv --make-uids --since 2024-01-01", 2, "taken whole"),
+    ("run z.zip --out new --only files.csv --make-uids --since 2024-01-01", 2, "doesn.t go together"),
     ("run z.zip --out new --only exams.csv --wrap-images", 2, "give a list of file names"),
     (
         "run orthanc --pacs http://x --only exams.csv --study-date 20240101",
