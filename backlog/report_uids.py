@@ -9,7 +9,7 @@ from typing import Final
 from backlog.model import PREPROCESSING
 
 #: Raise when a report's layout or codes change: old and new reports then stand side by side.
-SCHEMA: Final = "1"
+SCHEMA: Final = "2"
 #: Raise when regions are drawn otherwise: the same, for reports that draw some.
 REGIONS_SCHEMA: Final = "1"
 #: The root of every derived UID. Changing it would write every report of the past a second time.

@@ -21,7 +21,7 @@ from backlog.model import DEFAULT_MODEL, MODELS, PRODUCT
 PREFIX: Final = "CXR_"
 
 #: What can be stored beside a report, for viewers that show no SR: a picture, the report as a PDF.
-DERIVED_OBJECTS: Final = ("capture", "pdf")
+DERIVED_OBJECTS: Final = ("capture", "pdf", "pdf-picture")
 
 #: What reports draw: where the evidence of findings that are present lies, the square that the model saw, nothing.
 REGIONS: Final = ("activation", "frame", "none")
@@ -144,7 +144,8 @@ class Settings:
     )
     derived_objects: str = _setting(
         "",
-        "What runs store beside each report, by comma: `capture` (a picture with a heat map), `pdf`. Empty: nothing.",
+        "What runs store beside each report, by comma: `capture` (a picture with a heat map), `pdf`,"
+        " `pdf-picture` (a PDF with image and heat map). Empty: nothing.",
     )
     modalities: str = _setting("CR,DX,RG,XR", "Modalities that may hold a chest radiograph, by comma.")
     laterals: bool = _setting(False, "Score lateral views too, though the model knows frontal ones.")

@@ -185,7 +185,7 @@ def _content(report_content: ReportContent) -> Any:
     root = report[0]
     children = list(root.ContentSequence)
     # hd.sr.ImageLibrary refuses CR and DX images without spacing or orientation.
-    children.insert(len(children) - 1, _image_library(report_content))
+    children[-1:-1] = [*_texts(report_content), _image_library(report_content)]
     children.append(_qualitative(report_content))
     root.ContentSequence = sr.ContentSequence(children)
     _separate(root)
@@ -256,7 +256,7 @@ def _outline(outline: Outline, uids: tuple[str, str], graphic_type: str = "POLYL
 def _corners(report_content: ReportContent) -> list[Any]:
     source = report_content.source
     uids = (source.sop_class_uid, source.sop_instance_uid)
-    return [_outline(report_content.corners, uids, "MULTIPOINT")] if report_content.corners else []
+    return [_outline(report_content.corners, uids, "ELLIPSE")] if report_content.corners else []
 
 
 def _comment(group: Any, text: str, codes: Mapping[str, Code]) -> None:
@@ -311,21 +311,22 @@ def _image_library(report_content: ReportContent) -> Any:
     return _container(codes["image_library"], [_container(codes["image_library_group"], [image])])
 
 
-def _qualitative(report_content: ReportContent) -> Any:
+def _texts(report_content: ReportContent) -> list[Any]:
+    """Return what an extensible template allows at its root, for a reader who begins at the top."""
     codes, contains = report_content.words.codes, Relationship.CONTAINS
-    return _container(
-        codes["qualitative"],
-        [
-            sr.CodeContentItem(
-                _concept(codes["processing_summary"]), _concept(report_content.processing), contains
-            ),
-            sr.TextContentItem(_concept(codes["narrative"]), report_content.narrative, contains),
-            *(
-                sr.TextContentItem(_concept(codes["comment"]), comment, contains)
-                for comment in report_content.comments
-            ),
-        ],
+    comments = (*report_content.comments, report_content.score_list)
+    return [
+        sr.TextContentItem(_concept(codes["narrative"]), report_content.narrative, contains),
+        *(sr.TextContentItem(_concept(codes["comment"]), comment, contains) for comment in comments),
+    ]
+
+
+def _qualitative(report_content: ReportContent) -> Any:
+    codes = report_content.words.codes
+    processed = sr.CodeContentItem(
+        _concept(codes["processing_summary"]), _concept(report_content.processing), Relationship.CONTAINS
     )
+    return _container(codes["qualitative"], [processed])
 
 
 def _number(context: Any, name: Code, value: float, unit: Code) -> Any:

@@ -65,7 +65,7 @@ DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runn
 @click.option(
     "--derived-objects",
     metavar="KINDS",
-    help="What to store beside each report, by comma: capture, pdf. Instead of CXR_DERIVED_OBJECTS.",
+    help="What to store beside each report, by comma: capture, pdf, pdf-picture. Instead of CXR_DERIVED_OBJECTS.",
 )
 @click.option(
     "--predecessor",

@@ -27,7 +27,7 @@ from backlog.errors import ServiceUnavailable, UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Flag, Reason
 from backlog.pacs.orthanc import Orthanc
-from backlog.settings import Settings, from_environment
+from backlog.settings import DERIVED_OBJECTS, Settings, from_environment
 from producer.sources.orthanc import OrthancSource
 from tests.conftest import Cli
 from tests.support.dicom_images import chest, dicom
@@ -40,12 +40,12 @@ from worker.derived import capture as derived_capture
 from worker.derived import dicom as derived_dicom
 from worker.derived.capture import draw
 from worker.derived.pdf import write_pdf
-from worker.derived.table import by_score, cells
+from worker.derived.table import cells
 from worker.model.class_activation import ClassActivation
 from worker.model.engine import load
 from worker.model.evidence import levels
 from worker.model.weights import Weights, locate
-from worker.sr.content import ReportContent, report_content, score_text
+from worker.sr.content import ReportContent, by_score, percent_text, report_content, score_text
 from worker.sr.inputs import Model, Options
 from worker.sr.source_header import read_source
 from worker.tasks import derived as derived_objects
@@ -88,10 +88,16 @@ def small_picture() -> Any:
     return picture(said())[::40, ::40]  # validators look at attributes
 
 
+@cache
+def large_picture() -> Any:
+    return picture(said())
+
+
 def made(of: ReportContent) -> dict[str, bytes]:
     return {
         "capture": derived_dicom.capture(of, small_picture()),
         "pdf": derived_dicom.document(of, write_pdf(of)),
+        "pdf-picture": derived_dicom.document(of, write_pdf(of, large_picture()), "pdf-picture"),
     }
 
 
@@ -105,7 +111,7 @@ def test_both_are_valid_whatever_the_header(name: str, tmp_path: Path) -> None:
         path.write_bytes(content)
         run = subprocess.run([program("dciodvfy"), str(path)], capture_output=True, check=False)
         lines = (run.stdout + run.stderr).decode("utf-8", "replace").splitlines()
-        assert {"capture": "SCImage", "pdf": "EncapsulatedPDF"}[kind] in lines
+        assert ("SCImage" if kind == "capture" else "EncapsulatedPDF") in lines
         known = "character_string_value_too_long" if "UTF-8" in name else "-"
         wrong = [line for line in lines if line.startswith(("Error", "Abort")) and known not in line]
         assert not wrong, (kind, wrong)
@@ -122,8 +128,9 @@ def test_both_stand_in_the_study_of_the_image_and_say_what_they_are() -> None:
         assert "RESEARCH ONLY" in one.SeriesDescription
         assert (one.Manufacturer, one.ManufacturerModelName) == ("cxr-backlog", "cxr-backlog")
         assert one.BurnedInAnnotation == "YES"
-    assert len({one.SeriesInstanceUID for one in seen.values()}) == 2
-    assert len({one.SOPInstanceUID for one in seen.values()} | {of.sop_instance_uid}) == 3
+    assert len({one.SeriesInstanceUID for one in seen.values()}) == 3
+    assert len({one.SeriesNumber for one in seen.values()} | {of.series_number}) == 4
+    assert len({one.SOPInstanceUID for one in seen.values()} | {of.sop_instance_uid}) == 4
     capture, pdf = seen["capture"], seen["pdf"]
     assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert pdf.SourceInstanceSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
@@ -135,8 +142,8 @@ def test_building_again_gives_the_same_bytes_and_another_report_other_uids() -> 
     assert made(said()) == made(said())
     assert np.array_equal(picture(said()), picture(said()))
     others = [said(model=SEEDED), said(options=PORTUGUESE), said(CASES["no view"].dicom)]
-    uids = {derived_dicom.uid(one, kind) for one in [said(), *others] for kind in ("capture", "pdf")}
-    assert len(uids) == 2 * 3  # the header "no view" is of the same image
+    uids = {derived_dicom.uid(one, kind) for one in [said(), *others] for kind in DERIVED_OBJECTS}
+    assert len(uids) == 3 * 3  # the header "no view" is of the same image
     later = said(when=datetime(2031, 1, 1, tzinfo=UTC))
     assert derived_dicom.uid(later, "pdf") == derived_dicom.uid(said(), "pdf")
 
@@ -174,7 +181,7 @@ def test_they_are_no_items_of_an_orthanc(orthanc: OrthancServer) -> None:
     assert [entry.ref for page in OrthancSource(pacs, Rules()).pages("") for entry in page.entries] == [
         wanted
     ]
-    assert len(pacs.series_ids(0, 10, {})) == 3
+    assert len(pacs.series_ids(0, 10, {})) == 4
     pacs.close()
 
 
@@ -210,20 +217,21 @@ def test_the_pdf_says_what_the_report_says(options: Options, tmp_path: Path) -> 
 def test_the_table_begins_with_the_highest_score(tmp_path: Path) -> None:
     of = said(options=PORTUGUESE)
     text = text_of(write_pdf(of), tmp_path)
-    values = [finding.value or 0.0 for finding in by_score(of)]
+    values = [finding.value or 0.0 for finding in by_score(of.findings)]
     assert values == sorted(values, reverse=True)
-    shown = [score_text(value, of.words) for value in values]
-    assert all(re.fullmatch(r"\d{1,3},\d%", one) for one in shown)
-    table = re.findall(r"\s(\d{1,3},\d%)\s+(?:Presente|Ausente|Present|Absent)", text)
+    shown = [score_text(finding.percent, of.words) for finding in by_score(of.findings)]
+    assert all(re.fullmatch(r"\d{1,3},\d\d%", one) for one in shown)
+    table = re.findall(r"\s(\d{1,3},\d\d%)\s+(?:Presente|Ausente|Present|Absent)", text)
     assert table == shown
-    highest = by_score(of)[0]
+    highest = by_score(of.findings)[0]
     assert f"{of.words.findings[highest.label].name} {shown[0]}" in of.narrative
 
 
 def test_a_score_below_the_operating_point_never_reads_as_one_at_it() -> None:
     words = said().words
-    assert [score_text(value, words) for value in (49.96, 49.999999, 50.0, 50.04, 0.0, 100.0)] == [
-        *("49.9%", "49.9%", "50.0%", "50.0%", "0.0%", "100.0%")
+    scores = (0.499961, 0.49999999, 0.5, 0.5004, 0.0, 1.0)
+    assert [score_text(percent_text(score), words) for score in scores] == [
+        *("49.99%", "49.99%", "50.00%", "50.04%", "0.00%", "100.00%")
     ]
 
 
@@ -255,6 +263,25 @@ def test_no_line_of_the_pdf_leaves_the_page(tmp_path: Path) -> None:
         right = [float(edge) for edge in re.findall(r'xMax="([\d.]+)"', done.stdout)]
         assert len(right) > 100
         assert max(right) <= 595 - 50
+
+
+def test_a_pdf_has_a_picture_where_a_run_asks_for_one(tmp_path: Path) -> None:
+    of = said(options=PORTUGUESE)
+    path = tmp_path / "report.pdf"
+
+    def images_in(pdf: bytes) -> list[list[str]]:
+        path.write_bytes(pdf)
+        done = subprocess.run(
+            [program("pdfimages"), "-list", str(path)], capture_output=True, check=True, text=True
+        )
+        return [line.split() for line in done.stdout.splitlines()[2:]]
+
+    assert images_in(write_pdf(of)) == []
+    pdf = write_pdf(of, large_picture())
+    assert pdf == write_pdf(of, large_picture())
+    ((page, _, _, width, height, *_),) = images_in(pdf)
+    assert (page, int(width), int(height)) == ("1", 2 * 640 + 48, 640 + 60)
+    assert " ".join(text_of(pdf, tmp_path).split()) == " ".join(text_of(write_pdf(of), tmp_path).split())
 
 
 def test_every_font_of_the_pdf_is_embedded(tmp_path: Path) -> None:
@@ -654,10 +681,10 @@ def backlog(tmp_path: Path) -> Path:
 
 def test_a_run_with_derived_objects_from_end_to_end(cli: Cli, backlog: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = cli("run", backlog, "--out", out, "--workers", 1, "--derived-objects", "capture,pdf")
+    done = cli("run", backlog, "--out", out, "--workers", 1, "--derived-objects", "capture,pdf-picture")
     assert done.returncode == 0, done.stderr + done.stdout
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["derived_objects"] == {"capture": {"stored": 2}, "pdf": {"stored": 2}}
+    assert summary["derived_objects"] == {"capture": {"stored": 2}, "pdf-picture": {"stored": 2}}
     files = {path: dcmread(path).Modality for path in (out / "pacs").rglob("*.dcm")}
     assert sorted(files.values()) == sorted(["DX", "SR", "OT", "DOC"] * 2)
     assert cli("verify", out).returncode == 0

@@ -33,7 +33,7 @@ from tests.support.sr_reports import (
 )
 from worker.sr.build import Options, Predecessor
 from worker.sr.codes import vocabulary
-from worker.sr.content import percent_text
+from worker.sr.content import percent_text, score_text
 
 _HEADERS: Final = headers()
 _EARLIER: Final = Predecessor(
@@ -159,7 +159,8 @@ def test_highdicom_reads_the_measurements() -> None:
 def test_highdicom_reads_the_regions() -> None:
     sr = pytest.importorskip("highdicom", reason="highdicom is not installed").sr
     drawn = regions()
-    corners = (drawn.frame or ())[:-1]
+    first, second, third, fourth, _ = drawn.frame or ()
+    corners = (first, third, second, fourth)  # the ends of the axes of the circle through them
     groups = sr.srread(BytesIO(report(options=DRAWN).dicom)).content.get_image_measurement_groups()
     for group, score, label in zip(groups, SCORES, LABELS, strict=True):
         (measurement,) = group.get_measurements()
@@ -169,7 +170,7 @@ def test_highdicom_reads_the_regions() -> None:
             wanted = (corners,)
         assert [outline.tolist() for outline in found] == [[list(point) for point in one] for one in wanted]
         kinds = {item.graphic_type.value for item in measurement.referenced_coordinates}
-        assert kinds == {"POLYLINE" if score >= 0.5 else "MULTIPOINT"}
+        assert kinds == {"POLYLINE" if score >= 0.5 else "ELLIPSE"}
     groups = sr.srread(
         BytesIO(report(scores=NEGATIVE, options=DRAWN).dicom)
     ).content.get_image_measurement_groups()
@@ -209,3 +210,23 @@ def test_dsr2html_shows_what_a_reader_must_know(language: str, tmp_path: Path) -
     for term in vocabulary(language, "open").findings.values():
         assert term.code.meaning in shown
     assert MODEL.name in shown
+    # Summary, disclaimer and all 18 scores, the highest first, stand before the first group, whose title is fixed.
+    words = vocabulary(language, "open")
+    top = shown[: shown.index(words.codes["image_library"].meaning)]
+    assert phrases["disclaimer"] in top
+    places = []
+    for score, label in sorted(zip(SCORES, LABELS, strict=True), reverse=True):
+        places.append(top.rindex(f"{words.findings[label].name} {score_text(percent_text(score), words)}"))
+    assert places == sorted(places)
+
+
+def test_names_of_findings_begin_alike_in_every_coding() -> None:
+    for language in ("en", "pt-BR"):
+        for coding in ("open", "snomed"):
+            terms = vocabulary(language, coding).findings.values()
+            assert all(name[0].isupper() for term in terms for name in (term.name, term.code.meaning))
+
+
+def test_every_score_has_two_decimals() -> None:
+    shown = [percent_text(score) for score in (*SCORES, 0.0, 1.0, 0.5, 0.722, 0.49999)]
+    assert all(re.fullmatch(r"\d+\.\d\d", one) for one in shown), shown

@@ -6,6 +6,7 @@ cut and copied without its attributes. Pure: the same input gives the same pixel
 
 from __future__ import annotations
 
+import io
 import math
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from worker.derived.fonts import REGULAR, font_file
-from worker.derived.table import by_score, cells
+from worker.derived.table import cells
+from worker.sr.content import by_score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,6 +87,20 @@ def draw(
     return np.asarray(canvas)
 
 
+def jpeg_without_table(picture: NDArray[np.uint8]) -> tuple[bytes, float]:
+    """Return image and heat map of a drawn picture, for a page with its own table: a JPEG, height over width.
+
+    Parameters
+    ----------
+    picture
+        (rows, columns, 3), of :func:`draw`.
+    """
+    shown = Image.fromarray(picture[TOP - 44 : TOP + SIDE + GAP, : 2 * SIDE + 3 * GAP])
+    file = io.BytesIO()
+    shown.save(file, "JPEG", quality=90)
+    return file.getvalue(), shown.height / shown.width
+
+
 def _heat(levels: bytes) -> NDArray[np.float32]:
     cells = math.isqrt(len(levels))
     return np.frombuffer(levels, np.uint8).reshape(cells, cells).astype(np.float32) / np.float32(255)
@@ -135,7 +151,7 @@ def _table(pen: ImageDraw.ImageDraw, report_content: ReportContent, highest: int
     x, step = 3 * GAP + 2 * SIDE, SIDE // 20
     _line(pen, (x, 58), phrases["capture_finding"], 20, _TEXT, 250)
     pen.text((x + 400, 58), phrases["capture_score"], _TEXT, load_font(20), anchor="ra")
-    for row, finding in enumerate(by_score(report_content)):
+    for row, finding in enumerate(by_score(report_content.findings)):
         y = TOP + 4 + row * step
         colour = _TEXT if finding.present else _DIM
         if finding is report_content.findings[highest]:

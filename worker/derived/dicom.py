@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 CLASSES: Final = {
     "capture": "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture Image Storage
     "pdf": "1.2.840.10008.5.1.4.1.1.104.1",  # Encapsulated PDF Storage
+    "pdf-picture": "1.2.840.10008.5.1.4.1.1.104.1",
 }
-_MODALITIES: Final = {"capture": "OT", "pdf": "DOC"}
+_MODALITIES: Final = {"capture": "OT", "pdf": "DOC", "pdf-picture": "DOC"}
 #: What the report's series number becomes: next to it, never the same.
-_NUMBERS: Final = {"capture": -1000, "pdf": -2000}
+_NUMBERS: Final = {"capture": -1000, "pdf": -2000, "pdf-picture": -3000}
 #: PS3.16 CID 7202 and the title of the SR itself.
 _SOURCE: Final = Code("121322", "DCM", "Source image for image processing operation")
 
@@ -46,9 +47,19 @@ def capture(report_content: ReportContent, pixels: NDArray[np.uint8]) -> bytes:
     return file_of(CLASSES["capture"], uid(report_content, "capture"), _capture(report_content, pixels))
 
 
-def document(report_content: ReportContent, pdf: bytes) -> bytes:
-    """Return an Encapsulated PDF."""
-    return file_of(CLASSES["pdf"], uid(report_content, "pdf"), _document(report_content, pdf))
+def document(report_content: ReportContent, pdf: bytes, kind: str = "pdf") -> bytes:
+    """Return an Encapsulated PDF.
+
+    Parameters
+    ----------
+    report_content
+        The report that the document belongs to: it gives patient, study and UIDs.
+    pdf
+        The document.
+    kind
+        ``pdf`` or ``pdf-picture``: two objects of their own, where a run asks for both.
+    """
+    return file_of(CLASSES[kind], uid(report_content, kind), _document(report_content, pdf, kind))
 
 
 def uid(report_content: ReportContent, kind: str) -> str:
@@ -77,9 +88,9 @@ def _capture(report_content: ReportContent, pixels: NDArray[np.uint8]) -> Iterat
     yield sr.raw(0x7FE00010, "OB", words + bytes(len(words) & 1))
 
 
-def _document(report_content: ReportContent, pdf: bytes) -> Iterator[bytes]:
+def _document(report_content: ReportContent, pdf: bytes, kind: str) -> Iterator[bytes]:
     source = report_content.source
-    yield from _identified(report_content, "pdf", "")
+    yield from _identified(report_content, kind, "")
     yield sr.text(0x00280301, "CS", "YES")  # its UIDs lead to the patient
     yield sr.code(0x0040A043, report_content.words.codes["title"])
     yield sr.text(0x0040A493, "CS", "UNVERIFIED")

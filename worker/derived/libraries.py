@@ -9,6 +9,7 @@ from typing import Final
 _NEEDED: Final = {
     "capture": ("numpy", "gdcm", "PIL", "reportlab"),  # it is drawn from the pixels
     "pdf": ("reportlab",),
+    "pdf-picture": ("numpy", "gdcm", "PIL", "reportlab"),
 }
 
 

@@ -20,14 +20,16 @@ from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
-from reportlab.platypus import Flowable, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
+from reportlab.platypus import Flowable, Image, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
 from backlog.model import PRODUCT
 from worker.derived.fonts import BOLD, REGULAR, font_file
-from worker.derived.table import by_score, cells
-from worker.sr.content import ReportContent
+from worker.derived.table import cells
+from worker.sr.content import ReportContent, by_score
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from reportlab.pdfgen.canvas import Canvas
 
 _MARGIN: Final = 18 * mm
@@ -35,13 +37,15 @@ _WIDTH: Final = A4[0] - 2 * _MARGIN - 12  # reportlab's frames keep 6 points on 
 _ALARM: Final = Color(0.75, 0, 0)
 
 
-def write_pdf(report_content: ReportContent) -> bytes:
+def write_pdf(report_content: ReportContent, picture: NDArray[np.uint8] | None = None) -> bytes:
     """Return a report as a PDF.
 
     Parameters
     ----------
     report_content
         What the report says.
+    picture
+        (rows, columns, 3), of :func:`worker.derived.capture.draw`, for image and heat map on the page; None for none.
 
     Returns
     -------
@@ -65,7 +69,8 @@ def write_pdf(report_content: ReportContent) -> bytes:
         initialFontName=REGULAR,  # else each page refers to Helvetica, which isn't embedded
     )
     foot = partial(_foot, report_content)
-    document.build(_flow(report_content), onFirstPage=foot, onLaterPages=foot)
+    flow = _flow(report_content, [] if picture is None else [_picture(picture), Spacer(1, 8)])
+    document.build(flow, onFirstPage=foot, onLaterPages=foot)
     return file.getvalue()
 
 
@@ -92,7 +97,15 @@ def _text(text: str, style: ParagraphStyle) -> Paragraph:
     return Paragraph(escape(text), style)
 
 
-def _flow(report_content: ReportContent) -> list[Flowable]:
+def _picture(picture: NDArray[np.uint8]) -> Flowable:
+    """Return image and heat map, as wide as the page's text."""
+    from worker.derived.capture import jpeg_without_table  # Pillow
+
+    jpeg, ratio = jpeg_without_table(picture)
+    return Image(io.BytesIO(jpeg), width=_WIDTH, height=_WIDTH * ratio)
+
+
+def _flow(report_content: ReportContent, pictures: list[Flowable]) -> list[Flowable]:
     """Return what stands on the pages, from the top."""
     phrases = report_content.words.phrases
     flow: list[Flowable] = [
@@ -105,6 +118,7 @@ def _flow(report_content: ReportContent) -> list[Flowable]:
         _pairs(_patient(report_content)),
         Spacer(1, 8),
         _text(report_content.narrative, _style(10, after=8)),
+        *pictures,
     ]
     flow.append(_scores(report_content))
     flow.append(Spacer(1, 8))
@@ -192,7 +206,7 @@ def _scores(report_content: ReportContent) -> Table:
     phrases = report_content.words.phrases
     head = _style(9, bold=True, after=0)
     rows = [[_text(phrases[key] if key else "", head) for key in ("capture_finding", "capture_score", "")]]
-    for finding in by_score(report_content):
+    for finding in by_score(report_content.findings):
         style = _style(9, bold=finding.present, after=0)
         rows.append([_text(cell, style) for cell in cells(report_content, finding)])
     table = Table(rows, colWidths=[0.5 * _WIDTH, 0.15 * _WIDTH, 0.35 * _WIDTH], repeatRows=1, hAlign="LEFT")

@@ -7,14 +7,6 @@ from worker.sr.content import Finding, ReportContent, score_text
 
 def cells(report_content: ReportContent, finding: Finding) -> tuple[str, str, str]:
     """Return a finding's row of the table: its name, its score as the summary writes it, what that means."""
-    percent = "-" if finding.value is None else score_text(finding.value, report_content.words)
+    percent = "-" if finding.value is None else score_text(finding.percent, report_content.words)
     name = report_content.words.findings[finding.label].name
     return name, percent, finding.state.meaning
-
-
-def by_score(report_content: ReportContent) -> list[Finding]:
-    """Return the findings as a reader wants them: the highest score first, what has none last."""
-    return sorted(
-        report_content.findings,
-        key=lambda finding: (finding.value is None, -(finding.value or 0.0), finding.label),
-    )

@@ -7,7 +7,7 @@ stands here, each in its own way; that they agree byte for byte is what the test
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Final
@@ -98,28 +98,27 @@ class ReportContent:
     processing: Code
     narrative: str
     comments: tuple[str, ...]
+    score_list: str  #: every score in one line, for viewers that show texts only
     predecessor: Predecessor | None
     flags: frozenset[Flag]
-    #: The corners of the square that the model saw: what the findings that aren't drawn come from. OHIF opens no report
-    #: in which a finding comes from no coordinates at all, and draws these without a label.
+    #: Opposite corners of the square that the model saw, twice: the circle through them holds what the findings that
+    #: aren't drawn come from. OHIF opens no report in which a finding comes from no coordinates at all, and draws no
+    #: ellipse whose axes lie aslant.
     corners: Outline = ()
     summary: Summary | None = None  #: drawn where no finding is, so that a viewer has something to show
 
 
-def score_text(value: float, words: Vocabulary) -> str:
-    """Return a score as running text and tables write it: one decimal, in the report's language.
+def score_text(percent: str, words: Vocabulary) -> str:
+    """Return a score as running text and tables write it: the digits of the measurement, in the report's language.
 
     Parameters
     ----------
-    value
-        100 times the score. One below the model's operating point never reads as one at it.
+    percent
+        What `percent_text` made of the score.
     words
         The report's language; it gives the decimal mark.
     """
-    shown = round(value, 1)
-    limit = 100 * OPERATING_POINT
-    shown = min(shown, limit - 0.1) if value < limit else shown
-    return f"{shown:.1f}%".replace(".", words.phrases["decimal"])
+    return f"{percent}%".replace(".", words.phrases["decimal"])
 
 
 def percent_text(score: float, point: float = OPERATING_POINT) -> str:
@@ -130,7 +129,7 @@ def percent_text(score: float, point: float = OPERATING_POINT) -> str:
     """
     percent = round(100 * score, 2)
     limit = math.ceil(round(10_000 * point, 6))  # the lowest number of hundredths that isn't below the point
-    return str(min(percent, (limit - 1) / 100) if score < point else max(percent, limit / 100))
+    return f"{min(percent, (limit - 1) / 100) if score < point else max(percent, limit / 100):.2f}"
 
 
 def _findings(
@@ -198,6 +197,12 @@ def _summary(
     )
 
 
+def _crosswise(frame: Outline) -> Outline:
+    """Return a square's corners as the ends of the axes of the circle through them (PS3.3 C.18.6.1.2, ELLIPSE)."""
+    first, second, third, fourth, _ = frame
+    return first, third, second, fourth
+
+
 def _points(options: Options) -> str:
     """Return where findings count as present, for a reader who has to understand the report later."""
     chosen = options.operating_points
@@ -211,14 +216,28 @@ def _points(options: Options) -> str:
     )
 
 
+def by_score(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings as a reader wants them: the highest score first, what has none last."""
+    return sorted(
+        findings, key=lambda finding: (finding.value is None, -(finding.value or 0.0), finding.label)
+    )
+
+
+def _listed(findings: Iterable[Finding], words: Vocabulary) -> str:
+    """Return names with their scores, in one line."""
+    return "; ".join(
+        f"{words.findings[finding.label].name} {score_text(finding.percent, words)}"
+        for finding in by_score(findings)
+    )
+
+
 def _narrative(findings: Sequence[Finding], model: Model, words: Vocabulary) -> str:
     phrases = words.phrases
     known = [finding for finding in findings if finding.value is not None]
-    above = sorted((-(finding.value or 0.0), finding.label) for finding in known if finding.present)
+    above = [finding for finding in known if finding.present]
     sentences = [] if model.meaningful else [phrases["meaningless"]]
     if above:
-        shown = (f"{words.findings[label].name} {score_text(-value, words)}" for value, label in above)
-        sentences.append(phrases["above"].format(findings="; ".join(shown)))
+        sentences.append(phrases["above"].format(findings=_listed(above, words)))
     else:
         sentences.append(phrases["none_above"].format(count=len(known)))
     missing = [words.findings[finding.label].name for finding in findings if finding.value is None]
@@ -341,8 +360,11 @@ def report_content(
         processing=words.codes[("all" if complete else "some") + ("_with" if found else "_without")],
         narrative=_narrative(findings, model, words),
         comments=_comments(all_flags, model, words, options, drawn),
+        score_list=words.phrases["all_scores"].format(
+            findings=_listed((finding for finding in findings if finding.value is not None), words)
+        ),
         predecessor=predecessor,
         flags=all_flags,
-        corners=regions.frame[:-1] if regions and regions.frame and options.regions != "none" else (),
+        corners=_crosswise(regions.frame) if regions and regions.frame and options.regions != "none" else (),
         summary=summary,
     )

@@ -216,6 +216,10 @@ def _content(report_content: ReportContent, referenced: bytes) -> Iterator[bytes
     yield sr.text_item(context, codes["device_model"], report_content.model.name)
     yield sr.text_item(context, codes["device_serial"], report_content.model.weights_sha256)
     yield sr.code_item("HAS CONCEPT MOD", codes["procedure_reported"], codes["imaging_procedure"])
+    # Before the template's containers: their headings can't name the findings, and a reader begins at the top.
+    yield sr.text_item("CONTAINS", codes["narrative"], report_content.narrative)
+    for comment in (*report_content.comments, report_content.score_list):
+        yield sr.text_item("CONTAINS", codes["comment"], comment)
     image = sr.image_item("CONTAINS", codes["source"], referenced, _image_descriptors(report_content))
     yield sr.container_item(
         codes["image_library"], [sr.container_item(codes["image_library_group"], [image])]
@@ -229,12 +233,8 @@ def _content(report_content: ReportContent, referenced: bytes) -> Iterator[bytes
         drawn = _summary_group(report_content, report_content.summary, referenced, algorithm)
         groups.append(sr.container_item(codes["group"], drawn, "1501"))
     yield sr.container_item(codes["measurements"], groups)
-    summary = [
-        sr.code_item("CONTAINS", codes["processing_summary"], report_content.processing),
-        sr.text_item("CONTAINS", codes["narrative"], report_content.narrative),
-        *(sr.text_item("CONTAINS", codes["comment"], comment) for comment in report_content.comments),
-    ]
-    yield sr.container_item(codes["qualitative"], summary)
+    processed = sr.code_item("CONTAINS", codes["processing_summary"], report_content.processing)
+    yield sr.container_item(codes["qualitative"], [processed])
 
 
 def _image_descriptors(report_content: ReportContent) -> Iterator[bytes]:
@@ -319,9 +319,9 @@ def _outline(report_content: ReportContent, outline: Outline, referenced: bytes)
 
 
 def _corners(report_content: ReportContent, relationship: str, referenced: bytes) -> list[bytes]:
-    """Return the coordinates of what isn't drawn; none where nothing is."""
+    """Return the circle round the square, which what isn't drawn comes from; none where nothing is."""
     if not report_content.corners:
         return []
     source = report_content.words.codes["source"]
     image = sr.image_item("SELECTED FROM", source, referenced)
-    return [sr.coordinates_item(relationship, source, report_content.corners, [image], "MULTIPOINT")]
+    return [sr.coordinates_item(relationship, source, report_content.corners, [image], "ELLIPSE")]

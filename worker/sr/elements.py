@@ -167,7 +167,7 @@ def coordinates_item(
     children
         Encoded content items below it: the image that it is selected from.
     graphic_type
-        ``POLYLINE`` or ``MULTIPOINT``.
+        ``POLYLINE`` or ``ELLIPSE``.
     """
     numbers = [number for point in points for number in point]
     return b"".join(

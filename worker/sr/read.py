@@ -203,8 +203,8 @@ def outlines(group: Tree) -> tuple[Outline, ...]:
 
 
 def corners(group: Tree) -> tuple[Outline, ...]:
-    """Return the corners of the square that the model saw, where a group has them instead."""
-    return tuple(_coordinates(group, b"MULTIPOINT"))
+    """Return the corners of the square that the model saw, opposite ones twice, where a group has them instead."""
+    return tuple(_coordinates(group, b"ELLIPSE"))
 
 
 def _coordinates(item: Tree, graphic_type: bytes) -> Iterator[Outline]:
@@ -231,7 +231,8 @@ def regions_of(report: bytes) -> Regions:
     """
     found = list(groups(_read(report)))
     drawn = {label(group): outlines(group) for group in found}
-    squares = [*drawn.pop(SUMMARY, ()), *((*four, four[0]) for group in found for four in corners(group))]
+    squares = list(drawn.pop(SUMMARY, ()))
+    squares += [(four[0], four[2], four[1], four[3], four[0]) for group in found for four in corners(group)]
     return Regions(squares[0] if squares else None, {name: parts for name, parts in drawn.items() if parts})
 
 

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from datetime import datetime
+from functools import cache, partial
+from typing import TYPE_CHECKING
 
 from backlog.broker.messages import DerivedRecord, Job, ReportItem, numbers
 from backlog.dicom.comparison import Comparison, compare
@@ -28,6 +31,10 @@ from worker.sr.source_header import SourceHeader
 from worker.tasks.evidence import drawn_regions, maps_of
 from worker.tasks.resources import WorkerResources
 from worker.tasks.withdraw import withdraw
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def need(job: Job) -> None:
@@ -83,14 +90,22 @@ def write(
         when=datetime.fromisoformat(job["when"]),
         regions=drawn_regions(job, item),
     )
-    return [_write(process, job, item, said, kind) for kind in job.get("derived_objects", [])]
+    drawn = cache(partial(_drawn, process, job, item, said))  # once, whatever shows it
+    return [_write(process, item, said, kind, drawn) for kind in job.get("derived_objects", [])]
 
 
 def _write(
-    process: WorkerResources, job: Job, item: ReportItem, said: ReportContent, kind: str
+    process: WorkerResources,
+    item: ReportItem,
+    said: ReportContent,
+    kind: str,
+    drawn: Callable[[], NDArray[np.uint8]],
 ) -> DerivedRecord:
     try:
-        dicom = _capture(process, job, item, said) if kind == "capture" else _document(said)
+        if kind == "capture":
+            dicom = derived_dicom.capture(said, drawn())
+        else:
+            dicom = _document(said, kind, drawn() if kind == "pdf-picture" else None)
         instance, held, ours = _stored(process, dicom)
     except InstanceRejected as rejected:
         return {"kind": kind, "reason": rejected.reason.value, "detail": rejected.detail}
@@ -131,13 +146,13 @@ def _stored(process: WorkerResources, dicom: bytes) -> tuple[str, bytes, bool]:
     return stored.instance, held, ours
 
 
-def _document(said: ReportContent) -> bytes:
+def _document(said: ReportContent, kind: str, picture: NDArray[np.uint8] | None) -> bytes:
     from worker.derived.pdf import write_pdf
 
-    return derived_dicom.document(said, write_pdf(said))
+    return derived_dicom.document(said, write_pdf(said, picture), kind)
 
 
-def _capture(process: WorkerResources, job: Job, item: ReportItem, said: ReportContent) -> bytes:
+def _drawn(process: WorkerResources, job: Job, item: ReportItem, said: ReportContent) -> NDArray[np.uint8]:
     from worker.derived.capture import SIDE, draw  # Pillow
     from worker.reader.protocol import RejectedImage
 
@@ -151,4 +166,4 @@ def _capture(process: WorkerResources, job: Job, item: ReportItem, said: ReportC
         raise InstanceRejected(
             Reason.REPORT_CONFLICT, "the picture is not of the image that the report is of"
         )
-    return derived_dicom.capture(said, draw(said, picture.shown, maps))
+    return draw(said, picture.shown, maps)

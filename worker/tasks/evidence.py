@@ -44,7 +44,7 @@ def gathered(
     from worker.model.evidence import levels  # numpy
 
     drawn = job.get("regions", "none")
-    captured = "capture" in job.get("derived_objects", [])
+    captured = not {"capture", "pdf-picture"}.isdisjoint(job.get("derived_objects", []))
     if drawn == "none" and not captured:
         return None
     wanted: set[int] = set()
