@@ -80,7 +80,9 @@ def an_ohif(orthanc: OrthancServer) -> Iterator[str]:
         def _pass_on(self) -> None:
             answer = requests.get(
                 orthanc.url + self.path,
-                headers={"Accept": self.headers.get("Accept", "*/*")},
+                # Orthanc names the bulk data of a document by the host that it is asked for: the browser's, or
+                # the browser refuses it as another origin's.
+                headers={"Accept": self.headers.get("Accept", "*/*"), "Host": self.headers["Host"]},
                 auth=orthanc.auth,
                 timeout=60,
             )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -61,6 +62,8 @@ class Viewer:
     address: str
     browser: Browser
     series: dict[tuple[str, str], str]  #: Series Instance UID by study and modality
+    orthanc: OrthancServer
+    instances: dict[str, str]  #: Orthanc's id of the study with a finding, by modality
 
     def open(self, name: str, modality: str) -> None:
         """Open one series of a study, as a double click does, and put the introduction away."""
@@ -98,6 +101,9 @@ _VIEWPORT = """(() => {
     .getBoundingClientRect();
   return [box.left, box.top, box.right, box.bottom];
 })()"""
+#: What is drawn besides letters and the lines that lead to them.
+_SHAPES = """[...document.querySelectorAll("svg.svg-layer *")].map(shape => shape.tagName)
+  .filter(name => ["circle", "ellipse", "path", "polyline", "polygon", "rect"].includes(name))"""
 #: The drawn line, in the page's coordinates.
 _OUTLINE = """[...document.querySelectorAll("svg.svg-layer polyline")].map(line => {
   const layer = line.closest("svg").getBoundingClientRect();
@@ -117,17 +123,19 @@ def viewer(tmp_path_factory: pytest.TempPathFactory, seeded: Weights) -> Iterato
     server.start()
     try:
         run_over(server, folder, weights)
-        series = {}
+        series, instances = {}, {}
         for one in server.get("/series").json():
             tags = server.get(f"/series/{one}/shared-tags?simplify").json()
             name = next(name for name, study in STUDIES.items() if study == tags["StudyInstanceUID"])
             series[name, tags["Modality"]] = tags["SeriesInstanceUID"]
+            if name == "findings":
+                (instances[tags["Modality"]],) = server.get(f"/series/{one}").json()["Instances"]
         assert len(series) == 2 * 4
         with (
             ohif.an_ohif(server) as address,
             Browser(folder / "chromium", webgl=True, size=(1600, 1000)) as browser,
         ):
-            yield Viewer(address, browser, series)
+            yield Viewer(address, browser, series, server, instances)
     finally:
         server.stop()
 
@@ -183,6 +191,7 @@ def test_a_report_shows_its_findings_on_the_image(viewer: Viewer) -> None:
     ]
     wait_until(lambda: viewer.share_that_is_shown() > 0.25, what="the image is shown")
     keep(viewer, "sr-findings")
+    assert viewer.browser.evaluate(_SHAPES) == ["polyline"], "something is drawn for a finding that is absent"
     # The line lies round the bright square, to one cell.
     (drawn,) = viewer.browser.evaluate(_OUTLINE)
     lit = np.argwhere(blurred(viewer.picture().max(axis=2)) > 200)
@@ -204,12 +213,39 @@ def test_a_report_without_findings_shows_the_image_too(viewer: Viewer) -> None:
     assert not any("Certainty" in label for label in labels)
     wait_until(lambda: viewer.share_that_is_shown() > 0.25, what="the image is shown")
     keep(viewer, "sr-none")
+    assert viewer.browser.evaluate(_SHAPES) == ["polyline"]
 
 
 def test_the_picture_beside_a_report_is_shown(viewer: Viewer) -> None:
     viewer.open("findings", "OT")
     wait_until(lambda: colourful(viewer.picture()), what="the picture is shown in colour")
     keep(viewer, "capture")
+
+
+def test_the_pdf_beside_a_report_is_shown(viewer: Viewer) -> None:
+    viewer.open("findings", "DOC")
+    wait_until(lambda: viewer.browser.evaluate(_DOCUMENT).startswith("blob:"), what="the PDF is fetched")
+    wait_until(lambda: (viewer.picture().min(axis=2) > 200).mean() > 0.1, what="a white page is shown")
+    keep(viewer, "pdf")
+
+
+def test_orthancs_own_explorer_shows_images_and_opens_pdfs(viewer: Viewer) -> None:
+    # What its button "Preview the instance" asks for: a PDF, which the browser then opens, else a picture.
+    def asked(modality: str, what: str) -> requests.Response:
+        return viewer.orthanc.get(f"/instances/{viewer.instances[modality]}/{what}")
+
+    assert asked("DOC", "pdf").content.startswith(b"%PDF")
+    shown = {}
+    for modality in ("DX", "OT", "SR"):
+        assert asked(modality, "pdf").status_code == 404
+        shown[modality] = asked(modality, "preview?returnUnsupportedImage").content
+    assert Image.open(io.BytesIO(shown["DX"])).size == (700, 900)
+    assert Image.open(io.BytesIO(shown["OT"])).size[0] > 1900
+    unsupported = asked("DOC", "preview?returnUnsupportedImage").content
+    assert shown["SR"] == unsupported, "it draws an SR now: say so in docs/viewers.md"
+
+
+_DOCUMENT = """document.querySelector("object[type='application/pdf']")?.data ?? "" """
 
 
 def colourful(seen: NDArray[np.uint8]) -> bool:
