@@ -106,7 +106,8 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, asked: bool)
 
         from backlog.version import build
 
-        click.echo(f"cxr-backlog {metadata.version('cxr-backlog')}, build {build()}")
+        version = metadata.version("cxr-backlog")
+        click.echo(t("cxr-backlog {version}, build {build}").format(version=version, build=build()))
         ctx.exit()
 
 

@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const words = data.words;
 const key = "cxr-backlog verdicts " + data.run;
 const at = (id) => document.getElementById(id);
-const name = (finding) => data.labels[finding].replaceAll("_", " ");
+const name = (finding) => data.findings[finding];
 const decimal = (value, digits) => {
   const text = value.toFixed(digits);
   return data.language === "en" ? text : text.replace(".", ",");

@@ -20,6 +20,7 @@ from backlog.model import LABELS, PRODUCT
 from backlog.output_file import OutputFile, begins_with
 from producer.gallery.images import Picture, Pictures
 from producer.gallery.selection import Wanted
+from producer.page.words import words_of
 from producer.phrases import read_phrases
 from producer.templates import environment_of
 from producer.translation import catalogue
@@ -71,6 +72,7 @@ class _Data(TypedDict):
     run: str
     language: str
     labels: list[str]
+    findings: list[str]  #: their names in the page's language
     evaluated: list[bool]
     points: list[float]
     finding: int | None
@@ -125,7 +127,7 @@ def write_gallery(
             words=words,
             language=language,
             about=about,
-            selection=_selection(about.wanted, words),
+            selection=_selection(about.wanted, words, language),
             named=names is not None,
             pictures=pictures,
             no_heat_maps=said.message(pictures.no_heat_maps),
@@ -153,7 +155,7 @@ def _hash(content: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode('ascii')}'"
 
 
-def _selection(wanted: Wanted, words: dict[str, str]) -> str:
+def _selection(wanted: Wanted, words: dict[str, str], language: str) -> str:
     """Say in a line how the images were chosen."""
     parts = []
     if wanted.listed is not None:
@@ -161,7 +163,7 @@ def _selection(wanted: Wanted, words: dict[str, str]) -> str:
     elif wanted.sample:
         parts.append(words["by_sample"].format(count=wanted.sample))
     elif wanted.finding:
-        parts.append(words["by_finding"].format(finding=wanted.finding.replace("_", " ")))
+        parts.append(words["by_finding"].format(finding=words_of(language).finding(wanted.finding)))
     if wanted.flag:
         parts.append(words["by_flag"].format(flag=wanted.flag))
     return "; ".join(parts)
@@ -180,6 +182,7 @@ def _data(
         "run": about.job["run"],
         "language": language,
         "labels": list(LABELS),
+        "findings": [words_of(language).finding(label) for label in LABELS],
         "evaluated": list(model_of(about.job).evaluated),
         "points": about.points,
         "finding": LABELS.index(about.wanted.finding) if about.wanted.finding else None,

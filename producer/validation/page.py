@@ -13,6 +13,7 @@ from typing import Final
 from backlog.errors import UsageError
 from backlog.model import PRODUCT
 from backlog.output_file import OutputFile, begins_with
+from producer.page.words import words_of
 from producer.phrases import read_phrases
 from producer.templates import environment_of
 from producer.validation.compare import Comparison
@@ -91,6 +92,7 @@ def _write(to: OutputFile, template: str, language: str, **values: object) -> No
     comma = language == "pt-BR"
     environment.filters["number"] = lambda value, digits=3: _number(value, digits, comma=comma)
     environment.filters["interval"] = lambda value, digits=3: _interval(value, digits, comma=comma)
+    environment.filters["finding"] = words_of(language).finding
     text = environment.get_template(template).render(
         mark=_MARK,
         words=read_phrases("producer.validation", language),

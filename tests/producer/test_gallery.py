@@ -228,6 +228,15 @@ def test_the_page_speaks_portuguese_in_every_sentence(ledger: Ledger, tmp_path: 
     assert "Highest scores" not in text
 
 
+def test_findings_have_the_names_of_the_pages_language(ledger: Ledger, tmp_path: Path) -> None:
+    for language, shown in (("en", "Pleural Thickening"), ("pt-BR", "Espessamento pleural")):
+        text = write(ledger, tmp_path / f"{language}.html", language).read_text()
+        data = json.loads(re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)[0])
+        assert data["findings"][LABELS.index("Pleural_Thickening")] == shown
+        assert data["labels"] == list(LABELS)  # what the saved verdicts are called by
+        assert f"Maiores escores de {data['findings'][PNEUMOTHORAX]}" in text or language == "en"
+
+
 def test_seeded_weights_are_said_to_mean_nothing_everywhere(tmp_path: Path) -> None:
     ledger = ended_run(tmp_path / "run", 8, meaningful=False)
     text = write(ledger, tmp_path / "g.html").read_text().partition("<script")[0]

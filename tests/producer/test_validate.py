@@ -234,6 +234,9 @@ def test_the_page_is_self_contained_and_in_both_languages(
     assert "Sensitivity" in pages["en"]
     assert "Sensibilidade" in pages["pt-BR"]
     assert "Sensitivity" not in pages["pt-BR"]
+    assert '<th scope="row">Mass</th>' in pages["en"]
+    assert '<th scope="row">Massa</th>' in pages["pt-BR"]
+    assert "Atelectasis" not in pages["pt-BR"]
 
 
 def test_seeded_weights_mean_nothing_here_too(tmp_path: Path) -> None:
