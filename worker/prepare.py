@@ -21,7 +21,13 @@ def main() -> None:
     """Prepare the weights, and check what they compute."""
     parser = argparse.ArgumentParser(prog="python -m worker.prepare", description=__doc__)
     parser.add_argument("--offline", action="store_true", help="don't download; fail where a file is missing")
+    parser.add_argument("--steps", action="store_true", help="a JSON line on standard output for each step")
     arguments = parser.parse_args()
+
+    def step(name: str) -> None:
+        if arguments.steps:
+            print(json.dumps({"step": name}), flush=True)  # noqa: T201
+
     try:
         settings = from_environment()
         set_up(settings.log)
@@ -29,6 +35,7 @@ def main() -> None:
         from worker.model.network import check_scores
         from worker.model.weights import locate
 
+        step("weights")
         weights = locate(
             settings.weights,
             settings.weights_sha256,
@@ -36,10 +43,12 @@ def main() -> None:
             download=not arguments.offline,
             model=settings.model,
         )
+        step("load")
         engine = load(weights, engine=settings.engine, threads=settings.threads or 1)
         if (
             engine.name == "onnxruntime"
         ):  # PyTorch on a GPU is compared with itself on the CPU whenever it is loaded
+            step("check")
             check_scores(weights, engine.scores, settings.cache_folder)
     except UsageError as error:
         sys.stderr.write(f"{error}\n")

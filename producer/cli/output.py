@@ -118,7 +118,9 @@ def work(settings: Settings, paths: Paths, *, copy: bool = False) -> NoReturn:
     from backlog.broker.messages import FIRST_STAGES
 
     with display(FIRST_STAGES[kind]) as shown:
-        summary, interrupted = go_on(settings, paths, show=shown.show, say=shown.say, copy=copy)
+        summary, interrupted = go_on(
+            settings, paths, show=shown.show, say=shown.say, doing=shown.doing, copy=copy
+        )
     for line in summary_lines(summary):
         click.echo(line)
     click.echo(row("Reports", t("in the PACS at {pacs}").format(pacs=pacs)))

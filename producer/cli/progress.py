@@ -58,6 +58,11 @@ class Bars(AbstractContextManager["Bars"]):
             self.stages.update(task, completed=done[name], total=seen.total, rate=rate)
         listing = "" if seen.all_listed else t("listing: {count} so far").format(count=seen.listed)
         self.stages.note = ", ".join(filter(None, (listing, note(seen))))
+        self.stages.doing, self.stages.begun = None, True
+
+    def doing(self, text: str) -> None:
+        """Show what is being done, and for how long: there are no counts to look at."""
+        self.stages.doing = (translated(text), time.monotonic())
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
@@ -69,6 +74,8 @@ class StageBars(Progress):
 
     def __init__(self, console: Console) -> None:
         self.note = ""
+        self.begun = False  #: whether there is anything to count
+        self.doing: tuple[str, float] | None = None  #: what else is being done, and since when
         super().__init__(
             TextColumn("{task.description:<9}"),
             _Bar(console),
@@ -79,9 +86,13 @@ class StageBars(Progress):
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield the bars, and the note."""
-        yield self.make_tasks_table(self.tasks)
-        if self.note:
+        """Yield the bars, and the note; before there is anything to count, what is being done alone."""
+        if self.begun or self.doing is None:
+            yield self.make_tasks_table(self.tasks)
+        if self.doing is not None:
+            text, since = self.doing
+            yield Text(f"{text} … {time.monotonic() - since:.0f} s", overflow="fold")
+        elif self.note:
             yield Text(self.note, overflow="fold")
 
 
@@ -138,6 +149,10 @@ class Lines(AbstractContextManager["Lines"]):
             uploaded=f"{seen.uploaded}{of}", inferred=f"{seen.inferred}{of}", ended=f"{seen.tally.ended}{of}"
         )
         self.say(" ".join(filter(None, (text, self._rate.text("report", seen.tally.ended), note(seen)))))
+
+    def doing(self, text: str) -> None:
+        """Print a line: what is being done takes seconds, and nothing else is printed meanwhile."""
+        self.say(f"{translated(text)} …")
 
     def say(self, text: str) -> None:
         """Print a line."""

@@ -41,6 +41,7 @@ def go_on(
     *,
     show: Callable[[RunProgress], None],
     say: Callable[[str], None],
+    doing: Callable[[str], None] = lambda _: None,
     copy: bool = False,
 ) -> tuple[Summary, bool]:
     """Work on a run until it is complete or interrupted.
@@ -55,6 +56,8 @@ def go_on(
         Called with the progress, ten times a second.
     say
         Called with a line for the user, now and then.
+    doing
+        Called with what is being done while there is no progress to show: at the beginning and the end.
     copy
         Work on the folder though it is a copy of a run.
 
@@ -84,7 +87,7 @@ def go_on(
         settle_here(ledger, paths)
         source = source_of(ledger, settings, paths)
         run = OpenRun(
-            settings, paths, ledger, audit, RunJob(ledger), source, pacs_address(ledger, paths), say
+            settings, paths, ledger, audit, RunJob(ledger), source, pacs_address(ledger, paths), say, doing
         )
         _check(run)
         job = run.job.now()
@@ -96,6 +99,7 @@ def go_on(
             workers_of(run, stopping) as redis_url,
         ):
             _work(replace(run, settings=replace(settings, redis_url=redis_url)), stopping, show, notifier)
+        doing("Writing the audit and the scores")
         audit.catch_up(durable=True)
         if stopping.failure:
             raise BacklogError(f"{stopping.failure}; then go on: cxr-backlog resume {paths.out}")
@@ -103,6 +107,7 @@ def go_on(
         if summary["complete"]:
             if notifier is not None:
                 notifier.ended(summary)
+            doing("Writing the summary page")
             write_page(ledger, paths, audit, say, settings)
         return summary, not summary["complete"]
 

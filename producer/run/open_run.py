@@ -25,3 +25,6 @@ class OpenRun:
     source: Source
     pacs_url: str  #: the address of its PACS, or that folder
     say: Callable[[str], None]  #: shows the user a line
+    doing: Callable[[str], None] = lambda _: (
+        None
+    )  #: shows what is being done while there is no progress to show

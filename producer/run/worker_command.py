@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,13 +28,17 @@ class Stopped(BacklogError):
     """The user asked to stop while we waited for a process; it was ended."""
 
 
-def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> PreparedModel:
+def prepare_model(
+    stop: Callable[[], bool] = lambda: False, on_step: Callable[[str], None] = lambda _: None, **settings: str
+) -> PreparedModel:
     """Verify the weights and export them where needed, in a process of its own.
 
     Parameters
     ----------
     stop
         Asked several times a second whether to give up.
+    on_step
+        Called with what is being done, as it begins: ``weights``, ``load``, ``check``.
     **settings
         Settings of that process, by field name, instead of this one's.
 
@@ -44,7 +49,8 @@ def prepare_model(stop: Callable[[], bool] = lambda: False, **settings: str) -> 
     Stopped
         Given up.
     """
-    model: PreparedModel = json.loads(ask_worker("worker.prepare", stop=stop, **settings))
+    answer = ask_worker("worker.prepare", "--steps", stop=stop, on_step=on_step, **settings)
+    model: PreparedModel = json.loads(answer)
     return model
 
 
@@ -55,7 +61,11 @@ def need_worker() -> None:
 
 
 def ask_worker(
-    module: str, *arguments: str, stop: Callable[[], bool] = lambda: False, **settings: str
+    module: str,
+    *arguments: str,
+    stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[str], None] = lambda _: None,
+    **settings: str,
 ) -> str:
     """Run a module of the worker's in a process of its own and return the line of JSON that it prints last.
 
@@ -67,6 +77,8 @@ def ask_worker(
         Its command line.
     stop
         Asked several times a second whether to give up.
+    on_step
+        Called with ``step`` of each object that has one, soon after it is printed.
     **settings
         Settings of that process, by field name, instead of this one's.
 
@@ -78,22 +90,25 @@ def ask_worker(
         ``stop`` said so.
     """
     need_worker()
-    with subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        env=child_environment(**settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C in the terminal is the producer's to handle
-        preexec_fn=die_with_parent,
-    ) as process:
+    with (
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=child_environment(**settings),
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,  # Ctrl-C in the terminal is the producer's to handle
+            preexec_fn=die_with_parent,
+        ) as process,
+    ):
         try:
-            output, errors = _answer(process, stop)
+            _wait(process, output.fileno(), stop, on_step)
         except BaseException:
             process.kill()
             raise
-    _check_end(module, process.returncode, errors)
-    return output.strip().splitlines()[-1]
+        _check_end(module, process.returncode, _written(errors.fileno()))
+        return _written(output.fileno()).strip().splitlines()[-1]
 
 
 def stream_worker(module: str, request: Mapping[str, object], **settings: str) -> Iterator[str]:
@@ -154,10 +169,26 @@ def _check_end(module: str, status: int | None, errors: str) -> None:
         raise BacklogError(f"{module} failed:\n{errors.strip()}")
 
 
-def _answer(process: subprocess.Popen[str], stop: Callable[[], bool]) -> tuple[str, str]:
+def _wait(
+    process: subprocess.Popen[bytes], output: int, stop: Callable[[], bool], on_step: Callable[[str], None]
+) -> None:
+    """Wait for a program's end, and tell of its steps meanwhile."""
+    told = 0
     while not stop():
-        try:
-            return process.communicate(timeout=0.2)
-        except subprocess.TimeoutExpired:
-            continue
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+        lines = _written(output).splitlines(keepends=True)
+        for line in lines[told:]:
+            if not line.endswith("\n"):
+                break
+            told += 1
+            if line.startswith("{") and "step" in (said := json.loads(line)):
+                on_step(said["step"])
+        if process.returncode is not None:
+            return
     raise Stopped("interrupted")
+
+
+def _written(descriptor: int) -> str:
+    """Return a file's content; its writer shares the descriptor's place, so that it must not move."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode("utf-8", "replace")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from backlog.broker.messages import FIRST_STAGES, model_of
 from backlog.errors import UsageError
@@ -32,7 +33,7 @@ def workers_of(run: OpenRun, stopping: StopRequest) -> Iterator[str]:
     if settings.redis_url:
         yield settings.redis_url
         return
-    run.say("Preparing the model …")
+    run.doing("Preparing the model")
     job = run.job.now()
     chosen = {
         "pacs_url": run.pacs_url,
@@ -43,7 +44,7 @@ def workers_of(run: OpenRun, stopping: StopRequest) -> Iterator[str]:
         chosen["weights"] = SEEDED_NAME  # as --weights asked for
     chosen["model"] = model_of(job).name  # also where CXR_MODEL has changed since the run began
     chosen["derived_objects"] = ",".join(job.get("derived_objects", []))
-    model = prepare_model(stopping.is_set, **chosen)
+    model = prepare_model(stopping.is_set, partial(_tell_step, run.doing), **chosen)
     if job["weights"] and model["weights"] != job["weights"]:
         began = (
             "that its operating points were chosen for"
@@ -54,6 +55,7 @@ def workers_of(run: OpenRun, stopping: StopRequest) -> Iterator[str]:
     run.job.learn({"weights": model["weights"], "meaningful": model["meaningful"]})
     if not model["meaningful"]:
         run.say("SEEDED WEIGHTS: the scores mean nothing. Every report and every row says so.")
+    run.doing("Starting the workers")
     workers = int(ledger.get("workers"))
     threads = settings.threads or max(1, cores() // workers)
     chosen["threads"] = str(threads)
@@ -67,3 +69,14 @@ def workers_of(run: OpenRun, stopping: StopRequest) -> Iterator[str]:
     ) as servers:
         stopping.on_second = servers.kill
         yield servers.redis_url
+        run.doing("Stopping the workers")
+
+
+def _tell_step(doing: Callable[[str], None], step: str) -> None:
+    """Say what the preparation of the model is at."""
+    if step == "weights":
+        doing("Preparing the model (1 of 3): finding and verifying the weights")
+    elif step == "load":
+        doing("Preparing the model (2 of 3): building the graph")
+    elif step == "check":
+        doing("Preparing the model (3 of 3): checking what it computes; only the first time on this machine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -115,6 +116,26 @@ def test_a_redis_that_does_not_come_up_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(embedded, "redis_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
     with pytest.raises(BacklogError, match=r"redis\.log"), LocalServers(tmp_path / "logs", 1, {}):
         pass
+
+
+def test_a_process_that_is_asked_tells_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "steps.py").write_text(
+        "import os, pathlib, time\n"
+        'print(\'{"step": "first"}\', flush=True)\n'
+        "while not pathlib.Path(__file__).with_name('seen').exists(): time.sleep(0.01)\n"
+        "print('a library says a word')\n"
+        'print(\'{"step": "last"}\')\n'
+        "print('{\"answer\": 42}')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    told: list[str] = []
+
+    def on_step(step: str) -> None:
+        told.append(step)
+        (tmp_path / "seen").touch()  # it goes on only when its first step has been told
+
+    assert json.loads(ask_worker("steps", on_step=on_step)) == {"answer": 42}
+    assert told == ["first", "last"]
 
 
 def test_a_process_that_is_asked_can_be_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from backlog.broker.messages import Stage
 from backlog.model import DEFAULT_MODEL
 from backlog.settings import Settings
 from backlog.weights import SEEDED_SHA256
-from producer.cli.progress import Bars, Lines
+from producer.cli.progress import Bars, Lines, StageBars
 from producer.cli.status import look, progress_of
 from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Tally
@@ -195,3 +195,19 @@ def test_a_missing_worker_is_named_with_its_weights(redis_url: str) -> None:
         )
         assert "--queues inference,report" in consumers.reason()
     app.close()
+
+
+def test_what_is_done_before_the_first_image_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    stages = StageBars(Console(file=io.StringIO(), width=46, force_terminal=True))
+    stages.add_task("upload", total=None, rate="")
+    stages.doing = ("Preparing the model (2 of 3): building the graph", time.monotonic() - 12.3)
+    console = Console(file=io.StringIO(), width=46)
+    for one in stages.get_renderables():
+        console.print(one)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "0/?" not in text
+    assert " ".join(text.split()).endswith("building the graph … 12 s")
+    assert all(len(line) <= 46 for line in text.splitlines())
+    Lines().doing("Stopping the workers")
+    assert capsys.readouterr().out == "Stopping the workers …\n"

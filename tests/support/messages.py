@@ -39,6 +39,7 @@ SPEAKING = {
     "Check": (2, 3),
     "warn": (1,),
     "notify": (0,),
+    "doing": (0,),
 }
 
 #: What commands call the lines that they print.
