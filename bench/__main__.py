@@ -17,6 +17,7 @@ from bench import (
     bench_stages,
     bench_start,
     bench_validation,
+    bench_views,
     bench_workers,
     compressed,
     end_to_end,
@@ -43,6 +44,7 @@ def parts(*, quick: bool) -> dict[str, Callable[[], list[figures.Figure]]]:
         "Start and memory of an inference worker": lambda: bench_start.main(1 if quick else 5),
         "One image by stage": lambda: bench_stages.main(8 if quick else 24),
         "Simulated workers": bench_scale.main,
+        "What people see": lambda: bench_views.main(10 if quick else 100),
         "Comparison with labels": lambda: bench_validation.main(
             *((50, 100_000) if quick else (100, 1_000_000))
         ),
