@@ -281,7 +281,8 @@ def test_a_pdf_has_a_picture_where_a_run_asks_for_one(tmp_path: Path) -> None:
     assert pdf == write_pdf(of, large_picture())
     ((page, _, _, width, height, *_),) = images_in(pdf)
     assert (page, int(width), int(height)) == ("1", 2 * 640 + 48, 640 + 60)
-    assert " ".join(text_of(pdf, tmp_path).split()) == " ".join(text_of(write_pdf(of), tmp_path).split())
+    words, without = (set(text_of(one, tmp_path).split()) for one in (pdf, write_pdf(of)))
+    assert without <= words
 
 
 def test_every_font_of_the_pdf_is_embedded(tmp_path: Path) -> None:
