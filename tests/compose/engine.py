@@ -14,6 +14,9 @@ from tests.support.servers import wait_until
 #: Of its containers' networks.
 _ADDRESSES = "10.213.0.0/16"
 
+#: Its default bridge, which no container uses. Without one of its own it would take, or remove, the other engine's.
+_BRIDGE = "cxr-test0"
+
 
 def missing() -> str:
     """Why there can be no engine of a test's own here; empty when there can."""
@@ -26,8 +29,8 @@ def missing() -> str:
 class Engine:
     """dockerd with the containerd that it starts.
 
-    It leaves the machine's packet filter to the engine that is there already, but for one rule that lets its own
-    containers reach each other.
+    It leaves the machine's packet filter and bridge to the engine that is there already, but for one rule that lets its
+    own containers reach each other.
     """
 
     folder: Path
@@ -50,13 +53,16 @@ class Engine:
             f"--exec-root={self.folder}/exec",
             f"--pidfile={self.folder}/dockerd.pid",
             f"--host={self.host}",
-            "--bridge=none",
+            f"--bridge={_BRIDGE}",
             "--iptables=false",
             "--ip6tables=false",
             f"--default-address-pool=base={_ADDRESSES},size=24",
         ]
-        self._filter("-D")  # of before a kill
+        self._leave_no_trace()  # of before a kill
         self._filter("-I")
+        for command in ("add {} type bridge", "set {} up"):
+            subprocess.run(["ip", "link", *command.format(_BRIDGE).split()], check=True)
+        subprocess.run(["ip", "address", "add", "10.213.255.1/24", "dev", _BRIDGE], check=True)
         with (self.folder / "dockerd.log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["dockerd", *options],
@@ -83,7 +89,11 @@ class Engine:
         self.process.terminate()
         self.process.wait(120)
         self.process = None
+        self._leave_no_trace()
+
+    def _leave_no_trace(self) -> None:
         self._filter("-D")
+        subprocess.run(["ip", "link", "delete", _BRIDGE], capture_output=True)
 
     def _filter(self, what: str) -> None:
         """Insert the rule, or delete it. Without the chain there is no other engine, and nothing to be let through."""
