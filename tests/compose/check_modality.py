@@ -44,7 +44,7 @@ def hospital(stack: Stack) -> Iterator[ScriptedHospital]:
         )
     hospital.start()
     before = stack.env_file.read_text()
-    stack.configure(CXR_ORTHANC_DICOM="true", COMPOSE_PROFILES="modality")
+    stack.configure(CXR_ORTHANC_DICOM="true", CXR_ORTHANC_AET="STACK", COMPOSE_PROFILES="modality")
     stack.up()
     known = {"AET": hospital.title, "Host": hospital.host, "Port": hospital.port}
     login = stack.settings["CXR_PACS_USERNAME"], stack.settings["CXR_PACS_PASSWORD"]
