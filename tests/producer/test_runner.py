@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -162,7 +163,9 @@ def right(out: Path) -> bool:
 
 def test_a_run_that_was_killed_within_its_first_seconds_is_gone_on_with(tmp_path: Path) -> None:
     """Found: it counted as never begun, since its producer had kept no time yet."""
-    with closing(new_ledger(tmp_path, seconds=None)) as ledger:
+    with closing(new_ledger(tmp_path)) as ledger:
+        with closing(sqlite3.connect(ledger.path, isolation_level=None)) as database:
+            database.execute("DELETE FROM run WHERE key = 'seconds'")
         list_items(ledger, 2 * CHUNK)
         assert state(tmp_path) is RunState.QUEUED
         harvest(ledger, lambda item: reported(item, some_scores(item)), chunks=1)
