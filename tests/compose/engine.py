@@ -76,11 +76,14 @@ class Engine:
     def kill(self) -> None:
         """Kill dockerd and its containerd as a crash of the machine's memory or the kernel does; nothing is told."""
         assert self.process is not None
-        containerd = int((self.folder / "exec" / "containerd" / "containerd.pid").read_text())
+        note = self.folder / "exec" / "containerd" / "containerd.pid"
+        containerd = int(note.read_text())
         self.process.kill()
         os.kill(containerd, signal.SIGKILL)
         self.process.wait(60)
         self.process = None
+        # Until it is reaped, a new dockerd takes it for one that is still running, and waits for it in vain.
+        note.unlink()
 
     def stop(self) -> None:
         """Stop it with whatever still runs in it."""
@@ -90,6 +93,10 @@ class Engine:
         self.process.wait(120)
         self.process = None
         self._leave_no_trace()
+        # A killed engine leaves its mounts behind.
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in sorted((one for one in mounts if one.startswith(f"{self.folder}/")), reverse=True):
+            subprocess.run(["umount", "--lazy", place], capture_output=True)
 
     def _leave_no_trace(self) -> None:
         self._filter("-D")
