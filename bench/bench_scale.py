@@ -5,6 +5,8 @@ by doing nothing. What stops the curve is then the queue, the producer, or this 
 run as well: the CPU of each part an image tells which.
 
 ``python -m bench.bench_scale [IMAGES_PER_SECOND]`` of one worker; 100 is a strong CPU or a small GPU.
+``python -m bench.bench_scale IMAGES_PER_SECOND MS`` puts Redis so many milliseconds, there and back, away from producer
+and workers, in a network namespace of its own; needs root.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from tempfile import TemporaryDirectory
 from backlog.settings import Settings
 from bench.figures import Figure
 from producer.dispatch.progress import RunProgress
+from tests.chaos.link import SERVER, Network, inside
 from tests.chaos.simulated import CHUNK, cpu_seconds, produce
 from tests.support.servers import ROOT, RedisServer
 
@@ -40,9 +43,30 @@ class Point:
 
 def measure(workers: int, rate: float, folder: Path) -> Point:
     """Run so many workers of a rate on simulated images."""
-    items = int(max(2 * CHUNK * workers, min(rate * workers, 8000) * _SECONDS)) // CHUNK * CHUNK
     redis = RedisServer(folder / "redis")
     redis.start()
+    try:
+        return _run(redis, workers, rate, folder)
+    finally:
+        redis.stop()
+
+
+def measure_far(workers: int, rate: float, folder: Path, seconds: float) -> Point:
+    """Do the same with a Redis that is so many seconds away, there and back."""
+    redis = RedisServer(folder / "redis", host=SERVER, options=["--protected-mode", "no"])
+    with Network() as network:
+        link = network.add(seconds / 2)
+        with inside(network.server):
+            redis.start()
+        try:
+            with inside(link.namespace):
+                return _run(redis, workers, rate, folder)
+        finally:
+            redis.stop()
+
+
+def _run(redis: RedisServer, workers: int, rate: float, folder: Path) -> Point:
+    items = int(max(2 * CHUNK * workers, min(rate * workers, 8000) * _SECONDS)) // CHUNK * CHUNK
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CXR_")}
     environment["CXR_REDIS_URL"] = redis.url
     started = []
@@ -78,7 +102,6 @@ def measure(workers: int, rate: float, folder: Path) -> Point:
             process.terminate()
         for process in started:
             process.wait(60)
-        redis.stop()
     # The first fifth is the start, and at the end workers run dry.
     middle = [point for point in at if 0.2 * items <= point[1] <= 0.9 * items] or at
     (t0, n0, c0), (t1, n1, c1) = middle[0], middle[-1]
@@ -88,8 +111,16 @@ def measure(workers: int, rate: float, folder: Path) -> Point:
     return Point(workers, (n1 - n0) / (t1 - t0), redis_us, producer_us, worker_us)
 
 
-def main(rate: float = 100.0) -> list[Figure]:
-    """Print the curve and return its points."""
+def main(rate: float = 100.0, milliseconds: float = 0.0) -> list[Figure]:
+    """Print the curve and return its points.
+
+    Parameters
+    ----------
+    rate
+        Images a second that each worker scores.
+    milliseconds
+        To Redis and back; 0 for this machine's own network.
+    """
     found = []
     print(
         f"each worker scores {rate:g} images/s, in chunks of {CHUNK}; {os.cpu_count()} cores for everything"
@@ -97,7 +128,10 @@ def main(rate: float = 100.0) -> list[Figure]:
     print(f"{'workers':>8}{'images/s':>10}{'of ideal':>10}   CPU an image, µs: Redis  producer  workers")
     for workers in WORKERS:
         with TemporaryDirectory(prefix="cxr-bench-") as folder:
-            point = measure(workers, rate, Path(folder))
+            if milliseconds:
+                point = measure_far(workers, rate, Path(folder), milliseconds / 1000)
+            else:
+                point = measure(workers, rate, Path(folder))
         print(
             f"{workers:>8}{point.rate:>10.0f}{point.rate / (rate * workers):>10.2f}"
             f"{point.redis:>26.0f}{point.producer:>10.0f}{point.worker:>9.0f}",

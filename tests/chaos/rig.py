@@ -40,18 +40,13 @@ class WorkerSlot:
     process: subprocess.Popen[bytes] | None = None
     groups: list[int] = field(default_factory=list)  #: every process group that it ever was
     starts: int = 0
+    prefix: list[str] = field(
+        default_factory=list
+    )  #: words before the command, as those that enter a namespace
 
     def start(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "tests.chaos.worker",
-            "worker",
-            "--queues",
-            self.queues,
-        ]
+        command = [*self.prefix, sys.executable, "-m", "celery", "-A", "tests.chaos.worker", "worker"]
+        command += ["--queues", self.queues]
         command += ["--concurrency", str(self.processes), "--hostname", f"{self.name}@%h"]
         command += ["--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
         with self.log.open("ab") as log:

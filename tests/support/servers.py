@@ -42,18 +42,19 @@ class RedisServer:
     persistent: bool = False
     process: subprocess.Popen[bytes] | None = None
     options: list[str] = field(default_factory=list)  #: more arguments of redis-server
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.host}:{self.port}/0"
 
     @property
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, decode_responses=True, socket_timeout=5)
+        return redis.Redis(self.host, self.port, decode_responses=True, socket_timeout=5)
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder)]
+        command = ["redis-server", "--bind", self.host, "--port", str(self.port), "--dir", str(self.folder)]
         command += [
             "--save",
             "",
