@@ -47,7 +47,7 @@ class Bars(AbstractContextManager["Bars"]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stages.stop()
+        self.stages.end()
 
     def show(self, seen: RunProgress) -> None:
         """Update the bars."""
@@ -76,6 +76,7 @@ class StageBars(Progress):
         self.note = ""
         self.begun = False  #: whether there is anything to count
         self.doing: tuple[str, float] | None = None  #: what else is being done, and since when
+        self._ended = False
         super().__init__(
             TextColumn("{task.description:<9}"),
             _Bar(console),
@@ -85,9 +86,14 @@ class StageBars(Progress):
             console=console,
         )
 
+    def end(self) -> None:
+        """Leave on the screen what was counted, and no word of what is done no more."""
+        self.doing, self._ended = None, True
+        self.stop()
+
     def get_renderables(self) -> Iterable[RenderableType]:
         """Yield the bars, and the note; before there is anything to count, what is being done alone."""
-        if self.begun or self.doing is None:
+        if self.begun or (self.doing is None and not self._ended):
             yield self.make_tasks_table(self.tasks)
         if self.doing is not None:
             text, since = self.doing

@@ -211,3 +211,21 @@ def test_what_is_done_before_the_first_image_is_said(capsys: pytest.CaptureFixtu
     assert all(len(line) <= 46 for line in text.splitlines())
     Lines().doing("Stopping the workers")
     assert capsys.readouterr().out == "Stopping the workers …\n"
+
+
+def test_at_the_end_only_the_counts_stay_on_the_screen() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    bars = Bars(Stage.UPLOAD, console)
+    bars.doing("Preparing the model")
+    bars.stages.end()
+    assert list(bars.stages.get_renderables()) == [], (
+        "a run that did not come to its first image counted nothing"
+    )
+    bars.show(at(97))
+    bars.doing("Writing the summary page")
+    bars.stages.end()
+    for one in bars.stages.get_renderables():
+        console.print(one)
+    assert isinstance(console.file, io.StringIO)
+    assert "100/100" in console.file.getvalue()
+    assert "summary page" not in console.file.getvalue()
