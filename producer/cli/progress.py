@@ -87,7 +87,7 @@ class StageBars(Progress):
         )
 
     def end(self) -> None:
-        """Leave on the screen what was counted, and no word of what is done no more."""
+        """Leave on the screen what was counted, without what was done last."""
         self.doing, self._ended = None, True
         self.stop()
 
