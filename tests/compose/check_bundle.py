@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.compose.account import Account
 from tests.compose.engine import Engine, missing
@@ -117,7 +118,14 @@ def test_a_kill_of_the_engine_loses_nothing(unpacked: Stack, engine: Engine, acc
 def test_backup_destroy_and_restore(unpacked: Stack, account: Account, tmp_path: Path) -> None:
     reports = unpacked.reports()
     unpacked.script("backup.sh", str(tmp_path / "backup"))
-    unpacked.wait_for(unpacked.reports, 120, "Orthanc answers again")
+
+    def answers() -> bool:
+        try:
+            return unpacked.reports() == reports
+        except requests.ConnectionError:
+            return False  # it starts
+
+    unpacked.wait_for(answers, 120, "Orthanc answers again")
     unpacked.down("--volumes")
     for path in (unpacked.folder / "out").iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
