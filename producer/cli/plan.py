@@ -28,6 +28,7 @@ from producer.cli.options import (
     selection_of,
 )
 from producer.cli.output import duration, echo, only_rows, printable, read_settings
+from producer.disk import DiskNeed, disk_need
 from producer.translation import t
 
 if TYPE_CHECKING:
@@ -85,11 +86,51 @@ def plan(
         only,
         only_by,
     )
+    kinds = settings.derived_object_kinds
+    address = pacs or (source if is_dicomweb(source) else settings.pacs_url)
+    disk = disk_need(
+        items=made.total,
+        images=made.would_score,
+        stored_bytes=made.size,
+        derived=kinds,
+        pacs=address,
+        runs_folder=settings.runs_folder,
+    )
     if as_json:
-        click.echo(json.dumps(_plan_json(made, names), indent=2, ensure_ascii=False))
+        about_disk = {
+            "folder": str(disk.folder),
+            "free": disk.free,
+            "needed": disk.here,
+            "needed_in_pacs": disk.pacs,
+        }
+        content = _plan_json(made, names) | {
+            "derived_objects": dict.fromkeys(kinds, made.would_score),
+            "disk": about_disk,
+        }
+        click.echo(json.dumps(content, indent=2, ensure_ascii=False))
         return
-    for line in _plan_lines(made, names):
+    for line in _plan_lines(made, names) + _disk_lines(disk, kinds, made.would_score):
         echo(line)
+
+
+def _disk_lines(disk: DiskNeed, kinds: list[str], images: int) -> list[str]:
+    lines = []
+    if kinds:
+        count, each = len(kinds) * images, ", ".join(f"{images} {kind}" for kind in kinds)
+        lines.append(f"Derived   {count} objects beside the reports: {each}")
+    if disk.pacs:
+        lines.append(f"PACS      about {_size(disk.pacs)} needed there")
+    if disk.free is None:
+        lines.append(f"Disk      about {_size(disk.here)} needed here")
+    elif disk.enough:
+        lines.append(f"Disk      about {_size(disk.here)} needed here, {_size(disk.free)} free")
+    else:
+        lines.append(f"Disk      NOT ENOUGH: about {_size(disk.here)} needed here, {_size(disk.free)} free")
+    return lines
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _plan_lines(made: Plan, names: bool) -> list[str]:

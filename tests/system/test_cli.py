@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,7 @@ from backlog.errors import UsageError
 from backlog.settings import Settings
 from producer.cli.main import main
 from producer.cli.options import selection_of
+from producer.disk import DiskNeed
 from producer.ledger.ledger import Ledger
 from producer.run.create import create
 from producer.run.folder import Paths
@@ -89,7 +91,8 @@ def test_every_command_has_help() -> None:
 
 
 def test_the_version_is_said() -> None:
-    assert re.search(r"\d+\.\d+", call("--version").stdout)
+    assert re.search(r"\d+\.\d+.*, build ", call("--version").stdout)
+    assert re.search(r"\d+\.\d+.*, compilação ", call("--version", CXR_LANGUAGE="pt-BR").stdout)
 
 
 # -- what is wrong before anything begins --------------------------------------------------------------------
@@ -124,7 +127,7 @@ def test_options_that_do_not_go_together_are_named(tmp_path: Path) -> None:
     fails(call("fly", cwd=tmp_path), 2, "fly")
 
 
-def testselection_ofs_are_written_as_people_and_as_dicom_write_them() -> None:
+def test_selections_are_written_as_people_and_as_dicom_write_them() -> None:
     for written, meant in [
         ((), ""),
         (("CR",), "CR"),
@@ -348,6 +351,29 @@ def test_a_run_is_looked_at_from_everywhere(cli: Cli, tmp_path: Path) -> None:
     reports[0].unlink()
     assert "Deleted 0 reports. 1 were gone" in call("retract", out, "--yes", cwd=elsewhere).stdout
     assert call("audit", "verify", out, cwd=elsewhere).returncode == 0
+
+
+def test_a_plan_counts_what_is_stored_beside_reports_and_the_disk(tmp_path: Path) -> None:
+    zipped(tmp_path / "z.zip", 3)
+    settings = {"CXR_DERIVED_OBJECTS": "pdf,capture", "CXR_LANGUAGE": "en"}
+    said = call("plan", "z.zip", cwd=tmp_path, **settings)
+    assert "Derived   6 objects beside the reports: 3 capture, 3 pdf" in said.stdout
+    assert re.search(r"Disk      about 1[45]\.\d MB needed here, [\d.,]+ [GM]B free", said.stdout), (
+        said.stdout
+    )
+    made = json.loads(call("plan", "z.zip", "--json", cwd=tmp_path, **settings).stdout)
+    assert made["derived_objects"] == {"pdf": 3, "capture": 3}
+    disk = made["disk"]
+    assert (disk["folder"], disk["needed_in_pacs"]) == (str(tmp_path), 0)
+    assert disk["needed"] == made["bytes"] + 3 * (1_700 + 50_000 + 45_000 + 4_800_000)
+    assert disk["free"] > 0
+
+
+def test_a_plan_says_where_the_disk_is_too_small() -> None:
+    need = DiskNeed(Path("/"), free=10, here=11, pacs=0)
+    assert not need.enough
+    assert replace(need, free=11).enough
+    assert replace(need, free=None).enough
 
 
 def test_a_plan_of_nothing_says_so_once(tmp_path: Path) -> None:
@@ -640,18 +666,32 @@ def test_a_run_is_paused_cancelled_and_taken_up_again(
     assert f"Retracted   {seen}" in verify.stdout
 
 
+@pytest.mark.parametrize("end", [once, at_once], ids=["interrupted", "killed"])
 def test_an_interrupted_run_is_retracted_in_one_step(
-    begin: Begin, tmp_path: Path, orthanc: OrthancServer, gate: ReportGate
+    begin: Begin,
+    tmp_path: Path,
+    orthanc: OrthancServer,
+    gate: ReportGate,
+    end: Callable[[subprocess.Popen[str]], int],
 ) -> None:
+    """One that was killed may have reports that its ledger doesn't know: it is not said to be taken back."""
     zipped(tmp_path / "z.zip", 20)
     out, settings = tmp_path / "out", behind(orthanc) | {"CXR_CHUNK_SIZE": "4"}
     process = begin("run", "z.zip", "--out", "out", "--workers", 1, "--pacs", gate.url, **settings)
     gate.allow(6)
     more_than(out, 0)
-    process.send_signal(signal.SIGINT)
+    pids = children(process)
+    expected = end(process)
     text, _ = process.communicate(timeout=60)
-    assert process.returncode == 4, text
-    assert orthanc.reports()
+    assert process.returncode == expected, text
+    gone(pids)
+    held = len(orthanc.reports())
+    assert held
+    if end is at_once:
+        done = call("retract", out, "--yes", cwd=tmp_path, **orthanc.environment)
+        fails(done, 2, "the run was killed, .* Let it look: cxr-backlog resume")
+        assert len(orthanc.reports()) == held
+        return
     for said in ("it is cancelled first", "Deleted 0 reports"):
         done = call("retract", out, "--yes", cwd=tmp_path, **orthanc.environment)
         assert done.returncode == 0, done.stderr

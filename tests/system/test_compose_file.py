@@ -116,3 +116,10 @@ def test_the_example_of_env_names_what_compose_reads() -> None:
             assert value in (default, "10001"), (name, value, default)
     written = re.findall(r"^(CXR_\w+)=", (ROOT / "deploy/env.sh").read_text(), re.MULTILINE)
     assert re.findall(r"^(CXR_\w+)=", text, re.MULTILINE) == written
+
+
+@pytest.mark.parametrize("service", ["producer", "runner"])
+def test_what_lies_in_the_inbox_can_be_named_by_its_path_in_the_container(compose: Any, service: str) -> None:
+    """A list of `--only` and a file of operating points, beside the archive; the run's own copy lies in out."""
+    mounted = {volume["target"]: volume.get("read_only", False) for volume in compose[service]["volumes"]}
+    assert mounted == {"/inbox": True, "/out": False}
