@@ -141,6 +141,7 @@ class Job(TypedDict):
     weights: ReadOnly[str]
     meaningful: ReadOnly[bool]  #: False for seeded weights: every report says so
     engine: ReadOnly[str]  #: what scored this chunk; empty until then, see `Scoring`
+    rescore: ReadOnly[NotRequired[bool]]  #: score images too whose report is there already
     read_back: ReadOnly[NotRequired[bool]]  #: read each report back after storing it, and compare
     predecessor: ReadOnly[NotRequired[PredecessorSpec]]
     #: With ``retry``: events of :class:`backlog.fault_attribution.FaultHistory`.
@@ -210,6 +211,7 @@ class ReportItem(TypedDict):
     scores: list[float | None]  #: None for a label that the model was not trained on
     flags: list[str]
     evidence: NotRequired[EvidenceSpec]  #: where something of it is drawn
+    existing: NotRequired[bool]  #: the scores are those of its report, which is there already
 
 
 #: What a message carries of each image.

@@ -61,6 +61,11 @@ DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runn
 @STUDY_DATE
 @ONLY
 @ONLY_BY
+@click.option(
+    "--rescore",
+    is_flag=True,
+    help="Score images too whose report is there already; without it their scores are read from it.",
+)
 @click.option("--read-back", is_flag=True, help="Read each report back after storing it, and compare.")
 @click.option(
     "--derived-objects",
@@ -120,6 +125,7 @@ def run(
     study_date: str,
     only: Path | None,
     only_by: str,
+    rescore: bool,
     read_back: bool,
     derived_objects: str | None,
     predecessor: Path | None,
@@ -172,6 +178,7 @@ def run(
             paths,
             chosen,
             workers=workers or cores(),
+            rescore=rescore,
             read_back=read_back,
             predecessor=predecessor,
             operating_points=operating_points,

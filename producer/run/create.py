@@ -46,6 +46,7 @@ def create(
     *,
     workers: int,
     read_back: bool = False,
+    rescore: bool = False,
     predecessor: Path | None = None,
     operating_points: Path | None = None,
     label_findings: bool = False,
@@ -73,6 +74,8 @@ def create(
         How many workers the embedded mode starts.
     read_back
         Whether each report is read back and compared.
+    rescore
+        Whether images are scored too whose report is there already.
     predecessor
         Folder of an earlier run, to whose reports this run's refer.
     operating_points
@@ -125,6 +128,7 @@ def create(
         "weights": wanted.sha256,
         "meaningful": not is_seeded(wanted.sha256),
         "engine": "",
+        "rescore": rescore,
         "read_back": read_back,
     }
     if settings.derived_object_kinds:

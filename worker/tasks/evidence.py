@@ -53,8 +53,27 @@ def gathered(
         wanted = {index for index, (score, point) in pairs if score is not None and score >= point}
     if captured:
         wanted.add(max(range(len(scores)), key=lambda index: _known(scores[index])))
-    seen = cast("SeenSpec", {name: value for name, value in asdict(square).items() if value is not False})
-    return {"seen": seen, "maps": {LABELS[index]: packed(levels(maps[index])) for index in sorted(wanted)}}
+    return {
+        "seen": _seen(square),
+        "maps": {LABELS[index]: packed(levels(maps[index])) for index in sorted(wanted)},
+    }
+
+
+def seen_only(job: Job, square: SeenSquare) -> EvidenceSpec | None:
+    """Return what the report stage needs of an image whose report is there already; None where a run draws nothing.
+
+    Parameters
+    ----------
+    job
+        The run, as its messages carry it.
+    square
+        What of the stored image the model would see.
+    """
+    return None if job.get("regions", "none") == "none" else {"seen": _seen(square), "maps": {}}
+
+
+def _seen(square: SeenSquare) -> SeenSpec:
+    return cast("SeenSpec", {name: value for name, value in asdict(square).items() if value is not False})
 
 
 def _known(score: float | None) -> float:

@@ -18,7 +18,8 @@ from backlog.model import SCORE_DIGITS
 from backlog.outcomes import Reason
 from worker.reader.protocol import PreprocessedImage, RejectedImage
 from worker.tasks.attempt import Attempt
-from worker.tasks.evidence import gathered
+from worker.tasks.evidence import gathered, seen_only
+from worker.tasks.existing import existing_scores, may_stand_for_scoring
 from worker.tasks.resources import WorkerResources
 
 if TYPE_CHECKING:
@@ -80,9 +81,15 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
     # On a CPU a batch of one lets reading and scoring overlap best, and costs nothing (docs/decisions.md).
     batch = 1 if attempt.claim.isolated or process.engine.name != "torch" else GPU_BATCH
     readers = process.readers(job)
+    looks = may_stand_for_scoring(job)
     for item, answer in _read(readers, attempt, items):
         if isinstance(answer, RejectedImage):
             attempt.results[item["i"]] = _ended(attempt, item, answer.rejection, answer)
+            continue
+        known = existing_scores(process.pacs, job, process.weights.sha256, answer) if looks else None
+        looks = known is not None  # to find a UID may take a large PACS longer than the model takes
+        if known is not None:
+            attempt.following[item["i"]] = _already_scored(job, item, answer, known)
             continue
         waiting.append((item, answer))
         if len(waiting) >= batch:
@@ -102,6 +109,23 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
         result,
     ) in attempt.results.items():  # so that the producer knows it, though nothing has a score yet
         attempt.results[index] = replace(result, scoring=scoring)
+
+
+def _already_scored(
+    job: Job, item: InferItem, answer: PreprocessedImage, scores: list[float | None]
+) -> ReportItem:
+    """Return what the report stage gets of an image whose report is there: nothing to draw but its frame."""
+    found: ReportItem = {
+        "i": item["i"],
+        "instance": item["instance"],
+        "scores": scores,
+        "flags": sorted(flag.value for flag in answer.flags),
+        "existing": True,
+    }
+    evidence = seen_only(job, answer.square)
+    if evidence is not None:
+        found["evidence"] = evidence
+    return found
 
 
 def _ended(

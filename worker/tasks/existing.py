@@ -1,0 +1,72 @@
+"""Images whose report of the same UID is there already: their scores are read from it, and not made again.
+
+The UID says what made a report: model, weights, preprocessing, language, codes, operating points. So its scores are
+those that would be made again, but for an engine's rounding. A folder as PACS can't be asked by UID: there images are
+scored, and the report stage finds their reports.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from backlog.broker.messages import Job, model_of
+from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
+from backlog.model import LABELS, SCORE_DIGITS
+from backlog.pacs.base import Pacs
+from backlog.report_uids import report_and_series_uid
+
+if TYPE_CHECKING:
+    from worker.reader.protocol import PreprocessedImage
+
+
+def may_stand_for_scoring(job: Job) -> bool:
+    """Whether a run takes the scores of reports that are there; a picture needs the map that only scoring makes."""
+    return not job.get("rescore", False) and "capture" not in job.get("derived_objects", [])
+
+
+def existing_scores(
+    pacs: Pacs, job: Job, weights: str, image: PreprocessedImage
+) -> list[float | None] | None:
+    """Return the scores of the report that an image has already; None where it has none that can be read.
+
+    What is wrong with a report, or with the PACS, the report stage finds out: the image is scored then.
+
+    Parameters
+    ----------
+    pacs
+        Where reports are.
+    job
+        The run.
+    weights
+        SHA-256 of the weights that would score it.
+    image
+        What was read of it.
+    """
+    from worker.sr.inputs import Options
+    from worker.sr.read import scores_of
+
+    points = job.get("operating_points")
+    uid, _ = report_and_series_uid(
+        image.sop_instance_uid,
+        model=model_of(job).name,
+        weights_sha256=weights,
+        language=job["language"],
+        coding=job["coding"],
+        iod=Options().iod,
+        operating_points_sha256=points["sha256"] if points else "",
+        regions=job.get("regions", "none"),
+    )
+    with suppress(InstanceRejected, ServiceUnavailable, UsageError):
+        report = _report(pacs, uid)
+        scores = scores_of(pacs.fetch(report)) if report else []
+        if len(scores) == len(LABELS):
+            return [None if math.isnan(score) else round(score, SCORE_DIGITS) for score in scores]
+    return None
+
+
+def _report(pacs: Pacs, uid: str) -> str:
+    """Return the PACS's id of a report, where there is exactly one; none where a PACS can't be asked by UID."""
+    held = (pacs.find([uid]) or {}).get(uid, [])
+    return held[0] if len(held) == 1 else ""
