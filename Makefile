@@ -32,7 +32,7 @@ unit: ## lint, types and the tests that need no whole run, in minutes; what `mak
 	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow" tests/test_house.py tests/backlog tests/producer tests/worker
 
 test: ## install what the tests need; lint, types, tests
-	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk pdftotext:poppler-utils chromium:chromium \
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk pdftotext:poppler-utils chromium:chromium 7z:p7zip-full \
 		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps
 	@$(MAKE) --no-print-directory check
 	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not long"

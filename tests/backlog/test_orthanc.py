@@ -152,7 +152,11 @@ def test_many_series_are_told_of_in_one_answer(pacs: Orthanc, orthanc: OrthancSe
         pacs.store(dicom(chest(32, 32), SOPInstanceUID=f"1.2.{i}", SeriesInstanceUID=f"1.9.{i}"))
     ids = pacs.series_ids(0, 100, {})
     by_offset = {one["ID"]: one for one in orthanc.get("/series?expand").json()}
-    assert pacs.series([*ids[:2], NOBODY, *ids[2:]]) == [by_offset[one] for one in ids]
+    told = pacs.series([*ids[:2], NOBODY, *ids[2:]])
+    # Some versions tell more of what is asked for by its id.
+    assert [by_offset[one].items() <= dict(found).items() for one, found in zip(ids, told, strict=True)] == [
+        True
+    ] * 5
     assert pacs.series([]) == []
 
 
