@@ -218,6 +218,9 @@ class Settings:
         "Addresses of apprise that are told when a run ends, pauses by itself, or nothing moves for 10 minutes.",
         secret=True,
     )
+    follow_settled_seconds: float = _setting(
+        15.0, "`--follow`: a folder's file counts once it has stayed the same for so many seconds."
+    )
     run_inbox: bool = _setting(False, "The runner begins a run for each zip that is put into its inbox.")
 
     @property

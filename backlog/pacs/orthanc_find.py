@@ -45,6 +45,7 @@ class OrthancResource(TypedDict, total=False):
     MainDicomTags: dict[str, str]
     LastUpdate: str
     ParentStudy: str
+    ParentSeries: str
     Instances: list[str]
 
 

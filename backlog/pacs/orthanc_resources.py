@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.configuration import OrthancConfiguration
 from backlog.pacs.orthanc_find import Level, OrthancFind, OrthancResource
 from backlog.pacs.orthanc_rest import OrthancRest, checked_id
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of Orthanc's log of changes (Orthanc Book, "Tracking changes")."""
+
+    seq: int
+    kind: str = ""  #: ``NewInstance``, ``StableSeries``, …
+    resource: str = ""
+    date: str = ""  #: UTC, as ``20261126T041710``
+
+    @classmethod
+    def parse(cls, line: Mapping[str, object]) -> Change:
+        """Return what a line of Orthanc's answer says."""
+        kind, resource, date = (str(line.get(name, "")) for name in ("ChangeType", "ID", "Date"))
+        return cls(int(str(line["Seq"])), kind, resource, date)
 
 
 class OrthancResources(OrthancFind):
@@ -85,6 +102,26 @@ class OrthancResources(OrthancFind):
     def last_change(self) -> int:
         """Return the number of the last change."""
         return int(self.rest.json("/changes?last")["Last"])
+
+    def changes(self, since: int, limit: int = 1000) -> list[Change]:
+        """Return the changes after a number, in their order. Those of what has been deleted since are left out."""
+        answer = self.rest.json(f"/changes?since={since}&limit={limit}")
+        return [Change.parse(line) for line in answer["Changes"]]
+
+    def newest_change(self) -> Change:
+        """Return the last line that the log has; of an empty one the number that Orthanc gave last, and no more."""
+        answer = self.rest.json("/changes?last")
+        return Change.parse(answer["Changes"][-1]) if answer["Changes"] else Change(int(answer["Last"]))
+
+    def described(self, resources: Sequence[str]) -> dict[str, OrthancResource]:
+        """Return what Orthanc says of some resources, by their ids; those that are gone are left out."""
+        if not resources:
+            return {}
+        body = {"Resources": list(resources), "Short": False}
+        answer = self.rest.parsed(self.rest.call("POST", "/tools/bulk-content", json=body))
+        if not isinstance(answer, list):
+            raise self.rest.not_orthanc()
+        return {str(one["ID"]): one for one in answer}
 
     def new_patients(self, since: int) -> tuple[int, int]:
         """Return the number of the last change, and how many patients are new since one; deleted ones don't count."""

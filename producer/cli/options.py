@@ -38,7 +38,14 @@ UNAVAILABLE = 5
 SOURCE = click.argument("source")
 
 
-OUT = click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+def _latest_day(_ctx: click.Context, _parameter: click.Parameter, out: Path) -> Path:
+    """Return a run's folder; of the folder of a followed source the latest day's."""
+    from producer.run.folder import latest_day
+
+    return latest_day(out) or out
+
+
+OUT = click.argument("out", type=click.Path(path_type=Path, file_okay=False), callback=_latest_day)
 
 
 PACS = click.option(
@@ -71,6 +78,13 @@ MODALITY = click.option(
 
 STUDY_DATE = click.option(
     "--study-date", metavar="RANGE", default="", help="PACS: only these study dates, as 20240101-20241231."
+)
+
+
+FOLLOW = click.option(
+    "--follow",
+    is_flag=True,
+    help="Orthanc, folder: go on with what arrives, new images first, a folder below OUT and an account for each day.",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -96,7 +97,7 @@ def agree_on_copy(ledger: Ledger, paths: Paths, copy: bool) -> None:
 
 
 def work(settings: Settings, paths: Paths, *, copy: bool = False) -> NoReturn:
-    """Run until complete or interrupted, print the account, and exit.
+    """Run until complete or interrupted, print the account, and exit; a followed source goes on day by day.
 
     Parameters
     ----------
@@ -108,39 +109,62 @@ def work(settings: Settings, paths: Paths, *, copy: bool = False) -> NoReturn:
         Whether the user agreed to write for a copy of a run.
     """
     from producer.cli.progress import display
+    from producer.ledger.ledger import FOLLOWS
     from producer.run.execute import go_on
+    from producer.run.follow import Follower
     from producer.run.open import open_ledger
-    from producer.run.place import pacs_address
 
     ledger = open_ledger(paths.out)
-    kind, pacs = ledger.get("job")["source"]["kind"], pacs_address(ledger, paths)
+    kind, follows = ledger.get("job")["source"]["kind"], ledger.get(FOLLOWS) is not None
     ledger.close()
     from backlog.broker.messages import FIRST_STAGES
 
     with display(FIRST_STAGES[kind]) as shown:
-        summary, interrupted = go_on(
-            settings, paths, show=shown.show, say=shown.say, doing=shown.doing, copy=copy
-        )
-    for line in summary_lines(summary):
+        if follows:
+            follower = Follower(settings, shown, _account_lines, copy=copy)
+            paths, summary, interrupted = follower.work(paths)
+        else:
+            summary, interrupted = go_on(
+                settings, paths, show=shown.show, say=shown.say, doing=shown.doing, copy=copy
+            )
+    for line in _account_lines(paths, summary):
         click.echo(line)
-    click.echo(row("Reports", t("in the PACS at {pacs}").format(pacs=pacs)))
-    click.echo(row("Scores", paths.scores))
-    click.echo(row("Summary", paths.summary))
-    if paths.page.exists():
-        click.echo(row("Page", paths.page))
-    if (account := summary.get("only")) and paths.only_account.exists():
-        click.echo(row("List", paths.only_account))
     if interrupted:
-        click.echo(t("Interrupted. Go on with: cxr-backlog resume {out}").format(out=paths.out))
+        folder = paths.out.parent if follows else paths.out
+        click.echo(t("Interrupted. Go on with: cxr-backlog resume {out}").format(out=folder))
         sys.exit(INTERRUPTED)
+    sys.exit(_status(paths, summary))
+
+
+def _account_lines(paths: Paths, summary: Summary) -> list[str]:
+    """Return the account of a run that has ended or was interrupted, with where everything is."""
+    from producer.run.open import open_ledger
+    from producer.run.place import pacs_address
+
+    with closing(open_ledger(paths.out)) as ledger:
+        pacs = pacs_address(ledger, paths)
+    lines = [
+        *summary_lines(summary),
+        row("Reports", t("in the PACS at {pacs}").format(pacs=pacs)),
+        row("Scores", paths.scores),
+        row("Summary", paths.summary),
+    ]
+    if paths.page.exists():
+        lines.append(row("Page", paths.page))
+    if summary.get("only") and paths.only_account.exists():
+        lines.append(row("List", paths.only_account))
+    if summary["complete"] and summary["quarantined"]:
+        lines.append(t("Some items need a look: cxr-backlog quarantine {out}").format(out=paths.out))
+    return lines
+
+
+def _status(paths: Paths, summary: Summary) -> int:
+    """Return the exit status of a run that is complete, and say what it means."""
+    account = summary.get("only")
     missing = account is not None and (account["not_found"] or account["more_than_once"])
     if missing:
         click.echo(t("The list and the source do not agree: see {path}").format(path=paths.only_account))
-    if summary["quarantined"]:
-        click.echo(t("Some items need a look: cxr-backlog quarantine {out}").format(out=paths.out))
-    if summary["quarantined"] or missing:
-        sys.exit(QUARANTINED)
-    sys.exit(OK)
+    return QUARANTINED if summary["quarantined"] or missing else OK
 
 
 def summary_lines(summary: Summary) -> list[str]:
@@ -164,6 +188,15 @@ def summary_lines(summary: Summary) -> list[str]:
     ]
     if left := summary.get("seconds_left"):
         lines.append(row("Time left", t("about {duration}").format(duration=duration(left))))
+    if follows := summary.get("follows"):
+        lines.append(row("Follows", t("the day {day} of {zone}").format(**follows)))
+        if gone := follows["gone_before_read"]:
+            lines.append(
+                row(
+                    "",
+                    t("{count} images were deleted from the PACS before they were read").format(count=gone),
+                )
+            )
     if hours := summary.get("between"):
         lines.append(row("Sends at", hours))
     if reason := summary.get("waiting_reason"):

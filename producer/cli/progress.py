@@ -56,7 +56,11 @@ class Bars(AbstractContextManager["Bars"]):
         for name, task in self._tasks.items():
             rate = self._rate.text(name, done[name])
             self.stages.update(task, completed=done[name], total=seen.total, rate=rate)
-        listing = "" if seen.all_listed else t("listing: {count} so far").format(count=seen.listed)
+        listing = (
+            ""
+            if seen.all_listed or seen.following
+            else t("listing: {count} so far").format(count=seen.listed)
+        )
         self.stages.note = ", ".join(filter(None, (listing, note(seen))))
         self.stages.doing, self.stages.begun = None, True
 
@@ -185,7 +189,7 @@ class _Rate:
 
 def note(seen: RunProgress) -> str:
     """Return what is unusual about a run at this moment, in a line."""
-    parts = []
+    parts = [t("following: {count} so far").format(count=seen.listed)] if seen.following else []
     quarantined = sum(seen.tally.quarantined.values())
     if quarantined:
         parts.append(t("quarantined {count}").format(count=quarantined))

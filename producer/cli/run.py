@@ -17,6 +17,7 @@ from backlog.processes import cores
 from producer.cli.options import (
     BETWEEN,
     COPY,
+    FOLLOW,
     IMAGE_NAMES,
     IMAGE_TABLE,
     INTERRUPTED,
@@ -110,6 +111,7 @@ DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runn
 @WRAP_IMAGES
 @IMAGE_NAMES
 @IMAGE_TABLE
+@FOLLOW
 @BETWEEN
 @TIME_ZONE
 @STOP_WHEN_QUARANTINED
@@ -139,6 +141,7 @@ def run(
     wrap_images: bool,
     image_names: str,
     image_table: Path | None,
+    follow: bool,
     between: str | None,
     time_zone: str | None,
     stop_when_quarantined: str | None,
@@ -154,6 +157,10 @@ def run(
     from producer.run.delivery import Delivery
     from producer.run.folder import Paths, new_folder
 
+    if follow and detach:
+        raise click.UsageError(
+            "the runner ends one run before it begins the next: leave --detach or --follow out"
+        )
     check_only_by(only, only_by)
     if deliver is not None and (no_delivery or not deliver):
         raise click.UsageError("--deliver names a modality, and goes with no --no-delivery")
@@ -170,6 +177,11 @@ def run(
     paths = Paths(out.absolute() if out else new_folder("cxr-run"))
     given = source if is_dicomweb(source) else settings.pacs_url
     address = pacs or given or str(paths.pacs)
+    day = None
+    if follow:
+        from producer.run.days import first_day
+
+        paths, day = first_day(paths.out, settings)
     try:
         create(
             source,
@@ -188,11 +200,12 @@ def run(
             conversion=conversion_of(make_uids, wrap_images, image_names, image_table),
             weights=weights,
             delivery=Delivery("" if no_delivery else deliver, keep),
+            follow=day,
         )
     except BaseException:
         if out is None:
             with suppress(OSError):
-                paths.out.rmdir()  # nothing was begun in it
+                (paths.out.parent if follow else paths.out).rmdir()  # nothing was begun in it
         raise
     if detach:
         click.echo(f"Queued. See it: cxr-backlog runs; cxr-backlog status {paths.out}")

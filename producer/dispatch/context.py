@@ -13,6 +13,7 @@ from celery import Celery
 from backlog.broker.claims import Claims
 from backlog.broker.messages import Job
 from backlog.broker.queues import queues_of
+from producer.dispatch.following import Following
 from producer.dispatch.hours import Clock, Hours, utc_now
 from producer.dispatch.progress import RunProgress, StageTimes
 from producer.dispatch.quarantine_limit import QuarantineLimit
@@ -45,6 +46,7 @@ class RunContext:
     hours: Hours | None = None  #: when work is sent; None for always
     clock: Clock = utc_now
     quarantine_limit: QuarantineLimit | None = None
+    following: Following | None = None  #: lists the source where it is followed
 
     @property
     def job(self) -> Job:

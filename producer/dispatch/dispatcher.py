@@ -109,10 +109,12 @@ class Dispatcher:
         self._give_up(states)
         self.observer.on_harvest()
         self._tell_state()
-        hours = self.context.hours
-        self.progress.outside_hours = hours is not None and not hours.is_open(self.context.clock())
+        context, hours = self.context, self.context.hours
+        self.progress.outside_hours = hours is not None and not hours.is_open(context.clock())
         if not self.progress.outside_hours:
             self.list_source()
+        if context.following is not None:
+            context.following.end_day(context.clock)
         if not self.progress.paused:
             if not self.progress.outside_hours:
                 self.dispatch(states)
@@ -171,6 +173,9 @@ class Dispatcher:
     def list_source(self) -> None:
         """Read pages of the source until enough chunks wait."""
         ledger, wanted = self.context.ledger, min(self.context.window, self.ahead)
+        if self.context.following is not None:
+            self.context.following.list_source(self.context.chunk_size, wanted)
+            return
         since = time.monotonic()
         # Where few of a source are wanted, its end may be far: workers' results are harvested meanwhile.
         while (
@@ -259,7 +264,14 @@ class Dispatcher:
             self.context.most_in_flight - len(ordinary),
         )
         if room > 0:
-            self._begin(ledger.waiting(room))
+            self._begin(self._next_chunks(room))
+
+    def _next_chunks(self, room: int) -> list[ChunkRow]:
+        """Return the chunks to be sent next: new images of a followed source before others."""
+        ledger = self.context.ledger
+        first = ledger.arrived(room) if self.context.following is not None else []
+        urgent = {chunk.no for chunk in first}
+        return [*first, *(chunk for chunk in ledger.waiting(room) if chunk.no not in urgent)][:room]
 
     def _begin(self, chunks: list[ChunkRow], *, retry: bool = False) -> None:
         """Send chunks that were never sent."""
@@ -326,6 +338,7 @@ class Dispatcher:
         progress, ledger = self.progress, self.context.ledger
         progress.listed = int(ledger.get("listed", 0))
         progress.all_listed = bool(ledger.get("all_listed", False))
+        progress.following = self.context.following is not None and not progress.all_listed
         progress.total = progress.listed if progress.all_listed else self.context.source.total
         progress.tally = ledger.tally()
         progress.in_flight = len(self.in_flight)

@@ -52,12 +52,7 @@ class Hours:
         if begin is None or end is None or begin == end:
             raise UsageError(f"{span!r} is no span of hours: write it as 20:00-06:00")
         zone = zone.strip() or local_zone()
-        try:
-            ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise UsageError(
-                f"{zone!r} is no time zone that is known here: write it as America/Sao_Paulo"
-            ) from error
+        check_zone(zone)
         return cls(begin, end, zone)
 
     def is_open(self, now: datetime) -> bool:
@@ -70,6 +65,16 @@ class Hours:
     def __str__(self) -> str:
         """As a user writes it, with its zone."""
         return f"{self.begin:%H:%M}-{self.end:%H:%M} {self.zone}"
+
+
+def check_zone(zone: str) -> None:
+    """Refuse a time zone whose name is not known here. Raises UsageError."""
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise UsageError(
+            f"{zone!r} is no time zone that is known here: write it as America/Sao_Paulo"
+        ) from error
 
 
 def _time(hour: str, minute: str) -> time | None:

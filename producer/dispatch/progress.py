@@ -28,6 +28,7 @@ class RunProgress:
     waiting_reason: str = ""
     outside_hours: bool = False  #: nothing is sent at this time of the day
     queues_without_worker: list[str] = field(default_factory=list)
+    following: bool = False  #: the source goes on: what arrives is listed
     standing_still: bool = False  #: nothing moves, and nothing tells why
 
     @property

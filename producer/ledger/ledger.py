@@ -34,6 +34,12 @@ RETRY_AT_MOST: Final = 60.0
 #: The ledger's fact: images that this run brought into Orthanc are deleted there once their items have ended.
 EVICTS: Final = "evicts"
 
+#: The same: the run is a day of a followed source, and which.
+FOLLOWS: Final = "follows"
+
+#: The same: images of a followed PACS that were deleted between their arrival and the look at them.
+GONE: Final = "gone_before_read"
+
 _ITEM_PLACES: Final = ", ".join("?" * len(ItemRow._fields))
 
 
@@ -96,6 +102,12 @@ class Ledger(RunEffects):
             if waiting:
                 chunks.append((json.dumps(waiting, separators=(",", ":")),))
             self._db.executemany("INSERT INTO chunk (items) VALUES (?)", chunks)
+            if page.urgent:
+                newest = "SELECT no FROM chunk ORDER BY no DESC LIMIT ?"
+                self._execute(f"INSERT INTO arrival {newest}", (len(chunks),))
+            self._db.executemany("INSERT OR IGNORE INTO taken VALUES (?)", [(one,) for one in page.taken])
+            if page.gone:
+                self._set(GONE, int(self._get(GONE, 0)) + page.gone)
             if page.matches is not None:
                 self._keep_matches(page.matches)
             self._set("listed", item)
@@ -118,6 +130,23 @@ class Ledger(RunEffects):
             " AND no NOT IN (SELECT chunk FROM deferral) ORDER BY no LIMIT ?",
             limit,
         )
+
+    def arrived(self, limit: int) -> list[ChunkRow]:
+        """Return the next chunks of a followed source's new images; :meth:`waiting` returns them too."""
+        return self._chunks(
+            "SELECT no, items FROM arrival JOIN chunk ON no = chunk WHERE state = 0 ORDER BY no LIMIT ?",
+            limit,
+        )
+
+    def taken(self) -> Iterator[bytes]:
+        """Stream the digests of a followed folder's files that were listed, on earlier days too."""
+        yield from self.select(bytes, "SELECT digest FROM taken")
+
+    def forget_taken(self) -> None:
+        """Drop these digests: a later day's ledger has them."""
+        with self._transaction():
+            self._execute("DELETE FROM taken")
+        self._execute("VACUUM")
 
     def due(self, limit: int) -> list[ChunkRow]:
         """Return chunks of one item that a server failed on, which it is time to send again."""
@@ -152,9 +181,9 @@ class Ledger(RunEffects):
     def dispatched(self, chunks: Iterable[int]) -> None:
         """Keep that chunks are about to be sent: the intent first, since reconcile fixes what was not sent."""
         with self._transaction():
-            self._db.executemany(
-                "UPDATE chunk SET state = 1 WHERE no = ? AND state = 0", [(no,) for no in chunks]
-            )
+            numbers = [(no,) for no in chunks]
+            self._db.executemany("UPDATE chunk SET state = 1 WHERE no = ? AND state = 0", numbers)
+            self._db.executemany("DELETE FROM arrival WHERE chunk = ?", numbers)
 
     # -- outcomes ------------------------------------------------------------------------------------------------
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self, TypeVar
 
 from backlog.errors import BacklogError, ServiceUnavailable, StorageFull, UsageError
 from backlog.files import named_when_whole
-from producer.ledger.schema import DEFERRAL, EVICTION, LABELS, MATCHES, SCHEMA, VERSION
+from producer.ledger.schema import ARRIVAL, DEFERRAL, EVICTION, LABELS, MATCHES, SCHEMA, TAKEN, VERSION
 
 #: How long one access waits for a lock of another program's, in seconds; the program then says so and
 #: waits on. Nothing can interrupt SQLite while it waits.
@@ -61,14 +61,12 @@ class RunDatabase:
         self._db.row_factory = sqlite3.Row
         if write:
             with _translated(path):
-                self._db.execute(DEFERRAL)
-                self._db.execute(LABELS)
-                self._db.execute(MATCHES)
-                self._db.execute(EVICTION)
+                for table in (DEFERRAL, LABELS, MATCHES, EVICTION, ARRIVAL, TAKEN):
+                    self._db.execute(table)
         self._epoch: int | None = None
 
     @classmethod
-    def create(cls, path: Path, facts: Mapping[str, object]) -> Self:
+    def create(cls, path: Path, facts: Mapping[str, object], taken: Iterable[bytes] = ()) -> Self:
         """Make the ledger of a new run.
 
         Parameters
@@ -77,6 +75,8 @@ class RunDatabase:
             The ledger's file, in an existing folder.
         facts
             What is fixed for the run: its source, its settings, its start.
+        taken
+            Digests of a followed folder's files that earlier days have.
 
         Raises
         ------
@@ -94,6 +94,7 @@ class RunDatabase:
                     "INSERT INTO run VALUES (?, ?)",
                     [(key, json.dumps(value)) for key, value in facts.items()],
                 )
+                db.executemany("INSERT INTO taken VALUES (?)", ((digest,) for digest in taken))
                 db.commit()
                 _write_ahead(db, path)
         except FileExistsError as error:

@@ -50,6 +50,18 @@ CREATE TABLE IF NOT EXISTS eviction (
 );
 """
 
+#: Chunks of a followed source's new images that wait: they are sent before others. Added in the same way.
+ARRIVAL: Final = """
+CREATE TABLE IF NOT EXISTS arrival (chunk INTEGER PRIMARY KEY);
+"""
+
+#: A followed folder's files that were listed, of this day and of those before. Added in the same way.
+TAKEN: Final = """
+CREATE TABLE IF NOT EXISTS taken (
+    digest BLOB PRIMARY KEY                 -- of name, size and time of change
+) WITHOUT ROWID;
+"""
+
 SCHEMA: Final = f"""
 PRAGMA user_version = {VERSION};
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -103,7 +115,7 @@ CREATE TABLE effect (                       -- what this run changed or found in
 CREATE TABLE retracted (
     item INTEGER PRIMARY KEY, sr_sop_instance_uid TEXT NOT NULL, found INTEGER NOT NULL, at REAL NOT NULL
 );
-{DEFERRAL}{LABELS}{MATCHES}{EVICTION}"""
+{DEFERRAL}{LABELS}{MATCHES}{EVICTION}{ARRIVAL}{TAKEN}"""
 
 #: Kinds of effects: a report stored by this run, one of an earlier run found instead, one deleted again.
 STORED: Final = "report.stored"

@@ -205,6 +205,7 @@ class Metrics:
         yield from gauge("cxr_items_expected", "Items of the source, once it is known.", run.total)
         yield from gauge("cxr_chunks_in_flight", "Chunks sent and not harvested.", run.in_flight)
         yield from gauge("cxr_chunks_leased", "Chunks that a worker holds.", run.leased)
+        yield from gauge("cxr_run_following", "1 while the run follows its source.", float(run.following))
         yield from gauge("cxr_run_paused", "1 while the run is paused.", float(run.paused))
         yield from gauge(
             "cxr_run_waiting",

@@ -108,7 +108,11 @@ class Notifier(Silent):
             t("skipped"): sum(summary["skipped"].values()),
             t("quarantined"): sum(summary["quarantined"].values()),
         }
-        self._send(t("It is complete."), counts)
+        if follows := summary.get("follows"):
+            complete = t("The day {day} is complete, and the next one begins.").format(day=follows["day"])
+        else:
+            complete = t("It is complete.")
+        self._send(complete, counts)
         self.wait_until_sent()
 
     def failed(self) -> None:

@@ -17,6 +17,7 @@ from backlog.output_file import OutputFile, begins_with
 from producer.ledger.ledger import Ledger
 from producer.ledger.rows import ItemRow
 from producer.ledger.schema import FOUND
+from producer.results.followed_day import FollowedDay, followed_day
 from producer.results.labels import WANTED, count_labels
 from producer.results.only_account import OnlyAccount, only_account
 
@@ -202,6 +203,7 @@ class Summary(TypedDict):
     weights_sha256: str
     weights_meaningful: bool
     engine: str
+    follows: NotRequired[FollowedDay]
     only: NotRequired[OnlyAccount]
     operating_points: NotRequired[OperatingPointsSpec]
     study_labels: NotRequired[dict[str, int]]
@@ -245,6 +247,8 @@ def summarise(ledger: Ledger) -> Summary:
         "weights_meaningful": job["meaningful"],
         "engine": "+".join(ledger.get("engines", [])),
     }
+    if follows := followed_day(ledger):
+        summary["follows"] = follows
     if account := only_account(ledger):
         summary["only"] = account
     if "operating_points" in job:

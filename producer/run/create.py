@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,20 +22,21 @@ from backlog.pacs.connect import connect
 from backlog.pacs.modality import is_pacs_word
 from backlog.settings import Settings
 from backlog.weights import is_seeded
-from producer.ledger.ledger import EVICTS, Ledger
+from producer.dispatch.following import Day
+from producer.ledger.ledger import EVICTS, FOLLOWS, Ledger
 from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED, check_labels
 from producer.results.only_account import ONLY
 from producer.run.check_pacs import check_pacs
 from producer.run.choose_weights import choose_weights
 from producer.run.delivery import AS_USUAL, Delivery
-from producer.run.folder import Paths, only_producer
+from producer.run.folder import Paths, only_producer, touch
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address, place_facts
 from producer.run.schedule import schedule_facts
 from producer.run.wanted import check_selection, keep_wanted, read_wanted
 from producer.run.worker_inventory import check_workers_make
-from producer.sources.open import Selection, make_source
+from producer.sources.open import Selection, check_followed, make_source
 from producer.validation.operating_points import OperatingPoints, check_fits, read_operating_points
 
 
@@ -55,6 +58,7 @@ def create(
     only: Path | None = None,
     only_by: str = "",
     delivery: Delivery = AS_USUAL,
+    follow: Day | None = None,
 ) -> None:
     """Make a run's folder and ledger; nothing is sent yet.
 
@@ -92,6 +96,8 @@ def create(
         The list's column that names images; empty: found by its name.
     delivery
         Where reports go besides the PACS, and what of the images stays there.
+    follow
+        The first day of a source that is followed from now on.
 
     Raises
     ------
@@ -111,12 +117,14 @@ def create(
     points = read_operating_points(operating_points) if operating_points is not None else None
     wanted = choose_weights(settings, weights or (points.weights_sha256 if points else ""))
     source = make_source(word, settings, pacs, paths, selection)
+    if follow is not None:
+        check_followed(source, paths.out.parent, only)
     check_pacs(settings, pacs, stores_images=source.first is not Stage.INFER)
     # A wrong address or password ends here, and leaves nothing behind.
     identity = _identity(settings, pacs, label_findings=label_findings)
     now = datetime.now(UTC).replace(microsecond=0)
     job: Job = {
-        "run": _name(now),
+        "run": run_name(now),
         "when": now.isoformat(),
         "source": _converting(source.spec, conversion),
         "pacs": identity,
@@ -154,14 +162,16 @@ def create(
     }
     if label_findings:
         facts[WANTED] = True
+    if follow is not None:
+        facts[FOLLOWS] = asdict(follow)
     if source.first is Stage.RETRIEVE:
         facts[EVICTS] = not delivery.keep
     if only is None:
-        _make(paths, facts | schedule)
+        make_run(paths, facts | schedule)
         return
     with PrivateFolder() as folder:
         listed = read_wanted(only, only_by, folder, source, selection, conversion)
-        _make(paths, facts | schedule | {ONLY: listed.facts}, listed.path)
+        make_run(paths, facts | schedule | {ONLY: listed.facts}, listed.path)
 
 
 def _converting(spec: SourceSpec, conversion: ConversionSpec) -> SourceSpec:
@@ -244,17 +254,36 @@ def refuse_another(paths: Paths) -> None:
             )
 
 
-def _make(paths: Paths, facts: Facts, wanted: Path | None = None) -> None:
-    """Make the folder and the ledger in it, as the only one who does."""
+def make_run(paths: Paths, facts: Facts, wanted: Path | None = None, taken: Iterable[bytes] = ()) -> None:
+    """Make the folder and the ledger in it, as the only one who does.
+
+    Parameters
+    ----------
+    paths
+        The folder.
+    facts
+        What the ledger begins with.
+    wanted
+        A list of the images that are wanted, to be copied.
+    taken
+        Digests of a followed folder's files that earlier days have.
+
+    Raises
+    ------
+    UsageError
+        It holds a run already, or can't be made.
+    """
     try:
         paths.out.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
     with private_files(), only_producer(paths):
         refuse_another(paths)
+        if FOLLOWS in facts:
+            touch(Paths(paths.out.parent).days)
         if wanted is not None:
             keep_wanted(wanted, paths.only)
-        Ledger.create(paths.ledger, facts | place_facts(paths, str(facts["pacs"]))).close()
+        Ledger.create(paths.ledger, facts | place_facts(paths, str(facts["pacs"])), taken).close()
 
 
 def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Settings) -> int:
@@ -293,7 +322,7 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     now = datetime.now(UTC).replace(microsecond=0)
     job: Job = {
         **earlier,
-        "run": _name(now),
+        "run": run_name(now),
         "when": now.isoformat(),
         "language": settings.language,
         "coding": settings.coding,
@@ -302,11 +331,12 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     }
     replayed = [json.loads(item.ref) for item in items]
     facts |= schedule_facts(settings)
-    _make(paths, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)})
+    make_run(paths, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)})
     return len(items)
 
 
-def _name(now: datetime) -> str:
+def run_name(now: datetime) -> str:
+    """Return the name of a run that is made at a moment."""
     return f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
 
 

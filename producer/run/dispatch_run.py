@@ -23,6 +23,7 @@ from producer.ledger.ledger import EVICTS
 from producer.monitoring.missing_consumers import MissingConsumers
 from producer.results.labels import WANTED, StudyLabels
 from producer.run.check_pacs import deletion_watch
+from producer.run.days import following_of
 from producer.run.eviction import Eviction
 from producer.run.open_run import OpenRun
 from producer.run.same_pacs import IdentityWatch, holds
@@ -81,7 +82,9 @@ def dispatch_run(
     job = run.job.now()
     metrics = metrics_of(run, claims, app)
     watch = None
-    if not ledger.get(EVICTS, False):  # patients of whom a run leaves nothing vanish by its own eviction
+    following = following_of(ledger, run.source, run.paths, run.settings)
+    # Patients of whom a run leaves nothing vanish by its own eviction; and a PACS of images changes over the weeks.
+    if not ledger.get(EVICTS, False) and (following is None or run.source.first is not Stage.INFER):
         watch = deletion_watch(run.settings, pacs, ledger, stores_images=run.source.first is not Stage.INFER)
     identity = IdentityWatch(ledger, claims, pacs, run.pacs_url, run.job, run.say)
     consumers = MissingConsumers(app, run.job.now, run.source.first)
@@ -110,6 +113,7 @@ def dispatch_run(
             one_chunk_at_a_time=watch.one_chunk_at_a_time if watch is not None else lambda: False,
             hours=hours_of(ledger),
             quarantine_limit=quarantine_limit_of(ledger),
+            following=following,
         ),
         observer,
     )

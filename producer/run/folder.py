@@ -18,6 +18,9 @@ from backlog.files import open_without_link
 #: Who looks whether a run is being worked on is gone after so many seconds.
 _LOOK: Final = 0.1
 
+#: Marks the folder that holds the days of a followed source.
+DAYS_FILE: Final = "days"
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -101,6 +104,11 @@ class Paths:
         return self.out / "audit.jsonl"
 
     @property
+    def days(self) -> Path:
+        """Present in the folder that holds the days of a followed source, each a run's folder."""
+        return self.out / DAYS_FILE
+
+    @property
     def logs(self) -> Path:
         """Logs of the processes of an embedded run."""
         return self.out / "logs"
@@ -114,6 +122,14 @@ class Paths:
     def pacs(self) -> Path:
         """The default PACS."""
         return self.out / "pacs"
+
+
+def latest_day(out: Path) -> Path | None:
+    """Return the folder of a followed source's latest day; None where the folder holds no such days."""
+    if not Paths(out).days.exists():
+        return None
+    days = sorted(ledger.parent for ledger in out.glob("[0-9]*-[0-9][0-9]-[0-9][0-9]/ledger.sqlite"))
+    return days[-1] if days else None
 
 
 def new_folder(stem: str) -> Path:

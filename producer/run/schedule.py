@@ -13,6 +13,7 @@ from producer.ledger.run_database import Facts
 #: Facts of the ledger.
 BETWEEN: Final = "between"
 _LIMIT: Final = "stop_when_quarantined"
+SCHEDULE: Final = (BETWEEN, _LIMIT)
 
 
 def schedule_facts(settings: Settings) -> Facts:

@@ -78,6 +78,7 @@ class RunInfo:
     source: SourceSpec | None = None  #: None where its ledger can't be read
     note: str = ""  #: what it waits for, or why it can't be read
     queues_without_worker: tuple[str, ...] = ()
+    follows: bool = False  #: it is a day of a followed source
     failure: Failure | None = None
     changed: int = 0  #: when its ledger was, in ns since 1970
 
@@ -146,6 +147,7 @@ def read_run(out: Path) -> RunInfo:
         source=job["source"],
         note=published.progress.waiting_reason if published else "",
         queues_without_worker=tuple(published.progress.queues_without_worker) if published else (),
+        follows="follows" in summary,
         failure=read_failure(paths),
         changed=changed,
     )

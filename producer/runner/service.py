@@ -142,6 +142,8 @@ class Runner:
     # -- one run -----------------------------------------------------------------------------------------------
 
     def _is_due(self, run: RunInfo) -> bool:
+        if run.follows:
+            return False  # it would never leave its place to another
         if run.state not in _OPEN or run.pacs.rstrip("/") != self.settings.pacs_url.rstrip("/"):
             return False
         failure = run.failure

@@ -59,6 +59,9 @@ class Page:
     cursor: str
     last: bool
     matches: Matches | None = None  #: where only the images of a list are wanted
+    urgent: bool = False  #: it goes before what was listed earlier: new images of a followed source
+    taken: tuple[bytes, ...] = ()  #: digests of a followed folder's files that are on it
+    gone: int = 0  #: images that were deleted between their arrival and this look
 
 
 class Source(Protocol):
@@ -78,6 +81,22 @@ class Source(Protocol):
 
     def name(self, ref: int | str) -> str:
         """Return what the user calls this entry. May hold a patient's name: shown only when asked for."""
+        ...
+
+
+class FollowedSource(Protocol):
+    """A source that goes on: what arrives, and what was there before. Each answer follows from a cursor alone."""
+
+    def arrivals(self, cursor: str) -> Page | None:
+        """Return what is new since a cursor, as an urgent page; None where nothing is. Never the last page."""
+        ...
+
+    def backlog(self, cursor: str) -> list[Page]:
+        """Return the next of what was there before, urgent pages first; none where nothing is left."""
+        ...
+
+    def unfinished(self) -> int:
+        """Return how many files are not taken because they are still being written, by their names."""
         ...
 
 

@@ -26,6 +26,7 @@ from backlog.inputs.entries import (
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.log import warn
 from backlog.outcomes import Reason
+from producer.run.folder import DAYS_FILE
 from producer.sources import base as sources
 from producer.sources.base import Entry, Page, never_silent, reason_by_name, system_file
 
@@ -50,7 +51,7 @@ class FolderSource:
 
     def __post_init__(self) -> None:
         self.path, self.listing = self.path.absolute(), self.listing.absolute()
-        if self.path.resolve() == self.listing.parent.resolve() or (self.path / "ledger.sqlite").exists():
+        if self.path.resolve() == self.listing.parent.resolve() or _is_run(os.fsencode(self.path)):
             raise UsageError(f"{self.path}: this is a run's folder; what a run wrote is no source of another")
         self.spec = {"kind": "folder", "path": str(self.path), "listing": str(self.listing)}
 
@@ -70,7 +71,7 @@ class FolderSource:
             while step := file.read(1 << 20):
                 *names, rest = (rest + step).split(b"\0")
                 for name in names:
-                    entries.append(_entry(place, name, inside))
+                    entries.append(entry_at(place, name, inside))
                     place += len(name) + 1
                     if len(entries) >= (self.page_size or sources.PAGE):
                         yield Page(entries, str(place), last=False)
@@ -81,8 +82,8 @@ class FolderSource:
         passed = Passed()
         try:
             with replacing(self.listing, 0o600) as file:
-                for name in _walk(os.fsencode(self.path), os.fsencode(self.listing.parent), passed):
-                    for inner in self._inside(name) or [None]:
+                for name in walk(os.fsencode(self.path), os.fsencode(self.listing.parent), passed):
+                    for inner in self.inside(name) or [None]:
                         file.write(listing_record(name, inner))
         except OSError as error:
             raise StorageFull(f"{self.listing}: can't be written ({error.strerror})") from error
@@ -108,7 +109,7 @@ class FolderSource:
                 count=passed.runs,
             )
 
-    def _inside(self, relative: bytes) -> list[int | None]:
+    def inside(self, relative: bytes) -> list[int | None]:
         """Return the places in a zip of the folder, which is read in place; none where it can't be, or is none."""
         name = os.fsdecode(relative)
         if not is_nested_zip(name) or system_file(name):
@@ -148,7 +149,18 @@ class FolderSource:
             return entries.name(ref)
 
 
-def _entry(place: int, record: bytes, inside: FolderEntries) -> Entry:
+def entry_at(place: int, record: bytes, inside: FolderEntries) -> Entry:
+    """Return the entry of a listing's record.
+
+    Parameters
+    ----------
+    place
+        Of the record in the listing.
+    record
+        Without its end.
+    inside
+        Opens zips of the folder.
+    """
     inner, relative = parse_record(record)
     name = os.fsdecode(relative)
     if inner is None:
@@ -167,6 +179,7 @@ class Passed:
     links: int = 0  #: to folders
     runs: int = 0  #: folders of runs, this one's not counted
     unreadable: list[bytes] = field(default_factory=list)  #: folders that may not be read
+    vanishing: bool = False  #: folders that go while they are walked are no error
 
 
 def _growing_steps(file: BinaryIO) -> Iterator[bytes]:
@@ -177,11 +190,25 @@ def _growing_steps(file: BinaryIO) -> Iterator[bytes]:
         size *= 2
 
 
-def _walk(root: bytes, own: bytes, passed: Passed) -> Iterator[bytes]:
+def walk(root: bytes, own: bytes, passed: Passed) -> Iterator[bytes]:
     """Yield the paths of files below a folder, relative to it, but none below a run's folder.
 
     Links to folders are not followed: they may lead in a circle, or to what is listed already. What lies in a run's
-    folder, this one's (``own``) or another's, is its output, or its PACS's.
+    folder is its output, or its PACS's.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    own
+        The folder of the run that asks.
+    passed
+        Is told what is passed by.
+
+    Raises
+    ------
+    SourceUnavailable, UsageError
+        A folder can't be read.
     """
     waiting = [b""]
     while waiting:
@@ -191,9 +218,9 @@ def _walk(root: bytes, own: bytes, passed: Passed) -> Iterator[bytes]:
                 for entry in found:
                     relative = os.path.join(below, entry.name)
                     if entry.is_dir(follow_symlinks=False):
-                        if os.path.samefile(entry.path, own):
+                        if _is_same(entry.path, own):
                             continue
-                        if os.access(os.path.join(entry.path, b"ledger.sqlite"), os.F_OK):
+                        if _is_run(entry.path):
                             passed.runs += 1
                         else:
                             waiting.append(relative)
@@ -209,6 +236,8 @@ def _walk(root: bytes, own: bytes, passed: Passed) -> Iterator[bytes]:
             passed.unreadable.append(below)
             yield below  # no file: it ends as unreadable, and is counted
         except OSError as error:
+            if passed.vanishing and below and isinstance(error, FileNotFoundError):
+                continue
             if is_storage_unavailable(error, Path(os.fsdecode(root)) / "any", Path(os.fsdecode(root))):
                 raise SourceUnavailable(
                     f"{os.fsdecode(root)}: can't be listed ({error.strerror}): is its disk there?"
@@ -216,6 +245,20 @@ def _walk(root: bytes, own: bytes, passed: Passed) -> Iterator[bytes]:
             raise UsageError(
                 f"{os.fsdecode(root)}: one of its folders can't be read ({error.strerror})"
             ) from error
+
+
+def _is_run(path: bytes) -> bool:
+    """Whether a folder is a run's, or holds the days of a followed source."""
+    return any(
+        os.access(os.path.join(path, name), os.F_OK) for name in (b"ledger.sqlite", DAYS_FILE.encode())
+    )
+
+
+def _is_same(path: bytes, own: bytes) -> bool:
+    try:
+        return os.path.samefile(path, own)
+    except FileNotFoundError:
+        return False  # gone since the folder around it was read
 
 
 def _is_link_to_folder(entry: os.DirEntry[bytes]) -> bool:

@@ -103,7 +103,8 @@ def make_source(
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
             raise UsageError(f"{path}: this folder can't be read (permission denied)")
-        _refuse_folder_of_zips(path)
+        if rules is None:  # a run that has begun has read them, or follows what arrives
+            _refuse_folder_of_zips(path)
         return FolderSource(path, paths.listing)
     if not path.exists():
         raise UsageError(
@@ -152,6 +153,38 @@ def only_source(source: Source, wanted: OnlyList) -> Source:
     if isinstance(source, OrthancSource):
         return OnlyPacsSource(source, wanted, OrthancFinder(source))
     raise AssertionError(f"a list does not go together with {type(source).__name__}")
+
+
+def check_followed(source: Source, out: Path, only: Path | None) -> None:
+    """Refuse to follow a source that tells nobody what is new.
+
+    Parameters
+    ----------
+    source
+        The source.
+    out
+        The folder that is to hold the days.
+    only
+        A list of the images that are wanted.
+
+    Raises
+    ------
+    UsageError
+        It is a zip, a modality or a DICOMweb server; or a list is given, which names what is there already.
+    """
+    if only is not None:
+        raise UsageError("--only names images that are there, and --follow waits for others: leave one out")
+    if isinstance(source, FolderSource):
+        if source.path.resolve() == out.resolve():
+            raise UsageError(
+                f"{out}: the days can't lie in the folder that is followed itself: choose another --out"
+            )
+        return
+    if not isinstance(source, OrthancSource):
+        raise UsageError(
+            "--follow needs the word 'orthanc' or a folder: a zip is complete, and a modality or a DICOMweb server"
+            " tells nobody what is new (have it send its images to an Orthanc)"
+        )
 
 
 #: How many zips a message names.
