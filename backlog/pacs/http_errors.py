@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import BadStatusLine, RemoteDisconnected
@@ -26,6 +27,15 @@ _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH
 def credentials(username: str, password: str) -> HTTPBasicAuth | None:
     """Return what a session sends with each request: in UTF-8 (RFC 7617), where requests alone takes Latin-1."""
     return HTTPBasicAuth(username.encode(), password.encode()) if username else None
+
+
+#: What a server says that takes no client, or not this one, without a certificate that it trusts (RFC 8446, 6.2); and
+#: what OpenSSL says of a key of another certificate.
+_CLIENT: Final = (
+    *("CERTIFICATE_REQUIRED", "ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "ALERT_CERTIFICATE_UNKNOWN"),
+    *("ALERT_CERTIFICATE_EXPIRED", "ALERT_CERTIFICATE_REVOKED", "ALERT_UNSUPPORTED_CERTIFICATE"),
+    *("ALERT_ACCESS_DENIED", "ALERT_HANDSHAKE_FAILURE", "HANDSHAKE_FAILURE", "KEY_VALUES_MISMATCH"),
+)
 
 
 @contextmanager
@@ -55,6 +65,12 @@ def _error(url: str, error: Exception) -> BacklogError:
     names = " ".join(str(cause) for cause in causes)
     if any(isinstance(cause, _NO_ADDRESS) for cause in causes):
         return UsageError(f"{url!r} is no address of a PACS")
+    if any(isinstance(cause, ssl.SSLError) for cause in causes) and any(word in names for word in _CLIENT):
+        # Since TLS 1.3 it comes in place of the first answer, and requests takes it for a broken connection.
+        return UsageError(
+            f"the PACS at {url} takes no client without a certificate that it trusts, with its key: see"
+            " CXR_PACS_CERTIFICATE, CXR_PACS_KEY"
+        )
     if isinstance(error, requests.exceptions.SSLError) or any(
         isinstance(cause, urllib3.exceptions.SSLError) for cause in causes
     ):
