@@ -18,6 +18,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def modality_slots(
+    broker: Broker, settings: Settings, pacs_url: str, name: str, what: str
+) -> PacsConcurrencyLimit:
+    """Return the slots for what a modality sends or takes, over all workers.
+
+    Parameters
+    ----------
+    broker
+        The workers' Redis.
+    settings
+        Of this process: how many.
+    pacs_url
+        The Orthanc through which the modality is reached.
+    name
+        Its name there.
+    what
+        ``move``: what it sends; ``store``: what it takes.
+    """
+    return PacsConcurrencyLimit(broker, f"{pacs_url} {name} {what}", most=settings.retrieve_requests)
+
+
 class LimitedPacs:
     """A PACS that is asked with manners; otherwise the PACS itself."""
 

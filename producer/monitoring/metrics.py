@@ -89,11 +89,18 @@ class Metrics:
             self._stage_images.labels(stage)
             self._stage_attempts.labels(stage)
         from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
+        from backlog.pacs.limited_pacs import modality_slots
 
-        manners = PacsConcurrencyLimit(
-            self.claims.broker, str(self.ledger.get("pacs")), most=self.settings.pacs_requests
-        )
-        self._poller = Poller(self.claims, self.app, self.pacs, manners, self._queues)
+        address, broker = str(self.ledger.get("pacs")), self.claims.broker
+        manners = PacsConcurrencyLimit(broker, address, most=self.settings.pacs_requests)
+        job = self.job()
+        modalities = {"move": job["source"].get("modality", ""), "store": job.get("deliver", "")}
+        slots = {
+            what: modality_slots(broker, self.settings, address, name, what)
+            for what, name in modalities.items()
+            if name
+        }
+        self._poller = Poller(self.claims, self.app, self.pacs, manners, self._queues, slots)
         self.registry.register(self)
 
     def __enter__(self) -> Metrics:
@@ -230,5 +237,17 @@ class Metrics:
         yield from gauge("cxr_pacs_requests", "Requests that workers have under way there.", seen.pacs_taken)
         yield from gauge(
             "cxr_pacs_requests_limit", "Most of them at a time, as it stands now.", seen.pacs_limit
+        )
+        yield from gauges(
+            "cxr_modality_requests",
+            "Images that a modality sends (move), reports that it takes (store), at this moment.",
+            "what",
+            seen.modality_taken,
+        )
+        yield from gauges(
+            "cxr_modality_requests_limit",
+            "Most of them at a time, as it stands now.",
+            "what",
+            seen.modality_limits,
         )
         yield from gauge("cxr_pacs_requests_most", "CXR_PACS_REQUESTS.", self.settings.pacs_requests)

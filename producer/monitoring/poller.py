@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +38,10 @@ class Seen:
     pacs_up: bool = False
     pacs_limit: float | None = None
     pacs_taken: int | None = None
+    modality_limits: dict[str, float] | None = (
+        None  #: by what the modality does: ``move`` sends, ``store`` takes
+    )
+    modality_taken: dict[str, int] | None = None
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Poller:
     pacs: Pacs
     limit: PacsConcurrencyLimit
     queues: Callable[[], list[str]]  #: of the run
+    modality_slots: Mapping[str, PacsConcurrencyLimit] = field(default_factory=dict)
     seen: Seen = field(init=False, default_factory=Seen)
     _over: threading.Event = field(init=False, default_factory=threading.Event)
     _thread: threading.Thread | None = field(init=False, default=None)
@@ -84,6 +89,9 @@ class Poller:
             seen.depths = self.claims.broker.depths(self.queues())
             seen.ages = self.claims.messages.waiting_seconds(self.queues())
             seen.pacs_limit, seen.pacs_taken = self.limit.now()
+            now = {what: slots.now() for what, slots in self.modality_slots.items()}
+            seen.modality_limits = {what: limit for what, (limit, _) in now.items()}
+            seen.modality_taken = {what: taken for what, (_, taken) in now.items()}
         except BacklogError:
             pass  # away: its metrics are absent until it is back
 

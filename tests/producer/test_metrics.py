@@ -27,6 +27,7 @@ from backlog.broker.task_ids import task_id
 from backlog.errors import UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.folder import FolderPacs
+from backlog.pacs.limited_pacs import modality_slots
 from backlog.settings import Settings
 from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
@@ -426,3 +427,27 @@ def test_compose_takes_the_monitoring_file() -> None:
         capture_output=True,
     )
     assert "make env" in done.stderr
+
+
+def test_what_a_modality_sends_and_takes_is_counted(
+    ledger: Ledger, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller_module, "LOOK_EVERY", 0.1)
+    job = ledger.get("job")
+    job |= {"deliver": "archive", "source": {**job["source"], "modality": "hospital"}}
+    ledger.set("job", job)
+    address, settings = ledger.get("pacs"), Settings(redis_url=redis_url)
+    with build(ledger, redis_url, tmp_path) as served:
+        slots = modality_slots(Claims(redis_url).broker, settings, address, "hospital", "move")
+        with slots.slot("move"):
+            series = 'cxr_modality_requests{what="move"}'
+            wait_until(lambda: value(scrape(served), series) == 1, what="the slot is counted")
+            text = scrape(served)
+    assert value(text, 'cxr_modality_requests{what="store"}') == 0
+    assert value(text, 'cxr_modality_requests_limit{what="move"}') == 2
+
+
+def test_a_run_that_follows_says_so(metrics: Metrics, ledger: Ledger) -> None:
+    assert value(scrape(metrics), "cxr_run_following") == 0
+    metrics.on_progress(progress(ledger, following=True, all_listed=False))
+    assert value(scrape(metrics), "cxr_run_following") == 1

@@ -16,7 +16,7 @@ from backlog.model import MODELS
 from backlog.pacs.base import Pacs
 from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
 from backlog.pacs.connect import connect
-from backlog.pacs.limited_pacs import LimitedPacs, limited
+from backlog.pacs.limited_pacs import LimitedPacs, limited, modality_slots
 from backlog.processes import cores
 from backlog.settings import Settings
 from backlog.weights import expected_sha256
@@ -37,7 +37,7 @@ class WorkerResources:
     proved: dict[str, float] = field(
         default_factory=dict, init=False
     )  #: when a modality was last, by the run
-    _modality_limits: dict[str, PacsConcurrencyLimit] = field(default_factory=dict, init=False)
+    _modality_limits: dict[tuple[str, str], PacsConcurrencyLimit] = field(default_factory=dict, init=False)
 
     @cached_property
     def claims(self) -> Claims:
@@ -71,11 +71,10 @@ class WorkerResources:
 
     def modality_limit(self, name: str, what: str = "move") -> PacsConcurrencyLimit:
         """Return the slots for what a modality sends (``move``) or takes (``store``), over all workers."""
-        key = f"{self.settings.pacs_url} {name} {what}"
-        if key not in self._modality_limits:
-            most = self.settings.retrieve_requests
-            self._modality_limits[key] = PacsConcurrencyLimit(self.claims.broker, key, most=most)
-        return self._modality_limits[key]
+        if (name, what) not in self._modality_limits:
+            limit = modality_slots(self.claims.broker, self.settings, self.settings.pacs_url, name, what)
+            self._modality_limits[name, what] = limit
+        return self._modality_limits[name, what]
 
     def pace(self, name: str) -> Pace:
         """Return how fast a modality is asked for images, by all workers together."""
