@@ -15,6 +15,10 @@ from backlog.broker.messages import Stage
 from backlog.broker.task_ids import parse_task_id
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
 
+#: How long one process keeps others out at most, and how long these wait, in seconds.
+_LOCK_SECONDS: Final = 60.0
+LOCK_WAIT_SECONDS: Final = 2.0
+
 
 class Broker:
     """One Redis. Connections are made when first needed.
@@ -56,6 +60,26 @@ class Broker:
                 return registered(keys=keys, args=arguments)
 
         return call
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Let no other process into the block of this name meanwhile.
+
+        Raises
+        ------
+        ServiceUnavailable
+            Another one is in it, for longer than a moment: try again later. One that was killed is forgotten after a
+            minute.
+        """
+        lock = self.client.lock(f"cxr-lock:{name}", timeout=_LOCK_SECONDS, sleep=0.02)
+        with self.reached():
+            if not lock.acquire(blocking_timeout=LOCK_WAIT_SECONDS):
+                raise ServiceUnavailable("another process is at work on the same image")
+        try:
+            yield
+        finally:
+            with suppress(redis.RedisError, OSError):  # it ends by itself
+                lock.release()
 
     def close(self) -> None:
         """Close connections."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from backlog.errors import InstanceRejected, ModalityFailed, ServiceUnavailable, UsageError
@@ -241,7 +241,12 @@ class Modality:
 # -- what runs brought in ------------------------------------------------------------------------------------------
 
 
-def mark_brought_in(orthanc: Orthanc, instance: str, run: str, *, is_new: bool) -> None:
+#: Keeps other processes out of a block of a name: :meth:`backlog.broker.connection.Broker.exclusive`. A mark is read
+#: and written in two requests, and read once more before an image is deleted; runs beside each other do so at once.
+Exclusive = Callable[[str], AbstractContextManager[None]]
+
+
+def mark_brought_in(orthanc: Orthanc, instance: str, run: str, exclusive: Exclusive, *, is_new: bool) -> bool:
     """Keep with an instance in Orthanc that a run needs it, where a run brought it in.
 
     Parameters
@@ -252,19 +257,41 @@ def mark_brought_in(orthanc: Orthanc, instance: str, run: str, *, is_new: bool) 
         Orthanc's id.
     run
         The run's name.
+    exclusive
+        Keeps others from marking or deleting it meanwhile.
     is_new
         It was not there before this run asked for it. Where it was, it stays another's: only what runs have brought in
         carries their names, and only that is ever deleted.
+
+    Returns
+    -------
+    bool
+        Whether it is there still: another run may have deleted it that brought it in.
     """
-    runs = _metadata(orthanc, instance, _RUNS).split()
-    if run in runs or not (is_new or runs):
-        return
-    if is_new and not runs and _metadata(orthanc, instance, "Origin") != "DicomProtocol":
-        return  # somebody uploaded it meanwhile
-    _set_runs(orthanc, instance, [*runs, run])
+    with exclusive(instance):
+        runs = _metadata(orthanc, instance, _RUNS).split()
+        ours = (
+            run in runs
+            or bool(runs)
+            or (
+                is_new
+                and _metadata(orthanc, instance, "Origin")
+                == "DicomProtocol"  # else somebody uploaded it meanwhile
+            )
+        )
+        try:
+            if ours and run not in runs:
+                _set_runs(orthanc, instance, [*runs, run])
+            elif not ours:
+                orthanc.rest.call("GET", f"/instances/{checked_id(instance)}")
+        except InstanceRejected as rejected:
+            if rejected.reason is Reason.NOT_IN_PACS:
+                return False
+            raise
+    return True
 
 
-def evict(orthanc: Orthanc, instance: str, run: str) -> bool:
+def evict(orthanc: Orthanc, instance: str, run: str, exclusive: Exclusive) -> bool:
     """Delete an instance that a run brought in, where no other run needs it; return whether it was deleted.
 
     Parameters
@@ -275,15 +302,18 @@ def evict(orthanc: Orthanc, instance: str, run: str) -> bool:
         Orthanc's id of it.
     run
         The id of the run that brought it in.
+    exclusive
+        Keeps others from marking or deleting it meanwhile.
     """
-    runs = _metadata(orthanc, instance, _RUNS).split()
-    if run not in runs:
-        return False
-    others = [one for one in runs if one != run]
-    if others:
-        _set_runs(orthanc, instance, others)
-        return False
-    return orthanc.delete(instance)
+    with exclusive(instance):
+        runs = _metadata(orthanc, instance, _RUNS).split()
+        if run not in runs:
+            return False
+        others = [one for one in runs if one != run]
+        if others:
+            _set_runs(orthanc, instance, others)
+            return False
+        return orthanc.delete(instance)
 
 
 def _metadata(orthanc: Orthanc, instance: str, name: str) -> str:

@@ -89,7 +89,7 @@ def dispatch_run(
     identity = IdentityWatch(ledger, claims, pacs, run.pacs_url, run.job, run.say)
     consumers = MissingConsumers(app, run.job.now, run.source.first)
     labels = StudyLabels(ledger, pacs, run.job.now) if ledger.get(WANTED) else None
-    eviction = _eviction(run, pacs)
+    eviction = _eviction(run, pacs, claims)
     checks = [one.check for one in (identity, watch, labels, eviction) if one is not None]
     others = [one for one in (metrics, notifier) if one is not None]
     observer = Observers(_RunObserver(show, run, checks, consumers), *others)
@@ -168,13 +168,13 @@ class _RunObserver(Silent):
         self._run.say(text)
 
 
-def _eviction(run: OpenRun, pacs: Pacs) -> Eviction | None:
+def _eviction(run: OpenRun, pacs: Pacs, claims: Claims) -> Eviction | None:
     """Return what deletes the images that a modality sent, where the run doesn't keep them."""
     if not run.ledger.get(EVICTS, False) or not isinstance(pacs, Orthanc):
         return None
     job = run.job.now()
     modality = Modality(pacs, job["source"].get("modality", ""), seconds=run.settings.pacs_seconds)
-    return Eviction(run.ledger, modality, job["run"])
+    return Eviction(run.ledger, modality, job["run"], claims.broker.exclusive)
 
 
 def _answers(pacs: Pacs) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from backlog.errors import InstanceRejected
-from backlog.pacs.modality import Modality, evict
+from backlog.pacs.modality import Exclusive, Modality, evict
 from producer.ledger.ledger import Ledger
 from producer.results.in_batches import InBatches
 
@@ -29,12 +29,15 @@ class Eviction(InBatches):
         Where they came from, and the Orthanc in which they lie.
     run
         The run's name.
+    exclusive
+        Keeps other runs from saying meanwhile that they need an image.
     """
 
-    def __init__(self, ledger: Ledger, modality: Modality, run: str) -> None:
+    def __init__(self, ledger: Ledger, modality: Modality, run: str, exclusive: Exclusive) -> None:
         self._ledger = ledger
         self._modality = modality
         self._run = run
+        self._exclusive = exclusive
 
     def batch(self) -> bool:
         """Delete the next images; return whether there were any."""
@@ -43,7 +46,7 @@ class Eviction(InBatches):
             _, series, sop = reference.split("|")
             for one in [instance] if instance else self._modality.held(series, sop):
                 try:
-                    evict(self._modality.orthanc, one, self._run)
+                    evict(self._modality.orthanc, one, self._run, self._exclusive)
                 except InstanceRejected:
                     continue  # gone already
             self._ledger.evicted(item)

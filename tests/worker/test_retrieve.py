@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -13,15 +14,16 @@ from typing import Any, cast
 import pytest
 from celery.exceptions import Reject
 
+from backlog.broker import connection
 from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import Claims
 from backlog.broker.item_results import Reported
 from backlog.broker.messages import DEFERRED, ItemRecord, Job, Stage
 from backlog.broker.pace import Pace
-from backlog.errors import ModalityFailed, UsageError
+from backlog.errors import ModalityFailed, ServiceUnavailable, UsageError
 from backlog.fault_attribution import FaultHistory, Operation, Verdict
-from backlog.pacs.modality import Modality, evict
+from backlog.pacs.modality import Modality, evict, mark_brought_in
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from tests.support.dicom_images import chest, dicom
@@ -164,7 +166,7 @@ def test_the_last_image_of_a_run_has_an_earlier_one_as_witness(
     """Also where that one was evicted: it is sent again as a proof, and leaves again."""
     monkeypatch.setattr(retrieve_module, "PROVE_EVERY", 0.0)
     ward.do(ward.submit(["1"]))
-    evict(ward.modality.orthanc, ward.held("1")[0], "run1")
+    evict(ward.modality.orthanc, ward.held("1")[0], "run1", ward.claims.broker.exclusive)
     ward.hospital.refuses_move = lambda uid: uid == "1.9.2.1.0"
     history: list[int] = []
     for chunk in range(2, 6):  # as the producer sends it again, alone
@@ -234,8 +236,8 @@ def test_only_what_the_run_brought_in_is_evicted(ward: Ward) -> None:
     assert ward.orthanc.post("/instances", image("1")).ok
     ward.do(ward.submit(["1", "2"]))
     orthanc = ward.modality.orthanc
-    assert not evict(orthanc, ward.held("1")[0], "run1")
-    assert evict(orthanc, ward.held("2")[0], "run1")
+    assert not evict(orthanc, ward.held("1")[0], "run1", ward.claims.broker.exclusive)
+    assert evict(orthanc, ward.held("2")[0], "run1", ward.claims.broker.exclusive)
     assert (len(ward.held("1")), len(ward.held("2"))) == (1, 0)
 
 
@@ -243,14 +245,14 @@ def test_an_image_stays_for_as_long_as_another_run_needs_it(ward: Ward) -> None:
     for run in ("run1", "run2"):
         ward.do(ward.submit(["1"], run=run))
     orthanc, (instance,) = ward.modality.orthanc, ward.held("1")
-    assert not evict(orthanc, instance, "run1")
-    assert not evict(orthanc, instance, "run1")
-    assert evict(orthanc, instance, "run2")
+    assert not evict(orthanc, instance, "run1", ward.claims.broker.exclusive)
+    assert not evict(orthanc, instance, "run1", ward.claims.broker.exclusive)
+    assert evict(orthanc, instance, "run2", ward.claims.broker.exclusive)
 
 
 def test_what_a_run_keeps_is_never_evicted(ward: Ward) -> None:
     ward.do(ward.submit(["1"]), keep=True)
-    assert not evict(ward.modality.orthanc, ward.held("1")[0], "run1")
+    assert not evict(ward.modality.orthanc, ward.held("1")[0], "run1", ward.claims.broker.exclusive)
 
 
 def test_a_modality_says_whether_it_is_there(ward: Ward) -> None:
@@ -330,3 +332,57 @@ def test_a_modality_commits_itself(ward: Ward, other_orthanc: tuple[OrthancServe
     assert modality.lists("1.9.1", "1.9.1.1", "1.9.1.1.0")
     assert not modality.lists("1.9.1", "1.9.1.1", "1.9.1.1.9")
     assert isinstance(modality.orthanc, Orthanc)
+
+
+def test_a_run_that_comes_too_late_for_an_image_brings_it_in_again(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run deletes its image between our look and our mark."""
+    ward.do(ward.submit(["1"], run="run2"))
+    ward.following()
+    exclusive, (instance,) = ward.claims.broker.exclusive, ward.held("1")
+    held = Modality.held
+
+    def deleted_behind(self: Modality, series: str, sop: str) -> list[str]:
+        found = held(self, series, sop)
+        if found:
+            evict(self.orthanc, instance, "run2", exclusive)
+        return found
+
+    monkeypatch.setattr(Modality, "held", deleted_behind)
+    ward.do(ward.submit(["1"]))
+    assert [item["instance"] for item in ward.following()] == [instance]
+    assert len(ward.hospital.moves) == 2
+    assert evict(ward.modality.orthanc, instance, "run1", exclusive)
+
+
+def test_runs_that_need_and_leave_an_image_at_once_lose_no_mark(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: both read the marks, each wrote its own, and the image was deleted that one of them needed still."""
+    monkeypatch.setattr(connection, "LOCK_WAIT_SECONDS", 60.0)
+    ward.do(ward.submit(["1"], run="first"))
+    orthanc, exclusive, (instance,) = ward.modality.orthanc, ward.claims.broker.exclusive, ward.held("1")
+    runs = [f"run{number}" for number in range(8)]
+
+    def mark(run: str) -> bool:
+        return mark_brought_in(orthanc, instance, run, exclusive, is_new=False)
+
+    def leave(run: str) -> bool:
+        return evict(orthanc, instance, run, exclusive)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(mark, runs))
+        assert not any(pool.map(leave, ["first", *runs[1:]]))
+    assert ward.held("1") == [instance]
+    assert leave(runs[0])
+    assert not mark("too late")
+
+
+def test_a_name_is_free_again_when_its_block_is_left(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LOCK_WAIT_SECONDS", 0.1)
+    exclusive = ward.claims.broker.exclusive
+    with exclusive("one"), exclusive("another"), pytest.raises(ServiceUnavailable), exclusive("one"):
+        pass
+    with exclusive("one"):
+        pass

@@ -11,13 +11,16 @@ from backlog.broker.messages import InferItem, Job, RetrieveItem
 from backlog.errors import ClaimLost, InstanceRejected, ModalityFailed, ServiceUnavailable
 from backlog.fault_attribution import Operation
 from backlog.outcomes import Reason
-from backlog.pacs.modality import Modality, evict, mark_brought_in
+from backlog.pacs.modality import Exclusive, Modality, evict, mark_brought_in
 from worker.tasks.attempt import Attempt
 from worker.tasks.resources import WorkerResources
 from worker.tasks.shutdown import Stopping, pause
 
 #: Seconds between two proofs that the modality sends other images than the one that it fails on.
 PROVE_EVERY: Final = 10.0
+
+#: Times that an image is brought in that another run deletes before this one could say that it needs it.
+_MOST_ROUNDS: Final = 5
 
 #: The place of the reference of an image that the modality sent, among the references of a run's chunks.
 _PROOF: Final = -1
@@ -78,6 +81,16 @@ class _Retrieval:
         InstanceRejected
             ``uid_conflict``: Orthanc has two images of this UID in this series.
         """
+        for _ in range(_MOST_ROUNDS):
+            held, is_new = self._brought_in(reference)
+            if self.job.get("keep", False) or mark_brought_in(
+                self.modality.orthanc, held, self.job["run"], self._exclusive, is_new=is_new
+            ):
+                return held
+        raise ServiceUnavailable("another run deletes an image each time that this one finds it")
+
+    def _brought_in(self, reference: str) -> tuple[str, bool]:
+        """Return Orthanc's id of an image, and whether it was not there before."""
         study, series, sop = reference.split("|")
         self.attempt.faults.operation = Operation.READ
         held = self.modality.held(series, sop)
@@ -92,9 +105,11 @@ class _Retrieval:
             raise InstanceRejected(
                 Reason.UID_CONFLICT, "Orthanc holds images of two patients or studies under its UID"
             )
-        if not self.job.get("keep", False):
-            mark_brought_in(self.modality.orthanc, held[0], self.job["run"], is_new=is_new)
-        return held[0]
+        return held[0], is_new
+
+    @property
+    def _exclusive(self) -> Exclusive:
+        return self.process.claims.broker.exclusive
 
     def _retrieved(self, study: str, series: str, sop: str) -> list[str]:
         try:
@@ -131,8 +146,8 @@ class _Retrieval:
             return
         self.attempt.faults.record_witness(Operation.RETRIEVE)
         if is_new:  # it was evicted, and nobody needs it any more
-            mark_brought_in(self.modality.orthanc, held[0], self.job["run"], is_new=True)
-            evict(self.modality.orthanc, held[0], self.job["run"])
+            mark_brought_in(self.modality.orthanc, held[0], self.job["run"], self._exclusive, is_new=True)
+            evict(self.modality.orthanc, held[0], self.job["run"], self._exclusive)
 
     def keep_proof(self) -> None:
         """Keep which image was sent, for chunks in which the modality fails on each."""
