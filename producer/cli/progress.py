@@ -179,6 +179,8 @@ class _Rate:
     def text(self, name: str, count: int) -> str:
         now = time.monotonic()
         seen = self._seen.setdefault(name, [])
+        if seen and count < seen[-1][1]:
+            seen.clear()  # the next day of a followed source
         if not seen or now - seen[-1][0] > 0.5:
             seen.append((now, count))
         while len(seen) > 2 and now - seen[0][0] > 30:

@@ -17,11 +17,16 @@ class StopRequest:
         self._event = threading.Event()
         self.on_interrupt: Callable[[], object] = lambda: None  #: called at each Ctrl-C
         self.on_second: Callable[[], None] = lambda: None
+        self.outer: StopRequest | None = None  #: around this one: it is asked to stop too
         self.failure = ""  #: why the run can't go on, where it is not the user who stops it
 
     def is_set(self) -> bool:
         """Whether the user asked to stop."""
         return self._event.is_set()
+
+    def request(self) -> None:
+        """Ask to stop, as the first signal does."""
+        self._event.set()
 
     def give_up(self, failure: str) -> None:
         """Stop because the run can't go on."""
@@ -36,6 +41,8 @@ class StopRequest:
             self.on_second()
             os._exit(4)
         self._event.set()
+        if self.outer is not None:  # a day that is complete by now leaves it to the next to stop
+            self.outer.request()
 
 
 @contextmanager
@@ -45,6 +52,8 @@ def stopping_on_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield stopper
         return
+    around = signal.getsignal(signal.SIGTERM)
+    stopper.outer = around if isinstance(around, StopRequest) else None
     earlier = {number: signal.signal(number, stopper) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stopper
