@@ -219,7 +219,9 @@ class Settings:
         secret=True,
     )
     follow_settled_seconds: float = _setting(
-        15.0, "`--follow`: a folder's file counts once it has stayed the same for so many seconds."
+        15.0,
+        "`--follow`: a folder's file counts once it has stayed the same for so many seconds.",
+        allowed=(1, 3600),
     )
     run_inbox: bool = _setting(False, "The runner begins a run for each zip that is put into its inbox.")
 

@@ -192,7 +192,7 @@ def test_queued_runs_are_done_one_after_another(site: Site) -> None:
 def test_a_run_goes_on_after_the_runner_restarts(site: Site, how: int) -> None:
     out = site.queue(site.backlog("a.zip", count=60), "first")
     process = site.start()
-    wait_until(lambda: read_run(out).ended >= 4, 120, "it is on its way")
+    wait_until(lambda: read_run(out).ended >= 4 and read_run(out).counts.seconds > 0, 120, "it is on its way")
     process.send_signal(how)
     process.wait(60)
     wait_until(lambda: state(out) is not RunState.RUNNING, 60, "its producer is gone")
