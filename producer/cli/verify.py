@@ -126,6 +126,10 @@ class _Pace:
         echo(f"Looked at {done} of {self._total} reports, {rate:.0f} a second, {minutes} min left", err=True)
 
 
+#: Workers end with their producer, after the image that they are at: how long that may take, in seconds.
+_WORKERS_END: Final = 60.0
+
+
 @click.command()
 @OUT
 @click.option("--yes", is_flag=True, help="Delete; without, only list.")
@@ -224,7 +228,7 @@ def _cancel_and_settle(ledger: Ledger, paths: Paths) -> None:
         A worker holds a chunk still, or nothing tells whether one does.
     """
     from producer.results.exports import summarise
-    from producer.run.folder import touch
+    from producer.run.folder import touch, wait_for_workers
 
     count, out = len(ledger.in_flight()), paths.out
     if summarise(ledger)["complete"]:
@@ -237,9 +241,11 @@ def _cancel_and_settle(ledger: Ledger, paths: Paths) -> None:
     if not ledger.get("stack", True):
         if ledger.get("settled", False):
             return  # its workers ended with its producer, and what they had finished is kept
+        if wait_for_workers(paths, _WORKERS_END):
+            return  # what they stored without telling is found by its UID
         raise UsageError(
-            f"{out}: the run was killed, and {count} chunks may have reports that it doesn't know yet. Let it look:"
-            f" cxr-backlog resume {out}, and Ctrl-C"
+            f"{out}: the run was killed, and one of its workers may store a report still: try again in a moment. Where"
+            f" that doesn't help: cxr-backlog resume {out}, and Ctrl-C"
         )
     settings = read_settings()
     if not settings.redis_url:

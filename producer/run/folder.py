@@ -79,6 +79,11 @@ class Paths:
         return self.out / "lock"
 
     @property
+    def workers(self) -> Path:
+        """Held by the processes that the run's producer has started, as long as one of them lives."""
+        return self.out / "workers.lock"
+
+    @property
     def scores(self) -> Path:
         """The table of scores."""
         return self.out / "scores.csv"
@@ -204,6 +209,33 @@ def only_producer(paths: Paths) -> Iterator[None]:
             if not _locked(file, fcntl.LOCK_EX):
                 raise UsageError(f"{paths.out}: another producer is at work on this run")
         yield
+
+
+def wait_for_workers(paths: Paths, seconds: float) -> bool:
+    """Wait until none of the processes lives that the run's producers have started on this machine.
+
+    Parameters
+    ----------
+    paths
+        The run's folder.
+    seconds
+        How long to wait.
+
+    Returns
+    -------
+    bool
+        Whether none lives; False too where nothing tells.
+    """
+    deadline = time.monotonic() + seconds
+    try:
+        with paths.workers.open("rb") as file:
+            while not _locked(file, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(_LOOK)
+    except OSError:
+        return False
+    return True
 
 
 def is_running(paths: Paths) -> bool:

@@ -5,6 +5,7 @@ A real server, on a socket in a private folder: the same code path as a cluster.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -46,6 +47,7 @@ class Child:
     command: list[str]
     environment: dict[str, str]
     log: Path
+    held: int  #: open file that it inherits, and its children from it
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     starts: int = 0
@@ -81,6 +83,7 @@ class Child:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in the terminal is the producer's to handle
                 preexec_fn=die_with_parent,
+                pass_fds=(self.held,),
             )
         self.started = time.monotonic()
         self.starts += 1
@@ -100,6 +103,8 @@ class LocalServers:
     ----------
     logs
         Folder for the log of each process.
+    lock
+        File that is locked as long as one of the processes lives, also when the one that started them was killed.
     workers
         Inference processes.
     settings
@@ -113,6 +118,7 @@ class LocalServers:
     """
 
     logs: Path
+    lock: Path
     workers: int
     settings: dict[str, str]
     on_restart: Callable[[str], None] = lambda _: None
@@ -120,12 +126,16 @@ class LocalServers:
     first: Stage = Stage.UPLOAD
     redis_url: str = field(init=False)
     folder: PrivateFolder = field(init=False)
+    _held: int = field(init=False)
     children: list[Child] = field(default_factory=list, init=False)
     _over: threading.Event = field(default_factory=threading.Event, init=False)
     _supervisor: threading.Thread | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
+        # Shared: processes of an earlier producer may be ending still.
+        self._held = open_without_link(self.lock, os.O_RDWR)
+        fcntl.flock(self._held, fcntl.LOCK_SH)
         self.folder = PrivateFolder()
         socket = self.folder.path / "redis.sock"
         self.redis_url = f"redis+socket://{socket}"
@@ -138,18 +148,21 @@ class LocalServers:
                 redis_command(socket, self.folder.path),
                 child_environment(),
                 self.logs / "redis.log",
+                self._held,
             ),
             Child(
                 "io",
                 _worker_command("io", f"{QUEUES[min(self.first, Stage.UPLOAD)]},report", self.workers),
                 environment,
                 self.logs / "worker-io.log",
+                self._held,
             ),
             Child(
                 "inference",
                 _worker_command("inference", "inference", self.workers),
                 environment,
                 self.logs / "worker-inference.log",
+                self._held,
             ),
         ]
 
@@ -240,6 +253,7 @@ class LocalServers:
                         os.killpg(child.process.pid, signal.SIGKILL)
                         child.process.wait()
         self.folder.remove()
+        os.close(self._held)
 
 
 def _worker_command(name: str, queues: str, processes: int) -> list[str]:

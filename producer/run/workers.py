@@ -61,6 +61,7 @@ def workers_of(run: OpenRun, stopping: StopRequest) -> Iterator[str]:
     chosen["threads"] = str(threads)
     with LocalServers(
         run.paths.logs,
+        run.paths.workers,
         workers,
         chosen,
         on_restart=lambda name: run.say(f"The {name} process died; it was started again."),

@@ -15,6 +15,7 @@ import pytest
 
 from backlog.errors import BacklogError
 from producer.run import local_servers as embedded
+from producer.run.folder import Paths, wait_for_workers
 from producer.run.local_servers import LocalServers
 from producer.run.worker_command import Stopped, ask_worker
 from tests.support.servers import wait_until
@@ -36,7 +37,7 @@ def restarted() -> list[str]:
 
 @pytest.fixture
 def servers(tmp_path: Path, restarted: list[str]) -> Iterator[LocalServers]:
-    with Sleepers(tmp_path / "logs", 1, {}, restarted.append) as made:
+    with Sleepers(tmp_path / "logs", tmp_path / "workers.lock", 1, {}, restarted.append) as made:
         yield made
 
 
@@ -102,7 +103,7 @@ def test_a_machine_that_has_no_room_for_a_process_is_asked_again(
 
 
 def test_nothing_is_left_when_it_ends(tmp_path: Path) -> None:
-    with Sleepers(tmp_path / "logs", 1, {}) as made:
+    with Sleepers(tmp_path / "logs", tmp_path / "workers.lock", 1, {}) as made:
         pids, folder = made.pids(), made.folder.path
         assert len(pids) == 3
         assert folder.exists()
@@ -114,7 +115,10 @@ def test_nothing_is_left_when_it_ends(tmp_path: Path) -> None:
 
 def test_a_redis_that_does_not_come_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "redis_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
-    with pytest.raises(BacklogError, match=r"redis\.log"), LocalServers(tmp_path / "logs", 1, {}):
+    with (
+        pytest.raises(BacklogError, match=r"redis\.log"),
+        LocalServers(tmp_path / "logs", tmp_path / "workers.lock", 1, {}),
+    ):
         pass
 
 
@@ -159,7 +163,7 @@ def test_the_processes_end_with_a_producer_that_is_killed(tmp_path: Path) -> Non
 import time
 from pathlib import Path
 from tests.producer.test_local_servers import Sleepers
-with Sleepers(Path({str(tmp_path / "logs")!r}), 1, {{}}) as made:
+with Sleepers(Path({str(tmp_path / "logs")!r}), Path({str(tmp_path / "workers.lock")!r}), 1, {{}}) as made:
     print(*made.pids().values(), flush=True)
     time.sleep(1000)
 """
@@ -177,3 +181,16 @@ with Sleepers(Path({str(tmp_path / "logs")!r}), 1, {{}}) as made:
             return True
 
     wait_until(lambda: all(map(gone, pids)), what="all have ended")
+
+
+def test_workers_that_outlive_their_producer_are_waited_for(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    assert not wait_for_workers(paths, 0)  # nothing tells
+    with Sleepers(tmp_path / "logs", paths.workers, 1, {}) as made:
+        made.children[2].process, orphan = None, made.children[2].process
+        assert orphan is not None
+        assert not wait_for_workers(paths, 0)
+    assert not wait_for_workers(paths, 0)
+    orphan.terminate()
+    orphan.wait(10)
+    assert wait_for_workers(paths, 10)
