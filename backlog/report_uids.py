@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from backlog.model import PREPROCESSING
+
+if TYPE_CHECKING:
+    from backlog.broker.messages import Job
 
 #: Raise when a report's layout or codes change: old and new reports then stand side by side.
 SCHEMA: Final = "2"
 #: Raise when regions are drawn otherwise: the same, for reports that draw some.
 REGIONS_SCHEMA: Final = "1"
+#: The kind of document that workers write.
+IOD: Final = "comprehensive3d"
 #: The root of every derived UID. Changing it would write every report of the past a second time.
 _NAMESPACE: Final = uuid.UUID("c08cbe69-5d45-428c-9249-1602551b7649")
 
@@ -55,3 +60,30 @@ def report_and_series_uid(
     drawn = (f"regions {regions} {REGIONS_SCHEMA}",) if regions != "none" else ()
     made_by = (model, weights_sha256, PREPROCESSING, SCHEMA, language, coding, iod, *points, *drawn)
     return derived_uid("sr", sop_instance_uid, *made_by), derived_uid("series", sop_instance_uid, *made_by)
+
+
+def report_and_series_uid_of(
+    job: Job, sop_instance_uid: str, model: str, weights_sha256: str
+) -> tuple[str, str]:
+    """Return the SOP Instance UID and the Series Instance UID of the report that a run makes of one image.
+
+    Parameters
+    ----------
+    job
+        The run, as its messages carry it.
+    sop_instance_uid
+        Of the image.
+    model, weights_sha256
+        What makes the scores.
+    """
+    points = job.get("operating_points")
+    return report_and_series_uid(
+        sop_instance_uid,
+        model=model,
+        weights_sha256=weights_sha256,
+        language=job["language"],
+        coding=job["coding"],
+        iod=IOD,
+        operating_points_sha256=points["sha256"] if points else "",
+        regions=job.get("regions", "none"),
+    )

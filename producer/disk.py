@@ -14,7 +14,7 @@ from backlog.pacs.address import is_server
 _RUN: Final = 1_700
 #: Bytes of a report, and of what is stored beside it (docs/scaling.md, docs/conformance.md).
 _REPORT: Final = 50_000
-_DERIVED: Final[Mapping[str, int]] = {"capture": 4_800_000, "pdf": 45_000}
+_DERIVED: Final[Mapping[str, int]] = {"capture": 4_800_000, "pdf": 45_000, "pdf-picture": 150_000}
 
 
 @dataclass(frozen=True)

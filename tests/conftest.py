@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backlog.log import LOGGER
-from tests.support.hospital import ScriptedHospital, dicom_options, make_known
+from tests.support.hospital import ScriptedHospital, dicom_options, forget_all, make_known
 from tests.support.servers import ROOT, OrthancServer, RedisServer, free_port, missing
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -99,6 +99,7 @@ def _dicom_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc
 def dicom_orthanc(_dicom_orthanc: OrthancServer) -> OrthancServer:
     """An empty Orthanc that speaks DICOM, as the application entity STACK."""
     _dicom_orthanc.clear()
+    forget_all(_dicom_orthanc)
     return _dicom_orthanc
 
 

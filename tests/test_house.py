@@ -351,7 +351,7 @@ def test_tests_reach_for_nothing_private() -> None:
 _MAX_LINES = 300
 _LONGER = {
     *("backlog.settings", "backlog.dicom.header", "backlog.dicom.parser", "backlog.pacs.modality"),
-    *("producer.ledger.ledger", "producer.dispatch.dispatcher", "producer.doctor"),
+    *("producer.ledger.ledger", "producer.dispatch.dispatcher"),
     *("producer.run.create", "producer.cli.run", "producer.cli.validate"),
     *("worker.sr.content", "worker.sr.document"),
 }

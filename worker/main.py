@@ -86,7 +86,7 @@ def _listen(**_: Any) -> None:
     if _infers():
         process.warm_up()
         # Images are decoded in the readers, with a limit of their own, and a model on a GPU maps what it likes.
-        if stages == {QUEUES[Stage.INFER]} or not process.computes_on_cpu:
+        if stages == {QUEUES[Stage.INFER]} or not process.computes_with_onnx_runtime:
             return
         scoring = _SCORING_MB
     limit_memory(settings.decode_memory_mb + scoring)

@@ -15,16 +15,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from backlog.broker.connection import Broker
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.pacs import concurrency_scripts
-
-if TYPE_CHECKING:
-    pass
-
-T = TypeVar("T")
 
 #: The limit halves once for one trouble, however many requests were under way in it.
 CUT_MS: Final = 1000

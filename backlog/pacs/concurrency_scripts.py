@@ -6,7 +6,7 @@ from typing import Final
 
 from backlog.broker.lua import LuaScript
 
-#: What both scripts below begin with: holders and waiters that died are forgotten.
+#: What ENTER and LEAVE begin with: holders and waiters that died are forgotten.
 _FORGET: Final = """
 redis.call('ZREMRANGEBYSCORE', slots_key, '-inf', now)
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', alive_key, '-inf', now)) do

@@ -69,11 +69,7 @@ class OrthancResources(OrthancFind):
 
     def series(self, ids: Sequence[str]) -> list[OrthancResource]:
         """Return series with their main tags and instances, in one request for many; without those that are gone."""
-        if not ids:
-            return []
-        body = {"Resources": [checked_id(one) for one in ids], "Level": "Series"}
-        answer = self.rest.parsed(self.rest.call("POST", "/tools/bulk-content", json=body))
-        found = {str(one["ID"]): one for one in answer}
+        found = self.described([checked_id(one) for one in ids])
         return [found[one] for one in ids if one in found]
 
     def series_in(self, level: Level, resource: str) -> list[OrthancResource]:

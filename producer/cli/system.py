@@ -114,7 +114,7 @@ def doctor(out: Path, pacs: str, as_json: bool) -> None:
     """Check what a run needs (Redis, PACS, weights, engine, disk, versions) and say what to fix."""
     from dataclasses import asdict
 
-    from producer.doctor import examine
+    from producer.doctor.examine import examine
 
     findings = list(examine(read_settings(), out.absolute(), pacs))
     for finding in findings:

@@ -6,6 +6,7 @@ that came back does not count against the window, and an item that was put aside
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -237,6 +238,8 @@ class Dispatcher:
             return str(context.ledger.get(REASON, ""))
         if progress.outside_hours and not progress.done:
             return f"nothing is sent outside {context.hours}; chunks in flight: {len(self.in_flight)}"
+        if not progress.done and not self.in_flight and self._room_in_pacs() <= 0:
+            return "images that were scored wait to be deleted in Orthanc: see its log"
         return ""
 
     def dispatch(self, states: Mapping[int, ChunkProgress]) -> None:
@@ -261,10 +264,17 @@ class Dispatcher:
             window - len(flying),
             self.ahead - (len(flying) - leased),
             (window if alone else max(_MOST_BACK, 2 * (leased + self.ahead))) - len(ordinary),
-            self.context.most_in_flight - len(ordinary),
+            self._room_in_pacs() - len(ordinary),
         )
         if room > 0:
             self._begin(self._next_chunks(room))
+
+    def _room_in_pacs(self) -> int:
+        """Return how many chunks may be in flight for the room that their images take in the PACS."""
+        most = self.context.most_in_flight
+        if most == sys.maxsize:
+            return most
+        return most - -(-self.context.ledger.evictions_left() // self.context.chunk_size)
 
     def _next_chunks(self, room: int) -> list[ChunkRow]:
         """Return the chunks to be sent next: new images of a followed source before others."""

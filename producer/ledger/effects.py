@@ -86,6 +86,10 @@ class RunEffects(RunDatabase):
         rows = self._execute("SELECT item, instance, ref FROM eviction ORDER BY item LIMIT ?", (limit,))
         return [(int(row["item"]), str(row["instance"]), str(row["ref"])) for row in rows]
 
+    def evictions_left(self) -> int:
+        """Return how many images are to be deleted in Orthanc still: they take room there."""
+        return int(self._execute("SELECT count(*) FROM eviction").fetchone()[0])
+
     def evicted(self, item: int) -> None:
         """Forget an image that was to be deleted: it is gone, or stays."""
         with self._transaction():

@@ -19,14 +19,11 @@ from backlog.dicom.file import DicomFile
 from backlog.dicom.header import Identity, text
 from backlog.errors import InstanceRejected, UsageError
 from backlog.log import warn
-from backlog.report_uids import report_and_series_uid
+from backlog.report_uids import report_and_series_uid_of
 from producer.ledger.ledger import Ledger
 from producer.results.item_requests import ItemRequests, NotAnswered
 from producer.results.reported import retried
 from producer.sources.modality import sop_instance_uid
-
-#: The kind of document that workers write.
-_IOD: Final = "comprehensive3d"
 
 _BATCH: Final = 256
 
@@ -122,16 +119,7 @@ class _Wanted:
 
 def _report_of(of: Identity, job: Job, model: str) -> Identity:
     """Return which object the report of an image is."""
-    uid, series_uid = report_and_series_uid(
-        of.sop_instance_uid,
-        model=model,
-        weights_sha256=job["weights"],
-        language=job["language"],
-        coding=job["coding"],
-        iod=_IOD,
-        operating_points_sha256=job.get("operating_points", {}).get("sha256", ""),
-        regions=job.get("regions", "none"),
-    )
+    uid, series_uid = report_and_series_uid_of(job, of.sop_instance_uid, model, job["weights"])
     return replace(of, sop_instance_uid=uid, series_instance_uid=series_uid)
 
 

@@ -11,7 +11,7 @@ from backlog.pacs.connect import connect
 from backlog.pacs.folder import FolderPacs
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
-from producer.doctor import examine
+from producer.doctor.examine import examine
 
 
 @pytest.mark.parametrize("url", ["http://h:1", "HTTP://h:1", "Https://h/orthanc"])

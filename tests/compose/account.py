@@ -21,7 +21,7 @@ class Account:
     rows: list[Row] = field(default_factory=list)
 
     def take(self, stack: Stack, run: str, before: set[str], what: str, happened: str) -> None:
-        """Compare a complete run with what Orthanc holds, note it, and insist that nothing is lost or there twice.
+        """Compare a complete run with what Orthanc holds, note it, and fail where anything is lost or there twice.
 
         Parameters
         ----------

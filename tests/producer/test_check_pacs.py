@@ -14,7 +14,7 @@ from backlog.outcomes import Reason
 from backlog.pacs.configuration import OrthancConfiguration
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
-from producer.doctor import check_pacs_of
+from producer.doctor.pacs import check_pacs_of
 from producer.ledger.ledger import Ledger
 from producer.plan import make_plan
 from producer.run import check_pacs

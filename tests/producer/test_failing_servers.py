@@ -82,17 +82,17 @@ def test_a_redis_that_celery_cant_use_is_named_in_a_line(
 
 
 class Waiting(Silent):
-    """Mends what fails once the user has been told of it, and keeps what they read."""
+    """Repairs what fails once the user has been told of it, and keeps what they read."""
 
-    def __init__(self, mend: Callable[[], object]) -> None:
-        self._mend = mend
+    def __init__(self, repair: Callable[[], object]) -> None:
+        self._repair = repair
         self.lines: list[str] = []
 
     def on_progress(self, progress: RunProgress) -> None:
         """Keep the reason that the user is shown."""
         if progress.waiting_reason and not self.lines:
             self.lines.append(progress.waiting_reason)
-            self._mend()
+            self._repair()
 
 
 @contextmanager
@@ -182,8 +182,8 @@ def test_a_run_says_in_a_line_what_it_waits_for_and_goes_on(
             give_up_file=tmp_path / "give-up",
         )
         ledger.acquire()
-        with fault(backlog, server, ledger.path, monkeypatch) as mend:
-            observer = Waiting(mend)
+        with fault(backlog, server, ledger.path, monkeypatch) as repair:
+            observer = Waiting(repair)
             producer = Dispatcher(context, observer)
             if fault is locked:  # as it is in the middle of a run
                 monkeypatch.setattr(producer, "begin", lambda: None)

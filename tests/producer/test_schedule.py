@@ -244,3 +244,26 @@ def test_settings_and_options_say_the_same() -> None:
     assert schedule_facts(settings) == {"between": ["20:00-06:00", "UTC"], "stop_when_quarantined": 5.0}
     with pytest.raises(UsageError, match="span of hours"):
         schedule_facts(Settings(between="evening"))
+
+
+def test_images_that_wait_for_their_deletion_take_room(make: Make, tmp_path: Path) -> None:
+    """A hospital's images may take so much room in Orthanc, also while Orthanc is too busy to delete any."""
+    ledger = new_ledger(tmp_path, evicts=True)
+    producer = make(ledger)
+    producer.context.most_in_flight = 2
+    producer.step()
+    chunks = list(producer.in_flight.values())
+    assert len(chunks) == 2
+    for left, chunk in ((1, chunks[0]), (0, chunks[1])):
+        records = {i: reported(item, some_scores(item)) for i, (item, _) in enumerate(chunk.items)}
+        ledger.harvest([(chunk, records)])
+        del producer.in_flight[chunk.no]
+        producer.dispatch({})
+        assert len(producer.in_flight) == left
+    assert "wait to be deleted" in producer.holding_back()
+    for item, _, _ in ledger.evictions(100):
+        ledger.evicted(item)
+    assert producer.holding_back() == ""
+    producer.dispatch({})
+    assert len(producer.in_flight) == 2
+    ledger.close()

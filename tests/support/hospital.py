@@ -200,6 +200,14 @@ def make_known(orthanc: OrthancServer, name: str, title: str, port: int) -> None
     assert done.ok, done.text
 
 
+def forget_all(orthanc: OrthancServer) -> None:
+    """Have an Orthanc know no modality: what an earlier test made known to it would be asked too."""
+    import requests
+
+    for name in orthanc.get("/modalities").json():
+        requests.delete(f"{orthanc.url}/modalities/{name}", auth=orthanc.auth, timeout=30).raise_for_status()
+
+
 def dicom_options(title: str, port: int) -> dict[str, object]:
     """Return the options of an Orthanc that speaks DICOM, under a title."""
     return {

@@ -355,17 +355,17 @@ def test_a_run_is_looked_at_from_everywhere(cli: Cli, tmp_path: Path) -> None:
 
 def test_a_plan_counts_what_is_stored_beside_reports_and_the_disk(tmp_path: Path) -> None:
     zipped(tmp_path / "z.zip", 3)
-    settings = {"CXR_DERIVED_OBJECTS": "pdf,capture", "CXR_LANGUAGE": "en"}
+    settings = {"CXR_DERIVED_OBJECTS": "pdf,capture,pdf-picture", "CXR_LANGUAGE": "en"}
     said = call("plan", "z.zip", cwd=tmp_path, **settings)
-    assert "Derived   6 objects beside the reports: 3 capture, 3 pdf" in said.stdout
+    assert "Derived   9 objects beside the reports: 3 capture, 3 pdf, 3 pdf-picture" in said.stdout
     assert re.search(r"Disk      about 1[45]\.\d MB needed here, [\d.,]+ [GM]B free", said.stdout), (
         said.stdout
     )
     made = json.loads(call("plan", "z.zip", "--json", cwd=tmp_path, **settings).stdout)
-    assert made["derived_objects"] == {"pdf": 3, "capture": 3}
+    assert made["derived_objects"] == {"pdf": 3, "capture": 3, "pdf-picture": 3}
     disk = made["disk"]
     assert (disk["folder"], disk["needed_in_pacs"]) == (str(tmp_path), 0)
-    assert disk["needed"] == made["bytes"] + 3 * (1_700 + 50_000 + 45_000 + 4_800_000)
+    assert disk["needed"] == made["bytes"] + 3 * (1_700 + 50_000 + 45_000 + 4_800_000 + 150_000)
     assert disk["free"] > 0
 
 

@@ -67,8 +67,8 @@ def _most_images(orthanc: OrthancServer) -> Iterator[list[int]]:
         while not over.wait(0.05):
             with suppress(requests.RequestException, ValueError):
                 # In this order a report that comes in between makes an image less, never one more.
-                reports = len(orthanc.reports())
-                counts.append(len(orthanc.get("/instances").json()) - reports)
+                instances = len(orthanc.get("/instances").json())
+                counts.append(instances - len(orthanc.reports()))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

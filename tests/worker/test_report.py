@@ -35,8 +35,10 @@ def workers_of(server: OrthancServer) -> Iterator[WorkerResources]:
     process.pacs.close()
 
 
-def reported_through(pacs: Pacs, instances: list[str], job: Job = JOB) -> dict[int, ItemRecord]:
-    """Write the reports of images as a worker does it."""
+def reported_through(
+    pacs: Pacs, instances: list[str], job: Job = JOB, *, existing: bool = False
+) -> dict[int, ItemRecord]:
+    """Write the reports of images as a worker does it; `existing` scores come from reports that are there."""
     claim = SimpleNamespace(
         run="run",
         chunk=0,
@@ -50,7 +52,7 @@ def reported_through(pacs: Pacs, instances: list[str], job: Job = JOB) -> dict[i
         claims=SimpleNamespace(served=lambda run, times: times),
     )
     items: list[ReportItem] = [
-        {"i": i, "instance": instance, "scores": [*SCORES], "flags": []}
+        {"i": i, "instance": instance, "scores": [*SCORES], "flags": [], "existing": existing}
         for i, instance in enumerate(instances)
     ]
     process = WorkerResources(Settings())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from backlog.model import OPERATING_POINT
+from backlog.report_uids import IOD
 
 #: SOP Class UID and name of each document that can hold a TID 1500 report (PS3.4 annex B.5).
 SOP_CLASSES: Final = {
@@ -75,7 +76,7 @@ class Options:
 
     language: str = "en"
     coding: str = "open"
-    iod: str = "comprehensive3d"
+    iod: str = IOD
     operating_points: OperatingPoints | None = None
     regions: str = "none"
 

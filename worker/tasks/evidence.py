@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 _DRAWS_MAPS: Final = "activation"
 
 
+def needs_maps(job: Job) -> bool:
+    """Whether a run stores pictures, which take a map that only scoring makes.
+
+    Parameters
+    ----------
+    job
+        The run, as its messages carry it.
+    """
+    return not {"capture", "pdf-picture"}.isdisjoint(job.get("derived_objects", []))
+
+
 def gathered(
     job: Job, scores: Sequence[float | None], maps: NDArray[np.float32], square: SeenSquare
 ) -> EvidenceSpec | None:
@@ -44,7 +55,7 @@ def gathered(
     from worker.model.evidence import levels  # numpy
 
     drawn = job.get("regions", "none")
-    captured = not {"capture", "pdf-picture"}.isdisjoint(job.get("derived_objects", []))
+    captured = needs_maps(job)
     if drawn == "none" and not captured:
         return None
     wanted: set[int] = set()

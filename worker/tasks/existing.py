@@ -12,10 +12,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from backlog.broker.messages import Job, model_of
+from backlog.dicom.file import DicomFile
+from backlog.dicom.header import text
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
-from backlog.model import LABELS, SCORE_DIGITS
+from backlog.model import SCORE_DIGITS
 from backlog.pacs.base import Pacs
-from backlog.report_uids import report_and_series_uid
+from backlog.report_uids import report_and_series_uid_of
+from worker.tasks.evidence import needs_maps
 
 if TYPE_CHECKING:
     from worker.reader.protocol import PreprocessedImage
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 def may_stand_for_scoring(job: Job) -> bool:
     """Whether a run takes the scores of reports that are there; a picture needs the map that only scoring makes."""
-    return not job.get("rescore", False) and "capture" not in job.get("derived_objects", [])
+    return not job.get("rescore", False) and not needs_maps(job)
 
 
 def existing_scores(
@@ -44,25 +47,18 @@ def existing_scores(
     image
         What was read of it.
     """
-    from worker.sr.inputs import Options
     from worker.sr.read import scores_of
 
-    points = job.get("operating_points")
-    uid, _ = report_and_series_uid(
-        image.sop_instance_uid,
-        model=model_of(job).name,
-        weights_sha256=weights,
-        language=job["language"],
-        coding=job["coding"],
-        iod=Options().iod,
-        operating_points_sha256=points["sha256"] if points else "",
-        regions=job.get("regions", "none"),
-    )
+    uid, _ = report_and_series_uid_of(job, image.sop_instance_uid, model_of(job).name, weights)
     with suppress(InstanceRejected, ServiceUnavailable, UsageError):
-        report = _report(pacs, uid)
-        scores = scores_of(pacs.fetch(report)) if report else []
-        if len(scores) == len(LABELS):
-            return [None if math.isnan(score) else round(score, SCORE_DIGITS) for score in scores]
+        held = _report(pacs, uid)
+        if not held:
+            return None
+        report = pacs.fetch(held)
+        # Two patients may have an image of one UID: the report is the image's only in the image's study.
+        if text(DicomFile(report).header, "StudyInstanceUID") != image.study_instance_uid:
+            return None
+        return [None if math.isnan(score) else round(score, SCORE_DIGITS) for score in scores_of(report)]
     return None
 
 

@@ -118,14 +118,23 @@ def _report(
     )
     built = build(numbers(item["scores"]), regions=regions)
     sr.check(built.dicom, of, scores=numbers(item["scores"]), model=model, options=options)
-    attempt.faults.record_success(Operation.READ)
-    attempt.faults.operation = Operation.WRITE
     its_report = replace(
         of, series_instance_uid=built.series_instance_uid, sop_instance_uid=built.sop_instance_uid
     )
-    if item.get("existing"):
-        _check_still_there(process.pacs, its_report)
+    scored_before = item.get("existing", False)
+    if scored_before and not process.pacs.contains(its_report):
+        raise InstanceRejected(
+            Reason.REPORT_CONFLICT, "the report that its scores come from was deleted meanwhile: try again"
+        )
+    attempt.faults.record_success(Operation.READ)
+    attempt.faults.operation = Operation.WRITE
     stored = process.pacs.store(built.dicom, its_report)
+    if scored_before and not stored.already:  # scores may be another's, and what is drawn comes from scoring
+        raise InstanceRejected(
+            Reason.REPORT_CONFLICT,
+            "the report that its scores come from was deleted meanwhile, or is another patient's;"
+            f" {withdraw(process.pacs, stored.instance)}",
+        )
     if not stored.already:
         attempt.faults.record_success(Operation.WRITE)
     held = fidelity.read_back(process.pacs, built.dicom, stored)
@@ -163,26 +172,6 @@ def _report(
         scoring={"weights": job["weights"], "meaningful": job["meaningful"], "engine": job["engine"]},
         attempts=attempt.claim.attempt,
         derived_objects=None if made is None else tuple(made),
-    )
-
-
-def _check_still_there(pacs: Pacs, report: Identity) -> None:
-    """Refuse to write a report whose scores come from one that is not there: what it draws comes from scoring.
-
-    Raises
-    ------
-    InstanceRejected
-        ``uid_conflict``: it is of another patient's image with the same UID; ``report_conflict``: it was deleted.
-    """
-    if pacs.contains(report):
-        return
-    if pacs.find([report.sop_instance_uid]):
-        raise InstanceRejected(
-            Reason.UID_CONFLICT, "another patient or study has an image of the same UID, with its report"
-        )
-    raise InstanceRejected(
-        Reason.REPORT_CONFLICT,
-        "its report was there, and was deleted before it was looked at again: try again",
     )
 
 

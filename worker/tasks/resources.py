@@ -108,8 +108,8 @@ class WorkerResources:
         return load(self.weights, engine=self.settings.engine, threads=threads)
 
     @property
-    def computes_on_cpu(self) -> bool:
-        """Whether the model is loaded, and on no GPU."""
+    def computes_with_onnx_runtime(self) -> bool:
+        """Whether the model is loaded, and ONNX Runtime computes it: on the CPU, in memory that can be bounded."""
         return "engine" in self.__dict__ and self.engine.name == "onnxruntime"
 
     def readers(self, job: Job) -> Readers:

@@ -7,15 +7,12 @@ workers answer, no weights are downloaded.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -25,22 +22,17 @@ from backlog.broker.connection import Broker
 from backlog.broker.messages import QUEUES, Stage
 from backlog.broker.queues import queue_for, stages_of
 from backlog.errors import BacklogError, UsageError
-from backlog.pacs.address import checked_address, is_dicomweb, is_server, without_password
-from backlog.pacs.connect import connect
-from backlog.pacs.modality import Modality, known_modalities
-from backlog.pacs.orthanc import Orthanc
+from backlog.pacs.address import without_password
 from backlog.settings import Settings, child_environment
 from backlog.version import build
 from backlog.weights import expected_sha256
+from producer.doctor.check import PATIENCE, Check, room
+from producer.doctor.pacs import check_pacs_of, look_ups, modalities
 from producer.run.local_servers import redis_program
 from producer.runner.runs import runner_build
 
 if TYPE_CHECKING:
     from producer.run.worker_inventory import WorkerInfo
-
-#: Below this much room, in bytes, a run may end in the middle; below the other it is worth a word.
-MIN_ROOM: Final = 1 << 30
-LITTLE_ROOM: Final = 10 << 30
 
 #: Older ones were never tried.
 REDIS: Final = (6, 2)
@@ -50,22 +42,6 @@ _NEARLY_FULL: Final = 0.8
 
 #: How far this machine's clock may lie from Redis's, in seconds, before the times in reports look odd.
 CLOCK: Final = 5.0
-
-_PATIENCE: Final = 5.0
-
-#: A UID of no object, and what it may take an Orthanc to find that out, in milliseconds.
-_NO_UID: Final = "2.25.0"
-SLOW_LOOK_UP_MS: Final = 25.0
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    state: Literal["ok", "look", "BAD"]
-    what: str
-    text: str
-    remedy: str = ""
 
 
 def examine(settings: Settings, out: Path, pacs: str = "") -> Iterator[Check]:
@@ -84,12 +60,12 @@ def examine(settings: Settings, out: Path, pacs: str = "") -> Iterator[Check]:
     yield from _packages()
     yield from _redis(settings)
     yield check_pacs_of(settings, pacs)
-    yield from _look_ups(settings, pacs)
-    yield from _modalities(settings, pacs)
+    yield from look_ups(settings, pacs)
+    yield from modalities(settings, pacs)
     yield check_model(settings)
-    yield _room("disk", out)
+    yield room("disk", out)
     if not settings.redis_url:
-        yield _room("cache", settings.cache_folder)
+        yield room("cache", settings.cache_folder)
 
 
 def _versions() -> Check:
@@ -193,7 +169,7 @@ def _workers(settings: Settings, broker: Broker) -> Iterator[Check]:
 
     try:
         with broker.reached():
-            answers = make_app(settings).control.inspect(timeout=_PATIENCE / 2).active_queues() or {}
+            answers = make_app(settings).control.inspect(timeout=PATIENCE / 2).active_queues() or {}
     except BacklogError as error:
         yield Check("BAD", "workers", f"they can't be asked: {error}", "correct what Redis refuses")
         return
@@ -256,98 +232,6 @@ def _builds(settings: Settings, names: set[str], found: Sequence[WorkerInfo]) ->
     return Check("ok", "builds", f"all run the code of this program ({build()})")
 
 
-def check_pacs_of(settings: Settings, given: str) -> Check:
-    """Check that the PACS answers, and is fit to hold reports."""
-    url = given or settings.pacs_url
-    if not url:
-        return Check("ok", "pacs", "CXR_PACS_URL is empty: a run keeps everything in OUT/pacs")
-    address = without_password(url)
-    try:
-        url = checked_address(url)
-    except UsageError as error:
-        return Check("BAD", "pacs", str(error), "correct CXR_PACS_URL or --pacs")
-    if not is_server(url):
-        folder = Path(url)
-        while not folder.exists():
-            folder = folder.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            return Check(
-                "BAD", "pacs", f"{address}: can't be written", "choose another folder, or its permissions"
-            )
-        return _room("pacs", folder)
-    patient = replace(settings, pacs_seconds=min(_PATIENCE, settings.pacs_seconds))
-    started = time.monotonic()
-    try:
-        with closing(connect(patient, url)) as pacs:
-            pacs.identity()
-            took = time.monotonic() - started
-            found = pacs.configuration() if isinstance(pacs, Orthanc) else None
-    except UsageError as error:
-        return Check("BAD", "pacs", str(error).replace(url, address), "correct what it names")
-    except BacklogError as error:
-        return Check("BAD", "pacs", str(error).replace(url, address), "start it, or correct CXR_PACS_URL")
-    problems = found.problems(stores_images=True, allow_recycling=settings.allow_recycling) if found else []
-    if problems:
-        return Check("BAD", "pacs", f"{address}: {'; '.join(problems)}", "correct its configuration")
-    text = f"{address} answers in {1000 * took:.0f} ms"
-    if is_dicomweb(url):
-        return Check(
-            "look",
-            "pacs",
-            f"{text}; DICOMweb doesn't tell whether it keeps all that it is given, nor whether it deletes",
-            "try a small run first: cxr-backlog run, verify, retract",
-        )
-    if found is not None and found.recycles is None and not settings.allow_recycling:
-        text += "; it doesn't tell whether it deletes its oldest patients to make room"
-        return Check("look", "pacs", text, "MaximumPatientCount and MaximumStorageSize have to be 0")
-    return Check("ok", "pacs", text)
-
-
-def _look_ups(settings: Settings, given: str) -> Iterator[Check]:
-    """Say where an Orthanc walks over all that it holds to find one UID: each report has one looked up."""
-    url = given or settings.pacs_url
-    if not is_server(url) or is_dicomweb(url):
-        return
-    patient = replace(settings, pacs_seconds=min(_PATIENCE, settings.pacs_seconds))
-    with (
-        suppress(BacklogError),
-        closing(connect(patient, url)) as pacs,
-    ):  # what is wrong with it is told above
-        took = []
-        for _ in range(3):
-            started = time.monotonic()
-            pacs.count_instances(_NO_UID, "")
-            took.append(1000 * (time.monotonic() - started))
-        if min(took) > SLOW_LOOK_UP_MS:
-            yield Check(
-                "look",
-                "pacs",
-                f"it takes {min(took):.0f} ms to find one UID, which each report has to wait for",
-                "give its SQLite index statistics, or PostgreSQL as its index: docs/scaling.md",
-            )
-
-
-def _modalities(settings: Settings, given: str) -> Iterator[Check]:
-    """Ask each DICOM modality that Orthanc knows for a sign of life, through Orthanc."""
-    url = given or settings.pacs_url
-    if not is_server(url) or is_dicomweb(url):
-        return
-    patient = replace(settings, pacs_seconds=min(_PATIENCE, settings.pacs_seconds))
-    with (
-        suppress(BacklogError),
-        closing(connect(patient, url)) as pacs,
-    ):  # what is wrong with it is told above
-        assert isinstance(pacs, Orthanc)  # noqa: S101  # what http:// leads to
-        for name in known_modalities(pacs):
-            try:
-                Modality(pacs, name, seconds=_PATIENCE).check()
-            except BacklogError as error:
-                remedy = "see its address in Orthanc, and whether it knows Orthanc's AE title"
-                yield Check("look", "modality", str(error), remedy)
-            else:
-                yield Check("ok", "modality", f"{name} answers Orthanc over DICOM (C-ECHO)")
-
-
 def check_model(settings: Settings) -> Check:
     """Have the weights verified, and the engine loaded, as a worker does it; in a process of its own."""
     if settings.redis_url and not _installed("onnxruntime") and not _installed("torch"):
@@ -372,21 +256,3 @@ def check_model(settings: Settings) -> Check:
             "look", "model", f"{text}; SEEDED: SCORES MEAN NOTHING", "unset CXR_WEIGHTS for a real run"
         )
     return Check("ok", "model", text)
-
-
-def _room(what: str, path: Path) -> Check:
-    """Look for room at a path, or at the nearest folder above it that exists."""
-    folder = path.expanduser().absolute()
-    while not folder.exists():
-        folder = folder.parent
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return Check("BAD", what, f"{folder}: can't be written", "choose another folder, or its permissions")
-    free = shutil.disk_usage(folder).free
-    text = f"{folder}: {free / 1e9:.1f} GB free"
-    if free < MIN_ROOM:
-        return Check(
-            "BAD", what, text, "make room: a run keeps its ledger there, and without a PACS all else"
-        )
-    if free < LITTLE_ROOM:
-        return Check("look", what, text, "is it enough for every image and its report?")
-    return Check("ok", what, text)
