@@ -177,12 +177,12 @@ def run(
     paths = Paths(out.absolute() if out else new_folder("cxr-run"))
     given = source if is_dicomweb(source) else settings.pacs_url
     address = pacs or given or str(paths.pacs)
-    day = None
-    if follow:
-        from producer.run.days import first_day
-
-        paths, day = first_day(paths.out, settings)
+    day, root = None, paths.out
     try:
+        if follow:
+            from producer.run.days import first_day
+
+            paths, day = first_day(root, settings)
         create(
             source,
             settings,
@@ -205,7 +205,7 @@ def run(
     except BaseException:
         if out is None:
             with suppress(OSError):
-                (paths.out.parent if follow else paths.out).rmdir()  # nothing was begun in it
+                root.rmdir()  # nothing was begun in it
         raise
     if detach:
         click.echo(f"Queued. See it: cxr-backlog runs; cxr-backlog status {paths.out}")

@@ -70,6 +70,11 @@ class Ledger(RunEffects):
 
     # -- entries -------------------------------------------------------------------------------------------------
 
+    def chunk_count(self, *, ended: bool = False) -> int:
+        """Return how many chunks there are, or have ended."""
+        where = "WHERE state = 2" if ended else ""
+        return int(self._execute(f"SELECT count(*) FROM chunk {where}").fetchone()[0])
+
     def add(self, page: Page, chunk_size: int, *, doubling: bool = False) -> None:
         """Keep a page of entries, in chunks, together with the cursor behind it.
 
@@ -86,8 +91,9 @@ class Ledger(RunEffects):
             item = int(self._get("listed", 0))
             chunks: list[tuple[str]] = []
             waiting: list[tuple[int, int | str]] = []
+            before = self.chunk_count() if doubling else 0
             for entry in page.entries:
-                size = min(chunk_size, item + 1 - len(waiting)) if doubling else chunk_size
+                size = min(chunk_size, 1 << min(6, before + len(chunks))) if doubling else chunk_size
                 if entry.reason is None:
                     waiting.append((item, entry.ref))
                 else:

@@ -22,9 +22,9 @@ INTERVAL: Final = 0.2
 #: Looking takes at most one part in so many of a slow PACS's time, which the workers need.
 SHARE: Final = 10
 
-#: Images of a run's beginning that go chunk by chunk, each once the deletions behind the one before were looked for:
-#: 1, 2, 4, 8, 16, 32 of them.
-_SLOW_START: Final = 63
+#: Chunks of a run's beginning that go one by one, each once the deletions behind the one before were looked for: of 1,
+#: 2, 4, 8, 16, 32 images. What a listing skips is in no chunk.
+_SLOW_START: Final = 6
 
 
 def pacs_problems(settings: Settings, address: str, *, stores_images: bool) -> list[str]:
@@ -100,7 +100,7 @@ class DeletionWatch:
         self._ledger = ledger
         self._stores_images = stores_images
         self._slow_start = slow_start
-        self._seen = -1  # items that had ended at the last look
+        self._seen = -1  # chunks that had ended at the last look
         self._next = 0.0
         self._change = -1  # the last change seen; -1 before the first look
         self._patients = 0  # that there have to be
@@ -115,10 +115,10 @@ class DeletionWatch:
             Patients vanished, or images that this run has stored.
         """
         began = time.monotonic()
-        ended_items = self._ledger.tally().ended if self.one_chunk_at_a_time() else self._seen
-        if began < self._next and ended_items == self._seen:
+        chunks = self._ledger.chunk_count(ended=True) if self.one_chunk_at_a_time() else self._seen
+        if began < self._next and chunks == self._seen:
             return
-        self._seen = ended_items
+        self._seen = chunks
         try:
             with suppress(ServiceUnavailable):  # the workers wait for it
                 self._look()
@@ -128,7 +128,7 @@ class DeletionWatch:
 
     def one_chunk_at_a_time(self) -> bool:
         """Whether the next chunk waits until the one before has ended, and deletions were looked for behind it."""
-        self._slow_start = self._slow_start and self._ledger.tally().ended < _SLOW_START
+        self._slow_start = self._slow_start and self._ledger.chunk_count(ended=True) < _SLOW_START
         return self._slow_start
 
     def _look(self) -> None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 from backlog.errors import ServiceUnavailable
 from backlog.settings import Settings
 from producer.dispatch.progress import RunProgress
-from producer.results.exports import Summary
+from producer.results.exports import Summary, summarise
 from producer.run.days import next_day
 from producer.run.execute import go_on
 from producer.run.folder import Paths, only_producer
+from producer.run.open import open_ledger
 from producer.run.signals import StopRequest, stopping_on_signals
 
-#: A server that is unavailable when a day begins is asked again after so many seconds.
+#: What a server or a disk that is unavailable prevents is tried again after so many seconds.
 _AGAIN_AFTER: Final = 15.0
+
+_Done = TypeVar("_Done")
 
 
 class Display(Protocol):
@@ -67,31 +72,56 @@ class Follower:
             A server doesn't answer at the first day.
         """
         with only_producer(Paths(paths.out.parent)), stopping_on_signals() as stopping:
-            # What is wrong at the beginning is told; of the days behind it, nobody may be there to read it.
-            summary, interrupted = self._one_day(paths, copy=self.copy)
+            days = _Waiting(self.display, stopping, paths)
+            summary, interrupted = self._first_day(paths, days)
             while not (interrupted or stopping.is_set() or paths.cancel.exists()):
-                following = next_day(paths)
+                following = days.until_done(partial(next_day, paths))
                 if following is None:
-                    return paths, summary, False
+                    return paths, summary, stopping.is_set()
                 for line in self.account(paths, summary):
                     self.display.say(line)
-                paths = following
-                summary, interrupted = self._go_on(paths, stopping)
+                paths = days.paths = following
+                summary, interrupted = days.until_done(partial(self._one_day, paths)) or _account(paths)
             return paths, summary, True
+
+    def _first_day(self, paths: Paths, days: _Waiting) -> tuple[Summary, bool]:
+        """Work on the first day. What is wrong at its beginning is told; later, nobody may be there to read it."""
+        try:
+            return self._one_day(paths, copy=self.copy)
+        except ServiceUnavailable:
+            with closing(open_ledger(paths.out)) as ledger:
+                if not ledger.get("all_listed", False):
+                    raise
+        return days.until_done(partial(self._one_day, paths)) or _account(paths)
 
     def _one_day(self, paths: Paths, *, copy: bool = False) -> tuple[Summary, bool]:
         shown = self.display
         return go_on(self.settings, paths, show=shown.show, say=shown.say, doing=shown.doing, copy=copy)
 
-    def _go_on(self, paths: Paths, stopping: StopRequest) -> tuple[Summary, bool]:
-        """Work on a day; wait for servers that are unavailable when it begins."""
+
+@dataclass
+class _Waiting:
+    """Does again what a server or a disk that is unavailable prevents, until the user stops it."""
+
+    display: Display
+    stopping: StopRequest
+    paths: Paths
+
+    def until_done(self, do: Callable[[], _Done]) -> _Done | None:
+        """Return what is done; None where the user stopped it first."""
         while True:
             try:
-                return self._one_day(paths)
+                return do()
             except ServiceUnavailable as error:
                 self.display.say(str(error))
                 deadline = time.monotonic() + _AGAIN_AFTER
                 while time.monotonic() < deadline:
-                    if stopping.is_set():
-                        raise
+                    if self.stopping.is_set() or self.paths.cancel.exists():
+                        return None
                     time.sleep(0.1)
+
+
+def _account(paths: Paths) -> tuple[Summary, bool]:
+    """Return the account of a day that was stopped while it waited."""
+    with closing(open_ledger(paths.out)) as ledger:
+        return summarise(ledger), True

@@ -83,7 +83,7 @@ class FollowedOrthanc:
         listed = self._listed(at.backlog)
         # What arrived until now may be on that page too, and is a new image: its change is in the log already.
         pages = []
-        while changes := self._orthanc.changes(at.change, _CHANGES):
+        while changes := self._changes(at):  # none too where the log was emptied: `arrivals` begins anew
             pages.append(self._page(at, changes))
             at = replace(at, change=changes[-1].seq, date=changes[-1].date)
         at = replace(at, backlog=None if listed.last else listed.cursor)

@@ -23,7 +23,7 @@ from producer.run.create import create
 from producer.run.folder import Paths
 from producer.sources.open import Selection
 from tests.support.dicom_images import chest, dicom
-from tests.support.ended_runs import harvest, list_items, new_ledger, rejected
+from tests.support.ended_runs import CHUNK, harvest, list_items, new_ledger, rejected
 from tests.support.newer_orthanc import an_orthanc, lacking
 from tests.support.servers import OrthancServer
 
@@ -145,7 +145,7 @@ def test_a_run_beside_other_patients_begins_slowly(
         assert watch is not None
         assert not empty.one_chunk_at_a_time()
         assert not reports_only.one_chunk_at_a_time()
-        list_items(ledger, 80)
+        list_items(ledger, 8 * CHUNK)
         watch.check()
         orthanc.clear()
         watch.check()  # nothing has ended since, and the hour is not over

@@ -102,6 +102,13 @@ def test_a_slow_start_has_chunks_of_one_two_four(ledger: Ledger) -> None:
     assert [len(chunk.items) for chunk in ledger.waiting(99)] == [1, 2, 4, 8, 8, 8, 8, 1]
 
 
+def test_what_a_listing_skips_makes_no_slow_start_faster(ledger: Ledger) -> None:
+    """Found: a Mac's zip holds a file beside each image, and its second chunk had 32 images."""
+    ledger.add(page(0, 60, every=2), 32, doubling=True)
+    ledger.add(page(60, 200, last=True, every=2), 32, doubling=True)
+    assert [len(chunk.items) for chunk in ledger.waiting(99)] == [1, 2, 4, 8, 15, 32, 32, 32, 4]
+
+
 def test_orthancs_identifiers_are_kept_as_they_are(ledger: Ledger) -> None:
     ledger.add(Page([Entry("01-ab"), Entry('q"\\')], "", last=True), 4)
     assert ledger.waiting(1)[0].items == [(0, "01-ab"), (1, 'q"\\')]
