@@ -32,18 +32,18 @@ unit: ## lint, types and the tests that need no whole run, in minutes; what `mak
 	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow" tests/test_house.py tests/backlog tests/producer tests/worker
 
 test: ## install what the tests need; lint, types, tests
-	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk pdftotext:poppler-utils chromium:chromium 7z:p7zip-full \
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk pdftotext:poppler-utils chromium:chromium 7z:p7zip-full tmux:tmux \
 		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps
 	@$(MAKE) --no-print-directory check
 	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not long"
 
 bench: ## measure, as ratios in one run
-	@scripts/system-packages redis-server:redis-server Orthanc:orthanc
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc chromium:chromium
 	@scripts/environment dev
 	$(PY) -m bench
 
 chaos: ## break everything on purpose and count what is lost
-	@scripts/system-packages redis-server:redis-server Orthanc:orthanc faketime:faketime
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc faketime:faketime stunnel:stunnel4 ip:iproute2
 	@scripts/environment dev
 	$(PY) -m tests.chaos
 	$(PY) -m pytest -q -m long tests/system

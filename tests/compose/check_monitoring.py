@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import requests
 
 from tests.compose.account import Account
 from tests.compose.stack import Stack
 from tests.conftest import need
-from tests.support.servers import ROOT, free_port, wait_until
+from tests.support.prometheus import ask
+from tests.support.prometheus import prometheus as real_prometheus
+from tests.support.servers import ROOT, wait_until
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -36,27 +37,8 @@ def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (folder / "prometheus.yml").write_text(configuration)
     (folder / "targets").symlink_to(stack.folder / "out" / ".targets")
     shutil.copy(MONITORING / "rules.yml", folder)
-    url = f"127.0.0.1:{free_port()}"
-    command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--web.listen-address={url}"]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, f"--storage.tsdb.path={folder}/data"], stdout=log, stderr=log, cwd=folder
-        )
-    yield f"http://{url}/api/v1"
-    process.terminate()
-    process.wait(30)
-
-
-def ask(url: str, query: str) -> list[dict[str, Any]]:
-    """Return what Prometheus answers to a query, which it must understand; nothing while it starts."""
-    try:
-        answer = requests.get(f"{url}/query", params={"query": query}, timeout=10)
-    except requests.ConnectionError:
-        return []
-    if answer.status_code == 503:
-        return []
-    assert answer.json()["status"] == "success", (query, answer.text)
-    return list(answer.json()["data"]["result"])
+    with real_prometheus(folder) as url:
+        yield url
 
 
 def board() -> list[str]:

@@ -250,7 +250,7 @@ def killed_after_catching_up(ledger: Ledger, path: Path) -> None:
 import os, sys
 from pathlib import Path
 from producer.ledger.ledger import Ledger
-from producer.results import audit_chain, audit_log
+from producer.results import audit_log
 audit_log.MARK_EVERY = 7
 audit_log.Audit(Ledger(Path(sys.argv[1]), write=True), Path(sys.argv[2])).catch_up()
 os.kill(os.getpid(), 9)

@@ -174,6 +174,7 @@ def test_an_orthanc_that_searches_its_whole_index_is_named(
     assert "docs/scaling.md" in slow[0].remedy
 
 
+@pytest.mark.usefixtures("no_model")
 def test_an_orthanc_right_locked_and_away(orthanc: OrthancServer, tmp_path: Path) -> None:
     right = Settings(pacs_url=orthanc.url, pacs_username=orthanc.username, pacs_password=orthanc.password)
     assert one(right, tmp_path, "pacs").state in ("ok", "look")

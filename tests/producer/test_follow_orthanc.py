@@ -152,7 +152,7 @@ def test_an_image_that_goes_while_it_is_looked_at_is_counted(
 
 @pytest.mark.parametrize("later", [0, 1])
 def test_an_emptied_log_has_everything_listed_again(
-    orthanc: OrthancServer, capsys: pytest.CaptureFixture[str], later: int
+    orthanc: OrthancServer, caplog: pytest.LogCaptureFixture, later: int
 ) -> None:
     kept = store(orthanc, 1)
     source, ledger = followed(orthanc), Ledger()
@@ -168,6 +168,29 @@ def test_an_emptied_log_has_everything_listed_again(
     ledger.backlog(source)
     assert ledger.listed[0] == kept
     assert sorted(ledger.listed[1:]) == sorted([kept, unread, *after])
+    assert "listed again" in caplog.text
+
+
+def test_a_log_that_is_emptied_between_two_questions_loses_nothing(
+    orthanc: OrthancServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: the backlog's question took the cursor into the new log, behind what had arrived before it."""
+    monkeypatch.setattr("producer.sources.series_listing.SERIES_PAGE", 1)
+    for number in range(3):
+        store(orthanc, number)
+    source, ledger = followed(orthanc), Ledger()
+    ledger.arrivals(source)
+    for page in source.backlog(ledger.cursor):
+        ledger.add(page)
+    (listed,) = ledger.listed
+    number = int(orthanc.get(f"/instances/{listed}/content/PatientID").text.strip("P \0"))
+    beside = store(orthanc, number, SOPInstanceUID="1.7.99")  # in a series that is listed already
+    delete(orthanc, "/changes")
+    after = store(orthanc, 7)
+    ledger.backlog(source)
+    ledger.arrivals(source)
+    ledger.backlog(source)
+    assert {beside, after} <= set(ledger.listed)
 
 
 @pytest.mark.parametrize("more", [1, 4])

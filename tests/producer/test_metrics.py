@@ -13,10 +13,8 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 
 from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
@@ -42,6 +40,8 @@ from producer.run.open_run import OpenRun
 from tests.chaos.simulated import Simulated
 from tests.conftest import need
 from tests.support.ended_runs import harvest, list_items, new_ledger, rejected, reported, some_scores, times
+from tests.support.prometheus import ask
+from tests.support.prometheus import prometheus as real_prometheus
 from tests.support.servers import ROOT, RedisServer, free_port, wait_until
 
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -322,29 +322,8 @@ def prometheus(metrics: Metrics, tmp_path: Path) -> Iterator[str]:
     target = [{"targets": [f"127.0.0.1:{metrics.port}"], "labels": {"run": RUN}}]
     (tmp_path / "targets" / f"run-{RUN}.json").write_text(json.dumps(target))
     shutil.copy(MONITORING / "rules.yml", tmp_path)
-    url = f"127.0.0.1:{free_port()}"
-    command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--web.listen-address={url}"]
-    with (tmp_path / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, f"--storage.tsdb.path={tmp_path}/data"], stdout=log, stderr=log, cwd=tmp_path
-        )
-    try:
-        yield f"http://{url}/api/v1"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def ask(url: str, query: str) -> list[dict[str, Any]]:
-    """Return what Prometheus answers to a query, which it must understand; nothing while it isn't up."""
-    try:
-        answer = requests.get(f"{url}/query", params={"query": query}, timeout=10)
-    except requests.ConnectionError:
-        return []
-    if answer.status_code == 503:
-        return []  # it starts
-    assert answer.json()["status"] == "success", (query, answer.text)
-    return list(answer.json()["data"]["result"])
+    with real_prometheus(tmp_path) as url:
+        yield url
 
 
 def test_a_real_prometheus_takes_the_numbers_and_every_panel_asks_it(

@@ -29,20 +29,8 @@ from producer.sources.only_list import OnlyList, read_only_list
 from producer.sources.open import Selection, only_source
 from producer.sources.orthanc import OrthancSource
 from producer.sources.zip import ZipSource
-from tests.support.dicom_images import chest, dicom
+from tests.support.listed_images import image
 from tests.support.servers import OrthancServer
-
-
-def image(number: int, **attributes: Any) -> bytes:
-    values = {
-        "SOPInstanceUID": f"1.2.{number}.9",
-        "SeriesInstanceUID": f"1.2.{number}.8",
-        "StudyInstanceUID": f"1.2.{number // 2}",
-        "AccessionNumber": f"A{number // 2}",
-        "PatientID": f"P{number // 4}",
-    }
-    return dicom(chest(32, 32), **(values | attributes))
-
 
 FILES = {f"p{n // 4}/image{n}.dcm": image(n) for n in range(12)} | {
     "p9/image20.dcm.gz": gzip.compress(image(20)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,24 +20,10 @@ from producer.sources.dicomweb import DicomwebSource
 from producer.sources.modality import ModalitySource
 from producer.sources.only_list import OnlyList, read_only_list
 from producer.sources.open import only_source
-from tests.support.dicom_images import chest, dicom
 from tests.support.dicomweb_servers import StrictServer, address, orthanc_dicomweb
 from tests.support.hospital import ScriptedHospital
+from tests.support.listed_images import image
 from tests.support.servers import OrthancServer
-
-
-def image(number: int, **attributes: Any) -> bytes:
-    """An image of twelve: two a study, four a patient."""
-    values = {
-        "SOPInstanceUID": f"1.2.{number}.9",
-        "SeriesInstanceUID": f"1.2.{number}.8",
-        "StudyInstanceUID": f"1.2.{number // 2}",
-        "AccessionNumber": f"A{number // 2}",
-        "PatientID": f"P{number // 4}",
-        "StudyDate": "20240102",
-    }
-    return dicom(chest(32, 32), **(values | attributes))
-
 
 REPORT = image(50, Modality="SR", Manufacturer="cxr-backlog", StudyInstanceUID="1.2.0", AccessionNumber="A0")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backlog.broker.messages import Stage
+from backlog.broker.messages import ItemRecord, Stage
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import identity, read_header
 from backlog.errors import ServiceUnavailable, UsageError
@@ -228,16 +228,22 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.results.item_requests.ONE_SECONDS", 0.0)
 
 
+def first_failed(pacs: Pacs) -> tuple[list[str], dict[int, ItemRecord], Callable[[int], ItemRecord]]:
+    """Report all images, and keep of the first that the PACS failed on its report: images, records, what is kept."""
+    images = [pacs.store(image(number)).instance for number in range(COUNT)]
+    records = reported_through(pacs, images)
+
+    def record(item: int) -> ItemRecord:
+        return records[item] if item else rejected(Reason.PACS_FAILS, stage=Stage.REPORT, instance=images[0])
+
+    return images, records, record
+
+
 def test_one_report_that_the_pacs_fails_on_holds_up_no_other(
     pacs: Pacs, tmp_path: Path, impatient: None
 ) -> None:
     """Found: both ended at it, and so did every later call; the reports behind it were never looked at."""
-    images = [pacs.store(image(number)).instance for number in range(COUNT)]
-    records = reported_through(pacs, images)
-
-    def record(item: int) -> Any:
-        return records[item] if item else rejected(Reason.PACS_FAILS, stage=Stage.REPORT, instance=images[0])
-
+    images, records, record = first_failed(pacs)
     failing: Any = FailsOn(pacs, {records[one]["sr_instance"] for one in (0, 2)})
     with closing(a_ledger(tmp_path / "out", record)) as ledger:
         found = verify(ledger, failing)
@@ -255,12 +261,7 @@ def test_one_report_that_the_pacs_fails_on_holds_up_no_other(
 def test_a_report_is_found_by_its_id_where_the_pacs_fails_on_its_uid(
     pacs: Pacs, tmp_path: Path, impatient: None
 ) -> None:
-    images = [pacs.store(image(number)).instance for number in range(COUNT)]
-    records = reported_through(pacs, images)
-
-    def record(item: int) -> Any:
-        return records[item] if item else rejected(Reason.PACS_FAILS, stage=Stage.REPORT, instance=images[0])
-
+    _, records, record = first_failed(pacs)
     failing: Any = FailsOn(pacs, {records[0]["sr_sop_instance_uid"]})
     with closing(a_ledger(tmp_path / "out", record)) as ledger:
         assert verify(ledger, failing).unrecorded == [0]

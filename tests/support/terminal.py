@@ -1,4 +1,4 @@
-"""What a terminal of a given width shows of a command, recorded by tmux; written into docs/terminal.md by a person.
+"""What a terminal of a given width shows of a command, recorded by tmux.
 
 ``python -m tests.support.terminal COLUMNS COMMAND…`` prints one screen.
 """
