@@ -19,14 +19,13 @@ import psutil
 import requests
 
 from backlog.dicom.file import DicomFile
-from backlog.model import LABELS
+from backlog.model import DEFAULT_MODEL, LABELS, MODEL_VERSION
 from bench.end_to_end import write_zip
-from bench.figures import Figure
 from tests.support.newer_orthanc import VERSIONS, lacking, made_orthanc
 from tests.support.servers import OrthancServer
 from worker.sr import build as sr
 
-_MODEL: Final = sr.Model("densenet121-res224-all", "torchxrayvision 1.5.7", "0" * 64)
+_MODEL: Final = sr.Model(DEFAULT_MODEL, MODEL_VERSION, "0" * 64)
 _WARM_UP: Final = 3
 _WITHOUT_FINDINGS: Final = [0.1] * len(LABELS)
 
@@ -61,8 +60,8 @@ def _cpu_of_store(server: OrthancServer, dicom: bytes) -> float:
     return float(sum(process.cpu_times()[:2]) - before)
 
 
-def measure(count: int = 60) -> list[Figure]:
-    """Store images and reports in turn in both versions; print the table and return its figures."""
+def measure(count: int = 60) -> None:
+    """Store images and reports in turn in both versions; print the table."""
     if reason := lacking("1.12"):
         raise SystemExit(reason)
     seen: dict[tuple[str, str], list[float]] = {}
@@ -80,7 +79,6 @@ def measure(count: int = 60) -> list[Figure]:
                         seconds = _cpu_of_store(server, dicom)
                         if slot >= _WARM_UP:
                             seen.setdefault((what, version), []).append(seconds)
-    found = []
     for what in ("image", "report"):
         oldest = statistics.fmean(seen[what, VERSIONS[0]])
         for version in VERSIONS:
@@ -88,17 +86,6 @@ def measure(count: int = 60) -> list[Figure]:
             print(
                 f"{what:<8}{version:<12}{1e3 * mean:>7.1f} ms of CPU{mean / oldest:>7.2f} of the installed one's"
             )
-            found.append(
-                Figure(
-                    "Orthanc by version",
-                    f"{what}, {version}",
-                    1e3 * mean,
-                    "ms",
-                    mean / oldest,
-                    "of the installed",
-                )
-            )
-    return found
 
 
 if __name__ == "__main__":

@@ -352,7 +352,7 @@ _MAX_LINES = 300
 _LONGER = {
     *("backlog.settings", "backlog.dicom.header", "backlog.dicom.parser", "backlog.pacs.modality"),
     *("producer.ledger.ledger", "producer.dispatch.dispatcher"),
-    *("producer.run.create", "producer.cli.run", "producer.cli.validate"),
+    *("producer.cli.run", "producer.cli.validate"),
     *("worker.sr.content", "worker.sr.document"),
 }
 

@@ -192,8 +192,8 @@ def _in_words(item: ItemRow, name: str | None) -> Iterator[tuple[str, str]]:
 @_reasons(_QUARANTINED)
 def quarantine_replay(out: Path, to: Path, reason: tuple[str, ...]) -> None:
     """Try the quarantined items again, as a run of their own."""
-    from producer.run.create import create_replay
     from producer.run.folder import Paths
+    from producer.run.replay import create_replay
 
     settings = read_settings()
     count = create_replay(Paths(out.absolute()), Paths(to.absolute()), frozenset(reason), settings)

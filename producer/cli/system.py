@@ -142,8 +142,9 @@ def demo(out: Path | None, count: int) -> None:
     Uses the released weights; where they can't be had, and only here, goes on with seeded weights and says so.
     """
     from producer.demo.backlog import write_backlog
-    from producer.run.create import create, refuse_another
+    from producer.run.create import create
     from producer.run.folder import Paths, new_folder
+    from producer.run.make_run import refuse_another
     from producer.run.worker_command import need_worker, prepare_model
     from producer.sources.open import Selection
 

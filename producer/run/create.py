@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
-from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,28 +9,27 @@ from pathlib import Path
 from backlog.broker.messages import IN_PACS, ConversionSpec, Job, PredecessorSpec, SourceSpec, Stage, model_of
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
-from backlog.files import PrivateFolder, private_files
+from backlog.files import PrivateFolder
 from backlog.inputs.conversion import NOTHING, names_of
 from backlog.model import PREPROCESSING
-from backlog.outcomes import Outcome
 from backlog.pacs.address import checked_address, is_dicomweb, is_server
 from backlog.pacs.connect import connect
 from backlog.pacs.modality import is_pacs_word
 from backlog.settings import Settings
 from backlog.weights import is_seeded
 from producer.dispatch.following import Day
-from producer.ledger.ledger import EVICTS, FOLLOWS, Ledger
+from producer.ledger.ledger import EVICTS, FOLLOWS
 from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED, check_labels
 from producer.results.only_account import ONLY
 from producer.run.check_pacs import check_pacs
 from producer.run.choose_weights import choose_weights
 from producer.run.delivery import AS_USUAL, Delivery
-from producer.run.folder import Paths, only_producer, touch
+from producer.run.folder import Paths
+from producer.run.make_run import check_place, make_run, refuse_another, run_name
 from producer.run.open import open_ledger
-from producer.run.place import pacs_address, place_facts
 from producer.run.schedule import schedule_facts
-from producer.run.wanted import check_selection, keep_wanted, read_wanted
+from producer.run.wanted import check_selection, read_wanted
 from producer.run.worker_inventory import check_workers_make
 from producer.sources.open import Selection, check_followed, make_source
 from producer.validation.operating_points import OperatingPoints, check_fits, read_operating_points
@@ -210,134 +205,6 @@ def _identity(settings: Settings, address: str, *, label_findings: bool) -> str:
         return identity
     finally:
         pacs.close()
-
-
-def check_place(settings: Settings, paths: Paths) -> None:
-    """Refuse a run's folder outside the one for all runs: in a container it would be gone with the container.
-
-    Raises
-    ------
-    UsageError
-        See above.
-    """
-    folder = settings.runs_folder
-    if folder and Path(folder).resolve() not in paths.out.resolve().parents:
-        raise UsageError(
-            f"{paths.out}: runs are kept below {folder} only (CXR_RUNS_FOLDER): write --out {folder}/NAME"
-        )
-
-
-def refuse_another(paths: Paths) -> None:
-    """Refuse a folder that holds a run, or files that a run there would replace.
-
-    Raises
-    ------
-    UsageError
-        See above.
-    """
-    if paths.ledger.exists():
-        raise UsageError(f"{paths.out}: holds a run already. Go on with it: cxr-backlog resume {paths.out}")
-    for path in (
-        paths.scores,
-        paths.summary,
-        paths.page,
-        paths.audit,
-        paths.listing,
-        paths.only,
-        paths.only_account,
-        paths.pause,
-        paths.cancel,
-    ):
-        if os.path.lexists(path):
-            raise UsageError(
-                f"{path}: this file exists, and the run would replace it: choose another folder for the run"
-            )
-
-
-def make_run(paths: Paths, facts: Facts, wanted: Path | None = None, taken: Iterable[bytes] = ()) -> None:
-    """Make the folder and the ledger in it, as the only one who does.
-
-    Parameters
-    ----------
-    paths
-        The folder.
-    facts
-        What the ledger begins with.
-    wanted
-        A list of the images that are wanted, to be copied.
-    taken
-        Digests of a followed folder's files that earlier days have.
-
-    Raises
-    ------
-    UsageError
-        It holds a run already, or can't be made.
-    """
-    try:
-        paths.out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
-    with private_files(), only_producer(paths):
-        refuse_another(paths)
-        if FOLLOWS in facts:
-            touch(Paths(paths.out.parent).days)
-        if wanted is not None:
-            keep_wanted(wanted, paths.only)
-        Ledger.create(paths.ledger, facts | place_facts(paths, str(facts["pacs"])), taken).close()
-
-
-def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Settings) -> int:
-    """Make a new run of another run's quarantined items; returns their count.
-
-    Parameters
-    ----------
-    of
-        The folder of the run whose items are tried again.
-    paths
-        The new run's folder.
-    reasons
-        Only items quarantined for one of these; none for all.
-    settings
-        Of this process.
-
-    Raises
-    ------
-    UsageError
-        Nothing of that kind is quarantined, or the new folder holds a run already.
-    """
-    check_place(settings, paths)
-    refuse_another(paths)
-    ledger = open_ledger(of.out)
-    items = [item for item in ledger.items(Outcome.QUARANTINED) if not reasons or item.reason in reasons]
-    if not items:
-        of_kind = f" for {', '.join(sorted(reasons))}" if reasons else ""
-        raise UsageError(f"{of.out}: nothing is quarantined{of_kind}")
-    facts: Facts = {key: ledger.get(key) for key in ("word", "selection", "model", "workers", "chunk_size")}
-    facts["pacs"] = pacs_address(ledger, of)
-    for fact in (WANTED, EVICTS):
-        if ledger.get(fact):
-            facts[fact] = True
-    earlier: Job = ledger.get("job")
-    ledger.close()
-    now = datetime.now(UTC).replace(microsecond=0)
-    job: Job = {
-        **earlier,
-        "run": run_name(now),
-        "when": now.isoformat(),
-        "language": settings.language,
-        "coding": settings.coding,
-        "regions": settings.regions,
-        "rules": Rules.from_settings(settings).spec(),
-    }
-    replayed = [json.loads(item.ref) for item in items]
-    facts |= schedule_facts(settings)
-    make_run(paths, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)})
-    return len(items)
-
-
-def run_name(now: datetime) -> str:
-    """Return the name of a run that is made at a moment."""
-    return f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
 
 
 def _predecessor(out: Path) -> PredecessorSpec:

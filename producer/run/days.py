@@ -23,8 +23,8 @@ from producer.dispatch.hours import Clock, check_zone, local_zone, utc_now
 from producer.ledger.ledger import FOLLOWS, Ledger
 from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED
-from producer.run.create import make_run, run_name
 from producer.run.folder import Paths, latest_day, touch
+from producer.run.make_run import make_run, run_name
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address
 from producer.run.schedule import SCHEDULE

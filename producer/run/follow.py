@@ -20,7 +20,7 @@ from producer.run.open import open_ledger
 from producer.run.signals import StopRequest, stopping_on_signals
 
 #: What a server or a disk that is unavailable prevents is tried again after so many seconds.
-_AGAIN_AFTER: Final = 15.0
+AGAIN_AFTER: Final = 15.0
 
 _Done = TypeVar("_Done")
 
@@ -114,7 +114,7 @@ class _Waiting:
                 return do()
             except ServiceUnavailable as error:
                 self.display.say(str(error))
-                deadline = time.monotonic() + _AGAIN_AFTER
+                deadline = time.monotonic() + AGAIN_AFTER
                 while time.monotonic() < deadline:
                     if self.stopping.is_set() or self.paths.cancel.exists():
                         return None

@@ -40,7 +40,7 @@ def said() -> Said:
 @pytest.fixture
 def days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Paths]:
     """Two days of a followed source, each with a ledger; the second is the last."""
-    monkeypatch.setattr(follow, "_AGAIN_AFTER", 0.05)
+    monkeypatch.setattr(follow, "AGAIN_AFTER", 0.05)
     made = [Paths(tmp_path / "2026-01-01"), Paths(tmp_path / "2026-01-02")]
     for paths in made:
         paths.out.mkdir()

@@ -1,0 +1,97 @@
+"""The folder of a new run, with its name and its ledger: a place that no other run has."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from backlog.errors import UsageError
+from backlog.files import private_files
+from backlog.settings import Settings
+from producer.ledger.ledger import FOLLOWS, Ledger
+from producer.ledger.run_database import Facts
+from producer.run.folder import Paths, only_producer, touch
+from producer.run.place import place_facts
+from producer.run.wanted import keep_wanted
+
+
+def check_place(settings: Settings, paths: Paths) -> None:
+    """Refuse a run's folder outside the one for all runs: in a container it would be gone with the container.
+
+    Raises
+    ------
+    UsageError
+        See above.
+    """
+    folder = settings.runs_folder
+    if folder and Path(folder).resolve() not in paths.out.resolve().parents:
+        raise UsageError(
+            f"{paths.out}: runs are kept below {folder} only (CXR_RUNS_FOLDER): write --out {folder}/NAME"
+        )
+
+
+def refuse_another(paths: Paths) -> None:
+    """Refuse a folder that holds a run, or files that a run there would replace.
+
+    Raises
+    ------
+    UsageError
+        See above.
+    """
+    if paths.ledger.exists():
+        raise UsageError(f"{paths.out}: holds a run already. Go on with it: cxr-backlog resume {paths.out}")
+    for path in (
+        paths.scores,
+        paths.summary,
+        paths.page,
+        paths.audit,
+        paths.listing,
+        paths.only,
+        paths.only_account,
+        paths.pause,
+        paths.cancel,
+    ):
+        if os.path.lexists(path):
+            raise UsageError(
+                f"{path}: this file exists, and the run would replace it: choose another folder for the run"
+            )
+
+
+def make_run(paths: Paths, facts: Facts, wanted: Path | None = None, taken: Iterable[bytes] = ()) -> None:
+    """Make the folder and the ledger in it, as the only one who does.
+
+    Parameters
+    ----------
+    paths
+        The folder.
+    facts
+        What the ledger begins with.
+    wanted
+        A list of the images that are wanted, to be copied.
+    taken
+        Digests of a followed folder's files that earlier days have.
+
+    Raises
+    ------
+    UsageError
+        It holds a run already, or can't be made.
+    """
+    try:
+        paths.out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{paths.out}: can't be made ({error.strerror})") from error
+    with private_files(), only_producer(paths):
+        refuse_another(paths)
+        if FOLLOWS in facts:
+            touch(Paths(paths.out.parent).days)
+        if wanted is not None:
+            keep_wanted(wanted, paths.only)
+        Ledger.create(paths.ledger, facts | place_facts(paths, str(facts["pacs"])), taken).close()
+
+
+def run_name(now: datetime) -> str:
+    """Return the name of a run that is made at a moment."""
+    return f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
