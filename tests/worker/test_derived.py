@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from celery.exceptions import Reject
+from PIL import Image
 from pydicom import dcmread
 
 from backlog.broker.messages import ItemRecord, Job, Stage
@@ -38,7 +39,7 @@ from tests.support.sr_reports import ENGLISH, MODEL, SCORES, SEEDED, WHEN, progr
 from tests.worker.test_chunk import Message, Shop, images, shop  # noqa: F401  # a fixture
 from worker.derived import capture as derived_capture
 from worker.derived import dicom as derived_dicom
-from worker.derived.capture import draw
+from worker.derived.capture import draw, jpeg_without_table
 from worker.derived.pdf import write_pdf
 from worker.derived.table import cells
 from worker.model.class_activation import ClassActivation
@@ -283,6 +284,18 @@ def test_a_pdf_has_a_picture_where_a_run_asks_for_one(tmp_path: Path) -> None:
     assert (page, int(width), int(height)) == ("1", 2 * 640 + 48, 640 + 60)
     words, without = (set(text_of(one, tmp_path).split()) for one in (pdf, write_pdf(of)))
     assert without <= words
+
+
+def test_a_picture_for_a_page_ends_before_the_table() -> None:
+    jpeg, shape = jpeg_without_table(large_picture())
+    with Image.open(io.BytesIO(jpeg)) as page:
+        pixels = np.asarray(page.convert("RGB")).astype(int)
+    rows, columns, _ = pixels.shape
+    assert shape == rows / columns
+    margin = pixels[:, 2 * derived_capture.SIDE + 2 * derived_capture.GAP + 8 :]
+    assert margin.size > 0
+    # A frame's red is far away from the ground; a JPEG's rounding is not.
+    assert margin.max() - margin.min() < 24
 
 
 def test_every_font_of_the_pdf_is_embedded(tmp_path: Path) -> None:

@@ -95,7 +95,10 @@ def jpeg_without_table(picture: NDArray[np.uint8]) -> tuple[bytes, float]:
     picture
         (rows, columns, 3), of :func:`draw`.
     """
-    shown = Image.fromarray(picture[TOP - 44 : TOP + SIDE + GAP, : 2 * SIDE + 2 * GAP + GAP // 2])
+    pixels = picture[TOP - 44 : TOP + SIDE + GAP, : 2 * SIDE + 3 * GAP].copy()
+    # The frame of the table's highest row reaches into the margin.
+    pixels[:, 2 * SIDE + 2 * GAP :] = _GROUND
+    shown = Image.fromarray(pixels)
     file = io.BytesIO()
     shown.save(file, "JPEG", quality=90)
     return file.getvalue(), shown.height / shown.width
