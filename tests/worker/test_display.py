@@ -102,6 +102,18 @@ def test_the_whole_image_is_shown_smaller_and_nothing_where_nobody_asks() -> Non
     assert model_input(file).displayed is None
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16])
+def test_a_smaller_image_is_the_means_of_blocks(kind: type[np.generic]) -> None:
+    header: dict[str, Any] = {"WindowCenter": 100, "WindowWidth": 256, "VOILUTFunction": "LINEAR_EXACT"}
+    pixels = chest(301, 704) // 16
+    if kind is np.int16:
+        header["PixelRepresentation"] = 1
+    found = shown(dicom(pixels.astype(kind), **header), 200)
+    means = pixels[:300, :702].reshape(100, 3, 234, 3).mean(axis=(1, 3))
+    assert found.contrast is Contrast.WINDOW
+    assert np.abs(found.image - 255 * np.clip((means - 100) / 256 + 0.5, 0, 1)).max() <= 0.5 + 1e-4
+
+
 @pytest.mark.parametrize("presentation", ["MONOCHROME1", "MONOCHROME2"])
 def test_a_negative_slope_turns_people_s_image_as_the_models(presentation: str) -> None:
     """No oracle: pydicom turns a window's output round too where the slope is negative (PS3.3 C.11.2.1.2 doesn't)."""
