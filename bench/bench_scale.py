@@ -1,10 +1,10 @@
-"""Where the curve ends: 1 to 64 workers whose engines sleep as long as a batch would take.
+"""Where the curve ends: 1 to 256 workers whose engines sleep as long as a batch would take.
 
 Claims, chunks, messages, ledger, Redis and producer are the real ones; an image is scored by sleeping, and stored
 by doing nothing. What stops the curve is then the queue, the producer, or this machine's cores, on which all workers
 run as well: the CPU of each part an image tells which.
 
-``python -m bench.bench_scale [IMAGES_PER_SECOND]`` of one worker; 100 is a strong CPU or a small GPU.
+``python -m bench.bench_scale [IMAGES_PER_SECOND]`` of one worker; 10 is a core of a CPU, 100 a strong CPU or a small GPU.
 ``python -m bench.bench_scale IMAGES_PER_SECOND MS`` puts Redis so many milliseconds, there and back, away from producer
 and workers, in a network namespace of its own; needs root.
 """
@@ -26,7 +26,7 @@ from tests.chaos.link import SERVER, Network, inside
 from tests.chaos.simulated import CHUNK, cpu_seconds, produce
 from tests.support.servers import ROOT, RedisServer
 
-WORKERS = (1, 2, 4, 8, 16, 32, 64)
+WORKERS = (1, 4, 16, 32, 64, 128, 256)
 _SECONDS = 12  # of work for each point of the curve
 
 
@@ -66,7 +66,7 @@ def measure_far(workers: int, rate: float, folder: Path, seconds: float) -> Poin
 
 
 def _run(redis: RedisServer, workers: int, rate: float, folder: Path) -> Point:
-    items = int(max(2 * CHUNK * workers, min(rate * workers, 8000) * _SECONDS)) // CHUNK * CHUNK
+    items = int(max(10 * CHUNK * workers, min(rate * workers, 8000) * _SECONDS)) // CHUNK * CHUNK
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CXR_")}
     environment["CXR_REDIS_URL"] = redis.url
     started = []
