@@ -39,17 +39,17 @@ def parts(*, quick: bool) -> dict[str, Callable[[], list[figures.Figure]]]:
     return {
         "The report": bench_report.main,
         "Pixels": bench_pixels.main,
-        "The engine": lambda: bench_engine.main(cache, 2 if quick else 5),
+        "The engine": lambda: bench_engine.main(cache, 2 if quick else 3),
         "The producer": bench_producer.main,
         "Start and memory of an inference worker": lambda: bench_start.main(1 if quick else 5),
         "One image by stage": lambda: bench_stages.main(8 if quick else 24),
         "Simulated workers": bench_scale.main,
         "What people see": lambda: bench_views.main(10 if quick else 100),
         "Comparison with labels": lambda: bench_validation.main(
-            *((50, 100_000) if quick else (100, 1_000_000))
+            *((50, 100_000) if quick else (50, 1_000_000))
         ),
-        "One worker and two": lambda: bench_workers.main(*((40, 1) if quick else (160, 2))),
-        "Compressed images": lambda: compressed.measure(*((8, 1) if quick else (40, 2))),
+        "One worker and two": lambda: bench_workers.main(*((40, 1) if quick else (100, 1))),
+        "Compressed images": lambda: compressed.measure(*((8, 1) if quick else (40, 1))),
         "End to end": lambda: end_to_end.measure(*((40, 4, 1) if quick else (200, 8, 2))),
     }
 
