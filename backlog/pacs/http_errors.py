@@ -34,7 +34,16 @@ def credentials(username: str, password: str) -> HTTPBasicAuth | None:
 _CLIENT: Final = (
     *("CERTIFICATE_REQUIRED", "ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "ALERT_CERTIFICATE_UNKNOWN"),
     *("ALERT_CERTIFICATE_EXPIRED", "ALERT_CERTIFICATE_REVOKED", "ALERT_UNSUPPORTED_CERTIFICATE"),
-    *("ALERT_ACCESS_DENIED", "HANDSHAKE_FAILURE", "KEY_VALUES_MISMATCH"),
+    *("ALERT_ACCESS_DENIED", "KEY_VALUES_MISMATCH"),
+)
+
+#: What a server says for either reason: no common parameters, or, before TLS 1.3, no client's certificate.
+_EITHER: Final = "HANDSHAKE_FAILURE"
+
+#: No version of TLS, or no cipher, that both sides accept (RFC 8446, 6.2; the last two are OpenSSL's own).
+_NOTHING_IN_COMMON: Final = (
+    *("ALERT_PROTOCOL_VERSION", "ALERT_INSUFFICIENT_SECURITY"),
+    *("UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE"),
 )
 
 
@@ -74,6 +83,17 @@ def _error(url: str, error: Exception) -> BacklogError:
     if isinstance(error, requests.exceptions.SSLError) or any(
         isinstance(cause, urllib3.exceptions.SSLError) for cause in causes
     ):
+        if _EITHER in names:
+            return UsageError(
+                f"the PACS at {url} broke off the TLS handshake: it has no TLS version and cipher in common with this"
+                " machine, or it takes no client without a certificate that it trusts: see its TLS settings, and"
+                " CXR_PACS_CERTIFICATE, CXR_PACS_KEY"
+            )
+        if any(word in names for word in _NOTHING_IN_COMMON):
+            return UsageError(
+                f"the PACS at {url} has no TLS version and cipher in common with this machine, which needs TLS 1.2"
+                " or newer: see its TLS settings"
+            )
         if any(word in names for word in _NO_TLS):
             return UsageError(
                 f"the PACS at {url} speaks no TLS: its address begins with http://, see CXR_PACS_URL"

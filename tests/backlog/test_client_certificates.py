@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -107,22 +107,35 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"])
-def place(files: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+def _context(files: Path, version: ssl.TLSVersion) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = context.maximum_version = request.param
+    context.minimum_version = context.maximum_version = version
     context.load_cert_chain(files / "server.crt", files / "server.key")
-    context.load_verify_locations(files / "hospital.crt")
-    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+@contextmanager
+def _serving(files: Path, context: ssl.SSLContext) -> Iterator[Place]:
     server = _Server(("localhost", 0), _Empty)
     server.clients = []  # type: ignore[attr-defined]
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield Place(files, server)
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    try:
+        yield Place(files, server)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"])
+def place(files: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    context = _context(files, request.param)
+    context.load_verify_locations(files / "hospital.crt")
+    context.verify_mode = ssl.CERT_REQUIRED
+    with _serving(files, context) as served:
+        yield served
 
 
 @pytest.mark.parametrize(
@@ -151,3 +164,23 @@ def test_a_certificate_and_another_s_key_are_refused(place: Place) -> None:
         place.pacs(ca="hospital.crt", certificate="worker.crt", key="intruder.key").count_instances(
             "1.2.3.4.5", _UIDS
         )
+
+
+def test_a_server_without_a_cipher_in_common_is_not_said_to_want_a_certificate_alone(files: Path) -> None:
+    context = _context(files, ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers("AES128-SHA")  # Python offers none without forward secrecy
+    with _serving(files, context) as place, pytest.raises(UsageError) as caught:
+        place.pacs(ca="hospital.crt").count_instances("1.2.3.4.5", _UIDS)
+    assert "no TLS version and cipher in common" in str(caught.value)
+    assert "or it takes no client without a certificate" in str(caught.value)
+    assert "CXR_PACS_CERTIFICATE" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
+def test_a_server_of_an_old_tls_version_is_not_said_to_be_untrusted(files: Path) -> None:
+    context = _context(files, ssl.TLSVersion.TLSv1_1)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with _serving(files, context) as place, pytest.raises(UsageError) as caught:
+        place.pacs(ca="hospital.crt").count_instances("1.2.3.4.5", _UIDS)
+    assert "no TLS version and cipher in common" in str(caught.value)
+    assert "CXR_PACS_CA" not in str(caught.value)
