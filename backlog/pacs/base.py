@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from backlog.errors import InstanceRejected
+
 if TYPE_CHECKING:
     from backlog.dicom.file import DicomFile
     from backlog.dicom.header import Identity
@@ -68,6 +70,10 @@ class Pacs(Protocol):
         """Return one instance's file, as the PACS keeps it. Rejected as ``not_in_pacs`` when it is gone."""
         ...
 
+    def fetch_many(self, instances: Sequence[str]) -> list[bytes | None]:
+        """Return the files of small instances, one after the other, in their order; None for each that is gone."""
+        ...
+
     def header(self, instance: str) -> DicomFile:
         """Return the beginning of one instance's file, at least up to its pixel data."""
         ...
@@ -105,3 +111,22 @@ class Pacs(Protocol):
     def close(self) -> None:
         """Close connections."""
         ...
+
+
+def fetch_each(pacs: Pacs, instances: Sequence[str]) -> list[bytes | None]:
+    """Do what `Pacs.fetch_many` does, with a request for each instance.
+
+    Parameters
+    ----------
+    pacs
+        The PACS to ask.
+    instances
+        The PACS's own ids.
+    """
+    found: list[bytes | None] = []
+    for instance in instances:
+        try:
+            found.append(pacs.fetch(instance))
+        except InstanceRejected:
+            found.append(None)
+    return found

@@ -16,7 +16,7 @@ from backlog.dicom.file import DicomFile
 from backlog.errors import DeletionUnsupported, InstanceRejected, ServiceUnavailable
 from backlog.outcomes import Reason
 from backlog.pacs.address import DICOMWEB
-from backlog.pacs.base import StoreResult
+from backlog.pacs.base import StoreResult, fetch_each
 from backlog.pacs.dicomweb_rest import JSON, DicomwebRest
 from backlog.pacs.multipart import encode
 from backlog.pacs.stow import DUPLICATE, DicomJson, failure, store_answer, value
@@ -150,6 +150,10 @@ class Dicomweb:
                 if len(held) > _MAX_BYTES:
                     raise InstanceRejected(Reason.TOO_LARGE, f"the limit is {_MAX_BYTES} bytes")
         return _checked_file(bytes(held), self.rest.url)
+
+    def fetch_many(self, instances: Sequence[str]) -> list[bytes | None]:
+        """Return the files of instances, in their order; None for each that is gone."""
+        return fetch_each(self, instances)
 
     def header(self, instance: str) -> DicomFile:
         """Return the beginning of one instance's file, at least up to its pixel data."""

@@ -20,7 +20,7 @@ from backlog.dicom.header import Identity
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
 from backlog.files import named_when_whole
 from backlog.outcomes import Reason
-from backlog.pacs.base import StoreResult
+from backlog.pacs.base import StoreResult, fetch_each
 
 _ID: Final = re.compile(r"[0-9a-f]{40}/[0-9a-f]{40}")
 _STEP: Final = 1 << 16
@@ -68,6 +68,10 @@ class FolderPacs:
         """Return one instance's file."""
         with _translated(self.root):
             return self._path(instance).read_bytes()
+
+    def fetch_many(self, instances: Sequence[str]) -> list[bytes | None]:
+        """Return the files of instances, in their order; None for each that is gone."""
+        return fetch_each(self, instances)
 
     def header(self, instance: str) -> DicomFile:
         """Return the beginning of one instance's file, at least up to its pixel data."""

@@ -14,7 +14,7 @@ from backlog.dicom.file import DicomFile
 from backlog.dicom.parser import parse_file
 from backlog.errors import InstanceRejected, UsageError
 from backlog.outcomes import Reason
-from backlog.pacs.base import StoreResult
+from backlog.pacs.base import StoreResult, fetch_each
 from backlog.pacs.http_errors import translated
 from backlog.pacs.orthanc_find import Level
 from backlog.pacs.orthanc_resources import OrthancResources
@@ -149,6 +149,10 @@ class Orthanc(OrthancResources):
                     return held
         with self.rest.call("GET", f"/instances/{checked_id(instance)}/file", stream=True) as response:
             return self.rest.body(response)
+
+    def fetch_many(self, instances: Sequence[str]) -> list[bytes | None]:
+        """Return the files of instances, in their order; None for each that is gone."""
+        return fetch_each(self, instances)
 
     def header(self, instance: str) -> DicomFile:
         """Return the beginning of one instance's file, at least up to its pixel data."""

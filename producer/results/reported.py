@@ -100,6 +100,21 @@ def read_in_pacs(pacs: Pacs, instance: str, sha256: str) -> tuple[str, bytes]:
     try:
         held = pacs.fetch(instance)
     except InstanceRejected:
+        held = None
+    return compared(held, sha256)
+
+
+def compared(held: bytes | None, sha256: str) -> tuple[str, bytes]:
+    """Return the state of an object as `state_in_pacs` does, and its bytes.
+
+    Parameters
+    ----------
+    held
+        What the PACS holds; None where it holds nothing.
+    sha256
+        Hex digest of the file as it was stored.
+    """
+    if held is None:
         return "missing", b""
     return ("right" if hashlib.sha256(held).hexdigest() == sha256 else "different"), held
 

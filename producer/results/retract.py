@@ -172,7 +172,8 @@ def _retract_reports(
         return
     effect, broken_off = _intent(ledger)
     about_to = set(broken_off) if effect == RETRACTED else set()
-    states = list(pool.map(lambda item: requests.read(item.row.sr_instance, item.row.sr_sha256)[0], items))
+    reports = [(item.row.sr_instance, item.row.sr_sha256) for item in items]
+    states = [state for state, _ in requests.read_page(pool, reports)]
     right = {
         item.row.sr_instance: item.row.no
         for item, found in zip(items, states, strict=True)

@@ -82,8 +82,8 @@ def verify(
     requests = ItemRequests(pacs, retry_seconds)
     doubtful: list[ReportedItem] = []
 
-    def look(item: ReportedItem) -> str:
-        verdict, held = requests.read(item.row.sr_instance, item.row.sr_sha256)
+    def look(item: ReportedItem, answer: tuple[str, bytes]) -> str:
+        verdict, held = answer
         if verdict == "right" and not _lies_with_image(pacs, item, held):
             doubtful.append(item)
         if verdict == "missing" and item.taken:
@@ -98,7 +98,9 @@ def verify(
         for page in reported_pages(ledger, after):
             twice, failed = _twice(page, requests)
             doubtful.clear()
-            verdicts = list(pool.map(look, page))
+            reports = [(item.row.sr_instance, item.row.sr_sha256) for item in page]
+            each = pool.map if any(item.row.derived_objects for item in page) else map
+            verdicts = list(each(look, page, requests.read_page(pool, reports)))
             misfiled, failed_too = _misfiled(doubtful, requests)
             for item, verdict in zip(page, verdicts, strict=True):
                 number = item.row.no

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,12 +15,13 @@ import pytest
 from backlog.broker.connection import Broker
 from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.outcomes import Reason
-from backlog.pacs import concurrency_limit
+from backlog.pacs import concurrency_limit, limited_pacs
 from backlog.pacs.base import Pacs
 from backlog.pacs.concurrency_limit import PacsConcurrencyLimit, Rank, Turn
 from backlog.pacs.connect import connect
 from backlog.pacs.limited_pacs import LimitedPacs, limited
 from backlog.settings import from_environment
+from tests.support.dicom_images import chest, dicom
 from tests.support.servers import OrthancServer, RedisServer, free_port, wait_until
 
 PACS = "http://orthanc.example:8042"
@@ -317,3 +318,32 @@ def test_workers_ask_an_orthanc_politely_and_a_folder_plainly(
         wait_until(lambda: redis_server.client.keys("cxr-pacs:*:places") == [], 5, "the place was given back")
     plain = from_environment({"CXR_PACS_URL": "/some/folder", "CXR_REDIS_URL": redis_url})
     assert not isinstance(limited(connect(plain), plain), LimitedPacs)
+
+
+@pytest.mark.parametrize(("seconds", "turns"), [(3600.0, 1), (-1.0, 5)])
+def test_many_files_share_a_slot_for_a_moment(
+    redis_url: str,
+    redis_server: RedisServer,
+    orthanc: OrthancServer,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    turns: int,
+) -> None:
+    """Two questions to Redis for each report cost as much as the report."""
+    monkeypatch.setattr(limited_pacs, "HOLD_SECONDS", seconds)
+    settings = from_environment(
+        orthanc.environment | {"CXR_PACS_URL": orthanc.url, "CXR_REDIS_URL": redis_url}
+    )
+    with closing(limited(connect(settings), settings)) as asked:
+        instances = [
+            asked.store(dicom(chest(16, 16), SOPInstanceUID=f"1.2.79.{k}")).instance for k in range(4)
+        ]
+        gone = "0" * 8 + "-00000000" * 4
+        before = _scripts_run(redis_server)
+        held = asked.fetch_many([*instances, gone])
+        assert [file is None for file in held] == [False, False, False, False, True]
+        assert _scripts_run(redis_server) - before == 2 * turns
+
+
+def _scripts_run(redis: RedisServer) -> int:
+    return int(redis.client.info("commandstats")["cmdstat_evalsha"]["calls"])

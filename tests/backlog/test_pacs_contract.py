@@ -147,6 +147,13 @@ def test_what_is_gone_is_not_in_the_pacs(pacs: Pacs) -> None:
     assert pacs.count_instances(of.sop_instance_uid, pacs.expected_id(of)) == 0
 
 
+def test_many_are_fetched_in_their_order_without_those_that_are_gone(pacs: Pacs) -> None:
+    images = [new_image(), new_image()]
+    first, last = (pacs.store(image).instance for image in images)
+    gone = pacs.expected_id(identity(read_header(new_image())))
+    assert pacs.fetch_many([first, gone, last]) == [images[0], None, images[1]]
+
+
 @pytest.mark.parametrize("instance", ["../../etc/passwd", "1.2/3.4", "1.2/3.4/5.6?x=1", "", "a/b/c"])
 def test_an_identifier_of_another_form_is_never_asked_for(pacs: Pacs, instance: str) -> None:
     with pytest.raises(InstanceRejected) as caught:

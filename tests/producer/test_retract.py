@@ -48,6 +48,9 @@ class Held:
             raise InstanceRejected(Reason.NOT_IN_PACS)
         return self.held[instance]
 
+    def fetch_many(self, instances: list[str]) -> list[bytes | None]:
+        return [self.held.get(instance) for instance in instances]
+
     def delete(self, instance: str) -> bool:
         there = self.held.pop(instance, None) is not None
         if instance == self.dies_at:
