@@ -27,6 +27,14 @@ class LedgerFenced(BacklogError):
     """Another producer has opened this run since; this one must stop without another word."""
 
 
+class GivenUp(BacklogError):
+    """Reading or writing was given up before its end, as its caller asked. What was to be written is as it was."""
+
+
+#: Steps of SQLite's machine between two looks whether to give up a query: some milliseconds.
+_STEPS_A_LOOK: Final = 100_000
+
+
 class RunDatabase:
     """The database of one run. Every writing transaction checks that no other producer has taken over."""
 
@@ -168,6 +176,28 @@ class RunDatabase:
             while rows := cursor.fetchmany(size):
                 yield rows
 
+    @contextmanager
+    def giving_up(self, give_up: Callable[[], bool]) -> Iterator[None]:
+        """End what reads the ledger within, however long it takes, when it is asked to.
+
+        Parameters
+        ----------
+        give_up
+            Asked now and then, also in the middle of a query, whether to.
+
+        Raises
+        ------
+        GivenUp
+            It said so.
+        """
+        if give_up():
+            raise GivenUp("given up")
+        self._db.set_progress_handler(give_up, _STEPS_A_LOOK)
+        try:
+            yield
+        finally:
+            self._db.set_progress_handler(None, 0)
+
     def _execute(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> sqlite3.Cursor:
         try:  # not `with`: an item takes five of these, and entering and leaving cost as much as a query
             return self._db.execute(query, values)
@@ -230,6 +260,8 @@ def _translated(path: Path) -> Iterator[None]:
 
 def _raise_translated(path: Path, error: sqlite3.OperationalError) -> NoReturn:
     text = str(error)
+    if text == "interrupted":
+        raise GivenUp("given up") from error
     if "locked" in text:
         raise ServiceUnavailable(
             f"{path}: another program holds the run's ledger locked; is it a backup, or a database browser?"

@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, NotRequired, TypedDict
+from typing import IO, Any, Final, NotRequired, TypedDict
 
 from backlog.broker.messages import Job, OperatingPointsSpec, model_of
-from backlog.errors import BacklogError, UsageError
+from backlog.errors import UsageError
 from backlog.model import LABELS, not_evaluated
 from backlog.outcomes import Outcome
 from backlog.output_file import OutputFile, begins_with
 from producer.ledger.ledger import Ledger
 from producer.ledger.rows import ItemRow
+from producer.ledger.run_database import GivenUp
 from producer.ledger.schema import FOUND
+from producer.results.derived_counts import count_derived_objects
 from producer.results.followed_day import FollowedDay, followed_day
 from producer.results.labels import WANTED, count_labels
 from producer.results.only_account import OnlyAccount, only_account
@@ -108,10 +111,6 @@ def rows(ledger: Ledger) -> Iterator[ScoreRow]:
 
 #: Rows that are written between two looks whether to give up: some milliseconds.
 ROWS_A_LOOK: Final = 500
-
-
-class GivenUp(BacklogError):
-    """Writing was given up. The file is as it was before."""
 
 
 def write_scores(
@@ -216,17 +215,37 @@ class Summary(TypedDict):
     seconds_left: NotRequired[int]
 
 
-def write_summary(ledger: Ledger, to: Path | OutputFile) -> Summary:
-    """Write summary.json and return what it says."""
-    summary = summarise(ledger)
+def write_summary(
+    ledger: Ledger, to: Path | OutputFile, *, give_up: Callable[[], bool] = lambda: False
+) -> Summary:
+    """Write summary.json and return what it says.
+
+    Parameters
+    ----------
+    ledger
+        The run's ledger.
+    to
+        The file.
+    give_up
+        Asked now and then whether to leave out what takes a look at every item: the derived objects.
+    """
+    summary = summarise(ledger, give_up=give_up)
     with OutputFile.of(to).open_text(_OWN_SUMMARY) as file:
         json.dump(summary, file, indent=2)
         file.write("\n")
     return summary
 
 
-def summarise(ledger: Ledger) -> Summary:
-    """Return the account of a run: total = reported + skipped + quarantined when it is complete."""
+def summarise(ledger: Ledger, *, give_up: Callable[[], bool] = lambda: False) -> Summary:
+    """Return the account of a run: total = reported + skipped + quarantined when it is complete.
+
+    Parameters
+    ----------
+    ledger
+        The run's ledger.
+    give_up
+        Asked now and then whether to leave out what takes a look at every item: the derived objects.
+    """
     job: Job = ledger.get("job")
     tally = ledger.tally()
     seconds = float(ledger.get("seconds", 0.0))
@@ -256,32 +275,14 @@ def summarise(ledger: Ledger) -> Summary:
     if ledger.get(WANTED):
         summary["study_labels"] = count_labels(ledger)
     if job.get("derived_objects"):
-        summary["derived_objects"] = _derived_objects(ledger)
+        with suppress(GivenUp), ledger.giving_up(give_up):
+            summary["derived_objects"] = count_derived_objects(ledger)
     return summary
 
 
 def _found(ledger: Ledger) -> int:
     """Count the reports that an earlier run had stored already."""
     return next(ledger.select(int, "SELECT count(*) FROM effect WHERE kind = ?", FOUND))
-
-
-class _DerivedCount(NamedTuple):
-    kind: str
-    how: str  #: ``stored``, or why it could not be made
-    items: int
-
-
-def _derived_objects(ledger: Ledger) -> dict[str, dict[str, int]]:
-    """Count what stands beside the reports, and why what is missing there could not be made."""
-    counts: dict[str, dict[str, int]] = {}
-    query = (
-        "SELECT one.value ->> 'kind', coalesce(one.value ->> 'reason', 'stored'), count(*)"
-        " FROM item, json_each(item.derived_objects) AS one WHERE item.derived_objects <> ''"
-        " GROUP BY 1, 2 ORDER BY 1, 2"
-    )
-    for row in ledger.select(_DerivedCount, query):
-        counts.setdefault(row.kind, {})[row.how] = row.items
-    return counts
 
 
 def cell(value: object) -> object:

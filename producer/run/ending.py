@@ -10,6 +10,7 @@ from backlog.errors import StorageFull, UsageError
 from backlog.output_file import OutputFile
 from backlog.settings import Settings, interface_language
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_database import GivenUp
 from producer.results import exports
 from producer.results.audit_chain import AuditResult
 from producer.results.audit_log import Audit
@@ -23,17 +24,48 @@ from producer.sources.only_list import OnlyList
 ENDING_SECONDS: Final = 10.0
 
 
-def write_results(run: OpenRun, stopping: StopRequest) -> exports.Summary:
-    """Write what a run has come to, and return its account."""
+class GiveUp:
+    """Says when the ending of a run that is to stop has taken as long as a user waits, or a container may.
+
+    Parameters
+    ----------
+    stopping
+        Whether the user asked to stop.
+    paths
+        The run's folder: another process may have cancelled the run.
+    """
+
+    def __init__(self, stopping: StopRequest, paths: Paths) -> None:
+        self._stopping = stopping
+        self._cancel = paths.cancel
+        self._asked: float | None = None
+
+    def __call__(self) -> bool:
+        """Whether to leave what is not yet written."""
+        if self._asked is None and (self._stopping.is_set() or self._cancel.exists()):
+            self._asked = time.monotonic()
+        return self._asked is not None and time.monotonic() - self._asked > ENDING_SECONDS
+
+
+def write_results(run: OpenRun, give_up: GiveUp) -> exports.Summary:
+    """Write what a run has come to, and return its account.
+
+    Parameters
+    ----------
+    run
+        The run.
+    give_up
+        Asked all the time whether to leave the rest.
+    """
     ledger, paths = run.ledger, run.paths
-    write_scores(ledger, paths, stopping, run.say)
+    write_scores(ledger, paths, give_up, run.say)
     if ledger.get(ONLY) and ledger.get("all_listed"):
         write_only_account(ledger, OnlyList(paths.only, ledger.get(ONLY)), paths.only_account)
-    return exports.write_summary(ledger, OutputFile(paths.summary, force=True))
+    return exports.write_summary(ledger, OutputFile(paths.summary, force=True), give_up=give_up)
 
 
-def write_scores(ledger: Ledger, paths: Paths, stopping: StopRequest, say: Callable[[str], None]) -> None:
-    """Write scores.csv; a run that is to stop takes no longer over it than a user waits, or a container may.
+def write_scores(ledger: Ledger, paths: Paths, give_up: GiveUp, say: Callable[[str], None]) -> None:
+    """Write scores.csv.
 
     Parameters
     ----------
@@ -41,21 +73,14 @@ def write_scores(ledger: Ledger, paths: Paths, stopping: StopRequest, say: Calla
         The run's ledger.
     paths
         The run's folder.
-    stopping
-        Whether the user asked to stop.
+    give_up
+        Asked all the time whether to leave the file as it was.
     say
         Shows the user a line.
     """
-    asked: list[float] = []
-
-    def give_up() -> bool:
-        if not asked and (stopping.is_set() or paths.cancel.exists()):
-            asked.append(time.monotonic())
-        return bool(asked) and time.monotonic() - asked[0] > ENDING_SECONDS
-
     try:
         exports.write_scores(ledger, OutputFile(paths.scores, force=True), give_up=give_up)
-    except exports.GivenUp:
+    except GivenUp:
         say(
             f"{paths.scores} takes more than {ENDING_SECONDS:g} s, and stays as it was; the scores so far:"
             f" cxr-backlog export {paths.out}"
@@ -63,7 +88,12 @@ def write_scores(ledger: Ledger, paths: Paths, stopping: StopRequest, say: Calla
 
 
 def write_page(
-    ledger: Ledger, paths: Paths, audit: Audit, say: Callable[[str], None], settings: Settings
+    ledger: Ledger,
+    paths: Paths,
+    audit: Audit,
+    say: Callable[[str], None],
+    settings: Settings,
+    give_up: GiveUp,
 ) -> None:
     """Write the summary page. It is the last thing of a run, and the run is complete without it.
 
@@ -79,18 +109,26 @@ def write_page(
         Shows the user a line.
     settings
         Where links of the page lead.
+    give_up
+        Asked all the time whether to leave it.
     """
     from producer.page import page  # jinja2 and matplotlib
 
     try:
-        page.write_page(
-            ledger,
-            OutputFile(paths.page, force=True),
-            orthanc=settings.pacs_link,
-            viewer=settings.viewer_link,
-            audit=AuditResult(audit.head),
-            beside=paths.out,
-            language=interface_language(),
+        with ledger.giving_up(give_up):
+            page.write_page(
+                ledger,
+                OutputFile(paths.page, force=True),
+                orthanc=settings.pacs_link,
+                viewer=settings.viewer_link,
+                audit=AuditResult(audit.head),
+                beside=paths.out,
+                language=interface_language(),
+            )
+    except GivenUp:
+        say(
+            f"The summary page takes more than {ENDING_SECONDS:g} s, and is not written; for the page:"
+            f" cxr-backlog summary {paths.out}"
         )
     except (UsageError, StorageFull) as error:
         say(f"No summary page: {error}")

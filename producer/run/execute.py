@@ -18,7 +18,7 @@ from producer.results.audit_log import Audit
 from producer.results.exports import Summary
 from producer.run.check_pacs import check_pacs
 from producer.run.dispatch_run import dispatch_run
-from producer.run.ending import write_page, write_results
+from producer.run.ending import GiveUp, write_page, write_results
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger, pacs_of, source_of
 from producer.run.open_run import OpenRun
@@ -103,12 +103,13 @@ def go_on(
         audit.catch_up(durable=True)
         if stopping.failure:
             raise BacklogError(f"{stopping.failure}; then go on: cxr-backlog resume {paths.out}")
-        summary = write_results(run, stopping)
+        give_up = GiveUp(stopping, paths)
+        summary = write_results(run, give_up)
         if summary["complete"]:
             if notifier is not None:
                 notifier.ended(summary)
             doing("Writing the summary page")
-            write_page(ledger, paths, audit, say, settings)
+            write_page(ledger, paths, audit, say, settings, give_up)
         return summary, not summary["complete"]
 
 

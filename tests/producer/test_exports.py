@@ -18,6 +18,7 @@ from backlog.model import LABELS, MODELS
 from backlog.outcomes import Reason
 from backlog.output_file import OutputFile
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_database import GivenUp
 from producer.results import exports
 from producer.results.exports import (
     COLUMNS,
@@ -125,7 +126,7 @@ def test_writing_that_is_given_up_leaves_the_old_file(
     write_scores(ledger, path)
     before = path.read_bytes()
     looks = iter([False, False, True])
-    with pytest.raises(exports.GivenUp, match="after 2 rows"):
+    with pytest.raises(GivenUp, match="after 2 rows"):
         write_scores(ledger, path, give_up=lambda: next(looks))
     assert path.read_bytes() == before
     assert not list(tmp_path.glob(".cxr-*"))

@@ -23,7 +23,7 @@ from backlog.errors import ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Outcome, Reason
 from producer.ledger import run_database
 from producer.ledger.ledger import ChunkRow, Ledger
-from producer.ledger.run_database import LedgerFenced
+from producer.ledger.run_database import GivenUp, LedgerFenced
 from producer.sources.base import Entry, Page
 from tests.support.servers import ROOT
 
@@ -482,3 +482,11 @@ def test_a_ledger_that_is_locked_against_readers_is_named(
         other.execute("ROLLBACK")
     with closing(Ledger(path, write=True)) as ledger:
         assert ledger.get("job") == 1
+
+
+def test_a_query_that_takes_long_is_given_up_in_its_middle(ledger: Ledger) -> None:
+    endless = "WITH RECURSIVE n(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n) SELECT count(*) FROM n"
+    looks = iter([False, False, False, True])
+    with pytest.raises(GivenUp), ledger.giving_up(lambda: next(looks)):
+        next(ledger.select(int, endless))
+    assert next(ledger.select(int, "SELECT count(*) FROM item")) == 0  # and nothing is given up behind it

@@ -29,6 +29,7 @@ from producer.results.audit_chain import AuditResult, Link
 from producer.results.audit_log import Audit
 from producer.run import ending
 from producer.run.folder import Paths
+from producer.run.signals import StopRequest
 from tests.conftest import need
 from tests.support.browser import Browser
 from tests.support.ended_runs import (
@@ -378,8 +379,9 @@ def test_without_the_libraries_the_run_ends_without_the_page_and_says_so(
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delattr("producer.page.charts", raising=False)
     said: list[str] = []
+    paths = Paths(tmp_path)
     with Audit(ledger, tmp_path / "audit.jsonl") as audit:
-        ending.write_page(ledger, Paths(tmp_path), audit, said.append, Settings())
+        ending.write_page(ledger, paths, audit, said.append, Settings(), ending.GiveUp(StopRequest(), paths))
     (line,) = said
     assert line.startswith("No summary page: it needs jinja2 and matplotlib: install cxr-backlog[page]")
     assert not Paths(tmp_path).page.exists()

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,8 @@ from producer.ledger import run_database
 from producer.ledger.ledger import Ledger
 from producer.ledger.run_database import LedgerFenced
 from producer.ledger.run_job import RunJob
+from producer.results import exports
+from producer.results.audit_log import Audit
 from producer.run import create as begin
 from producer.run import ending
 from producer.run import folder as run_folder
@@ -190,13 +193,41 @@ def test_a_run_that_is_to_stop_says_who_writes_the_rest_of_its_scores(
     monkeypatch.setattr(ending, "ENDING_SECONDS", -1.0)
     said: list[str] = []
     paths, stopping = Paths(tmp_path), StopRequest()
-    ending.write_scores(ledger, paths, stopping, said.append)
+    patience = ending.GiveUp(stopping, paths)
+    ending.write_scores(ledger, paths, patience, said.append)
     assert paths.scores.exists()
     assert not said
     stopping(signal.SIGTERM, None)
-    ending.write_scores(ledger, paths, stopping, said.append)
+    ending.write_scores(ledger, paths, patience, said.append)
     assert len(said) == 1
     assert f"cxr-backlog export {tmp_path}" in said[0]
+
+
+def test_a_run_that_is_to_stop_leaves_the_page_and_what_counts_every_item(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores, counts and the page share the seconds of an ending; each reads ten million items."""
+    list_items(ledger, 4)
+    beside: Any = [
+        {"kind": "pdf", "instance": "x", "sop_instance_uid": "1.2", "sha256": "ab" * 32, "ours": True}
+    ]
+    harvest(ledger, lambda item: reported(item, some_scores(item), derived_objects=beside))
+    ledger.set("job", ledger.get("job") | {"derived_objects": ["pdf"]})
+    monkeypatch.setattr(ending, "ENDING_SECONDS", -1.0)
+    said: list[str] = []
+    paths, stopping = Paths(tmp_path), StopRequest()
+    patience = ending.GiveUp(stopping, paths)
+    whole = exports.summarise(ledger, give_up=patience)
+    assert whole["derived_objects"] == {"pdf": {"stored": 4}}
+    stopping(signal.SIGTERM, None)
+    short = exports.summarise(ledger, give_up=patience)
+    assert whole == short | {"derived_objects": whole["derived_objects"]}
+    assert "derived_objects" not in short
+    with Audit(ledger, tmp_path / "audit.jsonl") as audit:
+        ending.write_page(ledger, paths, audit, said.append, Settings(), patience)
+    assert not paths.page.exists()
+    assert len(said) == 1
+    assert f"cxr-backlog summary {tmp_path}" in said[0]
 
 
 # -- one model -----------------------------------------------------------------------------------------------
