@@ -21,6 +21,9 @@ FOLDER: Final = Path(__file__).parent / "locale"
 #: What stands for a value in a message, as in an f-string.
 PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 
+#: Control characters but tab and line feed: an escape sequence from a worker or a file's name could rewrite the screen.
+_CONTROLS: Final = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\t"), ord("\n")}, "?")
+
 #: How deep messages are looked for inside messages.
 _MOST_NESTED: Final = 4
 
@@ -115,7 +118,8 @@ def t(text: str) -> str:
 
 
 def translated(text: str) -> str:
-    """Translate a finished message, line by line where it is none as a whole."""
+    """Translate a finished message, line by line where it is none as a whole; without what a terminal would obey."""
+    text = text.translate(_CONTROLS)
     whole = _current[0].message(text)
     if whole != text or "\n" not in text:
         return whole

@@ -73,6 +73,16 @@ def test_a_message_in_a_message_is_translated() -> None:
     assert known.message("waiting: ") == "espera: "
 
 
+def test_no_message_can_rewrite_a_terminal() -> None:
+    """What a worker, a server or a file's name brings into a message reaches every terminal through here."""
+    said = "Chunk 1 was scored with other weights (\x1b[2J\x9b1m\x07…)\r\n\tsee\u00a0CXR_WEIGHTS"
+    for language in ("en", LANGUAGE):
+        translation.use(language)
+        assert translation.translated(said) == (
+            "Chunk 1 was scored with other weights (?[2J?1m?…)?\n\tsee\u00a0CXR_WEIGHTS"
+        )
+
+
 @pytest.mark.parametrize(
     ("environment", "language"),
     [
