@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from http.client import RemoteDisconnected
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, Timeout
 from urllib3.exceptions import ProtocolError
 
 from backlog.errors import ServiceUnavailable, UsageError
@@ -61,6 +64,8 @@ class HttpSession:
                 "the PACS's user and password belong in CXR_PACS_USERNAME and CXR_PACS_PASSWORD, not in its address"
             )
         self.url = url.rstrip("/")
+        #: The pool of connections, and a request with all headers, once they are needed.
+        self._prepared: tuple[HTTPConnectionPool, requests.PreparedRequest] | None = None
         self._timeout = (min(5.0, seconds), seconds)
         self._session = requests.Session()
         self._session.mount(self.url, HTTPAdapter(pool_connections=1, pool_maxsize=32))
@@ -116,29 +121,90 @@ class HttpSession:
                 response = ask()
         if response.is_redirect:
             response.close()
-            raise UsageError(f"the PACS at {self.url} redirects elsewhere: give its own address")
+            raise self._redirected()
         return response
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Return the status and the whole body of an answer, by the library below `requests`: 0.2 ms instead of 0.6.
+
+        Parameters
+        ----------
+        path
+            As for `request`, which raises the same errors.
+        """
+        if self._session.cookies:  # of a proxy that spreads its clients: the library below keeps none
+            response = self.request("GET", path, stream=True)
+            with response:
+                return response.status_code, self.body(response)
+        with translated(self.url):
+            pool, root, headers = self._signed()
+            ask = partial(
+                pool.urlopen,
+                "GET",
+                root + path,
+                headers=headers,
+                timeout=Timeout(connect=self._timeout[0], read=self._timeout[1]),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            try:
+                answer = ask()
+            except ProtocolError as error:
+                if not _was_idle(error):
+                    raise
+                answer = ask()
+            try:
+                body = answer.read()
+            finally:
+                answer.release_conn()
+        self._check_whole(body, answer.headers)
+        if answer.get_redirect_location():
+            raise self._redirected()
+        return answer.status, body
+
+    def _signed(self) -> tuple[HTTPConnectionPool, str, dict[str, str]]:
+        """Return the connections of `requests`, with its certificates, the address's path, and all headers."""
+        if self._prepared is None:
+            prepared = self._session.prepare_request(requests.Request("GET", self.url))
+            adapter: Any = self._session.get_adapter(self.url)
+            verify, cert = self._session.verify, self._session.cert
+            found: HTTPConnectionPool = adapter.get_connection_with_tls_context(prepared, verify, cert=cert)
+            adapter.cert_verify(found, self.url, verify, cert)
+            self._prepared = (found, prepared)
+        pool, prepared = self._prepared
+        headers = dict(prepared.headers)
+        if isinstance(self._session.auth, TokenFile):
+            headers["Authorization"] = f"Bearer {self._session.auth.token()}"
+        return pool, urlsplit(prepared.url or "").path.rstrip("/"), headers
 
     def body(self, response: requests.Response) -> bytes:
         """Read a body in one go; `requests` would read it in steps of 10 kB."""
         with translated(self.url):
             body: bytes = response.raw.read()
-        announced = response.headers.get("Content-Length")
+        self._check_whole(body, response.headers)
+        return body
+
+    def _check_whole(self, body: bytes, headers: Mapping[str, str]) -> None:
+        announced = headers.get("Content-Length")
         if announced is not None and len(body) != int(announced):
             raise ServiceUnavailable(f"the PACS at {self.url} broke off an answer")
-        return body
+
+    def _redirected(self) -> UsageError:
+        return UsageError(f"the PACS at {self.url} redirects elsewhere: give its own address")
 
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
 
 
-def _was_idle(error: requests.ConnectionError) -> bool:
+def _was_idle(error: requests.ConnectionError | ProtocolError) -> bool:
     """Whether a server closed a connection as the request was on its way, without an answer (RFC 9112 section 9.3.1).
 
     Orthanc closes an idle connection after a second. Where its answers take that long, every second request would
     fail, and with it all that needs more than one. None of our requests does harm when it is made twice.
     """
-    cause = error.args[0] if error.args else None
+    cause = error if isinstance(error, ProtocolError) else error.args[0] if error.args else None
     inner = cause.args[1] if isinstance(cause, ProtocolError) and len(cause.args) > 1 else None
     return isinstance(inner, (RemoteDisconnected, ConnectionResetError, BrokenPipeError))

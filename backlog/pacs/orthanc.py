@@ -147,8 +147,7 @@ class Orthanc(OrthancResources):
                 held = path.read_bytes()
                 if _is_dicom(held):
                     return held
-        with self.rest.call("GET", f"/instances/{checked_id(instance)}/file", stream=True) as response:
-            return self.rest.body(response)
+        return self.rest.file(f"/instances/{checked_id(instance)}/file")
 
     def fetch_many(self, instances: Sequence[str]) -> list[bytes | None]:
         """Return the files of instances, in their order; None for each that is gone."""

@@ -5,13 +5,21 @@ One retry layer: this module has timeouts and says what failed; waiting and tryi
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import suppress
 from typing import Any, Final
 
 import requests
 
-from backlog.errors import InstanceRejected, ModalityFailed, ServiceUnavailable, StorageFull, UsageError
+from backlog.errors import (
+    BacklogError,
+    InstanceRejected,
+    ModalityFailed,
+    ServiceUnavailable,
+    StorageFull,
+    UsageError,
+)
 from backlog.log import printable
 from backlog.outcomes import Reason
 from backlog.pacs.http_session import HttpSession
@@ -76,24 +84,36 @@ class OrthancRest(HttpSession):
         response = self.request(method, path, **more)
         if response.ok:
             return response
+        with response:
+            try:
+                content = response.content
+            except requests.RequestException:
+                content = b""
+        raise self._failure(method, path, response.status_code, content)
+
+    def file(self, path: str) -> bytes:
+        """Return the file at a path. Raises what `call` does."""
+        status, body = self.get(path)
+        if status >= 400:
+            raise self._failure("GET", path, status, body)
+        return body
+
+    def _failure(self, method: str, path: str, status_code: int, content: bytes) -> BacklogError:
+        """Return the error that an answer with a bad status means."""
         status, details = 0, ""
-        try:
-            described = response.json()
+        with suppress(ValueError, AttributeError, TypeError):
+            described = json.loads(content)
             status, details = int(described.get("OrthancStatus", 0)), str(described.get("Details", ""))
-        except (ValueError, AttributeError, TypeError):
-            pass
-        finally:
-            response.close()
         if status == _NETWORK_PROTOCOL:
-            raise ModalityFailed(printable(details) or f"Orthanc answers {response.status_code}")
-        if response.status_code == 404 and path == "/system":
-            raise self.not_orthanc()
-        if response.status_code == 404 and not response.content:
+            return ModalityFailed(printable(details) or f"Orthanc answers {status_code}")
+        if status_code == 404 and path == "/system":
+            return self.not_orthanc()
+        if status_code == 404 and not content:
             # Orthanc 1.10 says no more of an instance that it doesn't know, and some proxies of one that is starting.
             with suppress(UsageError):
                 self.json("/system")
-                raise InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
-        raise _error(self.url, method, response.status_code, status)
+                return InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
+        return _error(self.url, method, status_code, status)
 
 
 def is_orthanc_id(text: str) -> bool:
@@ -114,7 +134,7 @@ def checked_id(resource: str) -> str:
     return resource
 
 
-def _error(url: str, method: str, http: int, status: int) -> Exception:
+def _error(url: str, method: str, http: int, status: int) -> BacklogError:
     if http in (401, 403):
         return UsageError(
             f"the PACS at {url} refuses the user or the password: see CXR_PACS_USERNAME, CXR_PACS_PASSWORD"

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,10 +18,12 @@ import pytest
 
 from backlog.errors import UsageError
 from backlog.pacs.dicomweb import Dicomweb
+from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from tests.conftest import need
 
 _UIDS = "1.2.3|1.2.3.4|1.2.3.4.5"
+_ID = "-".join(["0123abcd"] * 5)
 
 
 class _Empty(BaseHTTPRequestHandler):
@@ -66,6 +68,11 @@ class Place:
         address = f"dicomweb+https://localhost:{self.server.server_port}/dicom-web"
         named: dict[str, Any] = {f"pacs_{name}": str(self.folder / file) for name, file in files.items()}
         return Dicomweb.from_settings(Settings(pacs_seconds=10.0, **named), address)
+
+    def orthanc(self, **files: str) -> Orthanc:
+        address = f"https://localhost:{self.server.server_port}"
+        named: dict[str, Any] = {name: str(self.folder / file) for name, file in files.items()}
+        return Orthanc(address, seconds=10.0, **named)
 
     def clients(self) -> list[str]:
         """The common names of the certificates that clients showed."""
@@ -146,6 +153,19 @@ def test_a_client_with_a_certificate_is_let_in(place: Place, own: dict[str, str]
     assert set(place.clients()) == {"worker"}
 
 
+def test_files_are_fetched_with_a_certificate_alone(place: Place) -> None:
+    with closing(place.orthanc(ca="hospital.crt", certificate="worker.pem")) as client:
+        assert client.fetch(_ID) == b"[]"
+        assert client.fetch(_ID) == b"[]"
+    for files, setting in (
+        ({"ca": "hospital.crt"}, "CXR_PACS_CERTIFICATE"),
+        ({"ca": "stranger.crt", "certificate": "worker.pem"}, "CXR_PACS_CA"),
+    ):
+        with closing(place.orthanc(**files)) as client, pytest.raises(UsageError, match=setting):
+            client.fetch(_ID)
+    assert set(place.clients()) == {"worker"}
+
+
 @pytest.mark.parametrize("own", [{}, {"certificate": "intruder.crt", "key": "intruder.key"}])
 def test_a_client_without_a_certificate_that_is_trusted_is_told_so(place: Place, own: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="CXR_PACS_CERTIFICATE"):
@@ -166,7 +186,7 @@ def test_a_certificate_and_another_s_key_are_refused(place: Place) -> None:
         )
 
 
-def test_a_server_without_a_cipher_in_common_is_not_said_to_want_a_certificate_alone(files: Path) -> None:
+def test_no_cipher_in_common_names_both_causes(files: Path) -> None:
     context = _context(files, ssl.TLSVersion.TLSv1_2)
     context.set_ciphers("AES128-SHA")  # Python offers none without forward secrecy
     with _serving(files, context) as place, pytest.raises(UsageError) as caught:
@@ -177,7 +197,7 @@ def test_a_server_without_a_cipher_in_common_is_not_said_to_want_a_certificate_a
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
-def test_a_server_of_an_old_tls_version_is_not_said_to_be_untrusted(files: Path) -> None:
+def test_an_old_tls_version_is_no_matter_of_trust(files: Path) -> None:
     context = _context(files, ssl.TLSVersion.TLSv1_1)
     context.set_ciphers("ALL:@SECLEVEL=0")
     with _serving(files, context) as place, pytest.raises(UsageError) as caught:

@@ -500,6 +500,50 @@ def test_a_silent_pacs_is_given_up_in_time() -> None:
             client.close()
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_file_is_fetched_from_nowhere_else(status: int) -> None:
+    with (
+        Misbehaving(answer(status, b"", "Location: http://127.0.0.1:1/")) as server,
+        closing(Orthanc(server.url, seconds=5)) as client,
+        pytest.raises(UsageError, match="redirects"),
+    ):
+        client.fetch(NOBODY)
+
+
+def test_a_file_is_fetched_with_new_token_and_cookie(tmp_path: Path) -> None:
+    got: list[tuple[str | None, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            got.append((self.headers["Authorization"], self.headers["Cookie"]))
+            cookie = "Set-Cookie: backend=2; Path=/" if self.path == "/proxy/system" else "X: y"
+            self.wfile.write(answer(200, b"{}", cookie).replace(b"Connection: close\r\n", b""))
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+            pass
+
+    token = tmp_path / "token"
+    token.write_text("first")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}/proxy"
+    with closing(Orthanc(address, seconds=5, token_file=str(token))) as client:
+        assert client.fetch(NOBODY) == b"{}"
+        token.write_text("second")
+        assert client.fetch(NOBODY) == b"{}"
+        client.identity()
+        assert client.fetch(NOBODY) == b"{}"
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+    assert [one for one, _ in got] == ["Bearer first", "Bearer second", "Bearer second", "Bearer second"]
+    assert [one for _, one in got] == [None, None, None, "backend=2"]
+
+
 @pytest.mark.parametrize(
     "page",
     [

@@ -203,7 +203,7 @@ def test_a_run_that_is_to_stop_says_who_writes_the_rest_of_its_scores(
     assert f"cxr-backlog export {tmp_path}" in said[0]
 
 
-def test_a_run_that_is_to_stop_leaves_the_page_and_what_counts_every_item(
+def test_a_run_that_is_to_stop_leaves_page_and_counts(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores, counts and the page share the seconds of an ending; each reads ten million items."""
