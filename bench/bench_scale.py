@@ -4,7 +4,8 @@ Claims, chunks, messages, ledger, Redis and producer are the real ones; an image
 by doing nothing. What stops the curve is then the queue, the producer, or this machine's cores, on which all workers
 run as well: the CPU of each part an image tells which.
 
-``python -m bench.bench_scale [IMAGES_PER_SECOND]`` of one worker; 10 is a core of a CPU, 100 a strong CPU or a small GPU.
+``python -m bench.bench_scale [IMAGES_PER_SECOND]`` of one worker; 10 is a core of a CPU, 100 a strong CPU or a small
+GPU.
 ``python -m bench.bench_scale IMAGES_PER_SECOND MS`` puts Redis so many milliseconds, there and back, away from producer
 and workers, in a network namespace of its own; needs root.
 """
