@@ -17,8 +17,9 @@ from backlog.broker.build_key import SAY_EVERY, say_flower_build
 from backlog.broker.connection import Broker
 from backlog.broker.messages import QUEUES, Stage
 from backlog.broker.queues import queue_for
+from backlog.environment import from_environment
 from backlog.errors import BacklogError
-from backlog.settings import Settings, from_environment
+from backlog.settings import Settings
 from backlog.weights import expected_sha256
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, Final
 
 from backlog.dicom.eligibility import Rules
+from backlog.environment import from_environment
 from backlog.errors import (
     KNOWN_FAILURE,
     UNAVAILABLE,
@@ -29,7 +30,7 @@ from backlog.errors import (
 from backlog.model import LABELS
 from backlog.outcomes import Reason
 from backlog.processes import cores
-from backlog.settings import Settings, from_environment
+from backlog.settings import Settings
 from backlog.worker_programs import (
     GalleryHead,
     GalleryImage,

@@ -14,10 +14,11 @@ from typing import IO, Any, Final
 from backlog.dicom.eligibility import Rules, flags
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import screen
+from backlog.environment import from_environment
 from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, InstanceRejected, UsageError
 from backlog.model import LABELS, MODELS, PRODUCT, SCORE_DIGITS, scores_notice
 from backlog.output_file import OutputFile
-from backlog.settings import Settings, from_environment
+from backlog.settings import Settings
 from backlog.worker_programs import Inspection
 
 #: How a PNG's text says what made it (PNG specification, 11.3.4.3: a chunk's type, keyword, zero, text).

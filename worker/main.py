@@ -18,9 +18,9 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.connection import Broker
 from backlog.broker.messages import QUEUES, Stage
 from backlog.broker.queues import stages_of
+from backlog.environment import from_environment
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.log import event, set_up
-from backlog.settings import from_environment
 from backlog.version import build
 from backlog.worker_programs import WorkerDescription
 from worker.derived.libraries import kinds_made_here

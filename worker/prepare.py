@@ -11,9 +11,9 @@ import argparse
 import json
 import sys
 
+from backlog.environment import from_environment
 from backlog.errors import KNOWN_FAILURE, USAGE, BacklogError, UsageError
 from backlog.log import set_up
-from backlog.settings import from_environment
 from backlog.worker_programs import PreparedModel
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
+from backlog.environment import interface_language
 from backlog.model import scores_notice
 from backlog.output_file import OutputFile
-from backlog.settings import interface_language
 from producer.cli.options import FORCE, OUT
 from producer.cli.output import read_settings, say_beside
 from producer.translation import t

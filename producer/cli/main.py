@@ -13,9 +13,9 @@ from typing import IO, Any, NoReturn
 
 import click
 
+from backlog.environment import interface_language, log_form
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import set_up, set_up_terminal
-from backlog.settings import interface_language, log_form
 from producer import translation
 from producer.cli import gallery, items, plan, results, run, runner, system, validate, verify
 from producer.cli.help import translate_help

@@ -31,7 +31,7 @@ _NAME_WIDTH = 11
 
 def read_settings() -> Settings:
     """Return the settings of the environment."""
-    from backlog.settings import from_environment
+    from backlog.environment import from_environment
 
     return from_environment()
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from backlog.environment import interface_language
 from backlog.model import scores_notice
 from backlog.output_file import OutputFile
-from backlog.settings import interface_language
 from producer.cli.options import FORCE, OUT
 from producer.cli.output import echo, read_settings, say_beside
 

@@ -12,9 +12,9 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from backlog.environment import interface_language
 from backlog.model import PREPROCESSING, scores_notice
 from backlog.output_file import OutputFile, begins_with
-from backlog.settings import interface_language
 from producer.cli.options import OUT, QUARANTINED
 from producer.cli.output import read_settings
 

@@ -21,9 +21,10 @@ from backlog.broker.build_key import flower_build
 from backlog.broker.connection import Broker
 from backlog.broker.messages import QUEUES, Stage
 from backlog.broker.queues import queue_for, stages_of
+from backlog.environment import child_environment
 from backlog.errors import BacklogError, UsageError
 from backlog.pacs.address import without_password
-from backlog.settings import Settings, child_environment
+from backlog.settings import Settings
 from backlog.version import build
 from backlog.weights import expected_sha256
 from producer.doctor.check import PATIENCE, Check, room

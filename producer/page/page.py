@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO, Final
 
 from backlog.broker.messages import TASKS
+from backlog.environment import from_environment, keep_font_cache_in
 from backlog.errors import UsageError
 from backlog.model import OPERATING_POINT, PRODUCT
 from backlog.output_file import OutputFile
-from backlog.settings import from_environment, keep_font_cache_in
 from producer.ledger.ledger import Ledger
 from producer.page import drift
 from producer.page.comparison import Comparison

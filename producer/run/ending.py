@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from backlog.environment import interface_language
 from backlog.errors import StorageFull, UsageError
 from backlog.output_file import OutputFile
-from backlog.settings import Settings, interface_language
+from backlog.settings import Settings
 from producer.ledger.ledger import Ledger
 from producer.ledger.run_database import GivenUp
 from producer.results import exports

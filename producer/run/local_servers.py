@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Final
 
 from backlog.broker.messages import QUEUES, Stage
+from backlog.environment import child_environment
 from backlog.errors import BacklogError, UsageError
 from backlog.files import PrivateFolder, open_without_link
 from backlog.log import printable
 from backlog.processes import die_with_parent
-from backlog.settings import child_environment
 
 #: How long a worker may take to leave after it was told to: the soft shutdown and the time of one image.
 _GRACE: Final = 30.0

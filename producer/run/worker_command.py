@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
+from backlog.environment import child_environment
 from backlog.errors import (
     KNOWN_FAILURE,
     UNAVAILABLE,
@@ -20,7 +21,6 @@ from backlog.errors import (
     UsageError,
 )
 from backlog.processes import die_with_parent
-from backlog.settings import child_environment
 from backlog.worker_programs import PreparedModel
 
 

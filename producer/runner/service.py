@@ -20,9 +20,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from backlog.environment import child_environment, interface_language
 from backlog.errors import BacklogError, UsageError
 from backlog.processes import die_with_parent
-from backlog.settings import Settings, child_environment, interface_language
+from backlog.settings import Settings
 from backlog.version import build
 from producer.cli.options import INTERRUPTED, OK, QUARANTINED
 from producer.monitoring.targets import prune

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from backlog.broker.connection import Broker
+from backlog.environment import from_environment
 from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.outcomes import Reason
 from backlog.pacs import concurrency_limit, limited_pacs
@@ -20,7 +21,6 @@ from backlog.pacs.base import Pacs
 from backlog.pacs.concurrency_limit import PacsConcurrencyLimit, Rank, Turn
 from backlog.pacs.connect import connect
 from backlog.pacs.limited_pacs import LimitedPacs, limited
-from backlog.settings import from_environment
 from tests.support.dicom_images import chest, dicom
 from tests.support.servers import OrthancServer, RedisServer, free_port, wait_until
 

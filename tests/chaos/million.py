@@ -19,8 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from backlog.environment import from_environment
 from backlog.outcomes import Outcome
-from backlog.settings import from_environment
 from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Ledger
 from tests.chaos.simulated import cpu_seconds, instance_of, produce

@@ -12,9 +12,9 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
 from backlog.broker.item_results import from_record
 from backlog.broker.messages import TASKS, ItemRecord, Job, Stage
+from backlog.environment import from_environment
 from backlog.log import set_up
 from backlog.outcomes import Outcome
-from backlog.settings import from_environment
 from worker.own_queues import take_from_own_queues
 from worker.tasks.attempt import Attempt
 from worker.tasks.chunk import StageRunner

@@ -13,7 +13,7 @@ import requests
 from kombu.exceptions import OperationalError
 
 from backlog.broker.celery_app import make_app
-from backlog.settings import from_environment
+from backlog.environment import from_environment
 from producer.demo.backlog import write_backlog
 from tests.compose.stack import Stack
 from tests.support.servers import free_port

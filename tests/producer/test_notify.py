@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from backlog.environment import from_environment
 from backlog.errors import UsageError
-from backlog.settings import from_environment
 from producer.dispatch.progress import RunProgress
 from producer.ledger.ledger import Tally
 from producer.monitoring.notify import Notifier

@@ -12,9 +12,10 @@ from click import BadParameter
 from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
 from backlog.broker.messages import Stage
+from backlog.environment import from_environment
 from backlog.errors import UsageError
 from backlog.outcomes import Reason
-from backlog.settings import Settings, from_environment
+from backlog.settings import Settings
 from producer.cli.options import with_schedule
 from producer.cli.status import look
 from producer.dispatch import quarantine_limit

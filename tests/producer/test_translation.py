@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from backlog.settings import interface_language
+from backlog.environment import interface_language
 from producer import translation
 from producer.cli.main import main
 from producer.translation import FOLDER, PLACEHOLDER, Catalogue, catalogue

@@ -14,8 +14,8 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import Claims, Refusal
 from backlog.broker.messages import Stage
+from backlog.environment import from_environment
 from backlog.outcomes import Outcome, Reason
-from backlog.settings import from_environment
 from producer.ledger.ledger import Ledger
 from tests.chaos import deaths, foreign
 from tests.chaos.account import Ending, settle

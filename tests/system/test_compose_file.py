@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from backlog.settings import Settings, from_environment, variable
+from backlog.environment import from_environment
+from backlog.settings import Settings, variable
 from tests.support.servers import ROOT
 
 #: Services that run the application's code, but Flower, which needs to know the broker alone.

@@ -10,7 +10,7 @@ import kubernetes_validate  # type: ignore[import-untyped]  # ships no types
 import pytest
 import yaml
 
-from backlog.settings import from_environment
+from backlog.environment import from_environment
 from tests.support.manifests import (
     KUSTOMIZATIONS,
     Built,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backlog.settings import NO_TELEMETRY
+from backlog.environment import NO_TELEMETRY
 from tests.chaos.images import write_backlog
 from tests.conftest import need
 from tests.support.servers import ROOT, OrthancServer

@@ -24,11 +24,12 @@ from backlog.broker.messages import ItemRecord, Job, Stage
 from backlog.dicom.eligibility import Rules
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import read_header, screen
+from backlog.environment import from_environment
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Flag, Reason
 from backlog.pacs.orthanc import Orthanc
-from backlog.settings import DERIVED_OBJECTS, Settings, from_environment
+from backlog.settings import DERIVED_OBJECTS, Settings
 from producer.sources.orthanc import OrthancSource
 from tests.conftest import Cli
 from tests.support.dicom_images import chest, dicom

@@ -109,7 +109,7 @@ def test_a_hanging_reader_dies_with_its_parent(pacs: FolderPacs, tmp_path: Path)
     (instance,) = store(pacs, "HANGS")
     (tmp_path / "reader.py").write_text(SABOTAGED.format(once=str(tmp_path / "once")))
     asking = (
-        "import sys; from backlog.dicom.eligibility import Rules; from backlog.settings import from_environment\n"
+        "import sys; from backlog.dicom.eligibility import Rules; from backlog.environment import from_environment\n"
         "from worker.reader.client import Reader\n"
         f"reader = Reader(from_environment(), Rules(), [sys.executable, {str(tmp_path / 'reader.py')!r}])\n"
         f"list(reader.read([{instance!r}]))"

@@ -20,6 +20,7 @@ from typing import IO
 
 from backlog.dicom.eligibility import Rules, flags
 from backlog.dicom.file import DicomFile
+from backlog.environment import from_environment
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import where
 from backlog.outcomes import Reason
@@ -28,7 +29,6 @@ from backlog.pacs.concurrency_limit import PacsConcurrencyLimit, Rank, Turn
 from backlog.pacs.connect import connect
 from backlog.pacs.limited_pacs import LimitedPacs, limited
 from backlog.processes import die_with_parent
-from backlog.settings import from_environment
 from worker.reader.protocol import LENGTHS
 
 
