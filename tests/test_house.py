@@ -353,7 +353,6 @@ _LONGER = {
     *("backlog.dicom.header", "backlog.dicom.parser", "backlog.pacs.modality"),
     *("producer.ledger.ledger", "producer.dispatch.dispatcher"),
     *("producer.cli.run", "producer.cli.validate"),
-    *("worker.sr.content", "worker.sr.document"),
 }
 
 

@@ -25,8 +25,9 @@ from pydicom.valuerep import DA, DSfloat, PersonName
 from backlog.model import PRODUCT
 from backlog.report_uids import SCHEMA
 from worker.sr.codes import Code, Vocabulary
-from worker.sr.content import MODEL_MANUFACTURER, SCHEMES, Finding, ReportContent
+from worker.sr.content import MODEL_MANUFACTURER, SCHEMES, ReportContent
 from worker.sr.document import COPIED_ATTRIBUTES, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from worker.sr.findings import Finding
 from worker.sr.inputs import SOP_CLASSES, Predecessor
 from worker.sr.regions import SUMMARY, Outline
 

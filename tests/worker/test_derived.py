@@ -47,9 +47,11 @@ from worker.model.class_activation import ClassActivation
 from worker.model.engine import load
 from worker.model.evidence import levels
 from worker.model.weights import Weights, locate
-from worker.sr.content import ReportContent, by_score, percent_text, report_content, score_text
+from worker.sr.content import ReportContent, report_content
+from worker.sr.findings import by_score, percent_text
 from worker.sr.inputs import Model, Options
 from worker.sr.source_header import read_source
+from worker.sr.wording import score_text
 from worker.tasks import derived as derived_objects
 
 pytestmark = pytest.mark.slow

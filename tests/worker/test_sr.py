@@ -44,7 +44,8 @@ from worker.sr.build import (
     scores_of,
 )
 from worker.sr.codes import vocabulary
-from worker.sr.content import percent_text, report_content
+from worker.sr.content import report_content
+from worker.sr.findings import percent_text
 
 _HEADERS = headers()
 

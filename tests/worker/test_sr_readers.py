@@ -33,7 +33,8 @@ from tests.support.sr_reports import (
 )
 from worker.sr.build import Options, Predecessor
 from worker.sr.codes import vocabulary
-from worker.sr.content import percent_text, score_text
+from worker.sr.findings import percent_text
+from worker.sr.wording import score_text
 
 _HEADERS: Final = headers()
 _EARLIER: Final = Predecessor(

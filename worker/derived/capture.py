@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from worker.derived.fonts import REGULAR, font_file
 from worker.derived.table import cells
-from worker.sr.content import by_score
+from worker.sr.findings import by_score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,7 +25,8 @@ from reportlab.platypus import Flowable, Image, Paragraph, SimpleDocTemplate, Sp
 from backlog.model import PRODUCT
 from worker.derived.fonts import BOLD, REGULAR, font_file
 from worker.derived.table import cells
-from worker.sr.content import ReportContent, by_score
+from worker.sr.content import ReportContent
+from worker.sr.findings import by_score
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from worker.sr.content import Finding, ReportContent, score_text
+from worker.sr.content import ReportContent
+from worker.sr.findings import Finding
+from worker.sr.wording import score_text
 
 
 def cells(report_content: ReportContent, finding: Finding) -> tuple[str, str, str]:

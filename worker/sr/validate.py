@@ -14,7 +14,7 @@ from typing import Final
 from backlog.dicom.header import Identity
 from backlog.model import LABELS, PRODUCT
 from worker.sr.codes import Code, vocabulary
-from worker.sr.content import percent_text
+from worker.sr.findings import percent_text
 from worker.sr.inputs import SOP_CLASSES, Model, Options
 from worker.sr.read import (
     CERTAINTY,
