@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from backlog.dicom.parser import ParsedFile, parse_file, parse_until_pixel_data
+from backlog.dicom.parser import ParsedFile, parse_file
+from backlog.dicom.partial_file import parse_until_pixel_data
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

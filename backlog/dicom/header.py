@@ -1,36 +1,29 @@
 """DICOM bytes → header → what matters of it.
 
 pydicom reads the header, after :mod:`backlog.dicom.parser` has walked over it and found no trap. Values are then
-taken from the raw elements where they are plain (a hostile value can't make a conversion fail), and no
-message quotes one.
+taken from its raw elements by :mod:`backlog.dicom.values`.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
-from pydicom.charset import convert_encodings, decode_bytes, python_encoding
-from pydicom.datadict import tag_for_keyword
+from pydicom.charset import python_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
-from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from backlog.dicom.eligibility import UNSPECIFIC_MODALITIES, Rules, rejection_reason
 from backlog.dicom.eligibility_attributes import MODIFYING_EQUIPMENT, EligibilityAttributes, frame_count
 from backlog.dicom.file_meta import media_storage_sop_class_uid
 from backlog.dicom.parser import ParsedFile, parse_file
+from backlog.dicom.values import DEFAULT_REPERTOIRE, codes, free_text, quietly, raw_bytes, sequence, text
 from backlog.errors import InstanceRejected
-from backlog.log import silenced
 from backlog.outcomes import Reason
 
 #: What a report can carry: digits and dots, PS3.5 9.1, except that leading zeros are kept as they came.
@@ -41,8 +34,6 @@ _CHARSET: Final = BaseTag(0x00080005)
 _MEDIA_STORAGE_SOP_CLASS: Final = 0x00020002
 #: No attribute has this tag (PS3.6 chapter 6).
 _NO_CHARSET: Final = BaseTag(0x00080004)
-#: Terms of Specific Character Set (0008,0005) that declare ASCII alone (PS3.3 C.12.1.1.2).
-DEFAULT_REPERTOIRE: Final = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
 
 
 @dataclass(frozen=True)
@@ -56,14 +47,6 @@ class Identity:
     patient_id: str  #: without its padding, in the letters that the report of the image has
 
 
-@dataclass(frozen=True)
-class Raw:
-    """A value as it stands in the file."""
-
-    value: bytes
-    little: bool
-
-
 def read_header(dicom: bytes | memoryview) -> Dataset:
     """Read everything that stands before the pixel data.
 
@@ -75,8 +58,8 @@ def read_header(dicom: bytes | memoryview) -> Dataset:
     Returns
     -------
     Dataset
-        Its elements are raw: a value is converted, and may raise, when it is looked at. :func:`text`,
-        :func:`number` and :func:`sequence` never raise.
+        Its elements are raw: a value is converted, and may raise, when it is looked at. The
+        functions of :mod:`backlog.dicom.values` never raise.
 
     Raises
     ------
@@ -91,7 +74,7 @@ def header_of(parsed: ParsedFile, dicom: bytes | memoryview) -> Dataset:
     header = dataset_of(parsed)
     if not text(header, "SOPClassUID") and (uid := media_storage_sop_class_uid(dicom)):
         header.file_meta = FileMetaDataset()
-        with _quietly():  # it may be none
+        with quietly():  # it may be none
             header.file_meta.add_new(_MEDIA_STORAGE_SOP_CLASS, "UI", uid)
     return header
 
@@ -105,7 +88,7 @@ def dataset_of(layout: ParsedFile) -> Dataset:
         struct.pack_into("<H" if layout.little else ">H", head, at + 2, _NO_CHARSET.element)
     for at, place in layout.edits:
         head[at : at + len(place)] = place
-    with _quietly():
+    with quietly():
         try:
             header = read_dataset(BytesIO(head), layout.implicit, layout.little)
         except MemoryError:
@@ -124,9 +107,9 @@ def dataset_of(layout: ParsedFile) -> Dataset:
 
 def eligibility_attributes(header: Dataset) -> EligibilityAttributes:
     """Return what eligibility asks about a header that :func:`read_header` read."""
-    regions = _codes(header, "AnatomicRegionSequence")
-    views = _codes(header, "ViewCodeSequence", "ViewModifierCodeSequence")
-    breeds = [value for value, _ in _codes(header, "PatientBreedCodeSequence")]
+    regions = codes(header, "AnatomicRegionSequence")
+    views = codes(header, "ViewCodeSequence", "ViewModifierCodeSequence")
+    breeds = [value for value, _ in codes(header, "PatientBreedCodeSequence")]
     return EligibilityAttributes(
         sop_class_uid=text(header, "SOPClassUID")
         or str(_file_meta(header).get("MediaStorageSOPClassUID", "")),
@@ -145,13 +128,13 @@ def eligibility_attributes(header: Dataset) -> EligibilityAttributes:
         series_description=free_text(header, "SeriesDescription"),
         protocol_name=free_text(header, "ProtocolName"),
         species=free_text(header, "PatientSpeciesDescription"),
-        species_codes=tuple(value for value, _ in _codes(header, "PatientSpeciesCodeSequence")),
+        species_codes=tuple(value for value, _ in codes(header, "PatientSpeciesCodeSequence")),
         breed=" ".join([free_text(header, "PatientBreedDescription"), *breeds]).strip(),
         capture_device=text(header, "SecondaryCaptureDeviceManufacturerModelName"),
         modified_by=tuple(
             text(item, "ManufacturerModelName")
             for item in sequence(header, "ContributingEquipmentSequence")
-            if MODIFYING_EQUIPMENT in [value for value, _ in _codes(item, "PurposeOfReferenceCodeSequence")]
+            if MODIFYING_EQUIPMENT in [value for value, _ in codes(item, "PurposeOfReferenceCodeSequence")]
         ),
         has_pixel_data=_PIXEL_DATA in header,
     )
@@ -238,106 +221,5 @@ def screen(header: Dataset, rules: Rules) -> Screening:
         return Screening(None, known, rejection or nameless)
 
 
-def text(header: Dataset, keyword: str) -> str:
-    """Return an attribute's text without padding, its values joined by a backslash; empty when absent.
-
-    Meant for codes, numbers and UIDs.
-    """
-    value = raw_bytes(header, keyword).value
-    try:
-        decoded = value.decode("utf-8")
-    except UnicodeDecodeError:
-        decoded = value.decode("latin-1")
-    return decoded.strip(" \0")
-
-
-def free_text(header: Dataset, keyword: str) -> str:
-    """Return an attribute's text as :func:`text`, in the letters that its declared character set gives it.
-
-    Where none is declared, or what it gives can't be, it is read as UTF-8, else as Latin-1, which keeps every byte:
-    :mod:`backlog.dicom.lettering` then looks for other sets. Words are looked for in it; nothing is written from it.
-    """
-    value = raw_bytes(header, keyword).value
-    if not value.isascii() or b"\x1b" in value:
-        charset = raw_bytes(header, "SpecificCharacterSet").value.decode("latin-1")
-        terms = [term.strip(" \0") for term in charset.split("\\")]
-        with _quietly():
-            try:
-                declared = decode_bytes(value, convert_encodings(terms), {ord("\\")})
-            except (LookupError, ValueError):
-                declared = "\ufffd"
-        if any(term not in DEFAULT_REPERTOIRE for term in terms) and "\ufffd" not in declared:
-            return str(declared).strip(" \0")
-    return text(header, keyword)
-
-
-def number(header: Dataset, attribute: str | int) -> int | None:
-    """Return the first value of an attribute of 16-bit words, read as unsigned; None when absent."""
-    values = number_list(header, attribute)
-    return values[0] if values else None
-
-
-def number_list(header: Dataset, attribute: str | int) -> tuple[int, ...]:
-    """Return the values of an attribute of 16-bit words (VR US, SS or OW), read as unsigned."""
-    element = _element(header, attribute)
-    if element is None:
-        return ()
-    count = len(element.value) // 2
-    return struct.unpack_from(f"{'<' if element.little else '>'}{count}H", element.value)
-
-
-def decimal(header: Dataset, keyword: str) -> float | None:
-    """Return the value of an attribute of VR DS; None when absent, malformed or not finite."""
-    try:
-        value = float(text(header, keyword))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def sequence(header: Dataset, keyword: str) -> tuple[Dataset, ...]:
-    """Return the items of a sequence; none when it is absent or can't be read."""
-    with _quietly():
-        try:
-            items = header.get(keyword)
-            # A file may give it any value representation: numbers are no items.
-            return tuple(items) if isinstance(items, Sequence) else ()
-        except MemoryError:
-            raise
-        except Exception:  # noqa: BLE001  # foreign bytes can make the conversion raise anything
-            return ()
-
-
 def _file_meta(header: Dataset) -> Dataset:
     return getattr(header, "file_meta", None) or Dataset()
-
-
-def raw_bytes(header: Dataset, attribute: str | int) -> Raw:
-    """Return an attribute's value as it stands in the file; empty when absent."""
-    return _element(header, attribute) or Raw(b"", little=True)
-
-
-def _element(header: Dataset, attribute: str | int) -> Raw | None:
-    tag = tag_for_keyword(attribute) if isinstance(attribute, str) else attribute
-    assert tag is not None, attribute  # noqa: S101  # a misspelt keyword is a bug
-    element = header.get_item(tag, keep_deferred=True)  # without it an empty one is converted
-    if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
-        return None
-    return Raw(element.value, little=element.is_little_endian)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep pydicom from warning: it quotes values, which are a patient's, and logs what it warns of."""
-    with silenced("pydicom"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _codes(header: Dataset, keyword: str, below: str = "") -> tuple[tuple[str, str], ...]:
-    """Return value and meaning of a code sequence's items, and of those of a sequence inside each."""
-    found: list[tuple[str, str]] = []
-    for item in sequence(header, keyword):
-        found.append((text(item, "CodeValue") or text(item, "LongCodeValue"), text(item, "CodeMeaning")))
-        found += _codes(item, below) if below else ()
-    return tuple(found)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from backlog.dicom.parser import read_until_pixel_data
+from backlog.dicom.partial_file import read_until_pixel_data
 from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
 from backlog.files import is_storage_unavailable
 from backlog.inputs.zip_archive import ZipArchive

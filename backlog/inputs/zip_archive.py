@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from backlog.dicom.parser import read_until_pixel_data
+from backlog.dicom.partial_file import read_until_pixel_data
 from backlog.errors import InstanceRejected, UsageError
 from backlog.files import UNAVAILABLE_ERRNOS
 from backlog.inputs.decompression import crc32, inflate, inflate64, inflate_steps

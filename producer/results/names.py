@@ -118,7 +118,8 @@ def file_name(source: Source, reference: int | str) -> str:
 
 def header_values(file: DicomFile, attributes: dict[str, str]) -> dict[str, str]:
     """Return the values of attributes of :data:`NAMES` or :data:`META`, by column."""
-    from backlog.dicom.header import patient_id, text  # pydicom takes a fifth of a second
+    from backlog.dicom.header import patient_id  # pydicom takes a fifth of a second
+    from backlog.dicom.values import text
 
     found = file.header
     values = {column: text(found, keyword) for column, keyword in attributes.items()}

@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 
 from backlog.broker.messages import Job, Stage
 from backlog.dicom.file import DicomFile
-from backlog.dicom.header import Identity, text
+from backlog.dicom.header import Identity
+from backlog.dicom.values import text
 from backlog.errors import InstanceRejected, UsageError
 from backlog.log import warn
 from backlog.report_uids import report_and_series_uid_of

@@ -214,7 +214,7 @@ class DicomwebSource:
             return False
         manufacturer = value(one, _MANUFACTURER)
         if manufacturer is None:  # servers needn't answer it
-            from backlog.dicom.header import text  # pydicom takes a fifth of a second
+            from backlog.dicom.values import text  # pydicom takes a fifth of a second
 
             try:
                 manufacturer = text(self.pacs.header(instance).header, "Manufacturer")

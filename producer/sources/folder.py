@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from backlog.broker.messages import SourceSpec, Stage
-from backlog.dicom.parser import read_until_pixel_data
+from backlog.dicom.partial_file import read_until_pixel_data
 from backlog.errors import InstanceRejected, SourceUnavailable, StorageFull, UsageError
 from backlog.files import is_storage_unavailable, replacing
 from backlog.inputs.entries import (

@@ -117,7 +117,8 @@ def _no_header(ref: int | str) -> SourceFile:
 
 def _rows_by_header(values: OnlyValues, key: Key, file: SourceFile) -> list[tuple[int, str]]:
     """Return the rows that mean a file. Raises InstanceRejected where it has no header that can be read."""
-    from backlog.dicom.header import patient_id, read_header, text  # pydicom takes a fifth of a second
+    from backlog.dicom.header import patient_id, read_header  # pydicom takes a fifth of a second
+    from backlog.dicom.values import text
 
     read = opened(file, NOTHING)
     assert not isinstance(read, Picture)  # noqa: S101  # nothing is wrapped here

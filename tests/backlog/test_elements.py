@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backlog.dicom.header import read_header, text
+from backlog.dicom.header import read_header
 from backlog.dicom.parser import parse_file
+from backlog.dicom.values import text
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 from tests.support import dicom_images as made
@@ -205,7 +206,7 @@ def test_what_nothing_bears_out_is_refused(elements: bytes) -> None:
     "name", ["an unknown VR that holds items", "implicit items", "explicit items of VR UN"]
 )
 def test_an_odd_file_is_read_as_its_steps_arrive(name: str) -> None:
-    from backlog.dicom.parser import read_until_pixel_data
+    from backlog.dicom.partial_file import read_until_pixel_data
 
     file = with_elements(ODD[name])
     steps: Any = (file[at : at + 7] for at in range(0, len(file), 7))

@@ -13,7 +13,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from backlog.dicom.header import identity, read_header
-from backlog.dicom.parser import read_until_pixel_data
+from backlog.dicom.partial_file import read_until_pixel_data
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
 from backlog.outcomes import Reason
 from backlog.pacs.connect import connect

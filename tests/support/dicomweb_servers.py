@@ -21,7 +21,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 
-from backlog.dicom.header import identity, read_header, text
+from backlog.dicom.header import identity, read_header
+from backlog.dicom.values import text
 from backlog.pacs.dicomweb import Dicomweb
 from tests.support.servers import OrthancServer, free_port, wait_until
 

@@ -55,7 +55,8 @@ def planted(bug: str) -> tuple[str, ...]:
         import os, sys
         from pathlib import Path
         from tests.fuzz import child, paths
-        from backlog.dicom.header import read_header, text
+        from backlog.dicom.header import read_header
+        from backlog.dicom.values import text
 
         def stumbles(file):
             if text(read_header(file), "PatientSize"):

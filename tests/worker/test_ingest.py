@@ -18,7 +18,8 @@ from pydicom.dataset import Dataset
 
 from backlog.dicom.eligibility import Rules, flags
 from backlog.dicom.file import DicomFile
-from backlog.dicom.header import eligibility_attributes, identity, read_header, screen, text
+from backlog.dicom.header import eligibility_attributes, identity, read_header, screen
+from backlog.dicom.values import text
 from backlog.errors import BacklogError, InstanceRejected
 from backlog.inputs.image_names import Subject
 from backlog.outcomes import Flag, Reason

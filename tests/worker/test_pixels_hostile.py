@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from backlog.dicom.header import eligibility_attributes, raw_bytes, read_header
+from backlog.dicom.header import eligibility_attributes, read_header
 from backlog.dicom.parser import MAX_DEPTH, parse_file
+from backlog.dicom.values import raw_bytes
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 from tests.support import dicom_images as made

@@ -19,8 +19,9 @@ from backlog.dicom.eligibility import SECONDARY_CAPTURE
 from backlog.dicom.eligibility_attributes import MODIFYING_EQUIPMENT
 from backlog.dicom.file import DicomFile
 from backlog.dicom.file_meta import media_storage_sop_class_uid
-from backlog.dicom.header import is_uid, text
+from backlog.dicom.header import is_uid
 from backlog.dicom.parser import DEFLATED, EXPLICIT_LITTLE, ParsedFile
+from backlog.dicom.values import text
 from backlog.errors import InstanceRejected
 from backlog.model import PRODUCT
 from backlog.outcomes import Reason

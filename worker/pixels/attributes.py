@@ -8,7 +8,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from backlog.dicom.eligibility_attributes import frame_count
-from backlog.dicom.header import number, text
+from backlog.dicom.values import number, text
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 

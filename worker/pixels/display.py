@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from backlog.dicom.header import decimal, sequence, text
+from backlog.dicom.values import decimal, sequence, text
 from backlog.outcomes import Flag
 from worker.pixels.grayscale import Grey, lookup_table
 

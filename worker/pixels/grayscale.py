@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from backlog.dicom.header import decimal, number_list, raw_bytes, sequence, text
+from backlog.dicom.values import decimal, number_list, raw_bytes, sequence, text
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from worker.pixels.attributes import Declared

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from backlog.dicom.header import text
+from backlog.dicom.values import text
 from worker.pixels.seen import SeenSquare
 
 _HORIZONTAL: Final = frozenset("LR")

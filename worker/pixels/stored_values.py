@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from backlog.dicom.header import number
+from backlog.dicom.values import number
 from backlog.outcomes import Flag
 from worker.pixels.attributes import Declared
 from worker.pixels.border import reaching_border

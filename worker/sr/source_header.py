@@ -17,7 +17,8 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 
 from backlog.dicom.file import DicomFile
-from backlog.dicom.header import number, patient_id, raw_bytes, sequence
+from backlog.dicom.header import patient_id
+from backlog.dicom.values import number, raw_bytes, sequence
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from worker.sr import value_cleaning as values

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 
-from backlog.dicom.header import DEFAULT_REPERTOIRE
+from backlog.dicom.values import DEFAULT_REPERTOIRE
 from backlog.log import silenced
 
 #: What ends the reach of an escape sequence within a value (PS3.5 section 6.1.2.5.3).

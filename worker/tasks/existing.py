@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from backlog.broker.messages import Job, model_of
 from backlog.dicom.file import DicomFile
-from backlog.dicom.header import text
+from backlog.dicom.values import text
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.model import SCORE_DIGITS
 from backlog.pacs.base import Pacs

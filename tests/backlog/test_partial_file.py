@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from backlog.dicom import parser
-from backlog.dicom.parser import MAX_HEADER, ParsedFile, parse_file, read_until_pixel_data
+from backlog.dicom import partial_file
+from backlog.dicom.parser import MAX_HEADER, ParsedFile, parse_file
+from backlog.dicom.partial_file import read_until_pixel_data
 from tests.support.dicom_images import EXPLICIT, chest, dicom
 
 MARK = b"\xe0\x7f\x10\x00"
@@ -39,7 +40,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         given.append(len(dicom))
         return parse_file(dicom)
 
-    monkeypatch.setattr(parser, "parse_file", counted)
+    monkeypatch.setattr(partial_file, "parse_file", counted)
     return given
 
 
