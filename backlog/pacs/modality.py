@@ -1,7 +1,6 @@
 """A hospital's PACS that an Orthanc asks over DICOM: C-ECHO, C-FIND, C-MOVE and C-STORE (PS3.4 annexes B and C).
 
-Orthanc is the application entity: it knows the modality by a name, sends the requests, and receives the images. What
-came in on a run's behalf carries the run's name as metadata in Orthanc, so that it can be told from what was there.
+Orthanc is the application entity: it knows the modality by a name, sends the requests, and receives the images.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from backlog.errors import InstanceRejected, ModalityFailed, ServiceUnavailable, UsageError
@@ -31,9 +30,6 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 #: Orthanc gives up on a modality so many seconds before we give up on Orthanc.
 _MARGIN: Final = 5.0
-
-#: Orthanc's metadata with the runs that brought an instance in; of the numbers that users have (1024 to 65535).
-_RUNS: Final = "4207"
 
 #: How long an image may take to appear in Orthanc after the modality said that it was sent, and how often to look.
 ARRIVAL_SECONDS: Final = 5.0
@@ -236,96 +232,3 @@ class Modality:
             return ask()
         except ModalityFailed as error:
             raise ModalityFailed(str(error), reason) from error
-
-
-# -- what runs brought in ------------------------------------------------------------------------------------------
-
-
-#: Keeps other processes out of a block of a name: :meth:`backlog.broker.connection.Broker.exclusive`. A mark is read
-#: and written in two requests, and read once more before an image is deleted; runs beside each other do so at once.
-Exclusive = Callable[[str], AbstractContextManager[None]]
-
-
-def mark_brought_in(orthanc: Orthanc, instance: str, run: str, exclusive: Exclusive, *, is_new: bool) -> bool:
-    """Keep with an instance in Orthanc that a run needs it, where a run brought it in.
-
-    Parameters
-    ----------
-    orthanc
-        Where it lies.
-    instance
-        Orthanc's id.
-    run
-        The run's name.
-    exclusive
-        Keeps others from marking or deleting it meanwhile.
-    is_new
-        It was not there before this run asked for it. Where it was, it stays another's: only what runs have brought in
-        carries their names, and only that is ever deleted.
-
-    Returns
-    -------
-    bool
-        Whether it is there still: another run may have deleted it that brought it in.
-    """
-    with exclusive(instance):
-        runs = _metadata(orthanc, instance, _RUNS).split()
-        ours = (
-            run in runs
-            or bool(runs)
-            or (
-                is_new
-                and _metadata(orthanc, instance, "Origin")
-                == "DicomProtocol"  # else somebody uploaded it meanwhile
-            )
-        )
-        try:
-            if ours and run not in runs:
-                _set_runs(orthanc, instance, [*runs, run])
-            elif not ours:
-                orthanc.rest.call("GET", f"/instances/{checked_id(instance)}")
-        except InstanceRejected as rejected:
-            if rejected.reason is Reason.NOT_IN_PACS:
-                return False
-            raise
-    return True
-
-
-def evict(orthanc: Orthanc, instance: str, run: str, exclusive: Exclusive) -> bool:
-    """Delete an instance that a run brought in, where no other run needs it; return whether it was deleted.
-
-    Parameters
-    ----------
-    orthanc
-        Where it lies.
-    instance
-        Orthanc's id of it.
-    run
-        The id of the run that brought it in.
-    exclusive
-        Keeps others from marking or deleting it meanwhile.
-    """
-    with exclusive(instance):
-        runs = _metadata(orthanc, instance, _RUNS).split()
-        if run not in runs:
-            return False
-        others = [one for one in runs if one != run]
-        if others:
-            _set_runs(orthanc, instance, others)
-            return False
-        return orthanc.delete(instance)
-
-
-def _metadata(orthanc: Orthanc, instance: str, name: str) -> str:
-    """Return one of an instance's metadata, which are Orthanc's own; empty where it has none, or is gone."""
-    try:
-        return str(orthanc.rest.call("GET", f"/instances/{checked_id(instance)}/metadata/{name}").text)
-    except InstanceRejected as rejected:
-        if rejected.reason is Reason.NOT_IN_PACS:
-            return ""
-        raise
-
-
-def _set_runs(orthanc: Orthanc, instance: str, runs: Sequence[str]) -> None:
-    path = f"/instances/{checked_id(instance)}/metadata/{_RUNS}"
-    orthanc.rest.call("PUT", path, data=" ".join(runs).encode())

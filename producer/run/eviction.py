@@ -1,7 +1,7 @@
 """Images that a modality sent leave Orthanc once they are scored and their reports delivered.
 
 So the room that a run takes is that of the chunks in flight, whatever the size of the backlog. What lay in Orthanc
-before the run asked for it carries no mark of the run's (:func:`backlog.pacs.modality.mark_brought_in`), and is never
+before the run asked for it carries no mark of the run's (:func:`backlog.pacs.brought_in.mark_brought_in`), and is never
 deleted.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from backlog.errors import InstanceRejected
-from backlog.pacs.modality import Exclusive, Modality, evict
+from backlog.pacs.brought_in import Exclusive, evict
+from backlog.pacs.modality import Modality
 from producer.ledger.ledger import Ledger
 from producer.results.in_batches import InBatches
 

@@ -23,7 +23,8 @@ from backlog.broker.messages import DEFERRED, ItemRecord, Job, Stage
 from backlog.broker.pace import Pace
 from backlog.errors import ModalityFailed, ServiceUnavailable, UsageError
 from backlog.fault_attribution import FaultHistory, Operation, Verdict
-from backlog.pacs.modality import Modality, evict, mark_brought_in
+from backlog.pacs.brought_in import evict, mark_brought_in
+from backlog.pacs.modality import Modality
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from tests.support.dicom_images import chest, dicom

@@ -11,7 +11,8 @@ from backlog.broker.messages import InferItem, Job, RetrieveItem
 from backlog.errors import ClaimLost, InstanceRejected, ModalityFailed, ServiceUnavailable
 from backlog.fault_attribution import Operation
 from backlog.outcomes import Reason
-from backlog.pacs.modality import Exclusive, Modality, evict, mark_brought_in
+from backlog.pacs.brought_in import Exclusive, evict, mark_brought_in
+from backlog.pacs.modality import Modality
 from worker.tasks.attempt import Attempt
 from worker.tasks.resources import WorkerResources
 from worker.tasks.shutdown import Stopping, pause
