@@ -351,7 +351,6 @@ def test_tests_reach_for_nothing_private() -> None:
 _MAX_LINES = 300
 _LONGER = {
     *("producer.ledger.ledger", "producer.dispatch.dispatcher"),
-    *("producer.cli.run", "producer.cli.validate"),
 }
 
 

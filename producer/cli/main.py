@@ -17,7 +17,7 @@ from backlog.environment import interface_language, log_form
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import set_up, set_up_terminal
 from producer import translation
-from producer.cli import gallery, items, plan, results, run, runner, system, validate, verify
+from producer.cli import control, gallery, items, plan, results, run, runner, status, system, validate, verify
 from producer.cli.help import translate_help
 from producer.cli.options import FAILED, UNAVAILABLE, USAGE
 from producer.translation import t, translated
@@ -131,9 +131,9 @@ for command in (
     plan.plan,
     run.run,
     run.resume,
-    run.pause,
-    run.cancel,
-    run.status,
+    control.pause,
+    control.cancel,
+    status.status,
     runner.runs,
     runner.runner,
     items.items,

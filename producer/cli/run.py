@@ -1,10 +1,8 @@
-"""Commands that do the work: plan, run, resume, pause, cancel, demo."""
+"""The commands that do the work: run, resume."""
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -39,9 +37,8 @@ from producer.cli.options import (
     selection_of,
     with_schedule,
 )
-from producer.cli.output import agree_on_copy, echo, need_runner, read_settings, summary_lines, work
-from producer.cli.status import look, progress_of
-from producer.run.folder import Paths, touch
+from producer.cli.output import agree_on_copy, echo, need_runner, read_settings, work
+from producer.run.folder import Paths
 
 DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runner, and return at once.")
 
@@ -155,7 +152,7 @@ def run(
     """
     from producer.run.create import create
     from producer.run.delivery import Delivery
-    from producer.run.folder import Paths, new_folder
+    from producer.run.folder import new_folder
 
     if follow and detach:
         raise click.UsageError(
@@ -221,7 +218,7 @@ def run(
 @click.option("--unless-held", is_flag=True, hidden=True, help="Not when it is paused, cancelled or stopped.")
 def resume(out: Path, copy: bool, notify: str | None, detach: bool, unless_held: bool) -> None:
     """Go on with an interrupted, paused or cancelled run."""
-    from producer.run.folder import Paths, is_running
+    from producer.run.folder import is_running
     from producer.run.open import open_ledger
 
     paths = Paths(out.absolute())
@@ -252,96 +249,3 @@ def resume(out: Path, copy: bool, notify: str | None, detach: bool, unless_held:
 def _refuse_notify(notify: str | None) -> None:
     if notify is not None:
         raise UsageError("the runner's own CXR_NOTIFY says whom it tells: leave --notify out")
-
-
-@click.command()
-@OUT
-@COPY
-def pause(out: Path, copy: bool) -> None:
-    """Hold a run back, here and on every worker, within seconds. Go on with 'resume'."""
-    run_id = _unfinished(out, copy)
-    if run_id is None:
-        echo("The run is complete: there is nothing to pause.")
-        return
-    touch(Paths(out).pause)
-    _tell_workers(run_id, "paused")
-    echo(
-        "Paused: nothing new is begun, and each worker process ends at most the image that it has."
-        f" Go on with: cxr-backlog resume {out}"
-    )
-
-
-@click.command()
-@OUT
-@COPY
-def cancel(out: Path, copy: bool) -> None:
-    """Stop the run, here and on every worker. What was reported stays; 'resume' takes it up again."""
-    run_id = _unfinished(out, copy)
-    if run_id is None:
-        echo("The run is complete: there is nothing to cancel. 'cxr-backlog retract' takes it back.")
-        return
-    touch(Paths(out).cancel)
-    _tell_workers(run_id, "cancelled")
-    echo("Cancelled. What was reported stays; see 'cxr-backlog retract' to take it back.")
-
-
-def _unfinished(out: Path, copy: bool) -> str | None:
-    """Return the name of a run; None where it is complete."""
-    from producer.results.exports import summarise
-    from producer.run.open import open_ledger
-
-    with closing(open_ledger(out)) as ledger:
-        agree_on_copy(ledger, Paths(out), copy)
-        return None if summarise(ledger)["complete"] else str(ledger.get("job")["run"])
-
-
-def _tell_workers(run_id: str, state: str) -> None:
-    """Tell the workers of a stack at once; those of an embedded run learn it from its producer."""
-    settings = read_settings()
-    if not settings.redis_url:
-        return
-    from backlog.broker.claims import Claims
-    from backlog.errors import ServiceUnavailable
-
-    try:
-        Claims(settings.broker).set_state(run_id, state)
-    except ServiceUnavailable as error:
-        echo(f"{error}: the run's producer tells the workers as soon as it is back.", err=True)
-
-
-@click.command()
-@OUT
-@click.option("--watch", is_flag=True, help="Follow it until the run is complete.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def status(out: Path, watch: bool, as_json: bool) -> None:
-    """Say how far a run is."""
-    if watch and not as_json:
-        _follow(Paths(out))
-    while True:
-        summary = look(Paths(out))
-        if as_json:
-            echo(json.dumps(summary))
-        else:
-            for line in summary_lines(summary):
-                echo(line)
-        if not watch or summary["complete"]:
-            return
-        time.sleep(2)
-
-
-def _follow(paths: Paths) -> None:
-    """Show a run as its own producer does, until it is complete."""
-    from producer.cli.progress import display
-    from producer.run.open import open_ledger
-
-    with closing(open_ledger(paths.out)) as ledger:
-        kind = ledger.get("job")["source"]["kind"]
-    from backlog.broker.messages import FIRST_STAGES
-
-    with display(FIRST_STAGES[kind]) as shown:
-        while True:
-            progress = progress_of(paths)
-            shown.show(progress)
-            if progress.done:
-                return
-            time.sleep(1)

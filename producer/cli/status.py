@@ -1,15 +1,61 @@
-"""What is known of a run from outside: its ledger, and what its producer published last."""
+"""The command that says how far a run is, from its ledger and from what its producer published last."""
 
 from __future__ import annotations
 
+import json
+import time
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
+
+from producer.cli.options import OUT
+from producer.cli.output import echo, summary_lines
+from producer.run.folder import Paths
 
 if TYPE_CHECKING:
     from producer.dispatch.progress import RunProgress
     from producer.results.exports import Summary
-    from producer.run.folder import Paths
     from producer.run.published import Published
+
+
+@click.command()
+@OUT
+@click.option("--watch", is_flag=True, help="Follow it until the run is complete.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def status(out: Path, watch: bool, as_json: bool) -> None:
+    """Say how far a run is."""
+    if watch and not as_json:
+        _follow(Paths(out))
+    while True:
+        summary = look(Paths(out))
+        if as_json:
+            echo(json.dumps(summary))
+        else:
+            for line in summary_lines(summary):
+                echo(line)
+        if not watch or summary["complete"]:
+            return
+        time.sleep(2)
+
+
+def _follow(paths: Paths) -> None:
+    """Show a run as its own producer does, until it is complete."""
+    from producer.cli.progress import display
+    from producer.run.open import open_ledger
+
+    with closing(open_ledger(paths.out)) as ledger:
+        kind = ledger.get("job")["source"]["kind"]
+    from backlog.broker.messages import FIRST_STAGES
+
+    with display(FIRST_STAGES[kind]) as shown:
+        while True:
+            progress = progress_of(paths)
+            shown.show(progress)
+            if progress.done:
+                return
+            time.sleep(1)
 
 
 def look(paths: Paths) -> Summary:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import click
 
 from backlog.environment import interface_language
-from backlog.model import PREPROCESSING, scores_notice
-from backlog.output_file import OutputFile, begins_with
+from backlog.model import scores_notice
 from producer.cli.options import OUT, QUARANTINED
 from producer.cli.output import read_settings
 
 if TYPE_CHECKING:
     from producer.ledger.ledger import Ledger
+    from producer.validation.files import ResultFolder
     from producer.validation.join import Joined
     from producer.validation.label_values import Labels
-    from producer.validation.page import About
     from producer.validation.validate import FindingFigures
 
 _LABELS = click.option(
@@ -49,9 +46,6 @@ _CHOICES = click.Choice(["ignore", "positive", "negative"])
 _TO = click.option(
     "--to", type=click.Path(path_type=Path, file_okay=False), help="Folder of the results. Default: in OUT."
 )
-
-_OWN_JSON = begins_with(b'{\n  "format": "cxr-backlog')
-_OWN_LIST = begins_with(b"key,reason\r\n")
 
 
 @click.command()
@@ -99,6 +93,7 @@ def validate(
     with closing(open_ledger(out)) as ledger:
         job = ledger.get("job")
         labels, joined = _join(ledger, out, table, key, readers, names, by)
+        from producer.validation.files import ResultFolder, write_operating_points, write_validation_files
         from producer.validation.label_values import BLANK, UNCERTAIN
         from producer.validation.page import About
         from producer.validation.validate import enough, figures
@@ -119,10 +114,10 @@ def validate(
             rule,
             tuple(labels.notes),
         )
-        files = _Files(to or out / "validation", (table, *([names] if names else [])))
-        _write_validation(files, about, joined, found)
+        files = ResultFolder(to or out / "validation", (table, *([names] if names else [])))
+        write_validation_files(files, about, joined, found)
         if rule:
-            _write_points(files, about, found)
+            _say_points(files, write_operating_points(files, about, found), rule)
     for note in labels.notes:
         click.echo(f"Labels    {note}")
     _print(about.meaningful, joined, found)
@@ -158,6 +153,7 @@ def compare(
     from producer.run.open import open_ledger
     from producer.validation.compare import auc_differences, with_auc_differences
     from producer.validation.compare import compare as compare_runs
+    from producer.validation.files import ResultFolder
     from producer.validation.metrics import as_json
     from producer.validation.page import is_own_page, write_comparison
 
@@ -169,7 +165,7 @@ def compare(
                 for ledger, out in ((one, first), (other, second))
             ]
             found = with_auc_differences(found, auc_differences(*joined))
-    files = _Files(to or second / "comparison", (table,) if table else ())
+    files = ResultFolder(to or second / "comparison", (table,) if table else ())
     content = {"format": "cxr-backlog comparison 1"} | as_json(found)
     files.write("comparison.json", json.dumps(content, indent=2) + "\n")
     write_comparison(files.file("comparison.html", is_own_page), found, interface_language())
@@ -182,30 +178,6 @@ def compare(
     if notice := scores_notice(meaningful=found.meaningful):
         click.echo(notice)
     click.echo(f"Page      {files.folder / 'comparison.html'}")
-
-
-class _Files:
-    """The folder that a command's results go to."""
-
-    def __init__(self, folder: Path, inputs: tuple[Path, ...]) -> None:
-        from backlog.errors import StorageFull
-
-        self.folder, self._inputs = folder, inputs
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageFull(f"{folder}: can't be made ({error.strerror})") from error
-
-    def file(self, name: str, is_own: Callable[[IO[bytes]], bool], *, private: bool = False) -> OutputFile:
-        output = OutputFile(self.folder / name, inputs=self._inputs, private=private)
-        output.check(is_own)
-        return output
-
-    def write(
-        self, name: str, text: str, is_own: Callable[[IO[bytes]], bool] = _OWN_JSON, *, private: bool = False
-    ) -> None:
-        with self.file(name, is_own, private=private).open_text(is_own) as file:
-            file.write(text)
 
 
 def _need_libraries() -> None:
@@ -275,69 +247,13 @@ def _join(
     return labels, joined
 
 
-def _write_validation(files: _Files, about: About, joined: Joined, found: list[FindingFigures]) -> None:
-    import csv
-    import io
-
-    from producer.validation.metrics import as_json
-    from producer.validation.page import is_own_page, write_validation
-
-    content = {"format": "cxr-backlog validation 1"} | as_json(about)
-    content |= {
-        "preprocessing": PREPROCESSING,
-        "created": datetime.now(UTC).replace(microsecond=0).isoformat(),
-    }
-    content["joined"] = {
-        "unit": joined.unit,
-        "units": len(joined.keys),
-        "images": joined.images,
-        "reported": joined.reported,
-        "rows": joined.rows,
-        "without_label": joined.without_label,
-        "clustered_by": joined.clustered_by,
-        "unjoined": joined.reasons,
-    }
-    content["findings"] = as_json(found)
-    files.write("validation.json", json.dumps(content, indent=2) + "\n")
-    lines = io.StringIO()
-    csv.writer(lines).writerows([("key", "reason"), *joined.unjoined])
-    files.write(
-        "unjoined.csv", lines.getvalue(), _OWN_LIST, private=True
-    )  # a table's keys may be patients' numbers
-    write_validation(files.file("validation.html", is_own_page), about, joined, found, interface_language())
-
-
-def _write_points(files: _Files, about: About, found: list[FindingFigures]) -> None:
-    from producer.validation.operating_points import ProposedPoint, document
-
-    points: dict[str, ProposedPoint] = {
-        one.label: {
-            "threshold": one.proposed.threshold,
-            "positives": one.positives,
-            "negatives": one.negatives,
-            "sensitivity": one.proposed.sensitivity.value,
-            "specificity": one.proposed.specificity.value,
-        }
-        for one in found
-        if one.proposed is not None and 0 < one.proposed.threshold < 1
-    }
-    if not points:
+def _say_points(files: ResultFolder, count: int, rule: str) -> None:
+    if count:
+        click.echo(f"Points    {files.folder / 'operating-points.json'} ({count} findings, {rule})")
+    else:
         click.echo(
             "No operating point can be proposed: no finding has 20 positives and 20 negatives.", err=True
         )
-        return
-    text = document(
-        model=about.model,
-        weights_sha256=about.weights_sha256,
-        weights_meaningful=about.meaningful,
-        preprocessing=PREPROCESSING,
-        rule=about.rule,
-        created=datetime.now(UTC).replace(microsecond=0).isoformat(),
-        source=f"run {about.run}, labels {about.labels}",
-        points=points,
-    )
-    files.write("operating-points.json", text)
-    click.echo(f"Points    {files.folder / 'operating-points.json'} ({len(points)} findings, {about.rule})")
 
 
 def _print(meaningful: bool, joined: Joined, found: list[FindingFigures]) -> None:
