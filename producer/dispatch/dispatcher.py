@@ -24,7 +24,7 @@ from producer.dispatch.harvest import Harvester
 from producer.dispatch.progress import RunProgress
 from producer.dispatch.quarantine_limit import REASON
 from producer.dispatch.reconcile import Reconciler
-from producer.ledger.ledger import ChunkRow
+from producer.ledger.chunks import ChunkRow
 from producer.run.folder import touch
 from producer.sources.base import Page
 

@@ -13,7 +13,7 @@ from typing import Final
 from backlog.broker.claims import ChunkProgress
 from backlog.fault_attribution import Operation, Verdict
 from producer.dispatch.context import RunContext
-from producer.ledger.ledger import ChunkRow
+from producer.ledger.chunks import ChunkRow
 
 #: Items that may be left at most, and for how long, in seconds: shorter where others were served since it failed first.
 _MAX_LEFT: Final = 3

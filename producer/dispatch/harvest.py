@@ -10,7 +10,7 @@ from backlog.broker.messages import ItemRecord, Stage
 from backlog.errors import UsageError
 from backlog.outcomes import Reason
 from producer.dispatch.context import RunContext, RunObserver
-from producer.ledger.ledger import ChunkRow
+from producer.ledger.chunks import ChunkRow
 
 #: A finished chunk that lacks a record is done again: Redis forgot it. After so many times it is counted as a bug.
 _MAX_INCOMPLETE: Final = 3

@@ -15,7 +15,7 @@ from backlog.broker.claims import ChunkProgress
 from backlog.broker.messages import Stage
 from backlog.broker.queues import queues_of
 from producer.dispatch.context import RunContext
-from producer.ledger.ledger import ChunkRow
+from producer.ledger.chunks import ChunkRow
 
 #: A worker that took a message has claimed its chunk within so many times the lease, or is dead.
 _LEASES_TO_CLAIM: Final = 2

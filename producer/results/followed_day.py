@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from producer.ledger.ledger import FOLLOWS, GONE, Ledger
+from producer.ledger.chunks import GONE
+from producer.ledger.ledger import FOLLOWS, Ledger
 
 
 class FollowedDay(TypedDict):

@@ -17,7 +17,8 @@ from backlog.broker.messages import DEFERRED, ItemRecord, Stage
 from backlog.outcomes import Reason
 from producer.cli.main import main
 from producer.ledger import ledger as ledger_module
-from producer.ledger.ledger import ChunkRow, Ledger
+from producer.ledger.chunks import ChunkRow
+from producer.ledger.ledger import Ledger
 from tests.support.ended_runs import CHUNK, ended_run, list_items, new_ledger, rejected, reported, some_scores
 
 

@@ -22,7 +22,8 @@ from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
 from backlog.outcomes import Outcome, Reason
 from producer.ledger import run_database
-from producer.ledger.ledger import ChunkRow, Ledger
+from producer.ledger.chunks import ChunkRow
+from producer.ledger.ledger import Ledger
 from producer.ledger.run_database import GivenUp, LedgerFenced
 from producer.sources.base import Entry, Page
 from tests.support.servers import ROOT
