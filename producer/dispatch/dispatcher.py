@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import ChunkProgress
-from backlog.broker.messages import InferItem, Job, RetrieveItem, Stage, StageItem, UploadItem
-from backlog.broker.sending import send
+from backlog.broker.messages import Stage
 from backlog.errors import ServiceUnavailable
+from producer.dispatch.chunk_sender import ChunkSender
 from producer.dispatch.context import RunContext, RunObserver
-from producer.dispatch.give_up import left_alone, requested
+from producer.dispatch.give_up import give_up
 from producer.dispatch.harvest import Harvester
 from producer.dispatch.progress import RunProgress
 from producer.dispatch.quarantine_limit import REASON
 from producer.dispatch.reconcile import Reconciler
+from producer.dispatch.standstill import Standstill, count
 from producer.ledger.chunks import ChunkRow
 from producer.run.folder import touch
 from producer.sources.base import Page
@@ -44,9 +44,6 @@ _MAX_RETRIES: Final = 64
 #: The source is listed for no longer at a time, in seconds.
 _LISTING: Final = 1.0
 
-#: Without any progress for this long, in seconds, the user is told.
-_STANDSTILL: Final = 60.0
-
 #: Workers are told again that the run is paused after so many seconds: Redis may have forgotten it.
 _TELL_EVERY: Final = 2.0
 
@@ -61,11 +58,11 @@ class Dispatcher:
         self.in_flight: dict[int, ChunkRow] = {}
         self._harvester = Harvester(context, observer)
         self._reconciler = Reconciler(context)
+        self.sender = ChunkSender(context)
+        self._standstill = Standstill(context)
         self.ahead = _LEAST_AHEAD
         self._pages: Iterator[Page] | None = None
         self._told = -_TELL_EVERY
-        self._seen: tuple[int, int, int, bool] = (0, 0, 0, False)
-        self._moved = time.monotonic()
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Work until every item has ended, or ``stop`` says so.
@@ -82,7 +79,9 @@ class Dispatcher:
             try:
                 done = self.step()
                 self.progress.waiting_reason = (
-                    self.holding_back() or claims.waiting_reason(run) or self._standstill()
+                    self.holding_back()
+                    or claims.waiting_reason(run)
+                    or self._standstill.hint(self.progress, self.in_flight)
                 )
             except (ServiceUnavailable, OperationalError) as error:
                 # Redis, the PACS or the disk is unavailable: everything stands in the ledger, so wait and go on.
@@ -106,8 +105,9 @@ class Dispatcher:
         over, again = self._harvester.harvest(self.in_flight, states)
         self._drop(over)
         for number in again:
-            self.send_chunk(self.in_flight[number])
-        self._give_up(states)
+            self.sender.send_chunk(self.in_flight[number])
+        for chunk in give_up(self.context, self.observer, self.in_flight, states):
+            self._drop([chunk])
         self.observer.on_harvest()
         self._tell_state()
         context, hours = self.context, self.context.hours
@@ -121,7 +121,7 @@ class Dispatcher:
                 self.dispatch(states)
             if self._reconciler.due():
                 self.reconcile(states)  # what is in flight ends at any hour, also where its message was lost
-        self._count(states)
+        count(self.context, self.in_flight, states, self.progress)
         self._pause_by_itself()
         return self.progress.done
 
@@ -142,7 +142,7 @@ class Dispatcher:
             context.ledger.dispatched(lost)
         for number in lost:
             if context.claims.restart(context.run, number, context.source.first):
-                self.send_chunk(self.in_flight[number])
+                self.sender.send_chunk(self.in_flight[number])
                 self.progress.resent += 1
 
     # -- the steps -----------------------------------------------------------------------------------------------
@@ -150,26 +150,6 @@ class Dispatcher:
     def _drop(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             self.in_flight.pop(number, None)
-
-    def _give_up(self, states: Mapping[int, ChunkProgress]) -> None:
-        """End the items that the operator gives up, and those that nothing is left to be compared with."""
-        context = self.context
-        numbers, detail = requested(context), "given up by the operator"
-        if not numbers:
-            numbers, detail = (
-                left_alone(context, self.in_flight, states),
-                (
-                    "the PACS fails on it whenever it comes, works otherwise, and nothing else of the run is left"
-                ),
-            )
-        for item in numbers:
-            chunk = context.ledger.give_up(item, detail)
-            if chunk is None:
-                self.observer.notify(f"Item {item} was not given up: it has ended, or is not listed.")
-                continue
-            context.claims.forget(context.run, [chunk])
-            self._drop([chunk])
-            self.observer.notify(f"Item {item} is given up: {detail}.")
 
     def list_source(self) -> None:
         """Read pages of the source until enough chunks wait."""
@@ -214,7 +194,7 @@ class Dispatcher:
         for stage, job, chunk, items in claims.unpark(run):
             if chunk in self.in_flight:
                 claims.messages.mark_sent(run, [chunk])
-                self._send_message(Stage(stage), job, chunk, items)
+                self.sender.send_message(Stage(stage), job, chunk, items)
 
     def _pause_by_itself(self) -> None:
         """Pause where too much is quarantined, as a user would; say why."""
@@ -294,7 +274,7 @@ class Dispatcher:
         # Redis knows of a chunk that was never sent only where this ledger is a backup, older than Redis's memory.
         context.claims.reopen(context.run, numbers)
         for chunk in chunks:
-            self.send_chunk(chunk, retry=retry)
+            self.sender.send_chunk(chunk, retry=retry)
 
     def _set_ahead(self) -> None:
         """Let more chunks wait while workers take them at once, and fewer while they stand in a queue.
@@ -305,66 +285,3 @@ class Dispatcher:
             self.ahead = max(_LEAST_AHEAD, self.ahead // 2)
         else:
             self.ahead = min(_MOST_AHEAD, self.ahead * 2)
-
-    def send_chunk(self, chunk: ChunkRow, *, retry: bool = False) -> None:
-        """Send the message for a chunk's first stage."""
-        context = self.context
-        stage = context.source.first
-        if stage is Stage.RETRIEVE:  # UIDs stand in no message
-            context.claims.set_references(context.run, chunk.no, [str(ref) for _, ref in chunk.items])
-        job = context.job
-        if retry or chunk.no in context.ledger.deferred_chunks():
-            job = {**job, "retry": True, "history": context.ledger.history(chunk.no).events}
-        context.claims.messages.mark_sent(context.run, [chunk.no])
-        self._send_message(stage, job, chunk.no, _items(stage, chunk))
-
-    def _send_message(self, stage: Stage, job: Job, chunk: int, items: Sequence[StageItem]) -> None:
-        context = self.context
-        with (
-            context.claims.broker.reached()
-        ):  # what kombu doesn't know of Redis's errors it passes on as it is
-            # One retry layer: ours, at the next tick.
-            send(context.app, stage, job, chunk, items, retry=False)
-
-    # -- how far it is -------------------------------------------------------------------------------------------
-
-    def _standstill(self) -> str:
-        """Return a hint when nothing has moved for a while."""
-        progress = self.progress
-        seen = (progress.uploaded, progress.inferred, progress.tally.ended, progress.paused)
-        if seen != self._seen:
-            self._seen, self._moved = seen, time.monotonic()
-        quiet = time.monotonic() - self._moved
-        progress.standing_still = False
-        if not self.in_flight or quiet < _STANDSTILL or progress.paused:
-            return ""
-        progress.standing_still = True
-        depths = self.context.claims.broker.depths(self.context.queues)
-        waiting = ", ".join(f"{name} {count}" for name, count in depths.items() if count)
-        since = datetime.now() - timedelta(seconds=quiet)  # noqa: DTZ005  # the user's clock
-        return f"nothing has moved since {since:%H:%M:%S}; messages waiting: {waiting or 'none'}. Are workers running?"
-
-    def _count(self, states: Mapping[int, ChunkProgress]) -> None:
-        progress, ledger = self.progress, self.context.ledger
-        progress.listed = int(ledger.get("listed", 0))
-        progress.all_listed = bool(ledger.get("all_listed", False))
-        progress.following = self.context.following is not None and not progress.all_listed
-        progress.total = progress.listed if progress.all_listed else self.context.source.total
-        progress.tally = ledger.tally()
-        progress.in_flight = len(self.in_flight)
-        progress.leased = sum(state.leased for number, state in states.items() if number in self.in_flight)
-        progress.uploaded = progress.inferred = progress.tally.ended
-        for number, state in states.items():
-            if number in self.in_flight:
-                size = len(self.in_flight[number].items)
-                progress.uploaded += size * (state.stage >= Stage.INFER)
-                progress.inferred += size * (state.stage >= Stage.REPORT)
-
-
-def _items(stage: Stage, chunk: ChunkRow) -> Sequence[StageItem]:
-    """Return a chunk's items as the message for a run's first stage has them."""
-    if stage is Stage.UPLOAD:
-        return [UploadItem(i=index, entry=ref) for index, (_, ref) in enumerate(chunk.items)]
-    if stage is Stage.INFER:
-        return [InferItem(i=index, instance=str(ref)) for index, (_, ref) in enumerate(chunk.items)]
-    return [RetrieveItem(i=index) for index in range(len(chunk.items))]

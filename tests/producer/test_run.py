@@ -403,7 +403,7 @@ def test_workers_that_store_at_another_pacs_are_found_out(claims: Claims, ledger
     producer = make(ledger)  # resumed, with workers at the right one
     ours |= {one["sr_instance"] for one in records_of(1, OURS, "").values()}
     producer.context.pacs_contains = ours.__contains__
-    producer.send_chunk(producer.in_flight[1])
+    producer.sender.send_chunk(producer.in_flight[1])
     score(claims, 1, OURS)
     producer.step()
     assert ledger.tally().reported == 4
@@ -421,7 +421,7 @@ def test_workers_that_miss_what_our_pacs_has_are_at_another(
     with pytest.raises(UsageError, match="another PACS"):
         producer.step()
     producer.context.pacs_contains = lambda _: False  # they are really gone
-    producer.send_chunk(producer.in_flight[1])
+    producer.sender.send_chunk(producer.in_flight[1])
     claimed(claims, 1, Stage.INFER).finish(Stage.FINISHED, dict.fromkeys(range(4), gone))
     producer.step()
     assert ledger.tally().quarantined == {"not_in_pacs": 4}
