@@ -357,6 +357,23 @@ def test_a_module_has_one_subject() -> None:
     assert long == set()
 
 
+#: A test's name is the sentence that fails; a longer one is cut off where it is read.
+_MAX_TEST_NAME = 60
+
+
+def test_a_tests_name_is_a_short_sentence() -> None:
+    names = [
+        (node.name, str(path.relative_to(ROOT)))
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert len(names) > 1000
+    assert [one for one in names if len(one[0]) > _MAX_TEST_NAME] == []
+    words = re.compile(rf"\b({'|'.join(PRIVATE_WORDS)})\b")
+    assert [one for one in names if words.search(one[0].replace("_", " "))] == []
+
+
 def test_the_producer_passes_types() -> None:
     """A dict of anything tells a reader nothing, and mypy neither."""
     found = [

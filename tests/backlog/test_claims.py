@@ -81,7 +81,7 @@ def test_what_was_done_is_not_done_again(claims: Claims) -> None:
     assert claims.claim(RUN, 1, UPLOAD, UPLOAD) is Refusal.DONE
 
 
-def test_a_message_of_a_later_stage_is_stale_until_it_is_its_turn(claims: Claims) -> None:
+def test_a_message_of_a_later_stage_is_stale_before_its_turn(claims: Claims) -> None:
     assert (
         claims.claim(RUN, 1, INFER, UPLOAD) is Refusal.STALE
     )  # nothing is known of the chunk: it begins anew
@@ -128,7 +128,7 @@ def test_a_slow_item_keeps_its_lease(claims: Claims) -> None:
     assert claims.claim(RUN, 1, UPLOAD, UPLOAD) is Refusal.DONE
 
 
-def test_who_is_silent_loses_the_chunk_and_can_change_nothing_more(claims: Claims) -> None:
+def test_a_silent_worker_loses_its_chunk_and_changes_no_more(claims: Claims) -> None:
     old = dies(claims)
     new = won(claims)
     assert new.attempt == 2
@@ -282,7 +282,7 @@ def test_what_was_harvested_after_a_ledgers_backup_is_done_again(claims: Claims)
     assert claims.claim(RUN, 3, UPLOAD, UPLOAD) is Refusal.DONE
 
 
-def test_a_worker_at_a_chunk_that_is_sent_anew_can_change_nothing_more(claims: Claims) -> None:
+def test_a_chunk_that_is_sent_anew_is_lost_to_its_worker(claims: Claims) -> None:
     claim = won(claims)
     claims.reopen(RUN, [1])
     with pytest.raises(ClaimLost):
@@ -368,7 +368,7 @@ def test_another_run_with_a_longer_name_is_left_alone(claims: Claims) -> None:
     other.finish(INFER, {})
 
 
-def test_every_key_of_a_run_that_was_given_up_goes_away_by_itself(claims: Claims) -> None:
+def test_every_key_of_an_abandoned_run_expires(claims: Claims) -> None:
     claims.set_state(RUN, "running")
     won(claims).finish(FINISHED, {})
     claims.forget(RUN, [1])
@@ -439,7 +439,7 @@ def test_a_full_redis_still_lets_a_chunk_go(redis_server: RedisServer, tmp_path:
         claims.broker.close()
 
 
-def test_a_wrong_password_is_the_persons_to_mend(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_wrong_password_is_the_users_to_fix(redis_server: RedisServer, tmp_path: Path) -> None:
     with own_redis(tmp_path) as server:
         server.client.config_set("requirepass", "right")
         for url in (server.url, server.url.replace("//", "//:wrong@")):
@@ -449,7 +449,7 @@ def test_a_wrong_password_is_the_persons_to_mend(redis_server: RedisServer, tmp_
         Claims(Settings(redis_url=server.url, redis_password="right").broker).broker.ping()
 
 
-def test_a_user_without_permission_is_the_persons_to_mend(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_user_without_permission_is_the_users_to_fix(redis_server: RedisServer, tmp_path: Path) -> None:
     with own_redis(tmp_path) as server:
         server.client.acl_setuser(
             "poor", enabled=True, passwords=["+secret"], keys=["other:*"], commands=["+ping", "+get"]
@@ -459,12 +459,12 @@ def test_a_user_without_permission_is_the_persons_to_mend(redis_server: RedisSer
 
 
 @pytest.mark.parametrize("url", ["", "localhost:6379", "http://host", "redis://host:port/0", "redis://[::1"])
-def test_an_address_that_is_none_is_the_persons_to_mend(url: str) -> None:
+def test_an_address_that_is_none_is_the_users_to_fix(url: str) -> None:
     with pytest.raises(UsageError, match="CXR_REDIS_URL"):
         Claims(url)
 
 
-def test_a_redis_that_is_away_is_waited_for(tmp_path: Path) -> None:
+def test_a_redis_that_is_unavailable_is_waited_for(tmp_path: Path) -> None:
     claims = Claims(f"redis://127.0.0.1:{free_port()}/0")
     calls: list[Any] = [
         claims.broker.ping,

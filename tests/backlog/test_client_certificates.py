@@ -167,7 +167,7 @@ def test_files_are_fetched_with_a_certificate_alone(place: Place) -> None:
 
 
 @pytest.mark.parametrize("own", [{}, {"certificate": "intruder.crt", "key": "intruder.key"}])
-def test_a_client_without_a_certificate_that_is_trusted_is_told_so(place: Place, own: dict[str, str]) -> None:
+def test_a_client_without_a_trusted_certificate_is_told_so(place: Place, own: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="CXR_PACS_CERTIFICATE"):
         place.pacs(ca="hospital.crt", **own).count_instances("1.2.3.4.5", _UIDS)
     assert place.clients() == []

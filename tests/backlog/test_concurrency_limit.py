@@ -84,11 +84,11 @@ def current_limit(redis: RedisServer) -> float:
     return float(str(redis.client.get(names[0]))) if names else float("inf")
 
 
-def test_all_processes_together_ask_no_more_than_the_limit_at_a_time(redis_url: str) -> None:
+def test_all_processes_together_stay_within_the_limit(redis_url: str) -> None:
     assert most_at_a_time(limits(redis_url, 6, most=3), 3) == 3
 
 
-def test_a_5xx_halves_the_limit_for_all_and_good_answers_bring_it_back(
+def test_a_5xx_halves_the_limit_and_good_answers_raise_it_again(
     redis_url: str, redis_server: RedisServer
 ) -> None:
     members = limits(redis_url, 6, most=4)
@@ -123,7 +123,7 @@ def test_the_limit_never_falls_below_one(
     assert most_at_a_time([one], 1, requests=2) == 1
 
 
-def test_an_answer_that_takes_far_longer_than_usual_lowers_the_limit(
+def test_a_far_slower_answer_than_usual_lowers_the_limit(
     redis_url: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(concurrency_limit, "SLOW_SECONDS", 0.05)

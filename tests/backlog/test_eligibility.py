@@ -308,7 +308,7 @@ def test_raw_detector_data_is_skipped_unless_asked_for() -> None:
     assert rejection_reason(replace(FRONTAL, sop_class_uid=DX_RAW), Rules(for_processing=True)) is None
 
 
-def test_an_image_without_pixels_is_quarantined_only_when_that_is_known() -> None:
+def test_no_pixels_quarantines_only_where_that_is_known() -> None:
     assert screen(has_pixel_data=None) is None
     assert screen(has_pixel_data=False) is Reason.NO_PIXELS
 
@@ -416,7 +416,7 @@ def test_cases_are_judged(name: str, reason: Reason | None, assumed: set[Flag]) 
 
 @needs_data
 @pytest.mark.parametrize("item", listed("hostile"), ids=lambda item: item.name)
-def test_foreign_objects_are_skipped_and_hostile_ones_quarantined(item: Case) -> None:
+def test_foreign_objects_are_skipped_hostile_ones_quarantined(item: Case) -> None:
     try:
         header = read_header(item.read())
         reason = rejection_reason(eligibility_attributes(header), RULES)

@@ -118,7 +118,7 @@ def test_a_child_gets_this_environment_and_more(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_every_variable_of_the_stack_may_stand_in_the_environment() -> None:
+def test_every_variable_of_the_stack_is_known_or_ignored() -> None:
     """A user who exports `.env` and runs a command beside the stack is not told that a setting is unknown."""
     files = [ROOT / "docker-compose.yml", ROOT / "orthanc.json", *(ROOT / "deploy").rglob("*")]
     text = "\n".join(file.read_text() for file in files if file.is_file())

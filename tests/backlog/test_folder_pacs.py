@@ -105,7 +105,7 @@ def test_names_are_made_of_what_orthanc_makes_its_identifiers_of(
 @pytest.mark.parametrize(
     ("charset", "patient"), [("ISO_IR 192", b"P\xc37"), ("KLINGON", b"P\xc47"), ("ISO_IR 6", b"\xc4")]
 )
-def test_an_image_with_letters_that_nothing_settles_is_stored_all_the_same(
+def test_an_image_with_undecidable_letters_is_stored_too(
     pacs: FolderPacs, charset: str, patient: bytes
 ) -> None:
     """It gets no report; but the PACS keeps it, and finds it again."""
@@ -243,7 +243,7 @@ print(FolderPacs(Path(sys.argv[1])).store(Path(sys.argv[2]).read_bytes()).alread
 
 
 @pytest.mark.parametrize("disk", ["ext4", "exFAT"])
-def test_several_processes_that_store_one_instance_write_one_file(
+def test_processes_that_store_the_same_instance_write_one_file(
     pacs: FolderPacs, tmp_path: Path, disk: str
 ) -> None:
     (tmp_path / "image").write_bytes(IMAGE)
@@ -359,6 +359,6 @@ def test_connect_takes_an_address_or_a_folder(tmp_path: Path) -> None:
         server.close()
 
 
-def test_full_is_a_kind_of_away() -> None:
+def test_full_is_a_kind_of_unavailable() -> None:
     """Whoever waits for a PACS waits for its disk too."""
     assert issubclass(StorageFull, ServiceUnavailable)

@@ -208,7 +208,7 @@ def newer(version: str, folder: Path, **options: object) -> Iterator[OrthancServ
         yield server
 
 
-def test_files_that_orthanc_compresses_in_its_storage_folder_come_over_rest(tmp_path: Path) -> None:
+def test_files_that_orthanc_stores_compressed_come_over_rest(tmp_path: Path) -> None:
     with own_orthanc(tmp_path, StorageCompression=True) as server:
         beside = opened(server, storage=server.storage)
         for image in (IMAGE, LARGE):
@@ -240,7 +240,7 @@ def test_an_orthanc_that_says_that_it_overwrites_is_refused() -> None:
         client.identity()
 
 
-def test_an_orthanc_that_says_that_it_never_overwrites_is_not_asked_before_each_store() -> None:
+def test_an_orthanc_that_never_overwrites_is_not_asked_first() -> None:
     said = b'{"DatabaseServerIdentifier": "x", "OverwriteInstances": false, "Status": "Success", "ID": "%s"}'
     with Misbehaving(answer(200, said % NOBODY.encode())) as server, closing(Orthanc(server.url)) as client:
         client.identity()
@@ -270,7 +270,7 @@ def stored_as(client: Orthanc, image: bytes, same_pixels: SamePixels) -> StoreRe
 @pytest.mark.parametrize(
     "syntax", ["1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.2"]
 )
-def test_an_image_that_orthanc_keeps_in_another_transfer_syntax_is_the_same_image(
+def test_an_image_that_orthanc_transcodes_is_the_same_image(
     version: str, syntax: str, tmp_path: Path
 ) -> None:
     with (
@@ -307,7 +307,7 @@ def test_the_study_of_an_instance_is_told_by_its_store(pacs: Orthanc) -> None:
     assert pacs.store(IMAGE, of).study == stored.study
 
 
-def test_a_wrong_password_is_the_persons_to_mend(orthanc: OrthancServer) -> None:
+def test_a_wrong_password_is_the_users_to_fix(orthanc: OrthancServer) -> None:
     client = Orthanc(orthanc.url, username=orthanc.username, password="wrong")
     for call in (client.identity, lambda: client.store(IMAGE), lambda: client.fetch(NOBODY)):
         with pytest.raises(UsageError, match="CXR_PACS_PASSWORD"):
@@ -315,7 +315,7 @@ def test_a_wrong_password_is_the_persons_to_mend(orthanc: OrthancServer) -> None
     client.close()
 
 
-def test_an_orthanc_that_stops_and_comes_back_is_away_meanwhile(
+def test_an_orthanc_that_stops_is_unavailable_until_it_is_back(
     orthanc: OrthancServer, pacs: Orthanc
 ) -> None:
     instance = pacs.store(IMAGE).instance
@@ -424,7 +424,7 @@ def test_a_full_pacs_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refusal_is_the_persons_to_mend(status: int) -> None:
+def test_a_refusal_is_the_users_to_fix(status: int) -> None:
     with Misbehaving(answer(status)) as server:
         every_call_raises(server, UsageError)
 
@@ -553,7 +553,7 @@ def test_a_file_is_fetched_with_new_token_and_cookie(tmp_path: Path) -> None:
         pytest.param(answer(307, b"", "Location: http://127.0.0.1:1/"), id="redirect that keeps the method"),
     ],
 )
-def test_what_is_no_orthanc_is_the_persons_to_mend(page: bytes) -> None:
+def test_what_is_no_orthanc_is_the_users_to_fix(page: bytes) -> None:
     """Otherwise every image of the backlog would be refused, one by one."""
     with Misbehaving(page) as server:
         client = Orthanc(server.url, seconds=5)
@@ -610,13 +610,13 @@ def test_an_error_that_is_not_orthancs_own_is_waited_out(status: int, body: byte
                 call()
 
 
-def test_a_closed_port_and_an_unknown_host_are_away() -> None:
+def test_a_closed_port_and_an_unknown_host_are_unavailable() -> None:
     for url in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid"):
         with pytest.raises(ServiceUnavailable, match="is unavailable"):
             Orthanc(url, seconds=2).identity()
 
 
-def test_a_port_that_speaks_no_http_is_away() -> None:
+def test_a_port_that_speaks_no_http_is_unavailable() -> None:
     """A socket that accepts and never answers, as a half-dead host does."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         started = time.monotonic()
@@ -626,7 +626,7 @@ def test_a_port_that_speaks_no_http_is_away() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://", "http://[::1", "http://host:99999", "http://ho st", "http://:80"])
-def test_an_address_that_is_none_is_the_persons_to_mend(url: str) -> None:
+def test_an_address_that_is_none_is_the_users_to_fix(url: str) -> None:
     with pytest.raises((UsageError, ServiceUnavailable)):
         Orthanc(url, seconds=1).identity()
 
@@ -642,7 +642,7 @@ def test_a_plain_server_has_no_trusted_certificate() -> None:
         Orthanc(server.url.replace("http:", "https:"), seconds=2).identity()
 
 
-def test_a_missing_authority_file_is_the_persons_to_mend(tmp_path: Path) -> None:
+def test_a_missing_authority_file_is_the_users_to_fix(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="CXR_PACS_CA"):
         Orthanc("https://127.0.0.1:1", ca=str(tmp_path / "nothing.pem"))
 

@@ -173,7 +173,7 @@ def test_two_clients_name_a_pacs_alike(pacs: Pacs, opener: Opener) -> None:
     other.close()
 
 
-def test_an_instance_is_deleted_or_the_pacs_says_that_it_deletes_none(pacs: Pacs, make: str) -> None:
+def test_an_instance_is_deleted_or_the_pacs_says_it_deletes_none(pacs: Pacs, make: str) -> None:
     image = new_image()
     stored = pacs.store(image)
     if make in WITHOUT_DELETION:

@@ -89,7 +89,7 @@ def test_an_unreadable_letter_may_be_any_letter(sign: str) -> None:
     assert body_examined(f"К{sign}СТЬ", NONE) is Body.OTHER
 
 
-def test_words_that_mean_other_things_count_only_in_the_attribute() -> None:
+def test_ambiguous_words_count_only_in_the_attribute() -> None:
     for word in ("MAIN", "EL", "FACE", "BACK", "COTE"):
         assert body_examined(word, NONE) is Body.OTHER
         assert body_described(f"{word} HOSPITAL") is Body.UNKNOWN

@@ -127,7 +127,7 @@ def _write_many(path: Path, count: int) -> None:
         file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0))
 
 
-def test_a_member_written_to_a_pipe_has_its_sizes_in_the_directory(tmp_path: Path) -> None:
+def test_a_member_written_to_a_pipe_is_read_by_the_directory(tmp_path: Path) -> None:
     """Bit 3: sizes and CRC follow the data, the local header holds zeros."""
 
     class Pipe(io.RawIOBase):

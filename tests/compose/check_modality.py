@@ -70,7 +70,7 @@ def test_a_retrieve_worker_is_named_and_takes_from_its_queue(
     wait_until(lambda: queues() == ["retrieve"], 60, "Flower shows the worker and its queue")
 
 
-def test_a_hospitals_images_are_retrieved_scored_and_get_their_reports(
+def test_a_modalitys_images_are_retrieved_and_get_their_reports(
     stack: Stack, hospital: ScriptedHospital, account: Account
 ) -> None:
     before = stack.reports()

@@ -47,9 +47,7 @@ def board() -> list[str]:
     return [target["expr"] for panel in found["panels"] for target in panel.get("targets", [])]
 
 
-def test_a_plain_run_is_scraped_while_it_lasts_and_the_board_has_its_numbers(
-    stack: Stack, prometheus: str
-) -> None:
+def test_a_run_is_scraped_and_every_panel_has_its_numbers(stack: Stack, prometheus: str) -> None:
     source = stack.backlog("scraped", 60, seed=71)
     command = stack.command("run", "--rm", "-T", "--name", f"{stack.name}-odd", "producer", "run", source)
     process = subprocess.Popen([*command, "--out", "/out/scraped"], stdout=subprocess.DEVNULL)

@@ -216,9 +216,7 @@ def test_a_worker_without_its_model_says_so_and_ends(stack: Stack, tmp_path: Pat
     assert "Traceback" not in done.stderr
 
 
-def test_weights_that_a_user_put_there_are_taken_from_a_read_only_folder(
-    stack: Stack, tmp_path: Path
-) -> None:
+def test_a_users_weights_are_read_from_a_read_only_folder(stack: Stack, tmp_path: Path) -> None:
     """Nothing but the file, as it is copied by hand: what the worker keeps beside it can't be written."""
     models = tmp_path / "models"
     models.mkdir()

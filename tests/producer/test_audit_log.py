@@ -56,9 +56,7 @@ def written(ledger: Ledger, path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_each_stored_report_has_one_line_that_says_what_where_when_and_by_which_model(
-    ledger: Ledger, path: Path
-) -> None:
+def test_each_stored_report_has_one_line_with_all_its_facts(ledger: Ledger, path: Path) -> None:
     lines = written(ledger, path)
     assert [line["item"] for line in lines] == list(range(COUNT))
     first = lines[0]
@@ -105,7 +103,7 @@ def test_a_second_harvest_adds_no_line(tmp_path: Path, path: Path) -> None:
     assert verify(ledger, path).right
 
 
-def test_skipped_and_quarantined_items_and_duplicates_have_no_line(tmp_path: Path, path: Path) -> None:
+def test_only_stored_reports_have_a_line(tmp_path: Path, path: Path) -> None:
     ledger = new_ledger(tmp_path)
     list_items(ledger, 4)
     same = {"instance": "the-same"}
@@ -136,7 +134,7 @@ def test_a_retraction_is_a_line_of_its_own(ledger: Ledger, path: Path) -> None:
     assert verify(ledger, path).right
 
 
-def test_a_crash_between_ledger_and_audit_loses_and_doubles_nothing(tmp_path: Path, path: Path) -> None:
+def test_a_crash_between_ledger_and_audit_keeps_each_line_once(tmp_path: Path, path: Path) -> None:
     whole, torn = tmp_path / "whole.jsonl", path
     ledger = new_ledger(tmp_path)
     list_items(ledger, COUNT)
@@ -173,9 +171,7 @@ def test_what_a_crash_left_behind_the_last_line_is_cut_off(ledger: Ledger, path:
     assert path.read_bytes() == whole
 
 
-def test_blocks_of_zeros_at_the_end_as_a_power_cut_leaves_them_are_written_again(
-    ledger: Ledger, path: Path
-) -> None:
+def test_zeros_that_a_power_cut_left_are_written_again(ledger: Ledger, path: Path) -> None:
     written(ledger, path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-4096] + bytes(4096))
@@ -315,7 +311,7 @@ def test_a_damaged_middle_is_kept_aside_and_written_again(ledger: Ledger, path: 
         assert audit.damaged.name == "audit.jsonl.damaged-2"
 
 
-def test_a_head_that_was_noted_shows_that_the_whole_was_written_anew(tmp_path: Path, path: Path) -> None:
+def test_a_noted_head_shows_that_all_was_written_anew(tmp_path: Path, path: Path) -> None:
     ledger = new_ledger(tmp_path)
     list_items(ledger, COUNT)
     harvest(ledger, lambda item: reported(item, some_scores(item)), chunks=1)
@@ -341,7 +337,7 @@ def files_no_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_on_a_full_disk_it_waits_and_goes_on_from_the_last_whole_line(
+def test_after_a_full_disk_it_goes_on_from_the_last_whole_line(
     ledger: Ledger, path: Path, tmp_path: Path
 ) -> None:
     written(ledger, tmp_path / "whole.jsonl")

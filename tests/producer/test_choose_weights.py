@@ -98,6 +98,6 @@ def test_without_an_answer_the_run_waits_for_its_workers(served: list[WorkerInfo
     assert on_stack("seeded").sha256 == SEEDED, "an older worker doesn't say"
 
 
-def test_a_redis_that_is_away_refuses_no_weights() -> None:
+def test_a_redis_that_is_unavailable_refuses_no_weights() -> None:
     settings = Settings(redis_url=f"redis://127.0.0.1:{free_port()}/0", weights="seeded")
     assert choose_weights(settings).sha256 == SEEDED

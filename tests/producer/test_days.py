@@ -65,7 +65,7 @@ def page(*refs: int, urgent: bool = False) -> Page:
     return Page([Entry(ref) for ref in refs], f"at {refs[-1]}", last=False, urgent=urgent)
 
 
-def test_a_day_ends_by_the_clock_of_its_zone_and_not_while_it_is_paused(ledger: Ledger) -> None:
+def test_a_day_ends_in_its_own_time_zone_and_not_while_paused(ledger: Ledger) -> None:
     one = following(ledger, Scripted())
     one.end_day(lambda: at(26, 2, 59))  # 23:59 there
     assert not ledger.get("all_listed", False)

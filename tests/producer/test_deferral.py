@@ -101,7 +101,7 @@ def test_an_item_that_is_given_up_ends_and_its_chunk_goes_on(ledger: Ledger) -> 
     assert ledger.give_up(10_000, "unknown") is None
 
 
-def test_what_a_broken_off_chunk_did_is_kept_and_may_be_done_again(ledger: Ledger) -> None:
+def test_items_of_a_broken_off_chunk_are_kept_and_may_come_again(ledger: Ledger) -> None:
     chunk = first_chunk(ledger)
     whole = records()
     ledger.keep_partial(chunk, {i: whole[i] for i in range(5)} | {5: put_aside(1, 2)})

@@ -106,7 +106,7 @@ def test_a_listing_of_all_that_is_cut_off_is_said(
     assert "lists 15 of 30 studies" in caplog.text
 
 
-def test_an_image_that_is_counted_and_not_listed_is_accounted_for(
+def test_a_counted_image_that_is_not_listed_is_accounted_for(
     server: StrictServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     add(server, 1, 2)

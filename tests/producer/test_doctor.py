@@ -46,7 +46,7 @@ def one(settings: Settings, out: Path, what: str, pacs: str = "") -> Check:
     return found(settings, out, pacs)[what][-1]
 
 
-def test_every_trouble_says_what_to_mend(tmp_path: Path, seeded: Settings) -> None:
+def test_every_trouble_says_what_to_fix(tmp_path: Path, seeded: Settings) -> None:
     for finding in examine(replace(seeded, redis_url=f"redis://127.0.0.1:{free_port()}"), tmp_path):
         assert finding.text
         assert (finding.state == "ok") == (not finding.remedy), finding
@@ -136,7 +136,7 @@ def test_a_redis_that_gives_no_channels_is_bad(redis: RedisServer, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("no_model")
-def test_a_redis_that_is_away_old_or_locked(
+def test_a_redis_that_is_unavailable_old_or_locked(
     redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = one(Settings(redis_url=f"redis://me:secret@127.0.0.1:{free_port()}"), tmp_path, "redis")
@@ -175,7 +175,7 @@ def test_an_orthanc_that_searches_its_whole_index_is_named(
 
 
 @pytest.mark.usefixtures("no_model")
-def test_an_orthanc_right_locked_and_away(orthanc: OrthancServer, tmp_path: Path) -> None:
+def test_an_orthanc_right_locked_and_unavailable(orthanc: OrthancServer, tmp_path: Path) -> None:
     right = Settings(pacs_url=orthanc.url, pacs_username=orthanc.username, pacs_password=orthanc.password)
     assert one(right, tmp_path, "pacs").state in ("ok", "look")
     assert orthanc.get("/statistics").json()["CountInstances"] == 0

@@ -58,14 +58,14 @@ def test_another_width_alone_is_drift_too() -> None:
     assert compared(scores(20_000, 1), scores(20_000, 2, width=0.05)).verdict is Verdict.PARTED
 
 
-def test_what_chance_can_explain_is_no_drift_though_the_psi_is_large() -> None:
+def test_what_chance_can_explain_is_no_drift_despite_a_large_psi() -> None:
     found = [compared(scores(200, seed), scores(200, seed + 500, 0.42)) for seed in range(40)]
     large = [one for one in found if one.psi > drift.MOVED_PSI]
     assert large
     assert all(one.verdict is Verdict.SAME for one in large if one.ks <= one.ks_limit)
 
 
-def test_a_tiny_shift_among_very_many_is_beyond_chance_but_no_drift() -> None:
+def test_a_tiny_shift_among_very_many_scores_is_no_drift() -> None:
     found = compared(scores(300_000, 1), scores(300_000, 2, 0.41))
     assert found.ks > found.ks_limit
     assert found.verdict is Verdict.SAME

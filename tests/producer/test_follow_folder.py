@@ -90,7 +90,7 @@ def test_a_file_that_still_grows_is_waited_for(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.dcm.part", ".a.dcm.Xy12", "a.tmp", "below/A.FILEPART", "a.dcm~"])
-def test_a_file_with_the_name_of_an_unfinished_one_waits_for_its_own(rig: Rig, name: str) -> None:
+def test_a_file_under_an_unfinished_name_waits_for_its_own_name(rig: Rig, name: str) -> None:
     path = write(rig, name)
     rig.wait()
     assert (rig.listed(), rig.followed.unfinished()) == ([], 1)

@@ -82,7 +82,7 @@ def test_an_image_that_arrives_is_listed_once_and_first(orthanc: OrthancServer) 
     assert len(ledger.listed) == 5
 
 
-def test_a_follower_that_is_started_again_at_any_page_repeats_nothing(orthanc: OrthancServer) -> None:
+def test_a_follower_that_starts_again_repeats_nothing(orthanc: OrthancServer) -> None:
     stored = [store(orthanc, number) for number in range(2)]
     ledger = Ledger()
     ledger.arrivals(followed(orthanc))
@@ -171,7 +171,7 @@ def test_an_emptied_log_has_everything_listed_again(
     assert "listed again" in caplog.text
 
 
-def test_a_log_that_is_emptied_between_two_questions_loses_nothing(
+def test_a_change_log_that_is_emptied_meanwhile_loses_nothing(
     orthanc: OrthancServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found: the backlog's question took the cursor into the new log, behind what had arrived before it."""

@@ -287,7 +287,7 @@ def press(browser: Browser, *keys: str) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_in_a_header_becomes_markup_and_no_request_leaves(
+def test_nothing_in_a_header_becomes_markup_or_sends_a_request(
     browser: Browser, ledger: Ledger, tmp_path: Path
 ) -> None:
     page = write(ledger, tmp_path / "g.html")

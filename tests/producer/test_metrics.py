@@ -201,7 +201,7 @@ def test_workers_that_listen_are_counted_and_missed(metrics: Metrics, redis_url:
     wait_until(lambda: value(scrape(metrics), listening) == 0, 60)
 
 
-def test_while_redis_is_away_a_scrape_still_answers(
+def test_while_redis_is_unavailable_a_scrape_still_answers(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("redis-server")
@@ -220,7 +220,7 @@ def test_while_redis_is_away_a_scrape_still_answers(
         assert value(text, "cxr_run_waiting") == 1
 
 
-def test_a_pacs_that_is_away_is_down(ledger: Ledger, redis_url: str, tmp_path: Path) -> None:
+def test_a_pacs_that_is_unavailable_is_down(ledger: Ledger, redis_url: str, tmp_path: Path) -> None:
     from backlog.pacs.connect import connect
 
     settings = Settings(redis_url=redis_url, metrics_port=free_port(), pacs_seconds=1)
@@ -233,7 +233,7 @@ def test_a_pacs_that_is_away_is_down(ledger: Ledger, redis_url: str, tmp_path: P
         assert value(scrape(metrics), "cxr_pacs_seconds") is None
 
 
-def test_the_limit_at_the_pacs_is_the_one_that_the_workers_keep_to(metrics: Metrics, ledger: Ledger) -> None:
+def test_the_shown_pacs_limit_is_the_one_that_workers_keep(metrics: Metrics, ledger: Ledger) -> None:
     from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
 
     wait_until(lambda: value(scrape(metrics), "cxr_pacs_requests_limit") == 8)
@@ -326,7 +326,7 @@ def prometheus(metrics: Metrics, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def test_a_real_prometheus_takes_the_numbers_and_every_panel_asks_it(
+def test_prometheus_takes_the_numbers_and_every_panel_asks_it(
     metrics: Metrics, ledger: Ledger, prometheus: str
 ) -> None:
     harvest(ledger, lambda item: reported(item, some_scores(item)), chunks=2)

@@ -142,7 +142,7 @@ def test_other_kinds_of_series_are_not_asked_for(
     assert uids(listed(source(dicom_orthanc))) == Counter(held)
 
 
-def test_an_image_that_is_counted_and_not_listed_is_accounted_for(
+def test_a_counted_image_that_is_not_listed_is_accounted_for(
     hospital: ScriptedHospital, dicom_orthanc: OrthancServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(hospital, 2, images=3)

@@ -120,7 +120,7 @@ def test_a_server_that_can_not_be_searched_below_studies_says_so(
         found(tmp_path, dicomweb(strict), *rows)
 
 
-def test_a_server_that_ignores_what_it_is_asked_for_finds_nothing_wrong(
+def test_a_server_that_ignores_a_query_gives_no_wrong_matches(
     strict: StrictServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict.selects_by_identifiers = False

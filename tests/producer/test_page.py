@@ -153,7 +153,7 @@ def test_quarantined_items_and_studies_lead_to_orthanc(page: Path) -> None:
     )
 
 
-def test_a_folders_page_has_no_links_and_another_address_may_be_given(tmp_path: Path) -> None:
+def test_a_folders_page_has_no_links_and_a_pacs_page_given_ones(tmp_path: Path) -> None:
     path = tmp_path / "summary.html"
     folder = mixed_run(tmp_path / "a", 20)
     write_page(folder, path, orthanc="http://somewhere")
@@ -297,7 +297,7 @@ def test_a_label_that_was_not_evaluated_has_no_share(tmp_path: Path) -> None:
     assert "Atelectasis not evaluated" in outline(tmp_path / "summary.html").words
 
 
-def test_seeded_weights_are_said_to_mean_nothing_and_others_are_not(tmp_path: Path, page: Path) -> None:
+def test_only_seeded_weights_are_said_to_mean_nothing(tmp_path: Path, page: Path) -> None:
     path = tmp_path / "summary.html"
     write_page(mixed_run(tmp_path / "seeded", 40, meaningful=False), path)
     words = outline(path).words
@@ -307,7 +307,7 @@ def test_seeded_weights_are_said_to_mean_nothing_and_others_are_not(tmp_path: Pa
     assert "MEAN NOTHING" not in outline(page).words
 
 
-def test_drift_is_told_in_a_sentence_and_other_weights_are_a_warning(tmp_path: Path) -> None:
+def test_drift_is_a_sentence_and_other_weights_are_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "summary.html"
     before, now = ended_run(tmp_path / "a", 400), ended_run(tmp_path / "b", 400, seed=1, shift=0.3)
     write_page(now, path, baseline=before)
@@ -372,7 +372,7 @@ def test_every_flag_has_a_meaning_for_the_reader() -> None:
 
 
 @pytest.mark.parametrize("module", ["jinja2", "producer.page.charts"])
-def test_without_the_libraries_the_run_ends_without_the_page_and_says_so(
+def test_without_its_libraries_no_page_is_written_and_it_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     ledger = ended_run(tmp_path, 4)
@@ -399,7 +399,7 @@ def test_the_command_writes_it_again_and_compares(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["summary", str(tmp_path)]).exit_code == 2
 
 
-def test_a_damaged_audit_is_told_of_and_the_page_names_no_head_of_it(tmp_path: Path) -> None:
+def test_a_damaged_audit_is_told_and_the_page_names_no_head(tmp_path: Path) -> None:
     ledger = ended_run(tmp_path, 4)
     with Audit(ledger, Paths(tmp_path).audit) as audit:
         audit.catch_up()
@@ -444,9 +444,7 @@ def test_a_browser_finds_nothing_wrong_and_asks_for_nothing_else(browser: Browse
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 
-def test_a_screen_reader_meets_headings_tables_and_a_sentence_for_each_chart(
-    browser: Browser, page: Path
-) -> None:
+def test_a_screen_reader_meets_headings_and_named_charts(browser: Browser, page: Path) -> None:
     browser.open(page)
     tree = browser.tree()
     names: dict[str, list[str]] = {}
@@ -485,7 +483,7 @@ def test_contrast_of_all_text_is_enough(browser: Browser, page: Path) -> None:
         assert 1.05 / (luminance + 0.05) >= 4.5, colour
 
 
-def test_on_paper_the_charts_stay_whole_and_what_a_screen_needs_is_gone(browser: Browser, page: Path) -> None:
+def test_paper_has_whole_charts_and_no_parts_for_screens(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.call("Emulation.setEmulatedMedia", media="print")
     hidden = "getComputedStyle(document.querySelector('{}')).display === 'none'"

@@ -134,7 +134,7 @@ def test_other_runs_cost_a_look_nothing(producer: Dispatcher) -> None:
     assert cost() < 1.5 * alone + 10_000
 
 
-def test_what_came_to_workers_of_a_paused_run_is_sent_when_it_goes_on(producer: Dispatcher) -> None:
+def test_messages_parked_while_paused_are_sent_on_resume(producer: Dispatcher) -> None:
     context = producer.context
     context.pause_file.touch()
     producer.step()

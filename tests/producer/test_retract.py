@@ -147,9 +147,7 @@ def test_a_deletion_that_is_broken_off_is_recorded_by_the_next(
     assert follow(ledger, tmp_path / "audit.jsonl").right
 
 
-def test_what_somebody_else_deleted_or_changed_is_not_said_to_be_taken_back(
-    ledger: Ledger, pacs: Any
-) -> None:
+def test_what_others_deleted_or_changed_is_not_retracted(ledger: Ledger, pacs: Any) -> None:
     del pacs.held["report 2"]
     pacs.held["report 3"] = b"changed"
     assert taken(retraction.retract(ledger, pacs)) == (COUNT - 2, 2, 2 * COUNT)
@@ -241,7 +239,7 @@ def begun(tmp_path: Path) -> Path:
     return out
 
 
-def test_a_run_in_a_stack_is_cancelled_and_its_leases_are_waited_for(
+def test_a_run_in_a_stack_is_cancelled_and_leases_awaited(
     begun: Path, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXR_REDIS_URL", redis_url)

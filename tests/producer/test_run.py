@@ -185,7 +185,7 @@ def test_a_pause_follows_no_link(tmp_path: Path) -> None:
     assert not (tmp_path / "precious").exists()
 
 
-def test_a_run_that_is_to_stop_says_who_writes_the_rest_of_its_scores(
+def test_a_run_that_is_to_stop_tells_how_to_export_its_scores(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list_items(ledger, 4)
@@ -361,7 +361,7 @@ def test_a_chunk_of_other_weights_is_scored_again(claims: Claims, ledger: Ledger
     assert len(said) == 1
 
 
-def test_the_last_items_of_a_run_end_where_nothing_is_left_to_compare_with(
+def test_a_runs_last_items_end_where_nothing_is_left_to_compare(
     claims: Claims, ledger: Ledger, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger.set("job", a_job(RUN, weights=OURS))

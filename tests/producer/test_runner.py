@@ -161,7 +161,7 @@ def right(out: Path) -> bool:
     return found.state is RunState.COMPLETE and found.ended == found.counts.total > 0
 
 
-def test_a_run_that_was_killed_within_its_first_seconds_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_killed_in_its_first_seconds_counts_as_interrupted(tmp_path: Path) -> None:
     """Found: it counted as never begun, since its producer had kept no time yet."""
     with closing(new_ledger(tmp_path)) as ledger:
         with closing(sqlite3.connect(ledger.path, isolation_level=None)) as database:

@@ -156,9 +156,7 @@ def test_a_zip_that_was_replaced_is_refused(tmp_path: Path, small_pages: None) -
     assert len(listed(begun, cursor)) == 4
 
 
-def test_a_directory_that_holds_other_than_it_says_never_ends_as_read(
-    tmp_path: Path, small_pages: None
-) -> None:
+def test_a_directory_with_a_wrong_count_never_ends_as_read(tmp_path: Path, small_pages: None) -> None:
     path = a_zip(tmp_path / "z.zip", *"abcdefg")
     content = bytearray(path.read_bytes())
     content[-22 + 8 : -22 + 12] = bytes([9, 0, 9, 0])
@@ -509,7 +507,7 @@ def test_a_chest_behind_another_object_of_its_series_is_found(
     assert {entry.ref: entry.reason for entry in listed(OrthancSource(pacs, Rules()))} == {behind: None}
 
 
-def test_a_large_series_of_one_kind_is_skipped_by_what_its_headers_share(
+def test_a_large_series_is_skipped_by_what_its_headers_share(
     pacs: Orthanc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_orthanc, "MAX_HEADERS", 1)

@@ -258,7 +258,7 @@ def test_one_report_that_the_pacs_fails_on_holds_up_no_other(
         assert all(pacs.fetch(one) for one in images)
 
 
-def test_a_report_is_found_by_its_id_where_the_pacs_fails_on_its_uid(
+def test_a_report_is_found_by_id_where_the_pacs_fails_on_its_uid(
     pacs: Pacs, tmp_path: Path, impatient: None
 ) -> None:
     _, records, record = first_failed(pacs)

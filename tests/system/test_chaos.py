@@ -49,7 +49,7 @@ def test_killed_workers_lose_and_double_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_a_killed_redis_and_a_killed_producer_lose_and_double_nothing(tmp_path: Path) -> None:
+def test_killed_redis_and_producers_lose_and_double_nothing(tmp_path: Path) -> None:
     found = deaths.killed_servers(tmp_path, items=300, redis=2, flushes=1, producers=2, limit=200)
     assert_clean(found)
     assert found.passed, found
@@ -70,7 +70,7 @@ def test_servers_that_others_configured_lose_and_double_nothing(tmp_path: Path) 
 
 
 @pytest.mark.timeout(240)
-def test_poison_is_quarantined_for_its_reason_and_nothing_else_is(tmp_path: Path) -> None:
+def test_only_poison_is_quarantined_and_for_its_reason(tmp_path: Path) -> None:
     # So few images show no throughput: the whole harness measures that.
     found = deaths.poison(tmp_path, items=240, share=1 / 60, limit=200, least=0)
     assert_clean(found)
@@ -138,7 +138,7 @@ def die(claims: Claims) -> None:
     claims.broker.client.hdel("cxr:run:c:0", "lease")
 
 
-def test_a_chunk_that_is_started_again_goes_item_by_item_where_its_worker_died(redis_url: str) -> None:
+def test_a_restarted_chunk_is_isolated_where_its_worker_died(redis_url: str) -> None:
     """Found: attempts were forgotten when an earlier stage ended, so poison killed workers for ever."""
     claims = Claims(redis_url)
     for death in range(3):
@@ -183,7 +183,7 @@ def test_a_message_that_cannot_be_settled_takes_no_place(tmp_path: Path, how: st
         server.stop()
 
 
-def test_finding_the_chunks_that_wait_costs_no_scan_of_those_that_ended(
+def test_finding_chunks_in_flight_scans_no_ended_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found: with every chunk that ended the producer's tick took longer."""

@@ -127,7 +127,7 @@ def test_options_that_do_not_go_together_are_named(tmp_path: Path) -> None:
     fails(call("fly", cwd=tmp_path), 2, "fly")
 
 
-def test_selections_are_written_as_people_and_as_dicom_write_them() -> None:
+def test_selections_are_taken_as_people_and_as_dicom_write_them() -> None:
     for written, meant in [
         ((), ""),
         (("CR",), "CR"),
@@ -195,7 +195,9 @@ def test_an_out_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
         fails(call("run", "z.zip", "--out", "/proc/nowhere", cwd=tmp_path), 2, "can't be made")
 
 
-def test_a_pacs_that_is_away_or_refuses_ends_the_command(tmp_path: Path, orthanc: OrthancServer) -> None:
+def test_a_pacs_that_is_unavailable_or_refuses_ends_the_command(
+    tmp_path: Path, orthanc: OrthancServer
+) -> None:
     zipped(tmp_path / "z.zip")
     away = f"http://127.0.0.1:{free_port()}"
     fails(call("run", "z.zip", "--out", "a", "--pacs", away, cwd=tmp_path), 5, "is unavailable")
@@ -228,7 +230,9 @@ def test_a_source_that_is_not_there_now_has_a_status_of_its_own(tmp_path: Path) 
     fails(call("run", tmp_path / "disk" / "z.zip", cwd=tmp_path), 2, "no such file or folder")
 
 
-def test_a_redis_that_is_away_or_refuses_ends_the_command(tmp_path: Path, redis_server: RedisServer) -> None:
+def test_a_redis_that_is_unavailable_or_refuses_ends_the_command(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
     """It is waited for in the middle of a run; at its beginning the address is rather wrong."""
     zipped(tmp_path / "z.zip")
     started = time.monotonic()
@@ -353,7 +357,7 @@ def test_a_run_is_looked_at_from_everywhere(cli: Cli, tmp_path: Path) -> None:
     assert call("audit", "verify", out, cwd=elsewhere).returncode == 0
 
 
-def test_a_plan_counts_what_is_stored_beside_reports_and_the_disk(tmp_path: Path) -> None:
+def test_a_plan_counts_derived_objects_and_the_disk(tmp_path: Path) -> None:
     zipped(tmp_path / "z.zip", 3)
     settings = {"CXR_DERIVED_OBJECTS": "pdf,capture,pdf-picture", "CXR_LANGUAGE": "en"}
     said = call("plan", "z.zip", cwd=tmp_path, **settings)

@@ -120,7 +120,7 @@ def test_the_example_of_env_names_what_compose_reads() -> None:
 
 
 @pytest.mark.parametrize("service", ["producer", "runner"])
-def test_what_lies_in_the_inbox_can_be_named_by_its_path_in_the_container(compose: Any, service: str) -> None:
+def test_the_inbox_is_mounted_at_its_own_path_and_read_only(compose: Any, service: str) -> None:
     """A list of `--only` and a file of operating points, beside the archive; the run's own copy lies in out."""
     mounted = {volume["target"]: volume.get("read_only", False) for volume in compose[service]["volumes"]}
     assert mounted == {"/inbox": True, "/out": False}

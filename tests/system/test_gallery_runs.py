@@ -180,7 +180,7 @@ def test_a_pacs_that_goes_away_midway_leaves_no_half_page(
         assert (out / "gallery.html").read_text() == "mine"
 
 
-def test_a_pacs_that_refuses_or_cannot_be_reached_is_told_in_a_line(
+def test_a_pacs_that_refuses_or_is_unreachable_is_told_in_a_line(
     tmp_path: Path, cli: Cli, orthanc: OrthancServer
 ) -> None:
     a_run(tmp_path / "a", orthanc, orthanc.url)

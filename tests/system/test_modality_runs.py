@@ -114,7 +114,7 @@ def test_a_hospital_is_scored_and_gets_its_reports(
     assert "has to delete them itself" in done.stdout
 
 
-def test_images_come_from_one_make_of_pacs_and_reports_go_to_another(
+def test_images_come_from_one_pacs_and_reports_go_to_another(
     cli: Cli, dicom_orthanc: OrthancServer, tmp_path: Path
 ) -> None:
     """From dcmtk's archive, which lists reports too, to a second Orthanc, which commits itself to keep them."""
@@ -140,7 +140,7 @@ def test_images_come_from_one_make_of_pacs_and_reports_go_to_another(
         other.stop()
 
 
-def test_a_modality_that_does_not_answer_is_said_before_a_run_begins(
+def test_a_silent_modality_is_told_before_a_run_begins(
     cli: Cli, dicom_orthanc: OrthancServer, hospital: ScriptedHospital, tmp_path: Path
 ) -> None:
     hospital.rejects = True
@@ -217,7 +217,7 @@ def test_a_failing_hospital_and_kills_lose_and_double_nothing(
 
 
 @pytest.mark.long
-def test_a_report_that_the_hospital_refuses_is_told_and_can_be_replayed(
+def test_a_report_that_the_modality_refuses_is_told_and_replayed(
     cli: Cli, dicom_orthanc: OrthancServer, hospital: ScriptedHospital, tmp_path: Path
 ) -> None:
     """Of a zip, whose reports go to a modality too."""

@@ -38,7 +38,7 @@ def says_so(text: str) -> bool:
     return "mean nothing" in " ".join(text.replace("_", " ").split()).lower()
 
 
-def test_every_command_that_shows_scores_says_that_they_mean_nothing(run: Path, cli: Cli) -> None:
+def test_every_command_that_shows_scores_says_they_mean_nothing(run: Path, cli: Cli) -> None:
     assert says_so((run / "run.txt").read_text())
     for words in (
         ["status", "out"],

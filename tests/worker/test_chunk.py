@@ -229,7 +229,7 @@ def test_the_reports_of_an_earlier_run_count_but_are_not_ours(shop: Shop) -> Non
             assert second[i].get(key) == first[i].get(key)
 
 
-def test_a_report_that_this_run_wrote_stays_its_own_whatever_a_second_worker_rounds(shop: Shop) -> None:
+def test_a_runs_own_report_stays_its_own_despite_other_rounding(shop: Shop) -> None:
     """It is taken back by `retract` only then; and the ledger has the scores that the report has."""
     shop.submit(images(1))
     shop.do_all()
@@ -245,7 +245,7 @@ def test_a_report_that_this_run_wrote_stays_its_own_whatever_a_second_worker_rou
     assert before["sr_ours"]
 
 
-def test_a_report_that_is_to_be_withdrawn_is_so_after_a_restart_too(
+def test_a_report_to_be_withdrawn_is_so_after_a_restart_too(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stored already by the attempt before, and not yet withdrawn: it must not count as reported then."""
@@ -269,7 +269,7 @@ def test_a_report_that_is_to_be_withdrawn_is_so_after_a_restart_too(
     assert shop.files() == held
 
 
-def test_an_earlier_report_with_other_scores_is_for_a_person(shop: Shop) -> None:
+def test_an_earlier_report_with_other_scores_is_for_an_operator(shop: Shop) -> None:
     members = images(2)
     shop.submit(members)
     shop.do_all()
@@ -286,7 +286,7 @@ def test_an_earlier_report_with_other_scores_is_for_a_person(shop: Shop) -> None
     assert shop.files() == held
 
 
-def test_other_content_under_the_same_uid_is_for_a_person(shop: Shop) -> None:
+def test_other_content_under_the_same_uid_is_for_an_operator(shop: Shop) -> None:
     shop.process.pacs.store(dicom(chest(64, 64)[::-1], SOPInstanceUID="1.2.3.0"))
     held = shop.files()
     shop.submit(images(2))
@@ -412,7 +412,7 @@ def test_stopping_interrupts_a_wait(shop: Shop) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_a_pacs_that_is_away_is_waited_for_and_then_the_chunk_goes_back(
+def test_an_unavailable_pacs_is_awaited_then_the_chunk_goes_back(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.submit(images(1))
@@ -480,7 +480,7 @@ def fails_on(shop: Shop, *what: bytes | str, **more: Any) -> Failing:
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["first", "middle"])
-def test_an_image_that_the_pacs_fails_on_ends_and_the_others_go_on(shop: Shop, which: int) -> None:
+def test_an_image_that_the_pacs_fails_on_ends_and_others_go_on(shop: Shop, which: int) -> None:
     """Its run would never end: the chunk would go back for ever."""
     shop.submit(images(4))
     fails_on(shop, f"1.2.3.{which}".encode())
@@ -577,7 +577,7 @@ def test_a_refusal_of_every_image_is_told_to_the_user(shop: Shop) -> None:
     goes_back(shop, Stage.UPLOAD, message)
 
 
-def test_an_image_alone_is_to_blame_once_others_were_served_twice(shop: Shop) -> None:
+def test_a_lone_image_is_at_fault_once_others_were_served_twice(shop: Shop) -> None:
     shop.submit(images(1))
     (message,) = shop.take(Stage.UPLOAD)
     fails_on(shop, b"DICM")
@@ -605,7 +605,7 @@ def test_an_image_ends_by_what_was_served_between_its_rounds(shop: Shop) -> None
     assert shop.records()[0]["reason"] == "pacs_fails"
 
 
-def test_what_an_attempt_has_done_is_kept_when_its_chunk_goes_back(shop: Shop) -> None:
+def test_what_an_attempt_did_is_kept_when_its_chunk_goes_back(shop: Shop) -> None:
     """Found: thirty-six workers at a slow PACS threw their work away, and stored less than four."""
     shop.submit(images(8))
     (message,) = shop.take(Stage.UPLOAD)
@@ -698,7 +698,7 @@ def test_a_chunk_that_takes_long_goes_on_where_it_was(shop: Shop) -> None:
     assert begun == [0, 1, 2, 3]
 
 
-def test_a_paused_run_holds_its_chunk_back_after_the_item_at_work(shop: Shop) -> None:
+def test_a_paused_run_holds_back_after_the_current_item(shop: Shop) -> None:
     """Found: a run that was shown as paused went on to its end."""
     job = shop.submit(images(3))
     (message,) = shop.take(Stage.UPLOAD)
@@ -741,7 +741,7 @@ def test_only_one_of_two_images_is_to_blame(shop: Shop) -> None:
     assert [record.get("reason", "") for record in shop.records().values()] == ["pacs_fails", ""]
 
 
-def test_a_hanging_pacs_uses_up_the_patience_of_a_chunk_that_reads(shop: Shop) -> None:
+def test_a_hanging_pacs_uses_up_a_reading_chunks_retry_budget(shop: Shop) -> None:
     """What a request takes to fail counts, or the hard limit ends the worker first; and the user is told."""
     asked = shop.folder / "asked"
     script = f"""
@@ -782,7 +782,7 @@ def _folder(shop: Shop, count: int) -> tuple[Path, Job, list[Any]]:
 
 
 @pytest.mark.parametrize("away", ["the root", "an empty mount point", "a part of it", "the listing"])
-def test_a_source_that_is_away_is_waited_for(shop: Shop, away: str) -> None:
+def test_a_source_that_is_unavailable_is_waited_for(shop: Shop, away: str) -> None:
     source, job, items = _folder(shop, 3)
     gone = {"a part of it": source / "study", "the listing": shop.folder / "listing"}.get(away, source)
     gone.rename(shop.folder / "elsewhere")
@@ -851,7 +851,7 @@ def test_a_rejected_item_is_no_proof_that_the_pacs_works(shop: Shop) -> None:
     goes_back(shop, Stage.UPLOAD, message)
 
 
-def test_a_zip_that_another_has_taken_the_place_of_is_told_to_the_person(shop: Shop) -> None:
+def test_a_replaced_zip_is_told_to_the_user(shop: Shop) -> None:
     job = shop.submit(images(2))
     (message,) = shop.take(Stage.UPLOAD)
     with ZipArchive(shop.folder / "run1.zip") as began_with:
@@ -864,7 +864,7 @@ def test_a_zip_that_another_has_taken_the_place_of_is_told_to_the_person(shop: S
     assert "not the one that the run began with" in shop.claims.waiting_reason("run1")
 
 
-def test_a_zip_that_is_gone_is_told_to_the_person(shop: Shop) -> None:
+def test_a_zip_that_is_gone_is_told_to_the_user(shop: Shop) -> None:
     shop.submit(images(1))
     (message,) = shop.take(Stage.UPLOAD)
     (shop.folder / "run1.zip").unlink()
@@ -891,7 +891,7 @@ def test_a_worker_without_a_pacs_says_so(shop: Shop) -> None:
         _ = tasks.WorkerResources(Settings()).pacs
 
 
-def test_a_redis_that_is_away_sends_the_message_back(shop: Shop) -> None:
+def test_a_redis_that_is_unavailable_sends_the_message_back(shop: Shop) -> None:
     job = shop.submit(images(1))
     lonely = Claims(f"redis://127.0.0.1:{free_port()}/0")
     with pytest.raises(Reject) as rejected:
@@ -948,7 +948,7 @@ def test_what_is_not_the_items_fault_costs_no_item(shop: Shop, error: Exception)
         Attempt(claim, Stage.UPLOAD, 0).each([{"i": 0}], effect)
 
 
-def test_a_bug_of_a_stage_is_loud_and_the_next_attempt_goes_one_by_one(shop: Shop) -> None:
+def test_a_bug_is_raised_and_the_next_attempt_goes_one_by_one(shop: Shop) -> None:
     job = shop.submit(images(2))
     (message,) = shop.take(Stage.UPLOAD)
 

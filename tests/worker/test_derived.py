@@ -121,7 +121,7 @@ def test_both_are_valid_whatever_the_header(name: str, tmp_path: Path) -> None:
         assert not wrong, (kind, wrong)
 
 
-def test_both_stand_in_the_study_of_the_image_and_say_what_they_are() -> None:
+def test_derived_objects_are_in_the_study_and_say_what_they_are() -> None:
     source = dcmread(io.BytesIO(GOOD), stop_before_pixels=True, force=True)
     of = said()
     seen = {kind: dcmread(io.BytesIO(content)) for kind, content in made(of).items()}
@@ -142,7 +142,7 @@ def test_both_stand_in_the_study_of_the_image_and_say_what_they_are() -> None:
     assert pdf.EncapsulatedDocument[: pdf.EncapsulatedDocumentLength] == write_pdf(of)
 
 
-def test_building_again_gives_the_same_bytes_and_another_report_other_uids() -> None:
+def test_the_same_report_gives_the_same_bytes_others_other_uids() -> None:
     assert made(said()) == made(said())
     assert np.array_equal(picture(said()), picture(said()))
     others = [said(model=SEEDED), said(options=PORTUGUESE), said(CASES["no view"].dicom)]
@@ -231,7 +231,7 @@ def test_the_table_begins_with_the_highest_score(tmp_path: Path) -> None:
     assert f"{of.words.findings[highest.label].name} {shown[0]}" in of.narrative
 
 
-def test_a_score_below_the_operating_point_never_reads_as_one_at_it() -> None:
+def test_a_score_below_the_operating_point_never_reads_as_at_it() -> None:
     words = said().words
     scores = (0.499961, 0.49999999, 0.5, 0.5004, 0.0, 1.0)
     assert [score_text(percent_text(score), words) for score in scores] == [
@@ -239,7 +239,7 @@ def test_a_score_below_the_operating_point_never_reads_as_one_at_it() -> None:
     ]
 
 
-def test_the_pdf_of_seeded_weights_says_that_its_scores_mean_nothing(tmp_path: Path) -> None:
+def test_the_pdf_of_seeded_weights_says_its_scores_mean_nothing(tmp_path: Path) -> None:
     of = said(model=SEEDED, options=PORTUGUESE)
     assert "ESTES ESCORES NÃO SIGNIFICAM NADA" in text_of(write_pdf(of), tmp_path)
 
@@ -482,7 +482,7 @@ def test_derived_objects_stand_beside_each_report(shop: Shop) -> None:  # noqa: 
             assert one["ours"] is True
 
 
-def test_delivered_often_or_again_from_the_beginning_they_are_the_same(shop: Shop) -> None:  # noqa: F811
+def test_derived_objects_are_the_same_when_delivered_again(shop: Shop) -> None:  # noqa: F811
     message = until_report(shop, ["capture", "pdf"])
     shop.do(Stage.REPORT, message)
     first, held = shop.records(), shop.files()
@@ -503,7 +503,7 @@ def test_a_later_runs_stand_beside_the_reports_of_an_earlier_one(shop: Shop) -> 
 
 
 @pytest.mark.parametrize("evidence", [None, {"maps": {}}, {"seen": {}, "maps": {"Mass": "no"}}])
-def test_a_picture_without_its_maps_is_not_stored_and_costs_no_report(
+def test_a_picture_without_maps_is_missing_and_costs_no_report(
     shop: Shop,  # noqa: F811
     evidence: Any,
 ) -> None:
@@ -561,7 +561,7 @@ def test_a_bug_in_drawing_costs_the_picture_alone(
     assert "instance" in kept(record)["pdf"]
 
 
-def test_an_image_that_is_gone_by_then_has_its_report_and_no_picture(
+def test_an_image_deleted_meanwhile_has_a_report_and_no_picture(
     shop: Shop,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -573,7 +573,7 @@ def test_an_image_that_is_gone_by_then_has_its_report_and_no_picture(
     assert kept(shop.records()[0])["capture"]["reason"] == "not_in_pacs"
 
 
-def test_a_pacs_that_changes_them_is_noticed_when_they_are_read_back(
+def test_a_changed_derived_object_is_noticed_on_read_back(
     shop: Shop,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -738,9 +738,7 @@ def test_a_run_with_derived_objects_from_end_to_end(cli: Cli, backlog: Path, tmp
     assert effects.count("derived_objects.retracted") == 2
 
 
-def test_taking_back_derived_objects_leaves_the_earlier_runs_reports(
-    cli: Cli, backlog: Path, tmp_path: Path
-) -> None:
+def test_retracting_derived_objects_leaves_earlier_reports(cli: Cli, backlog: Path, tmp_path: Path) -> None:
     pacs = tmp_path / "pacs"
     assert cli("run", backlog, "--out", tmp_path / "one", "--workers", 1, "--pacs", pacs).returncode == 0
     held = {path: path.read_bytes() for path in pacs.rglob("*.dcm")}

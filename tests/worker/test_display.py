@@ -52,7 +52,7 @@ def test_a_window_shows_what_pydicom_shows(header: dict[str, Any]) -> None:
     "header",
     [{}, {"WindowCenter": 2000, "WindowWidth": 0}, {"WindowCenter": 60000, "WindowWidth": 10}],
 )
-def test_without_a_window_that_shows_it_the_image_has_its_own_range(header: dict[str, Any]) -> None:
+def test_without_a_window_that_shows_it_an_image_has_its_range(header: dict[str, Any]) -> None:
     found = shown(dicom(chest() // 4 + 500, **header))
     assert found.contrast is Contrast.RANGE
     assert (found.image.min(), found.image.max()) == (0, 255)
@@ -96,7 +96,7 @@ def test_a_voi_lut_shows_what_pydicom_shows(
     assert np.abs(found.image - expected).max() <= 1
 
 
-def test_the_whole_image_is_shown_smaller_and_nothing_where_nobody_asks() -> None:
+def test_the_whole_image_is_shown_smaller_and_only_on_request() -> None:
     file = dicom(chest(300, 700))
     assert shown(file, 200).image.shape == (100, 233)
     assert model_input(file).displayed is None

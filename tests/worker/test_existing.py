@@ -56,7 +56,7 @@ def test_only_a_report_in_the_images_study_gives_its_scores(pacs: Orthanc) -> No
 
 
 @pytest.mark.parametrize("told_it_is_there", [False, True])
-def test_a_report_that_is_gone_is_not_written_from_its_own_scores(
+def test_a_deleted_report_is_not_written_from_its_own_scores(
     pacs: Orthanc, orthanc: OrthancServer, monkeypatch: pytest.MonkeyPatch, *, told_it_is_there: bool
 ) -> None:
     """It was deleted before the report stage looked, or between its question and the store."""

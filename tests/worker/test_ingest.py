@@ -75,7 +75,7 @@ def test_a_file_without_uids_and_modality_is_not_skipped() -> None:
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG, DEFLATED, JPEG_2000_LOSSLESS])
-def test_made_uids_follow_from_the_content_and_change_nothing_else(syntax: str) -> None:
+def test_made_uids_follow_from_the_content_and_change_no_more(syntax: str) -> None:
     file = nameless(syntax=syntax)
     made = with_uids(file)
     assert made == with_uids(file)
@@ -219,7 +219,7 @@ def test_a_wrapped_picture_is_eligible_and_flagged() -> None:
     assert hand.rejection.reason is Reason.NOT_CHEST
 
 
-def test_pictures_of_one_study_stand_in_it_and_those_of_two_archives_do_not() -> None:
+def test_pictures_share_a_study_only_within_one_archive() -> None:
     def of(picture: str, subject: Subject) -> Any:
         return identity(read_header(wrapped(PICTURES[picture], subject)))
 

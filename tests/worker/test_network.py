@@ -109,7 +109,7 @@ def test_the_table_of_models_is_that_of_torchxrayvision() -> None:
             assert label == ours or not evaluated
 
 
-def test_the_exact_network_is_torchxrayvisions_in_double_precision(seeded: Weights) -> None:  # noqa: F811
+def test_exact_scores_are_torchxrayvisions_in_double_precision(seeded: Weights) -> None:  # noqa: F811
     import torch
 
     model: Any = densenet(seeded).double()

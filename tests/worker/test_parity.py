@@ -123,7 +123,7 @@ def test_scores_equal_the_references_wherever_it_is_right(model: Any) -> None:
         assert (measured[name] or 0) > 100 * TOLERANCE, name
 
 
-def test_the_graph_scores_as_the_reference_where_scores_are_spread(model: Any, tmp_path: Path) -> None:
+def test_the_graph_scores_as_the_reference_with_spread_scores(model: Any, tmp_path: Path) -> None:
     """Operating points multiply rounding, and these weights reach both sides of all of them."""
     import torch
 
@@ -139,7 +139,7 @@ def test_the_graph_scores_as_the_reference_where_scores_are_spread(model: Any, t
     assert (np.ptp(theirs, axis=0) > 0.2).all()
 
 
-def test_the_same_picture_has_the_same_scores_however_it_is_stored(model: Any) -> None:
+def test_a_picture_has_the_same_scores_however_it_is_stored(model: Any) -> None:
     plain = scores(model, model_input(case("ok_mono2_12b_explicit")).image)
     for name in sorted(REFERENCE_WRONG - {"modality_lut"} | REFERENCE_REFUSES - {"rgb_grey_sc"}):
         seen = scores(model, model_input(case(name)).image)

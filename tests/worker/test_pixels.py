@@ -197,7 +197,7 @@ def test_words_above_bits_stored_give_the_true_depth(syntax: str, really: int) -
     np.testing.assert_array_equal(seen.image, model_input(dicom(words, BitsStored=really)).image)
 
 
-def test_a_deeper_codestream_is_believed_even_where_no_pixel_needs_it() -> None:
+def test_a_deeper_codestream_is_believed_where_no_pixel_needs_it() -> None:
     words = chest(bits=12)
     seen = model_input(dicom(words, made.JPEG_LS, stream=made.jpeg_ls(words, 13)))
     assert seen.bits == 13
@@ -227,7 +227,7 @@ def test_monochrome1_is_inverted_about_its_range() -> None:
     assert apart(negative, model_input(dicom(words))) < 1e-3
 
 
-def test_monochrome1_with_words_above_bits_stored_is_inverted_about_the_true_range() -> None:
+def test_deeper_monochrome1_is_inverted_about_its_true_range() -> None:
     words = chest(bits=13)
     negative = model_input(dicom(8191 - words, PhotometricInterpretation="MONOCHROME1"))
     assert negative.bits == 13
@@ -304,7 +304,7 @@ def by_dcmtk(tool: str, file: bytes, folder: Path) -> bytes:
 
 @pytest.mark.parametrize("extended", [True, False], ids=["sign repeated in the high bits", "high bits zero"])
 @pytest.mark.parametrize("coding", WORD_SIZED)
-def test_signed_pixels_in_a_stream_of_the_words_size_are_read_as_native_ones(
+def test_signed_pixels_in_word_sized_streams_read_as_native_ones(
     coding: str, extended: bool, tmp_path: Path
 ) -> None:
     values = chest().astype(np.int32) - 2048
@@ -352,7 +352,7 @@ def test_a_signed_stream_under_an_unsigned_header_is_signed(bits: int) -> None:
     assert apart(seen, model_input(dicom(chest()))) < 1e-3
 
 
-def test_a_signed_stream_without_a_negative_leaves_an_unsigned_header_right() -> None:
+def test_a_signed_stream_without_negatives_reads_as_unsigned() -> None:
     # As encoders write that were given words of 16 bits as signed numbers.
     stream = made.jpeg_2000(chest().astype(np.int16), 16)
     seen = model_input(dicom(chest(), made.JPEG_2000_LOSSLESS, stream=stream))
@@ -372,7 +372,7 @@ def test_a_lossy_black_below_zero_makes_no_image_signed() -> None:
     assert apart(seen, model_input(dicom(values.astype(np.uint16)))) < 40
 
 
-def test_an_unsigned_stream_under_a_signed_header_holds_twos_complement() -> None:
+def test_unsigned_streams_of_signed_headers_are_twos_complement() -> None:
     words = (chest().astype(np.int32) - 2048 & 0xFFF).astype(np.uint16)
     file = dicom(words, made.JPEG_2000_LOSSLESS, stream=made.jpeg_2000(words, 12), PixelRepresentation=1)
     seen = model_input(file)
@@ -413,7 +413,7 @@ def test_a_retired_overlay_is_masked_in_a_stream_that_holds_it(
     assert apart(seen, model_input(dicom(chest()))) < 1e-3
 
 
-def test_a_stream_deep_enough_for_its_overlay_has_the_depth_of_its_pixels() -> None:
+def test_a_stream_as_deep_as_its_overlay_has_its_pixels_depth() -> None:
     drawn = chest()
     drawn[40:60, 40:200] |= 1 << 14
     seen = model_input(in_words(with_overlay(drawn, 14), made.JPEG_LS, made.jpeg_ls(drawn, 15)))
@@ -423,7 +423,7 @@ def test_a_stream_deep_enough_for_its_overlay_has_the_depth_of_its_pixels() -> N
 
 
 @pytest.mark.parametrize(("allocated", "precision", "position"), [(16, 8, 14), (8, 16, 7)])
-def test_a_stream_of_other_words_than_its_header_has_only_the_overlay_bits_of_both(
+def test_overlay_bits_count_only_in_words_of_stream_and_header(
     allocated: int, precision: int, position: int
 ) -> None:
     words = chest(bits=7).astype(np.uint8 if precision == 8 else np.uint16)
@@ -465,7 +465,7 @@ def test_left_aligned_words_are_shifted() -> None:
 
 
 @pytest.mark.parametrize("coding", WORD_SIZED)
-def test_left_aligned_words_are_shifted_in_a_stream_of_their_size(coding: str, tmp_path: Path) -> None:
+def test_left_aligned_words_are_shifted_in_streams_of_their_size(coding: str, tmp_path: Path) -> None:
     words = chest() << np.uint16(4)
     file = dicom(words, BitsStored=12, HighBit=15)
     seen = model_input(WORD_SIZED[coding](file, words, tmp_path))
@@ -564,7 +564,7 @@ def test_hot_pixels_do_not_hide_the_true_depth() -> None:
 @pytest.mark.parametrize(
     ("count", "value", "bits"), [(FEW + 1, 0xFFFF, 16), (1, 4096, 13), (1, 8191, 13), (100, 8191, 13)]
 )
-def test_more_than_a_few_pixels_or_one_bit_more_are_the_true_depth(count: int, value: int, bits: int) -> None:
+def test_many_hot_pixels_or_one_bit_more_are_the_true_depth(count: int, value: int, bits: int) -> None:
     # Twice the declared maximum is what archives really hold, and one picture may have little of it.
     seen = model_input(dicom(with_hot_pixels(chest(), count, value)))
     assert seen.bits == bits
@@ -609,7 +609,7 @@ def test_signed_padding_is_found_however_its_words_are_stored(
     assert apart(seen, model_input(dicom(padded(0)))) < 1e-3
 
 
-def test_a_range_of_signed_padding_is_found_in_words_without_sign_bits() -> None:
+def test_signed_padding_ranges_are_found_without_sign_bits() -> None:
     words = padded(-3 & 0xFFF, (chest().astype(np.int32) - 2048 & 0xFFF).astype(np.uint16))
     words[:, -30:] = 2
     file = coded_signed("native", words, PixelPaddingValue=-4, PixelPaddingRangeLimit=3)
@@ -617,7 +617,7 @@ def test_a_range_of_signed_padding_is_found_in_words_without_sign_bits() -> None
     assert apart(seen, model_input(dicom(padded(0)))) < 1e-3
 
 
-def test_padding_of_whole_words_is_found_beside_words_without_sign_bits() -> None:
+def test_whole_word_padding_is_found_without_sign_bits() -> None:
     words = padded(0x8000, (chest().astype(np.int32) - 2048 & 0xFFF).astype(np.uint16))
     seen = model_input(coded_signed("native", words, PixelPaddingValue=-32768))
     assert seen.flags == {Flag.SIGNED, Flag.PADDING_REPLACED}
@@ -656,7 +656,7 @@ def test_a_modality_lut_ends_at_its_first_and_last_entry() -> None:
     assert apart(seen, model_input(dicom(words))) == 0
 
 
-def test_a_modality_lut_deeper_than_its_descriptor_gives_the_true_depth() -> None:
+def test_a_modality_lut_deeper_than_declared_is_the_true_depth() -> None:
     table = (np.arange(4096) * 2).astype(np.uint16)
     assert model_input(dicom(chest(), ModalityLUTSequence=modality_lut(table, 12))).bits == 13
 
@@ -737,7 +737,7 @@ def test_a_colour_image_is_refused() -> None:
     ],
     ids=["JPEG-LS of 12 bits", "JPEG-LS of 7 bits", "JPEG 2000 of 12 bits", "signed JPEG 2000"],
 )
-def test_a_colour_stream_of_another_depth_than_its_header_is_refused(syntax: str, stream: Any) -> None:
+def test_a_colour_stream_of_another_depth_is_refused(syntax: str, stream: Any) -> None:
     deep = np.repeat(chest()[..., None], 3, axis=2)
     assert rejected(dicom(rgb(), syntax, stream=stream(deep))) is Reason.UNSUPPORTED_PIXELS
 
@@ -869,7 +869,7 @@ def test_a_jpeg_cut_short_is_undecodable_instead_of_grey() -> None:
     )
 
 
-def test_compressed_pixels_that_are_not_encapsulated_are_undecodable() -> None:
+def test_compressed_pixels_without_encapsulation_are_undecodable() -> None:
     native = dicom(chest())
     assert rejected(native.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")) is Reason.UNDECODABLE
 
@@ -897,7 +897,7 @@ def test_a_second_image_among_the_fragments_is_left_out() -> None:
     assert apart(seen, model_input(dicom(chest()))) == 0
 
 
-def test_a_missing_end_of_fragments_is_forgiven_only_where_all_are_whole() -> None:
+def test_fragments_without_an_end_are_read_where_all_are_whole() -> None:
     stream = made.jpeg_ls(chest(), 12)
     whole = fragmented(stream, [stream], end=False)
     assert apart(model_input(whole), model_input(dicom(chest()))) == 0

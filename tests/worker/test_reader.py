@@ -214,9 +214,7 @@ def test_a_codec_that_hangs_is_stopped_in_time(reader: Reader, pacs: FolderPacs)
     assert outcomes(list(answers)) == [None]
 
 
-def test_a_machine_that_stalls_costs_nothing_unless_it_is_always_at_one_image(
-    reader: Reader, pacs: FolderPacs
-) -> None:
+def test_a_machine_that_stalls_once_costs_no_image(reader: Reader, pacs: FolderPacs) -> None:
     """Swapping, or a container out of its share of CPU: the codec hasn't even worked."""
     instances = store(pacs, "STALLED ONCE", "fine", "STALLED ALWAYS", "fine")
     assert outcomes(list(reader.read(instances))) == [None, None, Reason.DECODER_TIMEOUT, None]
@@ -252,7 +250,7 @@ def test_what_a_codec_prints_goes_nowhere(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_picture_is_not_begun_before_the_one_before_is_taken_over(reader: Reader, pacs: FolderPacs) -> None:
+def test_a_reader_left_in_the_middle_answers_the_next_question(reader: Reader, pacs: FolderPacs) -> None:
     """The one who asks may stop in the middle: the rest is never answered, the next question is."""
     instances = store(pacs, "A", "B", "C")
     answers = reader.read(instances)
@@ -329,9 +327,7 @@ def uids(answers: list[PreprocessedImage | RejectedImage]) -> list[str]:
     return [answer.sop_instance_uid for answer in answers]
 
 
-def test_several_readers_answer_in_order_and_one_that_dies_costs_its_image(
-    pacs: FolderPacs, readers: Readers
-) -> None:
+def test_readers_answer_in_order_and_a_death_costs_one_image(pacs: FolderPacs, readers: Readers) -> None:
     names = ["A", "B", "SEGFAULT", "A", "KILLED ONCE", "HANGS", "B", "A"]
     answers = list(readers.read(store(pacs, *names)))
     wanted = {"SEGFAULT": Reason.DECODER_CRASHED, "HANGS": Reason.DECODER_TIMEOUT}
@@ -346,9 +342,7 @@ def test_several_readers_read_at_the_same_time(pacs: FolderPacs, readers: Reader
     assert outcomes(list(readers.read(store(pacs, *["MEETS"] * 3)))) == [None] * 3
 
 
-def test_several_readers_that_are_left_in_the_middle_answer_only_what_is_asked_next(
-    pacs: FolderPacs, readers: Readers
-) -> None:
+def test_readers_left_in_the_middle_answer_the_next_question(pacs: FolderPacs, readers: Readers) -> None:
     instances = store(pacs, *("A" * 9))
     answers = readers.read(instances)
     next(answers)
@@ -356,7 +350,7 @@ def test_several_readers_that_are_left_in_the_middle_answer_only_what_is_asked_n
     assert uids(list(readers.read(instances[::-1]))) == [f"1.2.3.{i}" for i in range(9)][::-1]
 
 
-def test_a_pacs_that_is_away_is_told_by_several_readers_too(
+def test_an_unavailable_pacs_is_told_by_several_readers_too(
     pacs: FolderPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXR_PACS_URL", f"http://127.0.0.1:{free_port()}")
@@ -414,7 +408,7 @@ def test_a_pacs_that_goes_away_and_comes_back_costs_nothing(
     assert outcomes(list(reader.read([instance]))) == [None]
 
 
-def test_a_wrong_password_is_the_persons_to_mend(
+def test_a_wrong_password_is_the_users_to_fix(
     at_orthanc: tuple[str, Reader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance, reader = at_orthanc
@@ -423,7 +417,9 @@ def test_a_wrong_password_is_the_persons_to_mend(
         next(reader.read([instance]))
 
 
-def test_a_closed_port_is_a_pacs_that_is_away(pacs: FolderPacs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_port_is_a_pacs_that_is_unavailable(
+    pacs: FolderPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXR_PACS_URL", f"http://127.0.0.1:{free_port()}")
     reader = Reader(Settings(), Rules())
     with pytest.raises(ServiceUnavailable):

@@ -150,7 +150,7 @@ def test_no_evidence_has_no_outline() -> None:
     assert levels(np.full((7, 7), np.nan, np.float32)) == bytes(49)
 
 
-def test_parts_that_touch_at_a_corner_are_apart_the_strongest_first() -> None:
+def test_parts_that_touch_at_a_corner_are_two_strongest_first() -> None:
     parts = outlines(SeenSquare(0, 0, 3), grid("501", "060", "111"))
     assert [box(part) for part in parts] == [(1, 1, 2, 2), (0, 0, 1, 1)]
 

@@ -105,7 +105,7 @@ def test_a_report_that_the_pacs_encodes_anew_is_ours(version: str, syntax: str, 
         assert [record["sr_ours"] for record in another.values()] == [False] * 3
 
 
-def test_a_report_that_is_filed_under_another_patient_is_withdrawn(tmp_path: Path) -> None:
+def test_a_report_filed_under_another_patient_is_withdrawn(tmp_path: Path) -> None:
     """The image declares no character set; the PACS reads it by its DefaultEncoding, the report says it in UTF-8."""
     number = explicit_element(0x00100020, b"LO", "Ж123".encode("cp1251"))
     undeclared = with_elements(image(7, PatientID=None), number, b"\x18\x00\x15\x00")

@@ -335,9 +335,7 @@ def test_a_modality_commits_itself(ward: Ward, other_orthanc: tuple[OrthancServe
     assert isinstance(modality.orthanc, Orthanc)
 
 
-def test_a_run_that_comes_too_late_for_an_image_brings_it_in_again(
-    ward: Ward, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_too_late_for_an_image_brings_it_in_again(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run deletes its image between our look and our mark."""
     ward.do(ward.submit(["1"], run="run2"))
     ward.following()

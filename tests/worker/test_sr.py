@@ -339,7 +339,7 @@ def test_what_is_present_is_drawn_and_named_and_nothing_else() -> None:
     assert scores_of(report(options=DRAWN).dicom) == scores_of(report().dicom)
 
 
-def test_where_nothing_is_present_the_square_is_drawn_with_the_highest_score() -> None:
+def test_with_nothing_present_the_square_has_the_highest_score() -> None:
     for language, text in (
         ("en", "No finding present"),
         ("pt-BR", "Nenhum achado presente"),

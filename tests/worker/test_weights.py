@@ -82,7 +82,7 @@ def test_a_damaged_file_in_the_cache_is_refused(tmp_path: Path) -> None:
         locate("", "", tmp_path, download=True, release=release("http://127.0.0.1:9"))
 
 
-def test_without_the_file_and_without_download_the_error_names_url_and_place(tmp_path: Path) -> None:
+def test_without_file_and_download_the_error_names_url_and_place(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         locate("", "", tmp_path, download=False)
     assert RELEASES[DEFAULT_MODEL].url in str(caught.value)
@@ -178,7 +178,7 @@ def test_weights_without_a_confirmed_hash_ask_for_it(tmp_path: Path, model: str)
     assert not list(tmp_path.iterdir())  # nothing was fetched
 
 
-def test_weights_without_a_confirmed_hash_are_fetched_by_the_given_one(tmp_path: Path) -> None:
+def test_without_a_confirmed_hash_the_given_one_fetches_weights(tmp_path: Path) -> None:
     model = "densenet121-res224-nih"
     with server(CONTENT) as url:
         unconfirmed = Release(f"{url}/small.pt")
@@ -188,7 +188,7 @@ def test_weights_without_a_confirmed_hash_are_fetched_by_the_given_one(tmp_path:
     assert found == Weights(tmp_path / "small.pt", DIGEST, meaningful=True, model=MODELS[model])
 
 
-def test_a_local_file_of_a_model_without_a_confirmed_hash_needs_one(tmp_path: Path) -> None:
+def test_a_local_file_without_a_confirmed_hash_needs_one(tmp_path: Path) -> None:
     path = tmp_path / "mine.pt"
     path.write_bytes(CONTENT)
     model = "resnet50-res512-all"
