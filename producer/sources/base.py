@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.errors import SourceUnavailable, UsageError
@@ -84,6 +84,9 @@ class Source(Protocol):
         ...
 
 
+S = TypeVar("S", bound=Source)
+
+
 class FollowedSource(Protocol):
     """A source that goes on: what arrives, and what was there before. Each answer follows from a cursor alone."""
 
@@ -150,22 +153,16 @@ def reason_by_name(member: Member) -> Reason | None:
 
 
 @dataclass
-class ReplaySource:
-    """Chosen entries of another source, for a replay. They are few enough for one page."""
+class OfSource(Generic[S]):
+    """Chosen entries of another source: they are read and called as there, and begin at the same stage."""
 
-    source: Source
-    refs: list[int | str]
+    source: S
     first: Stage = field(init=False)
-    total: int | None = field(init=False)
+    total: int | None = field(init=False, default=None)
     spec: SourceSpec = field(init=False)
 
     def __post_init__(self) -> None:
-        self.first, self.spec, self.total = self.source.first, self.source.spec, len(self.refs)
-
-    def pages(self, cursor: str) -> Iterator[Page]:
-        """Yield the entries; the cursor is their count."""
-        entries = [Entry(ref) for ref in self.refs] if not cursor else []
-        yield Page(entries, str(len(self.refs)), last=True)
+        self.first, self.spec = self.source.first, self.source.spec
 
     def read(self, ref: int | str) -> bytes:
         """Return what the other source returns."""
@@ -174,3 +171,19 @@ class ReplaySource:
     def name(self, ref: int | str) -> str:
         """Return what the other source calls it."""
         return self.source.name(ref)
+
+
+@dataclass
+class ReplaySource(OfSource[Source]):
+    """Chosen entries of another source, for a replay. They are few enough for one page."""
+
+    refs: list[int | str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.total = len(self.refs)
+
+    def pages(self, cursor: str) -> Iterator[Page]:
+        """Yield the entries; the cursor is their count."""
+        entries = [Entry(ref) for ref in self.refs] if not cursor else []
+        yield Page(entries, str(len(self.refs)), last=True)

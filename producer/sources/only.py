@@ -6,16 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from backlog.broker.messages import SourceSpec, Stage
 from backlog.errors import InstanceRejected
 from backlog.inputs.conversion import NOTHING, Picture, opened
 from backlog.inputs.entries import SourceFile
 from producer.key_table import Key
 from producer.sources import base as sources
-from producer.sources.base import Entry, Matches, Page, never_silent
+from producer.sources.base import Entry, Matches, OfSource, Page, never_silent
 from producer.sources.folder import FolderSource
 from producer.sources.only_list import OnlyList, OnlyValues
 from producer.sources.zip import ZipSource
@@ -35,20 +34,16 @@ _ATTRIBUTES: Final = {
 
 
 @dataclass
-class OnlySource:
+class OnlySource(OfSource[ZipSource | FolderSource]):
     """The entries of a zip or a folder that a list names; by their headers, unless it names files.
 
     An entry whose header can't be read may be wanted or not: such are counted.
     """
 
-    source: ZipSource | FolderSource
     wanted: OnlyList
-    first: Stage = field(init=False)
-    total: int | None = None
-    spec: SourceSpec = field(init=False)
 
     def __post_init__(self) -> None:
-        self.first, self.spec = self.source.first, self.source.spec
+        super().__post_init__()
         if self.wanted.key is not Key.FILE_NAME:
             self.source.page_size = STEP
 
@@ -101,14 +96,6 @@ class OnlySource:
                 return _rows_by_header(values, self.wanted.key, header(entry.ref))
 
             yield rows_of
-
-    def read(self, ref: int | str) -> bytes:
-        """Return what the source returns."""
-        return self.source.read(ref)
-
-    def name(self, ref: int | str) -> str:
-        """Return what the source calls it."""
-        return self.source.name(ref)
 
 
 def _no_header(ref: int | str) -> SourceFile:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from backlog.broker.messages import SourceSpec, Stage
 from producer.key_table import Key
-from producer.sources.base import Entry, Matches, Page, Source, never_silent
+from producer.sources.base import Entry, Matches, OfSource, Page, Source, never_silent
 from producer.sources.only_list import OnlyList
 
 
@@ -41,18 +40,11 @@ class Finder(Protocol):
 
 
 @dataclass
-class OnlyPacsSource:
+class OnlyPacsSource(OfSource[Source]):
     """The instances that a list names, in the order of the list; the cursor is the last row asked for."""
 
-    source: Source
     wanted: OnlyList
     finder: Finder
-    first: Stage = field(init=False)
-    total: int | None = None
-    spec: SourceSpec = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.first, self.spec = self.source.first, self.source.spec
 
     def pages(self, cursor: str) -> Iterator[Page]:
         """Stream the wanted instances, with an account.
@@ -84,11 +76,3 @@ class OnlyPacsSource:
                 yield Page(entries, str(row), last, Matches(dict(found), looked_at=len(entries)))
                 if last:
                     return
-
-    def read(self, ref: int | str) -> bytes:
-        """Return one instance's header."""
-        return self.source.read(ref)
-
-    def name(self, ref: int | str) -> str:
-        """Return what the PACS knows it by."""
-        return self.source.name(ref)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -12,18 +11,7 @@ from backlog.broker.claims import Claims
 from backlog.broker.connection import Broker
 from backlog.broker.messages import Stage
 from backlog.errors import ServiceUnavailable, StorageFull, UsageError
-from tests.conftest import need
 from tests.support.servers import RedisServer, free_port, wait_until
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of this test's own, whose configuration it may change."""
-    need("redis-server")
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield server
-    server.stop()
 
 
 def configure(server: RedisServer, *words: str) -> None:
@@ -31,21 +19,21 @@ def configure(server: RedisServer, *words: str) -> None:
 
 
 @pytest.fixture
-def cluster(redis: RedisServer) -> RedisServer:
-    redis.stop()
+def cluster(own_redis: RedisServer) -> RedisServer:
+    own_redis.stop()
     # By default the bus is at the port plus 10000, which a free port may not allow.
-    redis.options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
-    redis.start()
-    port = str(redis.port)
+    own_redis.options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    own_redis.start()
+    port = str(own_redis.port)
     subprocess.run(
         ["redis-cli", "-p", port, "cluster", "addslotsrange", "0", "16383"], check=True, capture_output=True
     )
-    wait_until(lambda: redis.client.info("cluster")["cluster_enabled"], what="the cluster is up")
-    return redis
+    wait_until(lambda: own_redis.client.info("cluster")["cluster_enabled"], what="the cluster is up")
+    return own_redis
 
 
-def test_a_plain_redis_passes_the_check(redis: RedisServer) -> None:
-    Broker(redis.url).check()
+def test_a_plain_redis_passes_the_check(own_redis: RedisServer) -> None:
+    Broker(own_redis.url).check()
 
 
 def test_a_cluster_is_named(cluster: RedisServer) -> None:
@@ -55,25 +43,25 @@ def test_a_cluster_is_named(cluster: RedisServer) -> None:
         Claims(cluster.url).forget("run1", [1])  # two keys, of two slots
 
 
-def test_a_user_without_channels_is_named(redis: RedisServer) -> None:
+def test_a_user_without_channels_is_named(own_redis: RedisServer) -> None:
     """As Redis 7 makes every user (acl-pubsub-default): all keys, all commands, no channel."""
-    configure(redis, "ACL", "SETUSER", "cxr", "on", ">secret", "~*", "resetchannels", "+@all")
-    broker = Broker(f"redis://cxr:secret@127.0.0.1:{redis.port}/0")
+    configure(own_redis, "ACL", "SETUSER", "cxr", "on", ">secret", "~*", "resetchannels", "+@all")
+    broker = Broker(f"redis://cxr:secret@127.0.0.1:{own_redis.port}/0")
     with pytest.raises(UsageError, match="no channels"):
         broker.check()
-    configure(redis, "ACL", "SETUSER", "cxr", "&*")
+    configure(own_redis, "ACL", "SETUSER", "cxr", "&*")
     broker.check()
 
 
-def test_a_user_who_may_not_ask_passes_the_check(redis: RedisServer) -> None:
-    configure(redis, "ACL", "SETUSER", "cxr", "on", ">secret", "~*", "&*", "+@all", "-info")
-    Broker(f"redis://cxr:secret@127.0.0.1:{redis.port}/0").check()
+def test_a_user_who_may_not_ask_passes_the_check(own_redis: RedisServer) -> None:
+    configure(own_redis, "ACL", "SETUSER", "cxr", "on", ">secret", "~*", "&*", "+@all", "-info")
+    Broker(f"redis://cxr:secret@127.0.0.1:{own_redis.port}/0").check()
 
 
-def test_a_command_that_is_not_allowed_is_named(redis: RedisServer) -> None:
-    configure(redis, "ACL", "SETUSER", "cxr", "on", ">secret", "~*", "&*", "+@all", "-hset")
+def test_a_command_that_is_not_allowed_is_named(own_redis: RedisServer) -> None:
+    configure(own_redis, "ACL", "SETUSER", "cxr", "on", ">secret", "~*", "&*", "+@all", "-hset")
     with pytest.raises(UsageError, match="command to this user"):
-        Claims(f"redis://cxr:secret@127.0.0.1:{redis.port}/0").set_state("run1", "running")
+        Claims(f"redis://cxr:secret@127.0.0.1:{own_redis.port}/0").set_state("run1", "running")
 
 
 def no_replicas(server: RedisServer) -> None:
@@ -90,11 +78,11 @@ def full(server: RedisServer) -> None:
 
 @pytest.mark.parametrize("fault", [no_replicas, replica, full])
 def test_a_redis_that_takes_no_writes_is_waited_for(
-    redis: RedisServer, fault: Callable[[RedisServer], None]
+    own_redis: RedisServer, fault: Callable[[RedisServer], None]
 ) -> None:
     """By a command, in a pipeline, in a transaction and in a script: each words the answer otherwise."""
-    fault(redis)
-    claims = Claims(redis.url)
+    fault(own_redis)
+    claims = Claims(own_redis.url)
     for write in (
         lambda: claims.set_state("run1", "running"),
         lambda: claims.forget("run1", [1]),

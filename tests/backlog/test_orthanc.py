@@ -315,9 +315,7 @@ def test_a_wrong_password_is_the_users_to_fix(orthanc: OrthancServer) -> None:
     client.close()
 
 
-def test_an_orthanc_that_stops_is_unavailable_until_it_is_back(
-    orthanc: OrthancServer, pacs: Orthanc
-) -> None:
+def test_an_orthanc_that_stops_is_unavailable_until_it_is_back(orthanc: OrthancServer, pacs: Orthanc) -> None:
     instance = pacs.store(IMAGE).instance
     orthanc.stop()
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,18 +96,9 @@ def test_right_weights_are_named_by_their_hash(seeded: Settings) -> None:
     assert "onnxruntime loads them" in finding.text
 
 
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    need("redis-server")
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.mark.usefixtures("no_model")
-def test_a_redis_is_looked_at_closely(redis: RedisServer, tmp_path: Path) -> None:
-    settings = Settings(redis_url=redis.url)
+def test_a_redis_is_looked_at_closely(own_redis: RedisServer, tmp_path: Path) -> None:
+    settings = Settings(redis_url=own_redis.url)
     findings = found(settings, tmp_path)
     assert [one.state for one in findings["redis"]] == ["ok"]
     assert (findings["workers"][0].state, findings["workers"][0].text) == (
@@ -117,19 +107,19 @@ def test_a_redis_is_looked_at_closely(redis: RedisServer, tmp_path: Path) -> Non
     )
     assert "clock" not in findings
 
-    redis.client.config_set("maxmemory-policy", "allkeys-lru")
+    own_redis.client.config_set("maxmemory-policy", "allkeys-lru")
     assert one(settings, tmp_path, "redis").remedy == "set it to noeviction"
 
-    redis.client.config_set("maxmemory-policy", "noeviction")
-    redis.client.config_set("maxmemory", str(int(redis.client.info()["used_memory"] * 1.1)))
+    own_redis.client.config_set("maxmemory-policy", "noeviction")
+    own_redis.client.config_set("maxmemory", str(int(own_redis.client.info()["used_memory"] * 1.1)))
     assert one(settings, tmp_path, "redis").remedy == "raise maxmemory"
 
 
 @pytest.mark.usefixtures("no_model")
-def test_a_redis_that_gives_no_channels_is_bad(redis: RedisServer, tmp_path: Path) -> None:
+def test_a_redis_that_gives_no_channels_is_bad(own_redis: RedisServer, tmp_path: Path) -> None:
     """Found: a trace, out of Celery's question to the workers."""
-    redis.client.acl_setuser("cxr", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all"])
-    finding = one(Settings(redis_url=f"redis://cxr:secret@127.0.0.1:{redis.port}/0"), tmp_path, "redis")
+    own_redis.client.acl_setuser("cxr", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all"])
+    finding = one(Settings(redis_url=f"redis://cxr:secret@127.0.0.1:{own_redis.port}/0"), tmp_path, "redis")
     assert finding.state == "BAD"
     assert "no channels" in finding.text
     assert "secret" not in str(finding)
@@ -137,17 +127,17 @@ def test_a_redis_that_gives_no_channels_is_bad(redis: RedisServer, tmp_path: Pat
 
 @pytest.mark.usefixtures("no_model")
 def test_a_redis_that_is_unavailable_old_or_locked(
-    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = one(Settings(redis_url=f"redis://me:secret@127.0.0.1:{free_port()}"), tmp_path, "redis")
     assert away.state == "BAD"
     assert "secret" not in str(away)
     monkeypatch.setattr(doctor, "REDIS", (99, 0))
-    assert one(Settings(redis_url=redis.url), tmp_path, "redis").remedy == "install 99.0 or newer"
+    assert one(Settings(redis_url=own_redis.url), tmp_path, "redis").remedy == "install 99.0 or newer"
     monkeypatch.setattr(doctor, "CLOCK", -1.0)
-    assert one(Settings(redis_url=redis.url), tmp_path, "clock").remedy == "let NTP set both"
-    redis.client.config_set("requirepass", "another")
-    locked = one(Settings(redis_url=redis.url, redis_password="wrong"), tmp_path, "redis")
+    assert one(Settings(redis_url=own_redis.url), tmp_path, "clock").remedy == "let NTP set both"
+    own_redis.client.config_set("requirepass", "another")
+    locked = one(Settings(redis_url=own_redis.url, redis_password="wrong"), tmp_path, "redis")
     assert locked.state == "BAD"
     assert "password" in locked.text
     broken = one(Settings(redis_url="nonsense"), tmp_path, "redis")

@@ -14,21 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import need
 from tests.support.servers import RedisServer, wait_until
 from worker.reader.spawn import COMMAND
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of the test's own: at a shared one another test's worker may still be waiting for messages."""
-    need("redis-server")
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield server
-    server.stop()
 
 
 @contextmanager
@@ -105,13 +94,13 @@ def bounded(process: psutil.Process) -> bool:
     ids=["python -m worker", "celery worker"],
 )
 def test_each_inference_process_forks_its_reader(
-    redis_server: RedisServer, tmp_path: Path, command: list[str], takes_files: bool
+    own_redis: RedisServer, tmp_path: Path, command: list[str], takes_files: bool
 ) -> None:
     """A second of CPU for each process would be spent on imports otherwise; a fork that fails would hide in a spawn.
 
     One that takes foreign files too is bounded in what memory it takes, as one that takes files only.
     """
-    with worker(command, redis_server, tmp_path) as parent:
+    with worker(command, own_redis, tmp_path) as parent:
 
         def readers() -> list[psutil.Process]:
             try:
@@ -120,7 +109,7 @@ def test_each_inference_process_forks_its_reader(
                 return []
 
         wait_until(lambda: len(readers()) == 2, 300, "two readers")
-        wait_until(lambda: consuming(redis_server), 300, "it consumes")
+        wait_until(lambda: consuming(own_redis), 300, "it consumes")
         left = readers()
         assert len(left) == 2
         assert all(COMMAND[-1] not in reader.cmdline() for reader in left)
@@ -128,10 +117,10 @@ def test_each_inference_process_forks_its_reader(
     wait_until(lambda: not any(reader.is_running() for reader in left), what="they end with their workers")
 
 
-def test_the_io_worker_has_no_reader(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_the_io_worker_has_no_reader(own_redis: RedisServer, tmp_path: Path) -> None:
     command = ["-m", "worker", "--queues", "upload,report", "--processes", "1", "--name", "io"]
-    with worker(command, redis_server, tmp_path) as parent:
-        wait_until(lambda: consuming(redis_server), 300, "it consumes")
+    with worker(command, own_redis, tmp_path) as parent:
+        wait_until(lambda: consuming(own_redis), 300, "it consumes")
         found: list[psutil.Process] = []
 
         def has_one_process() -> bool:

@@ -26,8 +26,7 @@ from backlog.errors import InstanceRejected
 from backlog.model import PRODUCT
 from backlog.outcomes import Reason
 from backlog.report_uids import derived_uid
-from worker.sr import elements
-from worker.sr.document import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from worker.sr.document import file_meta
 
 _CONTRIBUTING_EQUIPMENT: Final = 0x0018A001
 _LONG_VRS: Final = frozenset({"OB", "OW", "SQ", "UN", "UT", "UC", "UR", "OD", "OF", "OL", "OV", "SV", "UV"})
@@ -78,29 +77,6 @@ def with_uids(file: DicomFile) -> bytes:
 
 
 _NAMED: Final = {0x00080016: "SOPClassUID", 0x00080018: "SOPInstanceUID"}
-
-
-def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """Return preamble and file meta information of a file (PS3.10 7.1).
-
-    Parameters
-    ----------
-    sop_class_uid
-        Media Storage SOP Class UID (0002,0002).
-    sop_instance_uid
-        Media Storage SOP Instance UID (0002,0003).
-    transfer_syntax_uid
-        Transfer Syntax UID (0002,0010).
-    """
-    group = (
-        elements.raw(0x00020001, "OB", b"\0\1")
-        + elements.text(0x00020002, "UI", sop_class_uid)
-        + elements.text(0x00020003, "UI", sop_instance_uid)
-        + elements.text(0x00020010, "UI", transfer_syntax_uid)
-        + elements.text(0x00020012, "UI", IMPLEMENTATION_CLASS_UID)
-        + elements.text(0x00020013, "SH", IMPLEMENTATION_VERSION_NAME)
-    )
-    return bytes(128) + b"DICM" + elements.raw(0x00020000, "UL", struct.pack("<I", len(group))) + group
 
 
 def _edited(parsed: ParsedFile, header: Dataset, made: dict[int, str]) -> bytes:

@@ -62,18 +62,33 @@ def file_of(sop_class_uid: str, sop_instance_uid: str, elements: Iterable[bytes]
     elements
         The data set's encoded elements, by ascending tag.
     """
-    meta = b"".join(
+    return b"".join((file_meta(sop_class_uid, sop_instance_uid, _EXPLICIT_LITTLE_ENDIAN), *elements))
+
+
+def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Return preamble and file meta information of a file (PS3.10 7.1).
+
+    Parameters
+    ----------
+    sop_class_uid
+        Media Storage SOP Class UID (0002,0002).
+    sop_instance_uid
+        Media Storage SOP Instance UID (0002,0003).
+    transfer_syntax_uid
+        Transfer Syntax UID (0002,0010).
+    """
+    group = b"".join(
         (
             sr.raw(0x00020001, "OB", b"\0\1"),
             sr.text(0x00020002, "UI", sop_class_uid),
             sr.text(0x00020003, "UI", sop_instance_uid),
-            sr.text(0x00020010, "UI", _EXPLICIT_LITTLE_ENDIAN),
+            sr.text(0x00020010, "UI", transfer_syntax_uid),
             sr.text(0x00020012, "UI", IMPLEMENTATION_CLASS_UID),
             sr.text(0x00020013, "SH", IMPLEMENTATION_VERSION_NAME),
         )
     )
-    length = sr.raw(0x00020000, "UL", len(meta).to_bytes(4, "little"))
-    return b"".join((bytes(128), b"DICM", length, meta, *elements))
+    length = sr.raw(0x00020000, "UL", len(group).to_bytes(4, "little"))
+    return b"".join((bytes(128), b"DICM", length, group))
 
 
 def copied_attributes(report_content: ReportContent, *keywords: str) -> Iterator[bytes]:
