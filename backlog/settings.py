@@ -74,12 +74,13 @@ class Settings:
     pacs_seconds: float = _setting(60.0, "How long one PACS request may take, in seconds.", allowed=(1, 3600))
     find_limit: int = _setting(
         100,
-        "`modality:NAME`: a PACS that answers fewer studies to a query (C-FIND) has not cut its answer off.",
+        "`modality:NAME`: an answer to a query (C-FIND) with fewer studies than this is complete;"
+        " one with more may be cut.",
         allowed=(2, 1_000_000),
     )
     retrieve_requests: int = _setting(
         2,
-        "`modality:NAME`: most images at a time that all workers together have the PACS send (C-MOVE).",
+        "`modality:NAME`: most images at a time that all workers together request from the PACS (C-MOVE).",
         allowed=(1, 64),
     )
     retrieve_per_minute: int = _setting(
@@ -92,7 +93,7 @@ class Settings:
     )
     deliver_confirm: str = _setting(
         "find",
-        "How a modality confirms a report: it lists it (C-FIND), commits itself to keep it, or takes it and no more.",
+        "How a modality confirms a report: it lists it (C-FIND), commits itself to keep it, or only accepts it.",
         choices=("find", "commitment", "store"),
     )
     allow_recycling: bool = _setting(
@@ -117,7 +118,7 @@ class Settings:
     )
     readers: int = _setting(
         0,
-        "Processes that read images for one inference process. 0: one; for a GPU one each core, 16 at most.",
+        "Processes that read images for one inference process. 0: one; for a GPU one for each core, at most 16.",
         allowed=(0, 256),
     )
     cache: str = _setting("", "Where weights are kept. Empty: `~/.cache/cxr-backlog`.")
@@ -178,7 +179,9 @@ class Settings:
         "Port where the producer of a run serves its numbers for Prometheus. 0: nowhere.",
         allowed=(0, 65_535),
     )
-    metrics_bind: str = _setting("127.0.0.1", "Address where it does; the numbers need no password.")
+    metrics_bind: str = _setting(
+        "127.0.0.1", "Address on which it serves them; they can be read without a password."
+    )
     metrics_targets: str = _setting(
         "",
         "Folder where each run says where its numbers are, for Prometheus' file-based discovery. Empty: nowhere.",
@@ -197,7 +200,7 @@ class Settings:
         "Folder that every run's folder has to lie in; `runs` lists it and `runner` works through it. Empty: anywhere.",
     )
     between: str = _setting(
-        "", "Hours at which new runs send work, as `20:00-06:00`; what is in flight ends. Empty: always."
+        "", "Hours at which new runs send work, as `20:00-06:00`; work in flight is finished. Empty: always."
     )
     time_zone: str = _setting(
         "",
@@ -205,12 +208,13 @@ class Settings:
     )
     stop_when_quarantined: float = _setting(
         0.0,
-        "New runs pause by themselves when this percentage of at least 100 ended items is quarantined. 0: never.",
+        "New runs pause by themselves when this percentage of their ended items is quarantined, from 100 items on."
+        " 0: never.",
         allowed=(0, 100),
     )
     notify: str = _setting(
         "",
-        "Addresses of apprise that are told when a run ends, pauses by itself, or nothing moves for 10 minutes.",
+        "apprise addresses that get a message when a run ends, pauses by itself, or nothing moves for 10 minutes.",
         secret=True,
     )
     follow_settled_seconds: float = _setting(

@@ -16,7 +16,7 @@ from producer.run.folder import Paths, touch
 @OUT
 @COPY
 def pause(out: Path, copy: bool) -> None:
-    """Hold a run back, here and on every worker, within seconds. Go on with 'resume'."""
+    """Pause a run, here and on every worker, within seconds. 'resume' continues it."""
     run_id = _unfinished(out, copy)
     if run_id is None:
         echo("The run is complete: there is nothing to pause.")
@@ -33,7 +33,7 @@ def pause(out: Path, copy: bool) -> None:
 @OUT
 @COPY
 def cancel(out: Path, copy: bool) -> None:
-    """Stop the run, here and on every worker. What was reported stays; 'resume' takes it up again."""
+    """Stop the run, here and on every worker. Stored reports stay; 'resume' continues it."""
     run_id = _unfinished(out, copy)
     if run_id is None:
         echo("The run is complete: there is nothing to cancel. 'cxr-backlog retract' takes it back.")

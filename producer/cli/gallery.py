@@ -25,7 +25,9 @@ _COUNT = click.IntRange(1, 500)
 )
 @click.option("--flag", default="", help="Only images with this flag, as looks_inverted.")
 @click.option("--top", type=_COUNT, help="How many, with --finding or --flag. Default: 50; at most 500.")
-@click.option("--sample", type=_COUNT, help="A random sample of so many images; of one run always the same.")
+@click.option(
+    "--sample", type=_COUNT, help="A random sample of this many images; for one run always the same."
+)
 @click.option(
     "--list",
     "listed",

@@ -64,7 +64,10 @@ COPY = click.option("--copy", is_flag=True, help="Work on this folder though it 
 
 
 SINCE = click.option(
-    "--since", metavar="DATE", default="", help="Orthanc: only what changed since, YYYY-MM-DD[THH:MM]."
+    "--since",
+    metavar="DATE",
+    default="",
+    help="Orthanc: only what has changed since this time, YYYY-MM-DD[THH:MM].",
 )
 
 
@@ -84,14 +87,15 @@ STUDY_DATE = click.option(
 FOLLOW = click.option(
     "--follow",
     is_flag=True,
-    help="Orthanc, folder: go on with what arrives, new images first, a folder below OUT and an account for each day.",
+    help="Orthanc, folder: after the backlog score what arrives, new images first; each day has a"
+    " folder below OUT.",
 )
 
 
 BETWEEN = click.option(
     "--between",
     metavar="HOURS",
-    help="Send work at these hours only, as 20:00-06:00; what is in flight ends. Instead of CXR_BETWEEN.",
+    help="Send work at these hours only, as 20:00-06:00; work in flight is finished. Instead of CXR_BETWEEN.",
 )
 
 
@@ -105,22 +109,22 @@ TIME_ZONE = click.option(
 STOP_WHEN_QUARANTINED = click.option(
     "--stop-when-quarantined",
     metavar="PERCENT",
-    help="Pause by itself when so many of at least 100 ended items are quarantined, as 5%.",
+    help="Pause the run when this percentage of its ended items is quarantined, as 5%; counted from 100 items on.",
 )
 
 
 NOTIFY = click.option(
     "--notify",
     metavar="URL",
-    help="Tell this address of apprise when the run ends, pauses by itself, or nothing moves. With a password in it"
-    " rather by CXR_NOTIFY_FILE.",
+    help="Send a message to this apprise address when the run ends, pauses by itself, or nothing moves. Put an address"
+    " with a password into the file of CXR_NOTIFY_FILE instead.",
 )
 
 
 MAKE_UIDS = click.option(
     "--make-uids",
     is_flag=True,
-    help="Zip, folder: give files without UIDs such that follow from their content.",
+    help="Zip, folder: make UIDs for files that have none, from their content.",
 )
 
 
@@ -143,7 +147,7 @@ IMAGE_NAMES = click.option(
 IMAGE_TABLE = click.option(
     "--image-table",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A CSV with a column 'file' and 'patient_id'; 'study_id', 'view' and 'body_part' where it has them.",
+    help="A CSV with the columns 'file' and 'patient_id', and if known 'study_id', 'view' and 'body_part'.",
 )
 
 

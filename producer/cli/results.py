@@ -109,7 +109,7 @@ def _export_names(out: Path, path: Path, *, meta: bool, force: bool) -> None:
     "--orthanc",
     metavar="URL",
     default="",
-    help="Where a browser finds the Orthanc. Default: CXR_PACS_LINK, else where the run did.",
+    help="The Orthanc's address for a browser. Default: CXR_PACS_LINK, else the address that the run used.",
 )
 @click.option(
     "--viewer",

@@ -62,7 +62,7 @@ DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runn
 @click.option(
     "--rescore",
     is_flag=True,
-    help="Score images too whose report is there already; without it their scores are read from it.",
+    help="Score also images that have their report already; without this option their scores are read from the report.",
 )
 @click.option("--read-back", is_flag=True, help="Read each report back after storing it, and compare.")
 @click.option(
@@ -96,13 +96,15 @@ DETACH = click.option("--detach", is_flag=True, help="Leave the work to the runn
 @click.option(
     "--deliver",
     metavar="NAME",
-    help="The DICOM modality that gets each report too, by C-STORE. Default: the one that the images come from.",
+    help="The DICOM modality that each report is also sent to (C-STORE). Default: the one that the images come from.",
 )
 @click.option(
-    "--no-delivery", is_flag=True, help="Reports stay in Orthanc, also where a modality sent the images."
+    "--no-delivery",
+    is_flag=True,
+    help="Send reports to no modality, also not to the one that sent the images.",
 )
 @click.option(
-    "--keep", is_flag=True, help="Images that a modality sent stay in Orthanc when they are scored."
+    "--keep", is_flag=True, help="Keep the images that a modality sent in Orthanc after they are scored."
 )
 @MAKE_UIDS
 @WRAP_IMAGES
@@ -147,8 +149,8 @@ def run(
 ) -> None:
     """Run the model over a backlog.
 
-    With CXR_REDIS_URL set, only dispatches and watches, and workers elsewhere do the work; without, starts a private
-    Redis and the workers itself, and stops them at the end.
+    With CXR_REDIS_URL set, this command only sends the work and watches it, and workers elsewhere do it. Without, it
+    starts a private Redis and workers of its own, and stops them at the end.
     """
     from producer.run.create import create
     from producer.run.delivery import Delivery

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option("--json", "as_json", is_flag=True, help="As JSON, one line a run.")
 def runs(folder: Path | None, as_json: bool) -> None:
-    """List the runs in FOLDER, by default CXR_RUNS_FOLDER, else this one. Asks neither Redis nor a PACS."""
+    """List the runs in FOLDER. Default: CXR_RUNS_FOLDER, else the current folder. Asks neither Redis nor a PACS."""
     from producer.runner.runs import find_runs, runner_lives
 
     folder = folder or Path(read_settings().runs_folder or ".")

@@ -139,7 +139,8 @@ def doctor(out: Path, pacs: str, as_json: bool) -> None:
 def demo(out: Path | None, count: int) -> None:
     """Run the main job on synthetic radiographs that are made first.
 
-    Uses the released weights; where they can't be had, and only here, goes on with seeded weights and says so.
+    Uses the released weights. Where they can't be downloaded, it goes on with seeded (meaningless) weights and says so;
+    no other command does that.
     """
     from producer.demo.backlog import write_backlog
     from producer.run.create import create

@@ -26,7 +26,8 @@ _LABELS = click.option(
     "--labels",
     "table",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="CSV of labels: a column a finding (1, 0, -1, blank), NIH's 'Finding Labels', one row a reader, or verdicts.",
+    help="CSV of labels: one column for each finding (1, 0, -1, blank), NIH's 'Finding Labels', one row for"
+    " each reader, or the verdicts of 'gallery'.",
 )
 _KEY = click.option(
     "--key", default="", metavar="COLUMN=KIND", help="Which column says which image a row is about."

@@ -32,11 +32,15 @@ if TYPE_CHECKING:
 @click.command()
 @OUT
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.option("--from-start", is_flag=True, help="Begin anew, where an earlier one was interrupted.")
+@click.option(
+    "--from-start",
+    is_flag=True,
+    help="Start again from the first report, instead of where an interrupted verification stopped.",
+)
 def verify(out: Path, as_json: bool, from_start: bool) -> None:
     """Read every report of a run back from the PACS.
 
-    Fails when one is missing, changed, there twice, in another patient's study than its image, or not on record.
+    Fails when a report is missing, changed, stored twice, not in its image's study, or not recorded in the run.
     """
     from backlog.pacs.limited_pacs import limited
     from producer.results.verify import verify as read_back
@@ -132,7 +136,7 @@ _WORKERS_END: Final = 60.0
 
 @click.command()
 @OUT
-@click.option("--yes", is_flag=True, help="Delete; without, only list.")
+@click.option("--yes", is_flag=True, help="Delete. Without this option, only list.")
 @COPY
 def retract(out: Path, yes: bool, copy: bool) -> None:
     """Delete the reports that a run wrote, what it stored beside them, and nothing else."""
@@ -267,7 +271,7 @@ def audit() -> None:
 
 @audit.command("verify")
 @OUT
-@click.option("--head", default="", help="A line's SHA-256 that was noted earlier: must be in the chain.")
+@click.option("--head", default="", help="SHA-256 of a line, noted earlier: the chain must contain it.")
 def audit_verify(out: Path, head: str) -> None:
     """Follow the chain of hashes and compare it with the ledger. Fails at the first wrong line and names it."""
     from producer.results.audit_log import verify as follow
