@@ -100,7 +100,7 @@ def look_ups(settings: Settings, given: str) -> Iterator[Check]:
                 "look",
                 "pacs",
                 f"it takes {min(took):.0f} ms to find one UID, which each report has to wait for",
-                "give its SQLite index statistics, or PostgreSQL as its index: docs/scaling.md",
+                "give its SQLite index statistics (the stack: docker compose restart orthanc): docs/scaling.md",
             )
 
 

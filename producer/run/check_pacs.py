@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Final
 
 from backlog.errors import ServiceUnavailable, UsageError
@@ -113,15 +113,21 @@ class DeletionWatch:
         ------
         UsageError
             Patients vanished, or images that this run has stored.
+        ServiceUnavailable
+            The PACS doesn't answer, and the next chunk waits for this look.
         """
         began = time.monotonic()
-        chunks = self._ledger.chunk_count(ended=True) if self.one_chunk_at_a_time() else self._seen
+        slowly = self.one_chunk_at_a_time()
+        chunks = self._ledger.chunk_count(ended=True) if slowly else self._seen
         if began < self._next and chunks == self._seen:
             return
-        self._seen = chunks
         try:
-            with suppress(ServiceUnavailable):  # the workers wait for it
-                self._look()
+            self._look()
+            self._seen = chunks
+        except ServiceUnavailable:
+            if slowly:
+                raise
+            # The workers wait for it, and it is looked at again.
         finally:
             ended = time.monotonic()
             self._next = ended + max(INTERVAL, SHARE * (ended - began))

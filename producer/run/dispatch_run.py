@@ -130,7 +130,10 @@ def dispatch_run(
         if not dispatcher.progress.done and (run.paths.cancel.exists() or not ledger.get("stack", True)):
             # Workers release its chunks within a second; what they reported until then is kept.
             ledger.set("settled", settle(ledger, claims, job["run"]))
-            observer.on_harvest()
+            with suppress(
+                ServiceUnavailable
+            ):  # nothing more is sent, so nothing waits for a look at the PACS
+                observer.on_harvest()
         for one in (labels, eviction):
             if one is not None and dispatcher.progress.done:
                 one.finish(run.settings.pacs_retry_seconds)

@@ -18,7 +18,7 @@ from producer.results.only_account import ONLY
 from producer.run.folder import Paths
 from producer.run.place import pacs_address
 from producer.run.same_pacs import another_pacs, is_run_pacs
-from producer.sources.base import ReplaySource, Source, reading
+from producer.sources.base import ReplaySource, Source
 from producer.sources.only_list import OnlyList
 from producer.sources.open import Selection, make_source, only_source
 from producer.sources.zip import check_same_source
@@ -51,11 +51,9 @@ def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
         )  # a replay reads the listing of the run that it repeats
     selection = Selection(**ledger.get("selection"))
     rules = Rules.from_spec(job["rules"])  # the settings may have changed since
-    word = str(ledger.get("word"))
-    if not is_pacs_word(word):
-        with reading(Path(word)):  # it was there when the run began: its disk may come back
-            Path(word).stat()
-    source = make_source(word, settings, pacs_address(ledger, paths), paths, selection, rules)
+    source = make_source(
+        str(ledger.get("word")), settings, pacs_address(ledger, paths), paths, selection, rules
+    )
     check_same_source(source, job["source"])
     if "conversion" in job["source"]:
         source.spec["conversion"] = job["source"]["conversion"]

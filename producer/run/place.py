@@ -15,7 +15,8 @@ from producer.run.folder import Paths, is_running
 #: The ledger's fact with the path of a run's folder.
 PLACE: Final = "place"
 
-#: The ledger's fact with the PACS's path below the run's folder, where it lies in it.
+#: The ledger's fact with the PACS's path from the run's folder, where it lies in it; of a day of a followed source,
+#: where it lies in the folder of all days.
 PACS_INSIDE: Final = "pacs_inside"
 
 
@@ -32,21 +33,30 @@ def place_facts(paths: Paths, pacs: str) -> Facts:
     facts: Facts = {PLACE: os.path.realpath(paths.out)}
     if not is_server(pacs):
         folder, out = Path(os.path.realpath(pacs)), Path(os.path.realpath(paths.out))
-        if folder.is_relative_to(out):
-            facts[PACS_INSIDE] = str(folder.relative_to(out))
+        if folder.is_relative_to(_whole(paths.out)):
+            facts[PACS_INSIDE] = os.path.relpath(folder, out)
     return facts
 
 
 def pacs_address(ledger: Ledger, paths: Paths) -> str:
-    """Return the address of a run's PACS. A folder inside the run's folder goes where that goes: moved, or copied."""
+    """Return the address of a run's PACS. A folder inside the run's folder goes where that goes: moved, or copied.
+
+    That of a followed source goes with the folder of all days; a day that is taken elsewhere alone knows its path.
+    """
     inside = ledger.get(PACS_INSIDE)
-    if inside is not None:
-        return str(paths.out.absolute() / inside)
+    if inside is not None and (not inside.startswith(os.pardir) or Paths(paths.out.parent).days.exists()):
+        return os.path.normpath(str(paths.out.absolute() / inside))
     address = str(ledger.get("pacs"))
     known = ledger.get(PLACE) is not None
     if not known and not is_server(address) and Path(address).name == paths.pacs.name and paths.pacs.is_dir():
         return str(paths.pacs.absolute())  # a ledger from before places were kept
     return address
+
+
+def _whole(out: Path) -> Path:
+    """Return what is moved as one: a run's folder; for a day of a followed source, the folder of all days."""
+    whole = out.parent if Paths(out.parent).days.exists() else out
+    return Path(os.path.realpath(whole))
 
 
 def original_of(ledger: Ledger, paths: Paths) -> Path | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from backlog.dicom.eligibility import Rules
-from backlog.errors import UsageError
+from backlog.errors import SourceUnavailable, UsageError
 from backlog.pacs.address import checked_address, is_dicomweb, is_orthanc, without_password
 from backlog.pacs.dicomweb import Dicomweb
 from backlog.pacs.modality import Modality, modality_named
@@ -17,7 +18,7 @@ from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from producer.key_table import Key
 from producer.run.folder import Paths
-from producer.sources.base import Source
+from producer.sources.base import Source, reading
 from producer.sources.dicomweb import DicomwebSource
 from producer.sources.folder import FolderSource
 from producer.sources.modality import ModalitySource
@@ -64,6 +65,8 @@ def make_source(
     ------
     UsageError
         There is nothing of that name, or it doesn't go together with the other arguments.
+    SourceUnavailable
+        Its disk doesn't answer; or a run that has begun finds nothing of that name: its disk may come back.
     """
     if is_dicomweb(word):
         return _dicomweb(word, settings, pacs, selection, rules)
@@ -100,18 +103,38 @@ def make_source(
             "SOURCE is empty: name a zip, a folder, the word 'orthanc', modality:NAME, or dicomweb+https://…"
         )
     path = Path(word)
-    if path.is_dir():
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise UsageError(f"{path}: this folder can't be read (permission denied)")
+    if _is_folder(path, begun=rules is not None):
         if rules is None:  # a run that has begun has read them, or follows what arrives
             _refuse_folder_of_zips(path)
         return FolderSource(path, paths.listing)
-    if not path.exists():
+    return ZipSource(path)
+
+
+def _is_folder(path: Path, *, begun: bool) -> bool:
+    """Whether a source is a folder, which can be read then, or a file.
+
+    A share that doesn't answer may still tell what it is, from what the kernel remembers. So a folder is opened, and
+    the error of that tells a share that is unavailable from a missing permission, which ``os.access`` doesn't.
+
+    Raises
+    ------
+    SourceUnavailable, UsageError
+        See :func:`make_source`.
+    """
+    try:
+        with reading(path):
+            if not stat.S_ISDIR(path.stat().st_mode):
+                return False
+            with os.scandir(path):
+                (path / os.pardir).stat()  # needs the permission to reach what is in it
+            return True
+    except SourceUnavailable as error:
+        if begun or not isinstance(error.__cause__, FileNotFoundError):
+            raise
         raise UsageError(
             f"{path}: no such file or folder (SOURCE is a zip, a folder, the word 'orthanc', modality:NAME, or"
             " dicomweb+https://…)"
-        )
-    return ZipSource(path)
+        ) from error
 
 
 def _dicomweb(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backlog.errors import UsageError
+from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.configuration import OrthancConfiguration
 from backlog.pacs.orthanc import Orthanc
@@ -155,6 +155,27 @@ def test_a_run_beside_other_patients_begins_slowly(
             watch.check()
         harvest(ledger, lambda _: rejected(Reason.BLANK))
         assert not watch.one_chunk_at_a_time()
+
+
+def test_a_failed_look_is_repeated_before_more_is_sent(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: the chunk behind which it was due counted as looked at, and the next one was sent."""
+    monkeypatch.setattr(check_pacs, "INTERVAL", 3600.0)
+    with an_orthanc("installed", tmp_path) as server, closing(client(server)) as pacs:
+        server.post("/instances", patient(0))
+        watch = deletion_watch(settings_of(server), pacs, ledger, stores_images=True)
+        assert watch is not None
+        list_items(ledger, 8 * CHUNK)
+        watch.check()
+        harvest(ledger, lambda _: rejected(Reason.BLANK), chunks=1)
+        server.stop()
+        with pytest.raises(ServiceUnavailable):  # the dispatcher waits, and sends nothing meanwhile
+            watch.check()
+        server.start()
+        server.clear()
+        with pytest.raises(UsageError, match="1 patients vanished"):
+            watch.check()
 
 
 def test_patients_who_come_and_reports_that_go_stop_nothing(orthanc: OrthancServer, ledger: Ledger) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from backlog.settings import Settings
 from producer.cli.main import main
 from producer.ledger.ledger import Ledger
 from producer.run.create import create
+from producer.run.days import first_day, next_day
 from producer.run.folder import Paths, only_producer
 from producer.run.open import inputs_of, open_ledger, source_of
 from producer.run.place import check_not_copy, is_moved, original_of, pacs_address, settle_here
@@ -97,6 +99,37 @@ def test_a_pacs_elsewhere_stays_there(tmp_path: Path) -> None:
     (tmp_path / "b" / "pacs").mkdir()
     with opened(tmp_path / "b") as (ledger, moved):
         assert pacs_address(ledger, moved) == str(tmp_path / "pacs")
+
+
+@pytest.fixture
+def day(tmp_path: Path) -> Path:
+    """The first day of a followed folder that has begun, with its PACS beside the days."""
+    source, out = tmp_path / "source", tmp_path / "a"
+    source.mkdir()
+    paths, follow = first_day(out, Settings(time_zone="UTC"))
+    create(str(source), Settings(), str(Paths(out).pacs), paths, Selection(), workers=1, follow=follow)
+    return paths.out
+
+
+def test_followed_days_take_their_pacs_along(day: Path, tmp_path: Path) -> None:
+    """Found: after a move each day looked for the PACS at the old place, and began another there."""
+    day.parent.rename(tmp_path / "b")
+    moved = tmp_path / "b" / day.name
+    with opened(moved) as (ledger, paths):
+        assert pacs_address(ledger, paths) == str(tmp_path / "b" / "pacs")
+        ledger.set("all_listed", True)
+    begun = next_day(Paths(moved), lambda: datetime.now(UTC) + timedelta(days=2))
+    assert begun is not None
+    (tmp_path / "b").rename(tmp_path / "c")
+    with opened(tmp_path / "c" / begun.out.name) as (ledger, paths):
+        assert pacs_address(ledger, paths) == str(tmp_path / "c" / "pacs")
+
+
+def test_a_day_alone_knows_its_pacs_by_its_path(day: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    day.rename(tmp_path / "elsewhere" / day.name)
+    with opened(tmp_path / "elsewhere" / day.name) as (ledger, paths):
+        assert pacs_address(ledger, paths) == str(day.parent / "pacs")
 
 
 def test_a_link_to_a_run_is_no_copy(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from backlog.broker.messages import FIRST_STAGES, SourceSpec, Stage
 from backlog.dicom.eligibility import Rules
-from backlog.errors import InstanceRejected, UsageError
+from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.outcomes import Reason
 from backlog.pacs.orthanc import Orthanc
@@ -565,6 +566,32 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         make_source(word, Settings(), pacs_url, Paths(tmp_path), selection)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EHOSTDOWN])
+def test_a_share_that_is_unavailable_is_waited_for(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: the kernel still knew that it is a folder, and "permission denied" ended what followed it."""
+    rules = Rules.from_settings(Settings())
+    share = tmp_path / "share"
+    share.mkdir()
+    scandir, access = os.scandir, os.access
+
+    def away(path: Any) -> Any:
+        if os.fspath(path) == str(share):
+            raise OSError(number, os.strerror(number))
+        return scandir(path)
+
+    with monkeypatch.context() as unavailable:
+        unavailable.setattr(os, "scandir", away)
+        unavailable.setattr(os, "access", lambda path, mode: path != share and access(path, mode))
+        for begun in (rules, None):
+            with pytest.raises(SourceUnavailable, match="is its disk there"):
+                make_source(str(share), Settings(), "", Paths(tmp_path), Selection(), begun)
+    share.rmdir()
+    with pytest.raises(SourceUnavailable, match="is its disk there"):
+        make_source(str(share), Settings(), "", Paths(tmp_path), Selection(), rules)
 
 
 def test_a_replay_takes_the_chosen_entries(tmp_path: Path) -> None:
