@@ -9,6 +9,17 @@ if [ ! -s "$identifier" ]; then
 fi
 CXR_ORTHANC_IDENTIFIER=$(cat "$identifier")
 export CXR_ORTHANC_IDENTIFIER
+# SQLite finds a UID by its index only where it has statistics; else it walks over all instances (docs/scaling.md). Nobody
+# has the index open yet, and a sample of each of its indexes is enough. Without either program it stays as it is.
+index=$CXR_ORTHANC_INDEX/index
+sample='PRAGMA analysis_limit=1000; ANALYZE;'
+if [ -s "$index" ]; then
+  if command -v sqlite3 >/dev/null; then
+    sqlite3 "$index" "$sample" >/dev/null
+  elif command -v python3 >/dev/null; then
+    python3 -c 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])' "$index" "$sample"
+  fi || echo "Orthanc's index has no new statistics: finding a UID may be slow" >&2
+fi
 # Left out of the log, of which it would be most: a line for each time that a client has read an image's header and lets
 # go of the rest, as the workers do on purpose.
 pipe=${TMPDIR:-/tmp}/orthanc-log
