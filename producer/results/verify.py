@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -141,16 +141,15 @@ def _lies_with_image(pacs: Pacs, item: ReportedItem, report: bytes) -> bool:
     An id is a hash of the Patient ID and the UIDs that the PACS read. So whatever is picked out of the report's bytes
     here, in the encoding that we write: where it gives both ids, it is what the PACS has read of both.
     """
-    patient = _first(report, b"\x10\x00\x20\x00LO")
-    study = _first(report, b"\x20\x00\x0d\x00UI")
-    series = _values(report, b"\x20\x00\x0e\x00UI")
+    patient = next(_values(report, b"\x10\x00\x20\x00LO"), "")
+    study = next(_values(report, b"\x20\x00\x0d\x00UI"), "")
     of = Identity(study, "", "", "", patient)
 
     def gives(instance: str, sop_instance_uid: str) -> bool:
         return any(
             pacs.expected_id(replace(of, series_instance_uid=one, sop_instance_uid=sop_instance_uid))
             == instance
-            for one in series
+            for one in _values(report, b"\x20\x00\x0e\x00UI")
         )
 
     return gives(item.row.sr_instance, item.row.sr_sop_instance_uid) and gives(
@@ -158,19 +157,19 @@ def _lies_with_image(pacs: Pacs, item: ReportedItem, report: bytes) -> bool:
     )
 
 
-def _first(report: bytes, mark: bytes) -> str:
-    return next(iter(_values(report, mark)), "")
+def _values(report: bytes, mark: bytes) -> Iterator[str]:
+    """Yield the values of the elements with a tag and value representation, in order: those wanted stand at the front.
 
-
-def _values(report: bytes, mark: bytes) -> list[str]:
-    """Return the values of all elements with a tag and value representation, in order, each once."""
-    found: dict[str, None] = {}
+    A report with regions is 50 kB long, and a look at all of it takes longer than to compare its digest.
+    """
+    seen: set[bytes] = set()
     at = report.find(mark)
     while at >= 0:
-        length = int.from_bytes(report[at + 6 : at + 8], "little")
-        found[report[at + 8 : at + 8 + length].decode("utf-8", "replace").strip(" \0")] = None
+        value = report[at + 8 : at + 8 + int.from_bytes(report[at + 6 : at + 8], "little")]
+        if value not in seen:
+            seen.add(value)
+            yield value.decode("utf-8", "replace").strip(" \0")
         at = report.find(mark, at + 8)
-    return list(found)
 
 
 def _misfiled(page: list[ReportedItem], requests: ItemRequests) -> tuple[set[int], set[int]]:
