@@ -79,6 +79,20 @@ def rename_exclusively(temporary: Path, path: Path) -> None:
         os.close(handle)
 
 
+def touch(path: Path) -> None:
+    """Make an empty file, where there is none.
+
+    Raises
+    ------
+    UsageError
+        It can't be made, or a link stands there.
+    """
+    try:
+        os.close(open_without_link(path, os.O_WRONLY))
+    except OSError as error:
+        raise UsageError(f"{path}: can't be written ({error.strerror})") from error
+
+
 @contextmanager
 def private_files() -> Iterator[None]:
     """Make every new file and folder the user's own (0600, 0700), those of the processes started meanwhile included."""

@@ -149,7 +149,7 @@ def make_plan(
     """
     with PrivateFolder() as folder:
         address = checked_address(pacs) if is_dicomweb(pacs) else pacs
-        source = make_source(word, settings, address, Paths(folder), selection)
+        source = make_source(word, settings, address, Paths(folder).listing, selection)
         plan = Plan()
         listing = Listing(source, None)
         if only is not None:

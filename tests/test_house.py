@@ -68,7 +68,7 @@ DOORS = {
     "jinja2": {"producer.templates", "producer.cli.validate"},
     "matplotlib": {"producer.page.charts"},
     "rich": _in("producer.cli"),
-    "prometheus_client": {"producer.monitoring.metrics", "producer.monitoring.runs"},
+    "prometheus_client": {"producer.monitoring.metrics", "producer.runner.metrics"},
     "apprise": {"producer.monitoring.notify"},
     "numpy": {*_in("worker"), *_in("producer.demo"), *_in("producer.validation")},
     "scipy": {"producer.validation.metrics", "producer.cli.validate"},  # an oracle of the tests besides
@@ -164,6 +164,32 @@ def test_imports_go_one_way() -> None:
         and top not in allowed[one.module.partition(".")[0]]
     ]
     assert not wrong
+
+
+def test_no_folder_is_imported_in_a_circle() -> None:
+    """What a folder needs while it is imported, and all that this needs, does without it."""
+
+    def folder(module: str) -> str:
+        return ".".join(module.split(".")[:2])
+
+    needs: dict[str, set[str]] = {}
+    known = modules()
+    for one in imports():
+        name = one.name if one.name in known else one.name.rpartition(".")[0]
+        if one.at_import and name in known:
+            needs.setdefault(folder(one.module), set()).add(folder(name))
+    assert len(needs) > 20
+
+    def reached(first: str) -> set[str]:
+        found, waiting = set[str](), [first]
+        while waiting:
+            new = needs.get(waiting.pop(), set()) - found - {first}
+            found |= new
+            waiting += new
+        return found
+
+    circles = {one: back for one in needs if (back := {two for two in reached(one) if one in reached(two)})}
+    assert circles == {}
 
 
 @pytest.mark.parametrize("library", sorted(DOORS))

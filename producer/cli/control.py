@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from backlog.files import touch
 from producer.cli.options import COPY, OUT
 from producer.cli.output import agree_on_copy, echo, read_settings
-from producer.run.folder import Paths, touch
+from producer.run.folder import Paths
 
 
 @click.command()

@@ -207,7 +207,8 @@ def quarantine_replay(out: Path, to: Path, reason: tuple[str, ...]) -> None:
 @click.argument("items", type=click.IntRange(0), nargs=-1, required=True)
 def quarantine_give_up(out: Path, items: tuple[int, ...]) -> None:
     """End items that the PACS fails on whenever they come, so that their run can end."""
-    from producer.run.folder import Paths, is_running, touch
+    from backlog.files import touch
+    from producer.run.folder import Paths, is_running
     from producer.run.open import open_ledger
 
     with closing(open_ledger(out)) as ledger:

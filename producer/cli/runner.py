@@ -88,7 +88,7 @@ def runner(inbox: Path | None) -> None:
     )
     with stopping_on_signals() as stop:
         if settings.metrics_port:
-            from producer.monitoring.runs import RunsMetrics  # an extra's library
+            from producer.runner.metrics import RunsMetrics  # an extra's library
 
             serving = RunsMetrics(settings, lambda: service.runs)
         else:

@@ -231,8 +231,9 @@ def _cancel_and_settle(ledger: Ledger, paths: Paths) -> None:
     UsageError
         A worker holds a chunk still, or nothing tells whether one does.
     """
+    from backlog.files import touch
     from producer.results.exports import summarise
-    from producer.run.folder import touch, wait_for_workers
+    from producer.run.folder import wait_for_workers
 
     count, out = len(ledger.in_flight()), paths.out
     if summarise(ledger)["complete"]:

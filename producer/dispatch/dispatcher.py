@@ -16,6 +16,7 @@ from kombu.exceptions import OperationalError
 from backlog.broker.claims import ChunkProgress
 from backlog.broker.messages import Stage
 from backlog.errors import ServiceUnavailable
+from backlog.files import touch
 from producer.dispatch.chunk_sender import ChunkSender
 from producer.dispatch.context import RunContext, RunObserver
 from producer.dispatch.give_up import give_up
@@ -25,7 +26,6 @@ from producer.dispatch.quarantine_limit import REASON
 from producer.dispatch.reconcile import Reconciler
 from producer.dispatch.standstill import Standstill, count
 from producer.ledger.chunks import ChunkRow
-from producer.run.folder import touch
 from producer.sources.base import Page
 
 _TICK: Final = 0.1

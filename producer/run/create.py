@@ -111,7 +111,7 @@ def create(
     check_workers_make(settings, settings.derived_object_kinds)
     points = read_operating_points(operating_points) if operating_points is not None else None
     wanted = choose_weights(settings, weights or (points.weights_sha256 if points else ""))
-    source = make_source(word, settings, pacs, paths, selection)
+    source = make_source(word, settings, pacs, paths.listing, selection)
     if follow is not None:
         check_followed(source, paths.out.parent, only)
     check_pacs(settings, pacs, stores_images=source.first is not Stage.INFER)

@@ -17,13 +17,14 @@ from typing import Final
 
 from backlog.broker.messages import Job
 from backlog.errors import BacklogError, UsageError
+from backlog.files import touch
 from backlog.settings import Settings
 from producer.dispatch.following import Day, Following
 from producer.dispatch.hours import Clock, check_zone, local_zone, utc_now
 from producer.ledger.ledger import FOLLOWS, Ledger
 from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED
-from producer.run.folder import Paths, latest_day, touch
+from producer.run.folder import Paths, latest_day
 from producer.run.make_run import make_run, run_name
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address

@@ -14,12 +14,10 @@ from typing import IO, Final
 
 from backlog.errors import UsageError
 from backlog.files import open_without_link
+from producer.run_marks import DAYS_FILE, LEDGER_FILE
 
 #: Who looks whether a run is being worked on is gone after so many seconds.
 _LOOK: Final = 0.1
-
-#: Marks the folder that holds the days of a followed source.
-DAYS_FILE: Final = "days"
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Paths:
     @property
     def ledger(self) -> Path:
         """The run itself."""
-        return self.out / "ledger.sqlite"
+        return self.out / LEDGER_FILE
 
     @property
     def listing(self) -> Path:
@@ -133,7 +131,7 @@ def latest_day(out: Path) -> Path | None:
     """Return the folder of a followed source's latest day; None where the folder holds no such days."""
     if not Paths(out).days.exists():
         return None
-    days = sorted(ledger.parent for ledger in out.glob("[0-9]*-[0-9][0-9]-[0-9][0-9]/ledger.sqlite"))
+    days = sorted(ledger.parent for ledger in out.glob(f"[0-9]*-[0-9][0-9]-[0-9][0-9]/{LEDGER_FILE}"))
     return days[-1] if days else None
 
 
@@ -179,20 +177,6 @@ def refuse_links(paths: Paths) -> None:
                 f"{link}: a symbolic link, and nothing in a run's folder may lead elsewhere; remove it"
                 " (a PACS elsewhere is named with --pacs)"
             )
-
-
-def touch(path: Path) -> None:
-    """Make an empty file in a run's folder, where there is none.
-
-    Raises
-    ------
-    UsageError
-        It can't be made, or a link stands there.
-    """
-    try:
-        os.close(open_without_link(path, os.O_WRONLY))
-    except OSError as error:
-        raise UsageError(f"{path}: can't be written ({error.strerror})") from error
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from datetime import datetime
 from pathlib import Path
 
 from backlog.errors import UsageError
-from backlog.files import private_files
+from backlog.files import private_files, touch
 from backlog.settings import Settings
 from producer.ledger.ledger import FOLLOWS, Ledger
 from producer.ledger.run_database import Facts
-from producer.run.folder import Paths, only_producer, touch
+from producer.run.folder import Paths, only_producer
 from producer.run.place import place_facts
 from producer.run.wanted import keep_wanted
 

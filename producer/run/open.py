@@ -52,7 +52,7 @@ def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
     selection = Selection(**ledger.get("selection"))
     rules = Rules.from_spec(job["rules"])  # the settings may have changed since
     source = make_source(
-        str(ledger.get("word")), settings, pacs_address(ledger, paths), paths, selection, rules
+        str(ledger.get("word")), settings, pacs_address(ledger, paths), paths.listing, selection, rules
     )
     check_same_source(source, job["source"])
     if "conversion" in job["source"]:

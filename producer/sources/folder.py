@@ -26,7 +26,7 @@ from backlog.inputs.entries import (
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.log import warn
 from backlog.outcomes import Reason
-from producer.run.folder import DAYS_FILE
+from producer.run_marks import DAYS_FILE, LEDGER_FILE
 from producer.sources import base as sources
 from producer.sources.base import Entry, Page, never_silent, reason_by_name, system_file
 
@@ -250,7 +250,7 @@ def walk(root: bytes, own: bytes, passed: Passed) -> Iterator[bytes]:
 def _is_run(path: bytes) -> bool:
     """Whether a folder is a run's, or holds the days of a followed source."""
     return any(
-        os.access(os.path.join(path, name), os.F_OK) for name in (b"ledger.sqlite", DAYS_FILE.encode())
+        os.access(os.path.join(path, name), os.F_OK) for name in (LEDGER_FILE.encode(), DAYS_FILE.encode())
     )
 
 

@@ -17,7 +17,6 @@ from backlog.pacs.modality import Modality, modality_named
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from producer.key_table import Key
-from producer.run.folder import Paths
 from producer.sources.base import Source, reading
 from producer.sources.dicomweb import DicomwebSource
 from producer.sources.folder import FolderSource
@@ -42,7 +41,7 @@ class Selection:
 
 
 def make_source(
-    word: str, settings: Settings, pacs: str, paths: Paths, selection: Selection, rules: Rules | None = None
+    word: str, settings: Settings, pacs: str, listing: Path, selection: Selection, rules: Rules | None = None
 ) -> Source:
     """Return the source that SOURCE means: a zip, a folder, or a PACS in one of its three forms.
 
@@ -54,8 +53,8 @@ def make_source(
         The settings of this process.
     pacs
         The address of the PACS, or its folder; empty for the settings' own.
-    paths
-        The run's folder, where a folder's listing is kept.
+    listing
+        The file that a folder's listing is kept in.
     selection
         Which part of a PACS is taken.
     rules
@@ -106,7 +105,7 @@ def make_source(
     if _is_folder(path, begun=rules is not None):
         if rules is None:  # a run that has begun has read them, or follows what arrives
             _refuse_folder_of_zips(path)
-        return FolderSource(path, paths.listing)
+        return FolderSource(path, listing)
     return ZipSource(path)
 
 

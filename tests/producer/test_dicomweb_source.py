@@ -191,6 +191,6 @@ def test_a_source_and_its_reports_are_at_one_place(server: StrictServer, tmp_pat
         (server.url, Selection(since="20240101"), "use --study-date"),
     ):
         with pytest.raises(UsageError, match=said):
-            make_source(server.url, Settings(), pacs, paths, selection)
-    made = make_source(server.url, Settings(), server.url, paths, Selection(modality="CR"))
+            make_source(server.url, Settings(), pacs, paths.listing, selection)
+    made = make_source(server.url, Settings(), server.url, paths.listing, Selection(modality="CR"))
     assert made.spec["kind"] == "dicomweb"

@@ -32,11 +32,11 @@ from producer.ledger.ledger import Ledger
 from producer.ledger.run_job import RunJob
 from producer.monitoring import poller as poller_module
 from producer.monitoring.metrics import Metrics
-from producer.monitoring.runs import RunsMetrics
 from producer.results.audit_log import Audit
 from producer.run.dispatch_run import metrics_of
 from producer.run.folder import Paths
 from producer.run.open_run import OpenRun
+from producer.runner.metrics import RunsMetrics
 from tests.chaos.simulated import Simulated
 from tests.conftest import need
 from tests.support.ended_runs import harvest, list_items, new_ledger, rejected, reported, some_scores, times

@@ -24,6 +24,7 @@ from backlog.broker.messages import ItemRecord, Stage
 from backlog.broker.task_ids import parse_task_id
 from backlog.dicom.eligibility import Rules
 from backlog.errors import ServiceUnavailable, UsageError
+from backlog.files import touch
 from backlog.outcomes import Reason
 from backlog.settings import Settings
 from producer.dispatch import give_up
@@ -181,7 +182,7 @@ def test_no_link_in_a_runs_folder_is_followed(tmp_path: Path, name: str) -> None
 def test_a_pause_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "pause").symlink_to(tmp_path / "precious")
     with pytest.raises(UsageError, match="can't be written"):
-        run_folder.touch(tmp_path / "pause")
+        touch(tmp_path / "pause")
     assert not (tmp_path / "precious").exists()
 
 

@@ -544,9 +544,9 @@ def test_source_is_a_zip_a_folder_or_the_word(tmp_path: Path, pacs: Orthanc) -> 
     paths = Paths(tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "z", "w"):
         pass
-    assert isinstance(make_source(str(tmp_path / "z"), Settings(), "", paths, Selection()), ZipSource)
-    assert isinstance(make_source(str(tmp_path), Settings(), "", paths, Selection()), FolderSource)
-    chosen = make_source("orthanc", Settings(), pacs.url, paths, Selection(modality="CR"))
+    assert isinstance(make_source(str(tmp_path / "z"), Settings(), "", paths.listing, Selection()), ZipSource)
+    assert isinstance(make_source(str(tmp_path), Settings(), "", paths.listing, Selection()), FolderSource)
+    chosen = make_source("orthanc", Settings(), pacs.url, paths.listing, Selection(modality="CR"))
     assert isinstance(chosen, OrthancSource)
     assert chosen.modality == "CR"
 
@@ -565,7 +565,7 @@ def test_what_does_not_go_together_is_refused(
     tmp_path: Path, word: str, pacs_url: str, selection: Selection, words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        make_source(word, Settings(), pacs_url, Paths(tmp_path), selection)
+        make_source(word, Settings(), pacs_url, Paths(tmp_path).listing, selection)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EHOSTDOWN])
@@ -588,10 +588,10 @@ def test_a_share_that_is_unavailable_is_waited_for(
         unavailable.setattr(os, "access", lambda path, mode: path != share and access(path, mode))
         for begun in (rules, None):
             with pytest.raises(SourceUnavailable, match="is its disk there"):
-                make_source(str(share), Settings(), "", Paths(tmp_path), Selection(), begun)
+                make_source(str(share), Settings(), "", Paths(tmp_path).listing, Selection(), begun)
     share.rmdir()
     with pytest.raises(SourceUnavailable, match="is its disk there"):
-        make_source(str(share), Settings(), "", Paths(tmp_path), Selection(), rules)
+        make_source(str(share), Settings(), "", Paths(tmp_path).listing, Selection(), rules)
 
 
 def test_a_replay_takes_the_chosen_entries(tmp_path: Path) -> None:

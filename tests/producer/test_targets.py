@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from backlog.settings import Settings
-from producer.monitoring.runs import RunsMetrics
 from producer.monitoring.targets import announced, own_address, prune
+from producer.runner.metrics import RunsMetrics
 from producer.runner.runs import Failure, RunCounts, RunInfo, RunState
 from tests.support.servers import free_port
 
