@@ -10,7 +10,7 @@ from typing import Final
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.dicom.eligibility import Rules, rejection_reason
 from backlog.dicom.eligibility_attributes import EligibilityAttributes
-from backlog.errors import InstanceRejected
+from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.log import warn
 from backlog.model import PRODUCT
 from backlog.outcomes import Reason
@@ -95,13 +95,22 @@ class DicomwebSource:
             yield from self._undated(int(after or 0))
 
     def _slice(self, first: date, last: date, studies: Resources) -> Iterator[Page]:
+        """Yield the pages of a slice. Where a query fails, the studies before it are a page."""
         entries: list[Entry] = []
+        cursor = ""
         for uid in sorted(studies):
-            entries += self.entries_of(uid, studies[uid])
+            try:
+                found = list(self.entries_of(uid, studies[uid]))
+            except ServiceUnavailable:
+                if cursor:
+                    yield Page(entries, cursor, last=False)
+                raise
+            entries += found
             self._seen += 1
+            cursor = f"{first:%Y%m%d}-{last:%Y%m%d}:{uid}:{self._seen}"
             if len(entries) >= sources.PAGE:
-                yield Page(entries, f"{first:%Y%m%d}-{last:%Y%m%d}:{uid}:{self._seen}", last=False)
-                entries = []
+                yield Page(entries, cursor, last=False)
+                entries, cursor = [], ""
         if studies:
             yield Page(entries, f"{last + timedelta(1):%Y%m%d}::{self._seen}", last=False)
 

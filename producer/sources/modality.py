@@ -11,7 +11,7 @@ from typing import Final
 from backlog.broker.messages import SourceSpec, Stage
 from backlog.dicom.eligibility import Rules, rejection_reason
 from backlog.dicom.eligibility_attributes import EligibilityAttributes
-from backlog.errors import InstanceRejected
+from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.log import warn
 from backlog.outcomes import Outcome, Reason
 from backlog.pacs.modality import Modality
@@ -103,13 +103,27 @@ class ModalitySource:
                 yield from self._of_slice(one, pool, "", last)
 
     def _of_slice(self, found: Slice, pool: Executor, seen: str, last: date) -> Iterator[Page]:
-        """Yield the pages of a slice, behind the last study that was listed."""
+        """Yield the pages of a slice, behind the last study that was listed.
+
+        Where a query fails, the studies before it are a page: begun again, a listing goes on behind them. Else one that
+        needs more queries than succeed in a row would never end.
+        """
         studies = sorted(uid for uid in found.studies if uid > seen)
         for at in range(0, len(studies), PAGE):
             some = studies[at : at + PAGE]
-            listed = pool.map(self.entries_of, [found.studies[uid] for uid in some])
-            entries = [entry for entries in listed for entry in entries]
-            yield Page(entries, f"{found.first}/{found.last}/{some[-1]}", last=False)
+            entries: list[Entry] = []
+            seen = ""
+            try:
+                for uid, listed in zip(
+                    some, pool.map(self.entries_of, [found.studies[uid] for uid in some]), strict=True
+                ):
+                    entries += listed
+                    seen = uid
+            except ServiceUnavailable:
+                if seen:
+                    yield Page(entries, f"{found.first}/{found.last}/{seen}", last=False)
+                raise
+            yield Page(entries, f"{found.first}/{found.last}/{seen}", last=False)
         yield Page([], str(found.last + timedelta(days=1)), last=found.last >= last)
 
     def entries_of(self, study: dict[str, str]) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from backlog.dicom.eligibility import Rules
-from backlog.errors import UsageError
+from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.settings import Settings
 from producer.run.folder import Paths
@@ -139,6 +140,26 @@ def test_a_listing_goes_on_at_every_cursor(server: StrictServer, monkeypatch: py
         if not page.last:
             assert sorted(before + listed(server, page.cursor)) == sorted(server.instances)
     assert sorted(before) == sorted(server.instances)
+
+
+def test_a_listing_goes_on_where_one_query_of_some_fails(server: StrictServer) -> None:
+    """Found: a page of a thousand images was asked for from its beginning whenever one query failed."""
+    for number, day in enumerate(days(9)):
+        add(server, number, StudyDate=day)
+    queries = itertools.count(1)
+    server.override = lambda *_: (503, b"", {}) if next(queries) % 12 == 0 else None
+    found, cursor, tries = list[str](), "", 0
+    while tries < 30:
+        tries += 1
+        try:
+            for page in source(server, study_date="20240101-20240331").pages(cursor):
+                found += [str(entry.ref) for entry in page.entries]
+                cursor = page.cursor
+            break
+        except ServiceUnavailable:
+            continue
+    assert sorted(found) == sorted(server.instances)
+    assert tries > 1
 
 
 def test_a_study_that_comes_meanwhile_is_said(server: StrictServer, caplog: pytest.LogCaptureFixture) -> None:

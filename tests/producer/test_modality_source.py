@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -212,6 +213,27 @@ def test_a_modality_that_is_unavailable_is_waited_for(
         listed(source(dicom_orthanc))
     hospital.rejects = False
     assert len(listed(source(dicom_orthanc))) == 2
+
+
+def test_a_listing_goes_on_where_one_query_of_some_fails(
+    hospital: ScriptedHospital, dicom_orthanc: OrthancServer
+) -> None:
+    """Found: a page of 32 studies takes 65 queries, and was asked for from its beginning whenever one failed."""
+    held = fill(hospital, 8)
+    queries = itertools.count(1)
+    hospital.refuses_find = lambda: next(queries) % 8 == 0
+    found, cursor, tries = list[Entry](), "", 0
+    while tries < 30:
+        tries += 1
+        try:
+            for page in source(dicom_orthanc).pages(cursor):
+                found += page.entries
+                cursor = page.cursor
+            break
+        except ModalityFailed:
+            continue
+    assert uids(found) == Counter(held)
+    assert tries > 1
 
 
 def test_a_plan_counts_and_retrieves_nothing(

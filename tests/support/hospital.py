@@ -47,6 +47,7 @@ class ScriptedHospital:
     rejects: bool = False  #: rejects every association
     refuses_move: Callable[[str], bool] = lambda _: False  #: by SOP Instance UID: that sub-operation fails
     loses: Callable[[str], bool] = lambda _: False  #: says that it sent it, and doesn't
+    refuses_find: Callable[[], bool] = lambda: False  #: asked for each query
     refuses_store: Callable[[str], bool] = lambda _: False
     stalls: float = 0.0  #: seconds of silence before a C-MOVE begins
     unlisted_stores: bool = False  #: takes objects, and lists none of them
@@ -95,6 +96,11 @@ class ScriptedHospital:
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
         query = event.identifier
         self.finds.append(query)
+        with self.lock:
+            refused = self.refuses_find()
+        if refused:
+            yield 0xA700, None
+            return
         level = str(query.QueryRetrieveLevel)
         found = list(self._matching(query, level))
         found = found[: self.limit] if self.limit and level == "STUDY" else found
