@@ -44,7 +44,7 @@ def experiments(scale: float) -> dict[str, Callable[[Path], Finding]]:
         "9": lambda folder: million(folder, items=simulated),
         "10": lambda folder: deaths.without_reconcile(folder, items=min(items, 1000), kills=min(kills, 12)),
         "11": lambda folder: foreign(folder, items=max(60, round(400 * scale))),
-        "12": lambda folder: machines(folder, items=max(200, some)),
+        "12": lambda folder: machines(folder, items=max(900, some)),
     }
 
 

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from backlog.outcomes import Reason
 from tests.support.dicom_images import EXPLICIT, JPEG_2000, dicom
 
+#: In a worker's environment: what the ledger calls its engine, and so tells which worker scored an image.
+ENGINE = "CHAOS_ENGINE"
+
 #: Squares on a side, and pixels of one.
 GRID = 6
 CELL = 12

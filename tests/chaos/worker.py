@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.chaos.images import Kind, number_in, scores_for
+from tests.chaos.images import ENGINE, Kind, number_in, scores_for
 from worker.model.engine import Engine, Evaluation
 from worker.model.weights import Weights
 from worker.tasks import registry as tasks
@@ -24,7 +24,7 @@ from worker.tasks import registry as tasks
 class Model:
     """Scores made of the number in the picture; two kinds of pictures are poison to it."""
 
-    name: str = "chaos"
+    name: str = os.environ.get(ENGINE, "chaos")
     batch: int = 8
     evaluated: tuple[bool, ...] = (True,) * 18
 
