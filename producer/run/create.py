@@ -217,8 +217,9 @@ def _predecessor(out: Path) -> PredecessorSpec:
     """
     ledger = open_ledger(out)
     earlier: Job = ledger.get("job")
+    reported = ledger.tally().reported
     ledger.close()
-    if not earlier["weights"]:
+    if not reported:
         raise UsageError(f"{out}: this run has scored nothing yet, so nothing can refer to it")
     spec: PredecessorSpec = {
         "weights": earlier["weights"],

@@ -49,7 +49,7 @@ from producer.sources.open import Selection
 from producer.sources.orthanc import OrthancSource
 from tests.chaos import simulated
 from tests.chaos.simulated import Simulated, instance_of
-from tests.support.ended_runs import harvest, list_items, rejected, reported, some_scores
+from tests.support.ended_runs import harvest, list_items, new_ledger, rejected, reported, some_scores
 from tests.support.jobs import a_job
 from tests.support.servers import OrthancServer
 
@@ -496,6 +496,21 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
     folder.mkdir()
     return folder
+
+
+def test_a_run_that_reported_nothing_is_no_predecessor(source: Path, tmp_path: Path) -> None:
+    """Found: one was accepted whose weights were known before the first image was scored."""
+    chosen, earlier = Selection(), tmp_path / "earlier"
+    pacs, paths = str(tmp_path / "pacs"), Paths(tmp_path / "out")
+    with closing(new_ledger(earlier)) as begun:
+        assert begun.get("job")["weights"]
+        with pytest.raises(UsageError, match="scored nothing yet"):
+            create(str(source), Settings(), pacs, paths, chosen, workers=1, predecessor=earlier)
+        assert not paths.ledger.exists()
+        list_items(begun, 1)
+        harvest(begun, lambda item: reported(item, some_scores(item)))
+    create(str(source), Settings(), pacs, paths, chosen, workers=1, predecessor=earlier)
+    assert paths.ledger.exists()
 
 
 def test_a_folder_that_a_producer_works_in_takes_no_second_run(source: Path, tmp_path: Path) -> None:
