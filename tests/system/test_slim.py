@@ -1,0 +1,77 @@
+"""deploy/slim.py, which every image's packages go through: what is taken out is missed by nobody."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers import ROOT
+
+#: Of a decoder's image. GDCM's Python module and its libraries lie side by side.
+PACKAGES = ("numpy", "numpy.libs", "_gdcm", "gdcm.py", "python_gdcm.libs", "*openjpeg*", "*rle*")
+
+#: Loads every decoder, and lets NumPy and GDCM work.
+USE = """
+import sys
+import gdcm, numpy, openjpeg, rle
+assert all(module.__file__.startswith(sys.argv[1]) for module in (gdcm, numpy, openjpeg, rle))
+assert numpy.linalg.inv(numpy.eye(3)).sum() == 3
+codec = gdcm.JPEGCodec()
+assert codec.CanDecode(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+assert gdcm.ImageReader().Read() is False
+"""
+
+
+def size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A part of this environment, copied: nothing in it may be changed."""
+    found = importlib.util.find_spec("numpy")
+    assert found is not None
+    assert found.origin is not None
+    source = Path(found.origin).parents[1]
+    target = tmp_path / "lib" / "python3.99" / "site-packages"
+    target.mkdir(parents=True)
+    for pattern in PACKAGES:
+        for path in source.glob(pattern):
+            copy = shutil.copytree if path.is_dir() else shutil.copy2
+            copy(path, target / path.name)
+    return tmp_path
+
+
+def test_a_slim_environment_decodes_and_is_smaller(environment: Path) -> None:
+    before = size(environment)
+    packages = environment / "lib" / "python3.99" / "site-packages"
+    for _ in range(2):  # a second time there is nothing to do
+        subprocess.run([sys.executable, ROOT / "deploy/slim.py", environment], check=True)
+    assert not [*packages.rglob("tests")]
+    links = [path for path in (packages / "_gdcm").iterdir() if path.is_symlink()]
+    assert len(links) >= 20
+    assert all(link.resolve(strict=True).parent == packages / "_gdcm" for link in links)
+    assert before - size(environment) > 35e6
+    code = f"import sys; sys.path.insert(0, {str(packages)!r})\n{USE}"
+    command = [sys.executable, "-S", "-c", code, str(packages)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_libraries_of_other_content_are_left_apart(tmp_path: Path) -> None:
+    packages = tmp_path / "lib" / "python3.99" / "site-packages"
+    for name, content in {"a/x.so": b"1", "a/x.so.2": b"1", "a/y.so": b"2", "b/x.so": b"1"}.items():
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).write_bytes(content)
+    (packages / "c").mkdir()
+    (packages / "c" / "tests").mkdir()  # of a package that may need them
+    subprocess.run([sys.executable, ROOT / "deploy/slim.py", tmp_path], check=True)
+    assert (packages / "a" / "x.so").readlink() == Path("x.so.2")
+    assert not (packages / "a" / "y.so").is_symlink()
+    assert not (packages / "b" / "x.so").is_symlink()  # nothing is linked from one folder into another
+    assert (packages / "c" / "tests").is_dir()
