@@ -18,7 +18,7 @@ import requests
 
 from tests.compose.account import Account
 from tests.compose.engine import Engine, missing
-from tests.compose.stack import SERVICES, Stack
+from tests.compose.stack import SERVICES, Stack, make_readable
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -48,9 +48,8 @@ def unpacked(bundle: Path, engine: Engine, tmp_path_factory: pytest.TempPathFact
     with tarfile.open(bundle) as archive:
         archive.extractall(folder, filter="data")
     (root,) = folder.iterdir()
-    for one in (root, folder, *folder.parents):
-        if one.name.startswith("pytest-") or one in (root, folder):
-            one.chmod(0o755)  # the containers' user has to get through
+    for one in (root, folder):
+        make_readable(one)
     assert not engine.docker("images", "--quiet")
     offline = Stack(root, project=root, host=engine.host)
     subprocess.run(["sh", "load.sh"], cwd=root, env=os.environ | {"DOCKER_HOST": engine.host}, check=True)

@@ -53,8 +53,7 @@ def hospital(stack: Stack) -> Iterator[ScriptedHospital]:
     yield hospital
     hospital.stop()
     stack.compose("--profile", "modality", "rm", "--stop", "--force", "worker-retrieve")
-    stack.env_file.write_text(before)
-    stack.up()
+    stack.again(before)
 
 
 def test_a_retrieve_worker_is_named_and_takes_from_its_queue(

@@ -13,7 +13,7 @@ import pytest
 
 from backlog.version import build
 from tests.compose.account import Account
-from tests.compose.stack import Stack
+from tests.compose.stack import Stack, make_readable
 from tests.support.servers import ROOT
 
 pytestmark = pytest.mark.timeout(3600)
@@ -31,9 +31,7 @@ def pulled(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Stack:
             shutil.copy(ROOT / name, folder / name)
     with (folder / "backlog" / "version.py").open("a") as file:
         file.write("# A newer one.\n")
-    for one in (folder, *folder.parents):
-        if one.name.startswith("pytest-") or one == folder:
-            one.chmod(0o755)  # the containers' user has to get through
+    make_readable(folder)
     return replace(stack, project=folder)
 
 
@@ -81,9 +79,7 @@ def test_doctor_names_a_service_that_was_left_on_old_code(
     path.write_text((ROOT / "backlog" / "version.py").read_text() + "# An older one.\n")
     overlay = {"services": {service: {"volumes": [f"{path}:/app/backlog/version.py:ro"]}}}
     (tmp_path / "old.yml").write_text(json.dumps(overlay))
-    for one in (tmp_path, *tmp_path.parents):
-        if one.name.startswith("pytest-") or one == tmp_path:
-            one.chmod(0o755)
+    make_readable(tmp_path)
     files = ["--file", str(pulled.project / "docker-compose.yml"), "--file", str(tmp_path / "old.yml")]
     command = [*pulled.command(*files, "up", "--detach", "--wait", service)]
     subprocess.run(command, check=True, capture_output=True)

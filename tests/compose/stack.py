@@ -34,6 +34,13 @@ def missing() -> str:
     return ""
 
 
+def make_readable(folder: Path) -> None:
+    """Let the containers' user into a folder, through those that pytest made above it for its own user alone."""
+    for one in (folder, *folder.parents):
+        if one == folder or one.name.startswith("pytest-"):
+            one.chmod(0o755)
+
+
 @dataclass
 class Stack:
     """One stack of containers, in a folder that holds its .env, inbox and out.
@@ -78,9 +85,7 @@ class Stack:
         more |= {"CXR_ORTHANC_PORT": str(self.orthanc_port), "CXR_FLOWER_PORT": str(self.flower_port)}
         more |= {"CXR_ORTHANC_DICOM_PORT": str(self.dicom_port)}
         self.configure(**more)
-        for folder in (self.folder, *self.folder.parents):
-            if folder.name.startswith("pytest-") or folder == self.folder:
-                folder.chmod(0o755)  # the containers' user has to get through
+        make_readable(self.folder)
 
     def command(self, *arguments: str, overlay: str = "", name: str = "") -> list[str]:
         options = ["--project-directory", str(self.project), "--env-file", str(self.env_file)]
@@ -132,6 +137,11 @@ class Stack:
     def up(self, inference: int | None = None) -> None:
         scale = [] if inference is None else ["--scale", f"worker-inference={inference}"]
         self.compose("up", "--detach", "--wait", *scale)
+
+    def again(self, settings: str) -> None:
+        """Put an earlier .env back, and start what it changes."""
+        self.env_file.write_text(settings)
+        self.up()
 
     def down(self, *more: str) -> None:
         self.compose("--profile", "*", "down", "--remove-orphans", *more)
