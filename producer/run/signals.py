@@ -55,6 +55,8 @@ def stopping_on_signals() -> Iterator[StopRequest]:
     around = signal.getsignal(signal.SIGTERM)
     stopper.outer = around if isinstance(around, StopRequest) else None
     earlier = {number: signal.signal(number, stopper) for number in (signal.SIGINT, signal.SIGTERM)}
+    if stopper.outer is not None and stopper.outer.is_set():
+        stopper.request()  # it came before this one could hear it
     try:
         yield stopper
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from producer.dispatch.progress import RunProgress
 from producer.run import follow
 from producer.run.folder import Paths
 from producer.run.follow import Follower
+from producer.run.signals import stopping_on_signals
 from tests.support.ended_runs import new_ledger
 
 FULL, AWAY = StorageFull("no room"), ServiceUnavailable("Orthanc doesn't answer")
@@ -91,6 +93,17 @@ def test_the_first_day_waits_only_once_all_of_it_is_listed(
         return
     assert work(said, days)[1]["run"] == "first"
     assert said.lines == [str(AWAY)]
+
+
+def test_a_stop_between_two_days_reaches_the_next() -> None:
+    """Found: a Ctrl-C while the next day's run was made was forgotten, and the source followed for another day."""
+    with stopping_on_signals() as following:
+        signal.raise_signal(signal.SIGINT)
+        assert following.is_set()
+        with stopping_on_signals() as day:
+            assert day.is_set()
+    with stopping_on_signals() as following, stopping_on_signals() as day:
+        assert not day.is_set()
 
 
 def test_a_day_is_stopped_while_it_waits(
