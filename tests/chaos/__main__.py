@@ -16,7 +16,9 @@ from pathlib import Path
 from tests.chaos import deaths, outages
 from tests.chaos.foreign import foreign
 from tests.chaos.machines import machines
+from tests.chaos.mid_store import mid_store
 from tests.chaos.million import million
+from tests.chaos.peer import failing_peer
 from tests.chaos.table import Finding, table
 
 #: Items and blows at scale 1.
@@ -45,12 +47,14 @@ def experiments(scale: float) -> dict[str, Callable[[Path], Finding]]:
         "10": lambda folder: deaths.without_reconcile(folder, items=min(items, 1000), kills=min(kills, 12)),
         "11": lambda folder: foreign(folder, items=max(60, round(400 * scale))),
         "12": lambda folder: machines(folder, items=max(900, some)),
+        "13": lambda folder: mid_store(folder, items=some),
+        "14": lambda folder: failing_peer(folder, items=max(60, items // 20)),
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("experiment", nargs="*", help="1 to 12, 7a and 7b; none means all")
+    parser.add_argument("experiment", nargs="*", help="1 to 14, 7a and 7b; none means all")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="1: 10,000 items, 100 kills, a million simulated"
     )

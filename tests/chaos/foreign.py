@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from backlog.outcomes import Reason
-from tests.chaos.account import Account, Ending, endings, reports_in, settle
+from tests.chaos.account import Account
+from tests.chaos.ending import Ended, ends_well
 from tests.chaos.failing_proxy import FailingProxy
-from tests.chaos.images import Image, Kind, squares
+from tests.chaos.images import Kind, squares
 from tests.chaos.proxy import Proxy
 from tests.chaos.rig import Rig
 from tests.chaos.table import Finding, finding
 from tests.support.dicom_images import dicom
 from tests.support.newer_orthanc import VERSIONS, NewerOrthanc, lacking, made_orthanc
-from tests.support.servers import ROOT
 
 _JPEG_LS: Final = "1.2.840.10008.1.2.4.80"
 _FIELDS: Final = ("items", "lost", "duplicate", "wrongly_quarantined", "wrong")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How one case ended: counted, or refused before it began."""
-
-    account: Account | None
-    fine: bool
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,59 +94,6 @@ def _begin(rig: Rig) -> None:
     rig.start_producer()
 
 
-def _ends_well(rig: Rig, limit: float, failing: Sequence[Image] = (), reason: Reason | None = None) -> Ended:
-    """Wait for the end; count, verify and retract: reports that nobody knows of would show.
-
-    Parameters
-    ----------
-    rig
-        A run that has begun.
-    limit
-        Seconds.
-    failing, reason
-        The images that the PACS fails on, and how they have to end.
-    """
-    rig.until_finished(limit)
-    verified = _command(rig, "verify").returncode
-    rig.stop_workers()
-    ended = _by_image(rig)
-    told = {image.number: ended.get(image.number) for image in failing}
-    others = [image for image in rig.images if image.number not in told]
-    reports = {
-        name: report
-        for name, report in reports_in(rig.orthanc).items()
-        if report[0] not in {image.sop_instance_uid for image in failing}
-    }
-    account = settle(others, ended, reports)
-    wrong = sum(1 for one in told.values() if one is None or reason is None or one.reason != reason.value)
-    account = replace(account, items=account.items + len(told), wrong=account.wrong + wrong)
-    retracted = _command(rig, "retract", "--yes").returncode
-    unknown = len(rig.orthanc.reports())
-    note = f"verify {verified}, retract {retracted}, {unknown} unknown reports"
-    return Ended(account, fine=(verified, retracted, unknown) == (0, 0, 0), note=note)
-
-
-def _command(rig: Rig, name: str, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "producer.cli.main", name, str(rig.paths.out), *more],
-        env=rig.environment(rig.redis.port),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
-def _by_image(rig: Rig) -> dict[int, Ending]:
-    """Return how items ended by their image's number: an Orthanc lists in an order of its own."""
-    found = endings(rig.paths.ledger)
-    if not rig.words:
-        return found
-    by_uid = {one.sop_instance_uid: one for one in found.values()}
-    known = [image for image in rig.images if image.sop_instance_uid in by_uid]
-    return {image.number: by_uid[image.sop_instance_uid] for image in known}
-
-
 # -- the cases -----------------------------------------------------------------------------------------------
 
 
@@ -169,13 +105,13 @@ def _limits(folder: Path, version: str, size: Size) -> Ended:
                 assert rig.orthanc.post("/instances", archive.read(name)).ok
         rig.words = ["orthanc", "--modality", "DX"]
         _begin(rig)
-        return _ends_well(rig, size.limit)
+        return ends_well(rig, size.limit)
 
 
 def _transcodes(folder: Path, version: str, size: Size) -> Ended:
     with _rig(folder, version, size.items, IngestTranscoding=_JPEG_LS) as rig:
         _begin(rig)
-        return _ends_well(rig, size.limit)
+        return ends_well(rig, size.limit)
 
 
 def _forbids(folder: Path, version: str, size: Size) -> Ended:
@@ -198,7 +134,7 @@ def _fails(folder: Path, version: str, size: Size, status: int, reason: Reason, 
             rig.until_finished(size.limit)
             assert proxy.failed
             proxy.heal()  # so that whatever it stored without telling would show
-            return _ends_well(rig, size.limit, failing, reason)
+            return ends_well(rig, size.limit, failing, reason)
 
 
 def _slow(folder: Path, version: str, size: Size) -> Ended:
@@ -209,7 +145,7 @@ def _slow(folder: Path, version: str, size: Size) -> Ended:
         _begin(rig)
         rig.until_finished(size.limit)
         proxy.delay = 0.0
-        return _ends_well(rig, size.limit)
+        return ends_well(rig, size.limit)
 
 
 def _recreated(folder: Path, version: str, size: Size) -> Ended:
@@ -225,7 +161,7 @@ def _recreated(folder: Path, version: str, size: Size) -> Ended:
             server.options = {"DicomAet": "ANOTHER"}
         server.start()
         rig.kill_workers()  # the rig starts them again
-        return _ends_well(rig, size.limit)
+        return ends_well(rig, size.limit)
 
 
 def _recycles(folder: Path, version: str, size: Size) -> Ended:

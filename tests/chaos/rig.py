@@ -118,6 +118,7 @@ class Rig:
         self.pacs_port = self.orthanc.port
         self.pacs_url = ""
         self.words: list[str] = []  #: the source and the options of the run; empty: the backlog
+        self.io_queues = "upload,report"  #: of the worker that scores nothing
         self.slots: list[WorkerSlot] = []
         self.producer: subprocess.Popen[bytes] | None = None
         self.started = 0.0
@@ -164,7 +165,7 @@ class Rig:
         )
 
     def start_workers(self, **inference: str) -> None:
-        """Start a worker for upload and report, and one for inference; both are kept alive.
+        """Start a worker for inference, and one for the other stages; both are kept alive.
 
         Parameters
         ----------
@@ -174,7 +175,7 @@ class Rig:
         own = self.environment(self.redis_port)
         logs = [self.folder / f"worker-{name}.log" for name in ("io", "inference")]
         self.slots = [
-            WorkerSlot("io", "upload,report", 1, own, logs[0]),
+            WorkerSlot("io", self.io_queues, 1, own, logs[0]),
             WorkerSlot("inference", "inference", self.processes, own | inference, logs[1]),
         ]
         for slot in self.slots:
@@ -190,7 +191,7 @@ class Rig:
     def start_producer(self) -> None:
         """Begin the run, or resume it."""
         words = ["resume", str(self.paths.out)]
-        if not self.paths.ledger.exists():
+        if not self.ledgers():
             words = ["run", *(self.words or [str(self.backlog)])]
             words += ["--out", str(self.paths.out), "--workers", str(self.processes)]
             self.started = time.monotonic()
@@ -254,13 +255,17 @@ class Rig:
 
     # -- how far -------------------------------------------------------------------------------------------
 
+    def ledgers(self) -> list[Path]:
+        """Return the ledgers of the run: of a followed source one for each day, in their order."""
+        return [
+            one
+            for one in (self.paths.ledger, *sorted(self.paths.out.glob("*/ledger.sqlite")))
+            if one.exists()
+        ]
+
     def ended(self) -> int:
         """Return how many items have ended, by the ledger."""
-        try:
-            with sqlite3.connect(f"file:{self.paths.ledger}?mode=ro", uri=True, timeout=10) as ledger:
-                return int(ledger.execute("SELECT coalesce(sum(count), 0) FROM tally").fetchone()[0])
-        except sqlite3.OperationalError:
-            return 0  # not there yet
+        return sum(map(_ended, self.ledgers()))
 
     @property
     def finished(self) -> bool:
@@ -307,3 +312,11 @@ class Rig:
         self.stop_workers()
         reports = reports_below(Path(self.pacs_url)) if self.pacs_url else reports_in(self.orthanc)
         return settle(self.images, endings(self.paths.ledger), reports)
+
+
+def _ended(path: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10) as ledger:
+            return int(ledger.execute("SELECT coalesce(sum(count), 0) FROM tally").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0  # not there yet

@@ -17,7 +17,7 @@ from backlog.broker.messages import Stage
 from backlog.environment import from_environment
 from backlog.outcomes import Outcome, Reason
 from producer.ledger.ledger import Ledger
-from tests.chaos import deaths, foreign
+from tests.chaos import deaths, foreign, mid_store, peer
 from tests.chaos.account import Ending, settle
 from tests.chaos.images import Image, Kind, number_in, scores_for, squares
 from tests.chaos.table import Finding
@@ -67,6 +67,22 @@ def test_servers_that_others_configured_lose_and_double_nothing(tmp_path: Path) 
     if not lacking("1.12"):
         refused = foreign.foreign(tmp_path, items=24, limit=60, cases=("ReadOnly",), versions=("1.12",))
         assert refused.passed, refused
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.long
+def test_an_orthanc_killed_in_mid_store_costs_nothing(tmp_path: Path) -> None:
+    found = mid_store.mid_store(tmp_path, items=200, kills=2, limit=200)
+    assert_clean(found)
+    assert found.passed, found
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.long
+def test_a_peer_that_fails_at_random_costs_nothing(tmp_path: Path) -> None:
+    found = peer.failing_peer(tmp_path, items=40, outages=1, limit=300)
+    assert_clean(found)
+    assert found.passed, found
 
 
 @pytest.mark.timeout(240)
