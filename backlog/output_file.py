@@ -1,8 +1,8 @@
 """One writer for every file that a command makes for its user.
 
 It replaces only what it may: an earlier output of the same kind, an empty file, or, with ``force``, another regular
-file. It never replaces an input. Links are followed to the file that they name; a device or a pipe is written to, not
-replaced; ``-`` is standard output.
+file. It never replaces an input. Links are followed to the file that they name; a device, a pipe, or a file that this
+process has open already (``/dev/stdout``, ``/dev/fd/3``) is written to, not replaced; ``-`` is standard output.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ from backlog.files import replacing
 
 #: Standard output, where a file's name is expected.
 STDOUT: Final = Path("-")
+
+_STDOUT_DESCRIPTOR: Final = 1
+
+#: How many links lead on from one name: as many as Linux follows (path_resolution(7)).
+_MAX_LINKS: Final = 40
 
 #: Whether an existing file is an earlier output of a kind.
 IsOwn = Callable[[IO[bytes]], bool]
@@ -54,6 +59,16 @@ class OutputFile:
         """Return a path as an output that protects no inputs; an output as it is."""
         return path if isinstance(path, OutputFile) else cls(path)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is standard output or another file that this process has open, whatever it is called."""
+        return self.path == STDOUT or _open_file(self.path) is not None
+
+    @property
+    def is_stdout(self) -> bool:
+        """Whether it is standard output, whatever it is called."""
+        return self.path == STDOUT or _open_file(self.path) == _STDOUT_DESCRIPTOR
+
     def check(self, is_own: IsOwn) -> None:
         """Refuse at once what :meth:`open` would refuse after the work is done.
 
@@ -62,8 +77,13 @@ class OutputFile:
         UsageError, StorageFull
             As in :meth:`open`.
         """
-        if self.path != STDOUT:
+        if self.path == STDOUT:
+            return
+        descriptor = _open_file(self.path)
+        if descriptor is None:
             self._check(self._target(), is_own)
+        else:
+            self._check_open(descriptor)
 
     @contextmanager
     def open(self, is_own: IsOwn) -> Iterator[IO[bytes]]:
@@ -79,6 +99,13 @@ class OutputFile:
         if self.path == STDOUT:
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
+            return
+        descriptor = _open_file(self.path)
+        if descriptor is not None:
+            self._check_open(descriptor)
+            sys.stdout.flush()  # what was printed before stands before it
+            with self._translated(), os.fdopen(os.dup(descriptor), "wb") as opened:
+                yield opened
             return
         target = self._target()
         existing = self._check(target, is_own)
@@ -125,6 +152,17 @@ class OutputFile:
             )
         return existing
 
+    def _check_open(self, descriptor: int) -> None:
+        """Refuse a file that was opened for us, as by ``>>`` of a shell, where it is an input."""
+        with self._translated():
+            opened = os.fstat(descriptor)
+        for one in self.inputs:
+            with suppress(OSError):
+                if stat.S_ISREG(opened.st_mode) and os.path.samestat(opened, one.stat()):
+                    raise UsageError(
+                        f"{self.path}: this is an input, or lies in one, and is never replaced: name another"
+                    )
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
@@ -138,6 +176,25 @@ def begins_with(*starts: bytes) -> IsOwn:
     """Return the question whether a file begins with one of these bytes."""
     longest = max(map(len, starts))
     return lambda file: file.read(longest).startswith(starts)
+
+
+def _open_file(path: Path) -> int | None:
+    """Return the descriptor that a name leads to, as ``/dev/stdout`` does; None where it leads to none.
+
+    What such a name resolves to is no file that could be opened or replaced: a pipe has no path, and a file behind
+    ``>`` or ``>>`` is at the shell's place in it.
+    """
+    name = str(path)
+    with suppress(OSError):
+        for _ in range(_MAX_LINKS):
+            folder = os.path.realpath(os.path.dirname(name))  # noqa: PTH120  # Path drops what links need
+            last = os.path.basename(name)  # noqa: PTH119
+            if folder == f"/proc/{os.getpid()}/fd" and last.isascii() and last.isdigit():
+                return int(last)
+            if not os.path.islink(name):  # noqa: PTH114
+                return None
+            name = os.path.join(folder, os.readlink(name))  # noqa: PTH115, PTH118
+    return None
 
 
 def _is_input(target: Path, one: Path, *, own: bool) -> bool:

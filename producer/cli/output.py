@@ -11,7 +11,7 @@ import click
 
 from backlog.errors import UsageError
 from backlog.model import scores_notice
-from backlog.output_file import STDOUT
+from backlog.output_file import OutputFile
 from producer.cli.options import INTERRUPTED, OK, QUARANTINED
 from producer.translation import t, translated
 
@@ -43,7 +43,7 @@ def echo(text: str, *, err: bool = False) -> None:
 
 def say_beside(path: Path, text: str) -> None:
     """Print a line, but to standard error where standard output carries the file itself."""
-    click.echo(translated(text), err=path == STDOUT)
+    click.echo(translated(text), err=OutputFile(path).is_stdout)
 
 
 def need_runner(settings: Settings) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from backlog.errors import UsageError
-from backlog.output_file import STDOUT
+from backlog.output_file import OutputFile
 from backlog.processes import cores
 from producer.cli.options import FAILED, FORCE, OK
 from producer.cli.output import echo, printable, read_settings, say_beside, work
@@ -38,7 +38,9 @@ def inspect(file: Path, picture: Path | None, force: bool, no_scores: bool, as_j
     from producer.run.worker_command import ask_worker
 
     with tempfile.TemporaryDirectory(prefix="cxr-") as folder:
-        shown = Path(folder) / "picture.png" if picture == STDOUT else picture  # the worker prints JSON there
+        output = OutputFile(picture, inputs=(Path(file),)) if picture is not None else None
+        passed_on = output is not None and output.is_open  # the worker has none of our files, and prints JSON
+        shown = Path(folder) / "picture.png" if passed_on else picture
         arguments = [
             str(file),
             *(["--picture", str(shown)] if shown else []),
@@ -48,9 +50,9 @@ def inspect(file: Path, picture: Path | None, force: bool, no_scores: bool, as_j
         found: Inspection = json.loads(ask_worker("worker.inspection", *arguments))
         if picture is not None and "picture" in found:
             found["picture"] = str(picture)
-            if picture == STDOUT and shown is not None:
-                sys.stdout.buffer.write(shown.read_bytes())
-                sys.stdout.buffer.flush()
+            if passed_on and output is not None and shown is not None:
+                with output.open(lambda _: False) as file_out:
+                    file_out.write(shown.read_bytes())
     beside = picture or Path(file)
     if as_json:
         say_beside(beside, json.dumps(found, indent=2))

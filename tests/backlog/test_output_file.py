@@ -144,6 +144,36 @@ def test_a_dash_is_standard_output(tmp_path: Path, capfdbinary: pytest.CaptureFi
     assert not list(tmp_path.iterdir())
 
 
+def test_an_open_file_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    """``/dev/stdout`` behind a pipe, ``>(gzip > x)`` of a shell, ``>> x``: the place in the file is the shell's."""
+    reading, writing = os.pipe()
+    (tmp_path / "link").symlink_to(f"/dev/fd/{writing}")
+    (tmp_path / "link to link").symlink_to(tmp_path / "link")
+    for path in (Path(f"/dev/fd/{writing}"), Path(f"/proc/self/fd/{writing}"), tmp_path / "link to link"):
+        write(path)
+        assert os.read(reading, 100) == b"ours, new"
+    os.close(reading)
+    os.close(writing)
+    with pytest.raises(StorageFull, match="Bad file descriptor"):
+        write(Path(f"/dev/fd/{writing}"))
+
+    log = tmp_path / "log"
+    log.write_bytes(b"before\n")
+    with log.open("ab", buffering=0) as appended:
+        write(Path(f"/dev/fd/{appended.fileno()}"))
+        appended.write(b"\nafter")
+        with pytest.raises(UsageError, match="is an input"):
+            write(Path(f"/dev/fd/{appended.fileno()}"), log, force=True)
+    assert log.read_bytes() == b"before\nours, new\nafter"
+
+
+@pytest.mark.parametrize("path", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_has_several_names(path: str) -> None:
+    assert OutputFile(Path(path)).is_stdout
+    assert not OutputFile(Path("/dev/stderr")).is_stdout
+    assert not OutputFile(Path("/dev/null")).is_stdout
+
+
 def test_an_error_leaves_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"ours, old")
