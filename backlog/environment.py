@@ -143,6 +143,11 @@ def _parse(setting: Field[Any], name: str, text: str) -> object:
     assert setting.default is not MISSING  # noqa: S101  # every setting has a default
     kind = type(setting.default)
     text = text.strip()
+    if setting.metadata["secret"] or setting.name == "pacs_username":  # sent as UTF-8, whatever the locale is
+        try:
+            text = text.encode(errors="surrogateescape").decode()
+        except UnicodeDecodeError:
+            raise UsageError(f"{name} is no UTF-8 text: write it again as that") from None
     choices = setting.metadata["choices"]
     if text == "" and (choices or kind is not str):
         return setting.default  # compose passes on what is not set as empty

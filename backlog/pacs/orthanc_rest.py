@@ -106,7 +106,7 @@ class OrthancRest(HttpSession):
             status, details = int(described.get("OrthancStatus", 0)), str(described.get("Details", ""))
         if status == _NETWORK_PROTOCOL:
             return ModalityFailed(printable(details) or f"Orthanc answers {status_code}")
-        if status_code == 404 and path == "/system":
+        if status_code == 404 and method == "GET" and path.partition("?")[0] in _ALWAYS_THERE:
             return self.not_orthanc()
         if status_code == 404 and not content:
             # Orthanc 1.10 says no more of an instance that it doesn't know, and some proxies of one that is starting.
@@ -114,6 +114,12 @@ class OrthancRest(HttpSession):
                 self.json("/system")
                 return InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
         return _error(self.url, method, status_code, status)
+
+
+#: What every Orthanc has: a 404 for one of them speaks of the address, not of an image.
+_ALWAYS_THERE: Final = frozenset(
+    {"/system", "/changes", "/patients", "/studies", "/series", "/instances", "/statistics"}
+)
 
 
 def is_orthanc_id(text: str) -> bool:

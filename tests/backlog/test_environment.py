@@ -110,6 +110,16 @@ def test_a_secret_can_stand_in_a_file(tmp_path: Path) -> None:
         from_environment(environment | {"CXR_PACS_PASSWORD": "other"})
 
 
+@pytest.mark.parametrize("name", ["CXR_PACS_USERNAME", "CXR_PACS_PASSWORD", "CXR_REDIS_PASSWORD"])
+def test_a_password_is_utf_8_in_every_locale(name: str) -> None:
+    """With ``LC_ALL=C PYTHONUTF8=0`` Python hands bytes beyond ASCII on as lone surrogates (PEP 383)."""
+    in_c = "preço: 5 €".encode().decode("ascii", "surrogateescape")
+    assert getattr(from_environment({name: in_c}), name.removeprefix("CXR_").lower()) == "preço: 5 €"
+    with pytest.raises(UsageError, match=f"{name} is no UTF-8 text") as caught:
+        from_environment({name: b"s\xe9samo".decode("ascii", "surrogateescape")})
+    assert "samo" not in str(caught.value)
+
+
 def test_a_child_gets_this_environment_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXR_LANGUAGE", "pt-BR")
     environment = child_environment(pacs_url="/x", threads="2")

@@ -608,6 +608,15 @@ def test_an_error_that_is_not_orthancs_own_is_waited_out(status: int, body: byte
                 call()
 
 
+def test_an_address_below_an_orthancs_root_is_none_of_orthanc(orthanc: OrthancServer) -> None:
+    with closing(
+        Orthanc(f"{orthanc.url}/viewer", username=orthanc.username, password=orthanc.password)
+    ) as client:
+        for path in ("/system", "/series?since=0&limit=5", "/changes?limit=1"):
+            with pytest.raises(UsageError, match="is no Orthanc: see CXR_PACS_URL"):
+                client.rest.json(path)
+
+
 def test_a_closed_port_and_an_unknown_host_are_unavailable() -> None:
     for url in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid"):
         with pytest.raises(ServiceUnavailable, match="is unavailable"):
