@@ -29,7 +29,7 @@ from producer.cli.options import (
 )
 from producer.cli.output import duration, echo, only_rows, printable, read_settings
 from producer.disk import DiskNeed, disk_need
-from producer.translation import t
+from producer.translation import t, translated
 
 if TYPE_CHECKING:
     from backlog.outcomes import Reason
@@ -109,7 +109,9 @@ def plan(
         }
         click.echo(json.dumps(content, indent=2, ensure_ascii=False))
         return
-    for line in _plan_lines(made, names) + _disk_lines(disk, kinds, made.would_score):
+    for line in _plan_lines(made, names):
+        click.echo(line)  # translated already: what an archive calls its files is never taken for a message
+    for line in _disk_lines(disk, kinds, made.would_score):
         echo(line)
 
 
@@ -138,18 +140,19 @@ def _plan_lines(made: Plan, names: bool) -> list[str]:
 
     whole = made.read + sum(made.by_listing.values()) == made.total
     about = "" if whole else f"{t('about')} "
-    lines = [f"Items     {made.total}" + (f", {made.size / 1e6:,.1f} MB" if made.size else "")]
+    size = f", {made.size / 1e6:,.1f} MB" if made.size else ""
+    lines = [f"{t('Items'):<9} {made.total}{size}"]
     if not whole:
-        lines.append(f"          headers of {made.read} were read; counts are scaled up from them")
+        scaled = t("headers of {count} were read; counts are scaled up from them").format(count=made.read)
+        lines.append(f"          {scaled}")
     if made.only is not None:
         lines += [f"{name:<9} {text}" for name, text in only_rows(made.only)]
         if names:
-            lines += [f"          e.g. {printable(value)}" for value in made.not_found]
-    lines.append(f"To score  {about}{made.would_score}")
-    lines += [
-        f"          of {made.eligible} read, flagged {flag.value} {count}"
-        for flag, count in sorted(made.assumed.items(), key=lambda one: one[0].value)
-    ]
+            lines += [f"          {t('for example')} {printable(value)}" for value in made.not_found]
+    lines.append(f"{t('To score'):<9} {about}{made.would_score}")
+    flagged = t("of {read} read, flagged {flag} {count}")
+    for flag, count in sorted(made.assumed.items(), key=lambda one: one[0].value):
+        lines.append(f"          {flagged.format(read=made.eligible, flag=flag.value, count=count)}")
     for title, counts in (("Skipped", made.skipped()), ("To look at", made.quarantined())):
         lines.append(f"{t(title):<9} {about if counts else ''}{sum(counts.values())}")
         for reason, count in sorted(counts.items(), key=lambda one: one[0].value):
@@ -159,10 +162,14 @@ def _plan_lines(made: Plan, names: bool) -> list[str]:
             if reason.value == "body_part_unreadable":
                 lines += [f"            {printable(word)!r} {n}" for word, n in _words(made, names)[:20]]
             if names:
-                lines += [f"            e.g. {printable(name)}" for name in made.examples.get(reason, [])]
-    lines += [f"PACS      NOT FIT: {problem}" for problem in made.pacs_problems]
+                lines += [
+                    f"            {t('for example')} {printable(name)}"
+                    for name in made.examples.get(reason, [])
+                ]
+    lines += [f"PACS      {t('NOT FIT')}: {translated(problem)}" for problem in made.pacs_problems]
+    with_cores = t("about {time} with the {count} cores of this machine")
     count = cores()
-    lines.append(f"Time      about {duration(made.seconds(count))} with the {count} cores of this machine")
+    lines.append(f"{t('Time'):<9} {with_cores.format(time=duration(made.seconds(count)), count=count)}")
     return lines
 
 

@@ -62,24 +62,24 @@ def inspect(file: Path, picture: Path | None, force: bool, no_scores: bool, as_j
 
 
 def _inspection_lines(found: Inspection) -> Iterator[str]:
-    reason = (
-        f" ({found['reason']}{': ' if found['detail'] else ''}{found['detail']})" if found["reason"] else ""
-    )
-    yield translated(f"This file {found['outcome']}{reason}")
+    detail = f": {translated(found['detail'])}" if found["detail"] else ""
+    reason = f" ({found['reason']}{detail})" if found["reason"] else ""
+    yield translated(f"This file {found['outcome']}") + reason
     for key, value in found.get("facts", {}).items():
         yield f"  {key:<22} {printable(value)}"
     if "bits" in found:
-        yield f"  {'bits used':<22} {found['bits']}"
-        yield f"  {'flags':<22} {' '.join(found['flags']) or 'none'}"
+        yield f"  {t('bits used'):<22} {found['bits']}"
+        yield f"  {t('flags'):<22} {' '.join(found['flags']) or t('none')}"
     if "picture" in found:
-        yield f"  {'picture':<22} {found['picture']}"
+        yield f"  {t('picture'):<22} {found['picture']}"
     if "warning" in found:
-        yield f"  {found['warning']}"
+        yield f"  {translated(found['warning'])}"
+    above = "  " + t("at or above the operating point")
     for label, score in found.get("scores", {}).items():
         if score is None:
-            yield f"  {label:<28} not evaluated by this model"
+            yield f"  {label:<28} {t('not evaluated by this model')}"
             continue
-        yield f"  {label:<28} {score:.4f}{'  at or above the operating point' if score >= 0.5 else ''}"
+        yield f"  {label:<28} {score:.4f}{above if score >= 0.5 else ''}"
 
 
 @click.command()

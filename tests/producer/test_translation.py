@@ -13,6 +13,7 @@ from backlog.environment import interface_language
 from producer import translation
 from producer.cli.main import main
 from producer.translation import FOLDER, PLACEHOLDER, Catalogue, catalogue
+from tests.support.dicom_images import chest, dicom
 from tests.support.ended_runs import ended_run
 from tests.support.messages import messages
 
@@ -124,3 +125,27 @@ def test_commands_speak_portuguese(tmp_path: Path, environment: dict[str, str]) 
         "Usage:"
         in CliRunner().invoke(main, ["status", "--help"], env={"LC_ALL": "C", "CXR_LANGUAGE": ""}).output
     )
+
+
+def test_plan_and_inspect_leave_no_english_word(tmp_path: Path) -> None:
+    """All that they say besides the keywords of headers, reasons and flags, which are the same in every language."""
+    (tmp_path / "archive").mkdir()
+    path = tmp_path / "archive" / "3 of 5 read.dcm"
+    path.write_bytes(dicom(chest(64, 64), ViewPosition=""))
+    (tmp_path / "archive" / "none.txt").write_text("a document")
+    environment = {"CXR_LANGUAGE": "pt-BR", "CXR_WEIGHTS": "seeded"}
+    said = CliRunner().invoke(main, ["plan", str(path.parent), "--names"], env=environment).output
+    assert "de 1 lidos, sinalizados view_unknown 1" in said
+    assert "por exemplo none.txt" in said
+    said = CliRunner().invoke(main, ["inspect", str(path), "--no-scores"], env=environment).output
+    assert "Este arquivo seria relatado" in said
+    assert "bits usados" in said
+    whole = (
+        CliRunner()
+        .invoke(main, ["plan", str(path.parent), "--sample", "1", "--names"], env=environment)
+        .output
+    )
+    assert "cabeçalhos lidos: 1; as contagens são extrapoladas deles" in whole
+    path.write_bytes(b"no radiograph")
+    said = CliRunner().invoke(main, ["plan", str(path.parent), "--names"], env=environment).output
+    assert "por exemplo 3 of 5 read.dcm" in said

@@ -87,6 +87,7 @@ WORDS = (
         "To look at",
         "about ",
     ),
+    *(f"This file would be {outcome.value}" for outcome in Outcome),
     # click's
     *("Missing argument '{name}'.", "Missing option '{name}'.", "No such command '{name}'."),
     *("No such option: {name}", "No such option '{name}'.", "Option '{name}' requires an argument."),
