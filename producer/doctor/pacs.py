@@ -64,7 +64,7 @@ def check_pacs_of(settings: Settings, given: str) -> Check:
             "try a small run first: cxr-backlog run, verify, retract",
         )
     if found is not None and found.recycles is None and not settings.allow_recycling:
-        text += "; it doesn't tell whether it deletes its oldest patients to make room"
+        text = f"{text}; it doesn't tell whether it deletes its oldest patients to make room"
         return Check("look", "pacs", text, "MaximumPatientCount and MaximumStorageSize have to be 0")
     return Check("ok", "pacs", text)
 

@@ -149,3 +149,13 @@ def test_plan_and_inspect_leave_no_english_word(tmp_path: Path) -> None:
     path.write_bytes(b"no radiograph")
     said = CliRunner().invoke(main, ["plan", str(path.parent), "--names"], env=environment).output
     assert "por exemplo 3 of 5 read.dcm" in said
+
+
+def test_doctor_speaks_portuguese_also_where_a_text_is_put_together(tmp_path: Path) -> None:
+    environment = {"CXR_LANGUAGE": "pt-BR", "CXR_WEIGHTS": "seeded"}
+    said = CliRunner().invoke(main, ["doctor", "--out", str(tmp_path)], env=environment).output
+    assert re.search(r"^ver +model +os pesos \w+… estão certos, \w+ os carrega; SEMEADOS", said, re.MULTILINE)
+    assert re.search(rf"^ok +disk +{tmp_path}: [\d.]+ GB livres", said, re.MULTILINE)
+    translation.use(LANGUAGE)
+    slow = "http://x answers in 3 ms; it doesn't tell whether it deletes its oldest patients to make room"
+    assert translation.translated(slow).startswith("http://x responde em 3 ms; não informa se apaga")

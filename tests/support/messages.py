@@ -43,7 +43,7 @@ SPEAKING = {
 }
 
 #: What commands call the lines that they print.
-_LINES = ("lines", "also", "more")
+_LINES = ("lines", "also", "more", "text")
 
 #: The folders whose errors reach a user's terminal or lists.
 FOLDERS = ("backlog", "producer", "worker")
@@ -86,6 +86,7 @@ WORDS = (
         "Waiting",
         "To look at",
         "about ",
+        "look",
     ),
     *(f"This file would be {outcome.value}" for outcome in Outcome),
     # click's
@@ -122,7 +123,9 @@ def messages() -> list[str]:
     ]
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            found += _spoken(ast.parse(path.read_text(encoding="utf-8")), cli="cli" in path.parts)
+            found += _spoken(
+                ast.parse(path.read_text(encoding="utf-8")), cli=not {"cli", "doctor"}.isdisjoint(path.parts)
+            )
     return [
         message
         for message in dict.fromkeys(found)
