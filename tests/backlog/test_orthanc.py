@@ -608,7 +608,7 @@ def test_an_error_that_is_not_orthancs_own_is_waited_out(status: int, body: byte
                 call()
 
 
-def test_an_address_below_an_orthancs_root_is_none_of_orthanc(orthanc: OrthancServer) -> None:
+def test_an_address_below_the_root_is_no_orthanc(orthanc: OrthancServer) -> None:
     with closing(
         Orthanc(f"{orthanc.url}/viewer", username=orthanc.username, password=orthanc.password)
     ) as client:

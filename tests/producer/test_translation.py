@@ -127,7 +127,7 @@ def test_commands_speak_portuguese(tmp_path: Path, environment: dict[str, str]) 
     )
 
 
-def test_plan_and_inspect_leave_no_english_word(tmp_path: Path) -> None:
+def test_plan_and_inspect_speak_portuguese(tmp_path: Path) -> None:
     """All that they say besides the keywords of headers, reasons and flags, which are the same in every language."""
     (tmp_path / "archive").mkdir()
     path = tmp_path / "archive" / "3 of 5 read.dcm"
@@ -151,7 +151,7 @@ def test_plan_and_inspect_leave_no_english_word(tmp_path: Path) -> None:
     assert "por exemplo 3 of 5 read.dcm" in said
 
 
-def test_doctor_speaks_portuguese_also_where_a_text_is_put_together(tmp_path: Path) -> None:
+def test_doctor_speaks_portuguese(tmp_path: Path) -> None:
     environment = {"CXR_LANGUAGE": "pt-BR", "CXR_WEIGHTS": "seeded"}
     said = CliRunner().invoke(main, ["doctor", "--out", str(tmp_path)], env=environment).output
     assert re.search(r"^ver +model +os pesos \w+… estão certos, \w+ os carrega; SEMEADOS", said, re.MULTILINE)
