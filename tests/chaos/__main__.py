@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.chaos import deaths, outages
+from tests.chaos.followed import followed
 from tests.chaos.foreign import foreign
 from tests.chaos.machines import machines
 from tests.chaos.mid_store import mid_store
@@ -49,12 +50,13 @@ def experiments(scale: float) -> dict[str, Callable[[Path], Finding]]:
         "12": lambda folder: machines(folder, items=max(900, some)),
         "13": lambda folder: mid_store(folder, items=some),
         "14": lambda folder: failing_peer(folder, items=max(60, items // 20)),
+        "15": lambda folder: followed(folder, items=max(120, items // 20)),
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("experiment", nargs="*", help="1 to 14, 7a and 7b; none means all")
+    parser.add_argument("experiment", nargs="*", help="1 to 15, 7a and 7b; none means all")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="1: 10,000 items, 100 kills, a million simulated"
     )

@@ -17,7 +17,7 @@ from backlog.broker.messages import Stage
 from backlog.environment import from_environment
 from backlog.outcomes import Outcome, Reason
 from producer.ledger.ledger import Ledger
-from tests.chaos import deaths, foreign, mid_store, peer
+from tests.chaos import deaths, followed, foreign, mid_store, peer
 from tests.chaos.account import Ending, settle
 from tests.chaos.images import Image, Kind, number_in, scores_for, squares
 from tests.chaos.table import Finding
@@ -81,6 +81,14 @@ def test_an_orthanc_killed_in_mid_store_costs_nothing(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_peer_that_fails_at_random_costs_nothing(tmp_path: Path) -> None:
     found = peer.failing_peer(tmp_path, items=40, outages=1, limit=300)
+    assert_clean(found)
+    assert found.passed, found
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.long
+def test_a_killed_producer_of_a_followed_source_costs_nothing(tmp_path: Path) -> None:
+    found = followed.followed(tmp_path, items=60, kills=4, limit=200)
     assert_clean(found)
     assert found.passed, found
 
