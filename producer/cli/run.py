@@ -207,7 +207,7 @@ def run(
                 root.rmdir()  # nothing was begun in it
         raise
     if detach:
-        click.echo(f"Queued. See it: cxr-backlog runs; cxr-backlog status {paths.out}")
+        echo(f"Queued. See it: cxr-backlog runs; cxr-backlog status {paths.out}")
         return
     work(settings, paths)
 
@@ -236,7 +236,7 @@ def resume(out: Path, copy: bool, notify: str | None, detach: bool, unless_held:
         need_runner(read_settings())
         for path in (*held, paths.runner):
             path.unlink(missing_ok=True)
-        click.echo(f"Queued. See it: cxr-backlog runs; cxr-backlog status {paths.out}")
+        echo(f"Queued. See it: cxr-backlog runs; cxr-backlog status {paths.out}")
         return
     paused = paths.pause.exists()
     paths.pause.unlink(missing_ok=True)

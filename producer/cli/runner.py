@@ -10,7 +10,8 @@ import click
 
 from backlog.errors import UsageError
 from backlog.processes import cores
-from producer.cli.output import printable, read_settings
+from producer.cli.output import echo, printable, read_settings
+from producer.translation import t, translated
 
 if TYPE_CHECKING:
     from producer.runner.runs import RunInfo
@@ -29,18 +30,19 @@ def runs(folder: Path | None, as_json: bool) -> None:
         for run in found:
             click.echo(json.dumps(_as_json(run)))
         return
+    in_quarantine = t("quarantined")
     for run in found:
         total = run.counts.total
         quarantined = sum(run.counts.quarantined.values())
         click.echo(
-            f"{run.state.value:<12}{run.ended:>9} of {total:<9}"
-            f"{f'quarantined {quarantined}' if quarantined else '':<20}{printable(run.out)}"
+            f"{t(run.state.value):<12}{run.ended:>9} {t('of')} {total:<9}"
+            f"{f'{in_quarantine} {quarantined}' if quarantined else '':<20}{printable(run.out)}"
         )
         if why := run.note or (run.failure.reason if run.failure else ""):
-            click.echo(f"{'':<12}{printable(why)}")
-    click.echo(f"{len(found)} runs in {folder}")
+            click.echo(f"{'':<12}{printable(translated(why))}")
+    click.echo(t("{count} runs in {folder}").format(count=len(found), folder=folder))
     if not runner_lives(folder):
-        click.echo("No runner works through this folder.")
+        echo("No runner works through this folder.")
 
 
 def _as_json(run: RunInfo) -> dict[str, object]:

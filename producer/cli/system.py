@@ -93,14 +93,16 @@ def settings(markdown: bool) -> None:
     for field in fields(Settings):
         text, default = field.metadata["help"], field.default
         shown = str(default).lower() if isinstance(default, bool) else str(default)
+        say = str if markdown else t  # the README's table is English
+        text = say(text)
         if field.metadata["choices"]:
-            text += f" One of {', '.join(field.metadata['choices'])}."
+            text += " " + say("One of {choices}.").format(choices=", ".join(field.metadata["choices"]))
         if field.metadata["secret"]:
-            text += f" Or {variable(field)}_FILE names a file with it."
+            text += " " + say("Or {file} names a file with it.").format(file=f"{variable(field)}_FILE")
         if markdown:
             click.echo(f"| `{variable(field)}` | {f'`{shown}`' if shown else ''} | {text} |")
         else:
-            echo(f"{variable(field):<24} {shown or '-':<14} {text.replace('`', '')}")
+            click.echo(f"{variable(field):<24} {shown or '-':<14} {text.replace('`', '')}")
 
 
 @click.command()

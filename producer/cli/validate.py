@@ -13,7 +13,8 @@ import click
 from backlog.environment import interface_language
 from backlog.model import scores_notice
 from producer.cli.options import OUT, QUARANTINED
-from producer.cli.output import read_settings
+from producer.cli.output import echo, read_settings
+from producer.translation import t, translated
 
 if TYPE_CHECKING:
     from producer.ledger.ledger import Ledger
@@ -120,11 +121,11 @@ def validate(
         if rule:
             _say_points(files, write_operating_points(files, about, found), rule)
     for note in labels.notes:
-        click.echo(f"Labels    {note}")
+        echo(f"Labels    {note}")
     _print(about.meaningful, joined, found)
-    click.echo(f"Page      {files.folder / 'validation.html'}")
+    echo(f"Page      {files.folder / 'validation.html'}")
     if not enough(joined, found):
-        click.echo(
+        echo(
             "Too little to judge by: less than half of the run and of the table joined, or no finding has 20 positives"
             " and 20 negatives.",
             err=True,
@@ -170,15 +171,17 @@ def compare(
     content = {"format": "cxr-backlog comparison 1"} | as_json(found)
     files.write("comparison.json", json.dumps(content, indent=2) + "\n")
     write_comparison(files.file("comparison.html", is_own_page), found, interface_language())
-    click.echo(f"Images    {found.common} in both, {found.only_first} and {found.only_second} in one only")
+    counts = t("{both} in both, {first} and {second} in one only")
+    counts = counts.format(both=found.common, first=found.only_first, second=found.only_second)
+    click.echo(f"{t('Images'):<9} {counts}")
     for finding in found.findings:
         click.echo(
-            f"{finding.label:<28} mean {finding.mean_difference.value:+.4f}  largest {finding.largest:.4f}"
-            f"  changed {finding.to_present + finding.to_absent}"
+            f"{finding.label:<28} {t('mean')} {finding.mean_difference.value:+.4f}"
+            f"  {t('largest')} {finding.largest:.4f}  {t('changed')} {finding.to_present + finding.to_absent}"
         )
     if notice := scores_notice(meaningful=found.meaningful):
-        click.echo(notice)
-    click.echo(f"Page      {files.folder / 'comparison.html'}")
+        click.echo(t(notice))
+    click.echo(f"{t('Page'):<9} {files.folder / 'comparison.html'}")
 
 
 def _need_libraries() -> None:
@@ -250,23 +253,22 @@ def _join(
 
 def _say_points(files: ResultFolder, count: int, rule: str) -> None:
     if count:
-        click.echo(f"Points    {files.folder / 'operating-points.json'} ({count} findings, {rule})")
+        echo(f"Points    {files.folder / 'operating-points.json'} ({count} findings, {rule})")
     else:
-        click.echo(
-            "No operating point can be proposed: no finding has 20 positives and 20 negatives.", err=True
-        )
+        echo("No operating point can be proposed: no finding has 20 positives and 20 negatives.", err=True)
 
 
 def _print(meaningful: bool, joined: Joined, found: list[FindingFigures]) -> None:
-    click.echo(
-        f"Joined    {len(joined.keys)} of {joined.rows} rows; {joined.images} of {joined.reported} reported images"
+    counts = t("{keys} of {rows} rows; {images} of {reported} reported images").format(
+        keys=len(joined.keys), rows=joined.rows, images=joined.images, reported=joined.reported
     )
+    click.echo(f"{t('Joined'):<9} {counts}")
     for reason, count in joined.reasons.items():
-        click.echo(f"          {count} rows: {reason}")
-    click.echo(f"{'Finding':<28} {'positive':>8} {'negative':>8}  AUC (95 %)")
+        click.echo(f"          {t('{count} rows: {reason}').format(count=count, reason=translated(reason))}")
+    click.echo(f"{t('Finding'):<28} {t('positive'):>8} {t('negative'):>8}  {t('AUC (95 %)')}")
     for one in found:
         area = f"{one.auc.value:.3f} ({one.auc.low:.3f}-{one.auc.high:.3f})" if one.auc else "-"
-        few = "" if one.enough else "  fewer than 20 of one kind"
+        few = "" if one.enough else f"  {t('fewer than 20 of one kind')}"
         click.echo(f"{one.label:<28} {one.positives:>8} {one.negatives:>8}  {area}{few}")
     if notice := scores_notice(meaningful=meaningful):
-        click.echo(notice)
+        click.echo(t(notice))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from producer.translation import FOLDER, PLACEHOLDER, Catalogue, catalogue
 from tests.support.dicom_images import chest, dicom
 from tests.support.ended_runs import ended_run
 from tests.support.messages import messages
+from tests.support.servers import ROOT
 
 LANGUAGE = "pt-BR"
 
@@ -64,6 +66,19 @@ def test_a_finished_message_finds_its_own_translation() -> None:
         if known.message(finished) != meant:
             wrong.append((finished, known.message(finished)))
     assert not wrong
+
+
+def test_no_command_prints_words_past_the_catalogue() -> None:
+    """``click.echo`` is for what is translated already, for tables and for JSON."""
+    past = []
+    for path in sorted((ROOT / "producer" / "cli").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "click.echo" and node.args:
+                first = node.args[0]
+                parts = first.values if isinstance(first, ast.JoinedStr) else [first]
+                words = [str(one.value) for one in parts if isinstance(one, ast.Constant)]
+                past += [(path.name, word) for word in words if re.search("[A-Za-z]{2}", word)]
+    assert [one for one in past if one[1] not in ("cxr-backlog: ", "comparison.html")] == []
 
 
 def test_a_message_in_a_message_is_translated() -> None:

@@ -87,6 +87,7 @@ WORDS = (
         "To look at",
         "about ",
         "look",
+        *("queued", "stopped", "unreadable", "Misfiled", "Unanswered", "Unrecorded"),
     ),
     *(f"This file would be {outcome.value}" for outcome in Outcome),
     # click's
