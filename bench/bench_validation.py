@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from backlog.model import LABELS
 from bench.figures import Figure
+from bench.memory import peak_megabytes
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Entry, Page, Source
 from tests.support.ended_runs import harvest, new_ledger, reported, some_scores
@@ -108,7 +108,7 @@ def _read_and_join(folder: Path, rows: int) -> tuple[float, float, float]:
         after = time.process_time()
     if len(joined.keys) != rows:
         raise AssertionError("not every row was joined")
-    return between - before, after - between, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return between - before, after - between, peak_megabytes()
 
 
 def _no_source() -> Source:
