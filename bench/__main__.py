@@ -45,12 +45,10 @@ def parts(*, quick: bool) -> dict[str, Callable[[], list[figures.Figure]]]:
         "One image by stage": lambda: bench_stages.main(8 if quick else 24),
         "Simulated workers": bench_scale.main,
         "What people see": lambda: bench_views.main(10 if quick else 100),
-        "Comparison with labels": lambda: bench_validation.main(
-            *((50, 100_000) if quick else (50, 1_000_000))
-        ),
-        "One worker and two": lambda: bench_workers.main(*((40, 1) if quick else (100, 1))),
-        "Compressed images": lambda: compressed.measure(*((8, 1) if quick else (40, 1))),
-        "End to end": lambda: end_to_end.measure(*((40, 4, 1) if quick else (200, 8, 2))),
+        "Comparison with labels": lambda: bench_validation.main(50, 100_000 if quick else 300_000),
+        "One worker and two": lambda: bench_workers.main(*((40, 1) if quick else (60, 1))),
+        "Compressed images": lambda: compressed.measure(*((8, 1) if quick else (32, 1))),
+        "End to end": lambda: end_to_end.measure(*((40, 4, 1) if quick else (150, 6, 2))),
     }
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Forward = Callable[[NDArray[np.float32]], object]
 
 IMAGES = 32
-BATCHES = (1, 4, 8, 16, 32)
+BATCHES = (1, 8, 32)
 
 
 def seconds(forward: Forward, batch: int, images: NDArray[np.float32]) -> float:

@@ -27,7 +27,7 @@ from tests.chaos.link import SERVER, Network, inside
 from tests.chaos.simulated import CHUNK, cpu_seconds, produce
 from tests.support.servers import ROOT, RedisServer
 
-WORKERS = (1, 4, 16, 64, 256)
+WORKERS = (1, 16, 64, 256)
 _SECONDS = 12  # of work for each point of the curve
 
 
