@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from backlog.dicom.file import DicomFile
 from backlog.dicom.parser import parse_file
-from backlog.errors import InstanceRejected, UsageError
+from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.base import StoreResult, fetch_each
 from backlog.pacs.http_errors import translated
@@ -163,14 +163,19 @@ class Orthanc(OrthancResources):
                     return DicomFile.beginning(chain([first], iter(lambda: file.read(_STEP), b"")))
         with self.rest.call("GET", f"/instances/{checked_id(instance)}/file", stream=True) as response:
             if int(response.headers.get("Content-Length", _SMALL + 1)) <= _SMALL:
-                return DicomFile(self.rest.body(response))
+                body = self.rest.body(response)
+                self.rest.check_is_dicom(body)
+                return DicomFile(body)
             with translated(self.url):
-                return DicomFile.beginning(response.iter_content(_STEP))
+                steps = response.iter_content(_STEP)
+                first = next(steps, b"")
+                self.rest.check_is_dicom(first)
+                return DicomFile.beginning(chain([first], steps))
 
     def delete(self, instance: str) -> bool:
         """Delete one instance."""
         try:
-            self.rest.call("DELETE", f"/instances/{checked_id(instance)}")
+            self.rest.parsed(self.rest.call("DELETE", f"/instances/{checked_id(instance)}"))
         except InstanceRejected as rejected:
             if rejected.reason is Reason.NOT_IN_PACS:
                 return False
@@ -178,10 +183,25 @@ class Orthanc(OrthancResources):
         return True
 
     def delete_many(self, instances: Sequence[str]) -> None:
-        """Delete instances in one request."""
+        """Delete instances in one request, and see that one of them is gone: a proxy's page says 200 too.
+
+        Raises
+        ------
+        ServiceUnavailable
+            It is not.
+        """
+        if not instances:
+            return
         self.rest.call(
             "POST", "/tools/bulk-delete", json={"Resources": [checked_id(one) for one in instances]}
         )
+        try:
+            self.rest.json(f"/instances/{instances[-1]}")
+        except InstanceRejected as rejected:
+            if rejected.reason is Reason.NOT_IN_PACS:
+                return
+            raise
+        raise ServiceUnavailable(f"the PACS at {self.url} says that it deleted an instance, and has it still")
 
     def find(self, sop_instance_uids: Sequence[str]) -> dict[str, list[str]]:
         """Return the ids of all instances that have one of the UIDs, asking for many at a time.

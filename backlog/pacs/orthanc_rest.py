@@ -34,6 +34,9 @@ _FULL_STORAGE: Final = 11
 #: The same of what another application answers to Orthanc over DICOM: wrong, or not in time.
 _NETWORK_PROTOCOL: Final = 9
 
+#: Where a data set begins, the high byte of its first group or element or of the length is zero.
+_TAG_AND_LENGTH: Final = 12
+
 _UNKNOWN: Final = "the PACS doesn't know it (any more)"
 
 
@@ -83,6 +86,9 @@ class OrthancRest(HttpSession):
         """
         response = self.request(method, path, **more)
         if response.ok:
+            if response.headers.get("Content-Type", "").lower().startswith("text/html"):
+                response.close()
+                raise self.not_orthanc()  # a page of a proxy's, as to log in: nothing was done
             return response
         with response:
             try:
@@ -92,11 +98,29 @@ class OrthancRest(HttpSession):
         raise self._failure(method, path, response.status_code, content)
 
     def file(self, path: str) -> bytes:
-        """Return the file at a path. Raises what `call` does."""
+        """Return the DICOM file at a path. Raises what `call` does."""
         status, body = self.get(path)
         if status >= 400:
             raise self._failure("GET", path, status, body)
+        self.check_is_dicom(body)
         return body
+
+    def check_is_dicom(self, start: bytes) -> None:
+        """Tell what Orthanc has stored from an empty answer, or a page of a proxy's.
+
+        Parameters
+        ----------
+        start
+            The beginning of an answer. Files without the preamble of PS3.10 7.1 are stored too, but none without the
+            zeros that stand in a tag and a length.
+
+        Raises
+        ------
+        ServiceUnavailable
+            It is no file of Orthanc's: the image is not to blame.
+        """
+        if start[128:132] != b"DICM" and b"\0" not in start[:_TAG_AND_LENGTH]:
+            raise ServiceUnavailable(f"the PACS at {self.url} answers with something that is no DICOM file")
 
     def _failure(self, method: str, path: str, status_code: int, content: bytes) -> BacklogError:
         """Return the error that an answer with a bad status means."""

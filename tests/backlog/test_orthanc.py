@@ -464,7 +464,7 @@ def test_a_connection_that_was_closed_as_idle_is_opened_again() -> None:
                 closing_once.clear()
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
-            self.wfile.write(answer(200, b"abc").replace(b"Connection: close\r\n", b""))
+            self.wfile.write(answer(200, IMAGE).replace(b"Connection: close\r\n", b""))
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
             pass
@@ -475,7 +475,7 @@ def test_a_connection_that_was_closed_as_idle_is_opened_again() -> None:
     thread.start()
     with closing(Orthanc(f"http://127.0.0.1:{server.server_port}", seconds=5)) as client:
         for _ in range(3):
-            assert client.fetch(NOBODY) == b"abc"
+            assert client.fetch(NOBODY) == IMAGE
             closing_once.append(True)
     server.shutdown()
     thread.join(10)
@@ -517,7 +517,8 @@ def test_a_file_is_fetched_with_new_token_and_cookie(tmp_path: Path) -> None:
         def do_GET(self) -> None:
             got.append((self.headers["Authorization"], self.headers["Cookie"]))
             cookie = "Set-Cookie: backend=2; Path=/" if self.path == "/proxy/system" else "X: y"
-            self.wfile.write(answer(200, b"{}", cookie).replace(b"Connection: close\r\n", b""))
+            body = b"{}" if self.path == "/proxy/system" else IMAGE
+            self.wfile.write(answer(200, body, cookie).replace(b"Connection: close\r\n", b""))
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
             pass
@@ -530,11 +531,11 @@ def test_a_file_is_fetched_with_new_token_and_cookie(tmp_path: Path) -> None:
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}/proxy"
     with closing(Orthanc(address, seconds=5, token_file=str(token))) as client:
-        assert client.fetch(NOBODY) == b"{}"
+        assert client.fetch(NOBODY) == IMAGE
         token.write_text("second")
-        assert client.fetch(NOBODY) == b"{}"
+        assert client.fetch(NOBODY) == IMAGE
         client.identity()
-        assert client.fetch(NOBODY) == b"{}"
+        assert client.fetch(NOBODY) == IMAGE
     server.shutdown()
     thread.join(10)
     server.server_close()
@@ -559,6 +560,44 @@ def test_what_is_no_orthanc_is_the_users_to_fix(page: bytes) -> None:
             with pytest.raises(UsageError):
                 call()
         client.close()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            answer(200, b"<html>log in</html>", "Content-Type: text/html; charset=utf-8"), id="html"
+        ),
+        pytest.param(answer(200, b"<!DOCTYPE html>" + b" " * 2_000_000), id="a long page"),
+        pytest.param(answer(200, b'{"error": "expired"}', "Content-Type: application/json"), id="json"),
+        pytest.param(answer(200, b""), id="nothing"),
+        pytest.param(b"HTTP/1.1 204 x\r\nConnection: close\r\n\r\n", id="no content"),
+        pytest.param(answer(302, b"", "Location: /login"), id="redirect"),
+    ],
+)
+def test_a_proxys_page_is_never_taken_for_an_image(page: bytes) -> None:
+    """As when the proxy's session has expired: every image would seem damaged, and every report changed."""
+    with Misbehaving(page) as server, closing(Orthanc(server.url, seconds=5)) as client:
+        for call in (lambda: client.fetch(NOBODY), lambda: client.header(NOBODY)):
+            with pytest.raises((ServiceUnavailable, UsageError)):
+                call()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        answer(200, b"<html>log in</html>", "Content-Type: text/html"),
+        answer(200, b"<html>log in</html>"),
+        answer(200, b""),
+        answer(302, b"", "Location: /login"),
+    ],
+)
+def test_a_proxys_page_deletes_nothing(page: bytes) -> None:
+    with Misbehaving(page) as server, closing(Orthanc(server.url, seconds=5)) as client:
+        with pytest.raises((ServiceUnavailable, UsageError)):
+            client.delete(NOBODY)
+        with pytest.raises((ServiceUnavailable, UsageError)):
+            client.delete_many([NOBODY])
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"3", b'"x"'])
@@ -663,8 +702,8 @@ def test_nothing_is_asked_for_that_a_server_could_compress(
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    with Misbehaving(answer(200, b"abc")) as server:
-        assert Orthanc(server.url).fetch(NOBODY) == b"abc"
+    with Misbehaving(answer(200, IMAGE)) as server:
+        assert Orthanc(server.url).fetch(NOBODY) == IMAGE
     ((method, path, headers, _),) = server.seen
     assert (method, path) == ("GET", f"/instances/{NOBODY}/file")
     assert headers["Accept-Encoding"] == "identity"
