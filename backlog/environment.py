@@ -54,6 +54,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     given = dict(os.environ if environment is None else environment)
     known = {variable(f): f for f in fields(Settings)}
     secrets = {f"{name}_FILE": f for name, f in known.items() if f.metadata["secret"]}
+    check_names(given)
     values: dict[str, object] = {}
     for name in secrets:
         value = name.removesuffix("_FILE")
@@ -62,16 +63,34 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     for name, text in given.items():
         if name in known:
             values.setdefault(known[name].name, _parse(known[name], name, text))
-        elif name in secrets:
-            if text.strip():  # compose passes on what is not set as empty
-                values[secrets[name].name] = _secret(name, text)
-        elif name in RENAMED:
-            raise UsageError(f"the setting {name} is now called {RENAMED[name]}: rename it")
-        elif name.startswith(PREFIX) and name not in _ELSEWHERE:
-            near = difflib.get_close_matches(name, [*known, *secrets], 1)
-            hint = f"did you mean {near[0]}?" if near else "see the README's table of settings"
-            raise UsageError(f"unknown setting {name}: {hint}")
+        elif name in secrets and text.strip():  # compose passes on what is not set as empty
+            values[secrets[name].name] = _secret(name, text)
     return Settings(**values)  # type: ignore[arg-type]  # built from the fields themselves
+
+
+def check_names(environment: Mapping[str, str] | None = None) -> None:
+    """Refuse variables with our prefix that name no setting; their values are not looked at.
+
+    Parameters
+    ----------
+    environment
+        Instead of the process's own.
+
+    Raises
+    ------
+    UsageError
+        One is misspelt, or has another name now.
+    """
+    known = [variable(f) for f in fields(Settings)]
+    known += [f"{variable(f)}_FILE" for f in fields(Settings) if f.metadata["secret"]]
+    for name in os.environ if environment is None else environment:
+        if not name.startswith(PREFIX) or name in known or name in _ELSEWHERE:
+            continue
+        if name in RENAMED:
+            raise UsageError(f"the setting {name} is now called {RENAMED[name]}: rename it")
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else "see the README's table of settings"
+        raise UsageError(f"unknown setting {name}: {hint}")
 
 
 def interface_language(environment: Mapping[str, str] | None = None) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import IO, Any, NoReturn
 
 import click
 
-from backlog.environment import interface_language, log_form
+from backlog.environment import check_names, interface_language, log_form
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import set_up, set_up_terminal
 from producer import translation
@@ -111,6 +112,25 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, asked: bool)
         ctx.exit()
 
 
+def _checked(command: click.Command) -> click.Command:
+    """Have a command, or those of a group, refuse misspelt settings; the one that lists all settings helps then."""
+    if isinstance(command, click.Group):
+        for one in command.commands.values():
+            _checked(one)
+    elif command is not system.settings and command.callback is not None:
+        command.callback = _with_names_checked(command.callback)
+    return command
+
+
+def _with_names_checked(callback: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(callback)
+    def checked(*args: Any, **more: Any) -> Any:
+        check_names()
+        return callback(*args, **more)
+
+    return checked
+
+
 @click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
@@ -151,7 +171,7 @@ for command in (
     system.settings,
     system.demo,
 ):
-    main.add_command(command)
+    main.add_command(_checked(command))
 
 
 if __name__ == "__main__":

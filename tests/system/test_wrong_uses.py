@@ -232,6 +232,14 @@ ROWS: list[tuple[str, int, str]] = [
     ("CXR_REDIS_URL=redis://x demo", 2, "unset CXR_REDIS_URL"),
     # settings
     ("CXR_REDIS_ULR=x plan z.zip", 2, "did you mean CXR_REDIS_URL"),
+    *[
+        (f"CXR_REDIS_ULR=x {command}", 2, "did you mean CXR_REDIS_URL")
+        for command in (
+            *("status out", "items out", "quarantine out", "quarantine show out 1", "export out", "runs"),
+            *("summary out", "audit verify out", "pause out", "cancel out", "resume out", "retract out"),
+            *("validate out --labels labels.csv", "compare out begun", "inspect a.dcm", "doctor", "demo"),
+        )
+    ],
     ("CXR_PACS_PASWORD=x plan z.zip", 2, "did you mean CXR_PACS_PASSWORD"),
     ("CXR_XYZZY=1 plan z.zip", 2, "unknown setting CXR_XYZZY: see"),
     ("CXR_COMPANIONS=pdf plan z.zip", 2, "is now called CXR_DERIVED_OBJECTS"),
@@ -360,6 +368,12 @@ def _content(place: Path) -> dict[str, bytes]:
         and not path.name.endswith(("-shm", "-wal"))
         and path.name != "lock"
     }
+
+
+def test_all_settings_are_listed_also_beside_a_misspelt_one() -> None:
+    done = CliRunner().invoke(main, ["settings"], env={"CXR_REDIS_ULR": "x"})
+    assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(main, ["status", "--help"], env={"CXR_REDIS_ULR": "x"}).exit_code == 0
 
 
 @pytest.mark.parametrize(
