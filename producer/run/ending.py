@@ -17,7 +17,6 @@ from producer.results.audit_chain import AuditResult
 from producer.results.audit_log import Audit
 from producer.results.only_account import ONLY, write_only_account
 from producer.run.folder import Paths
-from producer.run.open_run import OpenRun
 from producer.run.signals import StopRequest
 from producer.sources.only_list import OnlyList
 
@@ -48,18 +47,23 @@ class GiveUp:
         return self._asked is not None and time.monotonic() - self._asked > ENDING_SECONDS
 
 
-def write_results(run: OpenRun, give_up: GiveUp) -> exports.Summary:
+def write_results(
+    ledger: Ledger, paths: Paths, give_up: GiveUp, say: Callable[[str], None]
+) -> exports.Summary:
     """Write what a run has come to, and return its account.
 
     Parameters
     ----------
-    run
-        The run.
+    ledger
+        The run's ledger.
+    paths
+        The run's folder.
     give_up
         Asked all the time whether to leave the rest.
+    say
+        Shows the user a line.
     """
-    ledger, paths = run.ledger, run.paths
-    write_scores(ledger, paths, give_up, run.say)
+    write_scores(ledger, paths, give_up, say)
     if ledger.get(ONLY) and ledger.get("all_listed"):
         write_only_account(ledger, OnlyList(paths.only, ledger.get(ONLY)), paths.only_account)
     return exports.write_summary(ledger, OutputFile(paths.summary, force=True), give_up=give_up)

@@ -12,10 +12,11 @@ from backlog.errors import BacklogError
 from backlog.files import private_files
 from backlog.settings import Settings
 from producer.dispatch.progress import RunProgress
-from producer.ledger.ledger import Ledger
+from producer.ledger.ledger import EVICTS, FOLLOWS, Ledger
 from producer.ledger.run_job import RunJob
 from producer.results.audit_log import Audit
-from producer.results.exports import Summary
+from producer.results.exports import Summary, summarise
+from producer.results.labels import WANTED
 from producer.run.check_pacs import check_pacs
 from producer.run.dispatch_run import dispatch_run
 from producer.run.ending import GiveUp, write_page, write_results
@@ -85,32 +86,36 @@ def go_on(
         audit.catch_up()
         check_not_copy(ledger, paths, agreed=copy)
         settle_here(ledger, paths)
-        source = source_of(ledger, settings, paths)
-        run = OpenRun(
-            settings, paths, ledger, audit, RunJob(ledger), source, pacs_address(ledger, paths), say, doing
-        )
-        _check(run)
-        job = run.job.now()
-        notifier = _notifier(settings, job, say)
-        paths.stopped.unlink(missing_ok=True)
-        stopping.on_interrupt = paths.stopped.touch
-        with (
-            suppress(Stopped),  # before there were any workers: interrupted, like later
-            workers_of(run, stopping) as redis_url,
-        ):
-            _work(replace(run, settings=replace(settings, redis_url=redis_url)), stopping, show, notifier)
+        job = RunJob(ledger)
+        notifier = _notifier(settings, job.now(), say)
+        if not _all_done(ledger):
+            source, address = source_of(ledger, settings, paths), pacs_address(ledger, paths)
+            run = OpenRun(settings, paths, ledger, audit, job, source, address, say, doing)
+            _check(run)
+            paths.stopped.unlink(missing_ok=True)
+            stopping.on_interrupt = paths.stopped.touch
+            with (
+                suppress(Stopped),  # before there were any workers: interrupted, like later
+                workers_of(run, stopping) as redis_url,
+            ):
+                _work(replace(run, settings=replace(settings, redis_url=redis_url)), stopping, show, notifier)
         doing("Writing the audit and the scores")
         audit.catch_up(durable=True)
         if stopping.failure:
             raise BacklogError(f"{stopping.failure}; then go on: cxr-backlog resume {paths.out}")
         give_up = GiveUp(stopping, paths)
-        summary = write_results(run, give_up)
+        summary = write_results(ledger, paths, give_up, say)
         if summary["complete"]:
             if notifier is not None:
                 notifier.ended(summary)
             doing("Writing the summary page")
             write_page(ledger, paths, audit, say, settings, give_up)
         return summary, not summary["complete"]
+
+
+def _all_done(ledger: Ledger) -> bool:
+    """Whether nothing is left for servers and workers: every item has ended, and nothing follows the items' ends."""
+    return summarise(ledger)["complete"] and not any(ledger.get(one) for one in (WANTED, EVICTS, FOLLOWS))
 
 
 def _check(run: OpenRun) -> None:

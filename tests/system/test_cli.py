@@ -423,6 +423,18 @@ def test_a_run_that_is_complete_is_not_done_again(cli: Cli, tmp_path: Path) -> N
     resumed = cli("resume", "out")
     assert resumed.returncode == 0, resumed.stderr
     assert "Total       0" in resumed.stdout
+    assert "Preparing the model" not in resumed.stdout
+
+
+def test_a_complete_run_is_resumed_without_servers(tmp_path: Path) -> None:
+    """Neither its zip, nor Redis, nor the PACS is needed to say so, and to write what it has come to."""
+    out = tmp_path / "out"
+    ended_run(out, place=str(out)).close()
+    nobody = f"127.0.0.1:{free_port()}"
+    done = call("resume", out, CXR_REDIS_URL=f"redis://{nobody}/0", CXR_PACS_URL=f"http://{nobody}")
+    assert done.returncode == 0, done.stderr
+    assert "Reported    40" in done.stdout
+    assert (out / "scores.csv").exists()
 
 
 # -- interruption --------------------------------------------------------------------------------------------
