@@ -24,6 +24,10 @@ PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 #: Control characters but tab and line feed: an escape sequence from a worker or a file's name could rewrite the screen.
 _CONTROLS: Final = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\t"), ord("\n")}, "?")
 
+#: Languages that write 72,2 and 1.000 where English writes 72.2 and 1,000.
+_DECIMAL_COMMA: Final = ("pt-BR",)
+_SWAPPED: Final = str.maketrans(",.", ".,")
+
 #: How deep messages are looked for inside messages.
 _MOST_NESTED: Final = 4
 
@@ -64,13 +68,14 @@ class Catalogue:
 
     plain: dict[str, str] = field(default_factory=dict)
     templates: tuple[Template, ...] = ()
+    decimal_comma: bool = False
 
     @classmethod
-    def of(cls, messages: Iterable[tuple[str, str]]) -> Catalogue:
+    def of(cls, messages: Iterable[tuple[str, str]], *, decimal_comma: bool = False) -> Catalogue:
         """Build from (English, translation) pairs; what is not translated yet stays English."""
         known = {source: target for source, target in messages if target}
         templates = [Template.of(*one) for one in known.items() if PLACEHOLDER.search(one[0])]
-        return cls(known, tuple(sorted(templates, key=lambda one: -one.specificity)))
+        return cls(known, tuple(sorted(templates, key=lambda one: -one.specificity)), decimal_comma)
 
     def message(self, text: str, depth: int = _MOST_NESTED) -> str:
         """Translate a finished message; returned as it is where the catalogue has none like it."""
@@ -103,7 +108,8 @@ def catalogue(language: str) -> Catalogue:
     import polib  # takes 20 ms
 
     return Catalogue.of(
-        (entry.msgid, entry.msgstr) for entry in polib.pofile(str(path)) if not entry.obsolete
+        ((entry.msgid, entry.msgstr) for entry in polib.pofile(str(path)) if not entry.obsolete),
+        decimal_comma=language in _DECIMAL_COMMA,
     )
 
 
@@ -115,6 +121,22 @@ def use(language: str) -> None:
 def t(text: str) -> str:
     """Translate a message, or a template before its values are put in: ``t("{count} rows").format(count=3)``."""
     return _current[0].plain.get(text, text)
+
+
+def decimal(value: float, digits: int, form: str = "") -> str:
+    """Return a number as people write it in the user's language; what programs read is never written so.
+
+    Parameters
+    ----------
+    value
+        The number.
+    digits
+        How many decimals it has.
+    form
+        Of a format specification, what stands before these: ``,`` parts thousands, ``+`` shows the sign.
+    """
+    text = f"{value:{form}.{digits}f}"
+    return text.translate(_SWAPPED) if _current[0].decimal_comma else text
 
 
 def translated(text: str) -> str:

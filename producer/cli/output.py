@@ -13,7 +13,7 @@ from backlog.errors import UsageError
 from backlog.model import scores_notice
 from backlog.output_file import OutputFile
 from producer.cli.options import INTERRUPTED, OK, QUARANTINED
-from producer.translation import t, translated
+from producer.translation import decimal, t, translated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,7 +184,10 @@ def summary_lines(summary: Summary) -> list[str]:
         row("Reported", f"{summary['reported']}" + _before(summary["reported_before"])),
         row("Skipped", count_reasons(summary["skipped"])),
         row("Quarantined", count_reasons(summary["quarantined"])),
-        row("Time", f"{summary['seconds']:.1f} s, {summary['images_per_second']:.2f} {t('images/s')}"),
+        row(
+            "Time",
+            f"{decimal(summary['seconds'], 1)} s, {decimal(summary['images_per_second'], 2)} {t('images/s')}",
+        ),
     ]
     if left := summary.get("seconds_left"):
         lines.append(row("Time left", t("about {duration}").format(duration=duration(left))))
@@ -253,7 +256,7 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    return f"{decimal(seconds / 3600, 1)} h"
 
 
 def _before(count: int) -> str:

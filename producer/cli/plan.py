@@ -29,7 +29,7 @@ from producer.cli.options import (
 )
 from producer.cli.output import duration, echo, only_rows, printable, read_settings
 from producer.disk import DiskNeed, disk_need
-from producer.translation import t, translated
+from producer.translation import decimal, t, translated
 
 if TYPE_CHECKING:
     from backlog.outcomes import Reason
@@ -132,7 +132,7 @@ def _disk_lines(disk: DiskNeed, kinds: list[str], images: int) -> list[str]:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    return f"{decimal(count / 1e9, 1, ',')} GB" if count >= 1e9 else f"{decimal(count / 1e6, 1, ',')} MB"
 
 
 def _plan_lines(made: Plan, names: bool) -> list[str]:
@@ -140,7 +140,7 @@ def _plan_lines(made: Plan, names: bool) -> list[str]:
 
     whole = made.read + sum(made.by_listing.values()) == made.total
     about = "" if whole else f"{t('about')} "
-    size = f", {made.size / 1e6:,.1f} MB" if made.size else ""
+    size = f", {decimal(made.size / 1e6, 1, ',')} MB" if made.size else ""
     lines = [f"{t('Items'):<9} {made.total}{size}"]
     if not whole:
         scaled = t("headers of {count} were read; counts are scaled up from them").format(count=made.read)

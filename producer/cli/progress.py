@@ -15,7 +15,7 @@ from rich.text import Text
 
 from backlog.broker.messages import TASKS, Stage, stages_from
 from producer.dispatch.progress import RunProgress
-from producer.translation import t, translated
+from producer.translation import decimal, t, translated
 
 #: Seconds between plain lines, while nothing but the counts changes.
 _LINE_EVERY: Final = 60.0
@@ -186,7 +186,7 @@ class _Rate:
         while len(seen) > 2 and now - seen[0][0] > 30:
             seen.pop(0)
         span = now - seen[0][0]
-        return f"{(count - seen[0][1]) / span:.1f}/s" if span > 1 else ""
+        return f"{decimal((count - seen[0][1]) / span, 1)}/s" if span > 1 else ""
 
 
 def note(seen: RunProgress) -> str:

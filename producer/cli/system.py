@@ -17,7 +17,7 @@ from backlog.output_file import OutputFile
 from backlog.processes import cores
 from producer.cli.options import FAILED, FORCE, OK
 from producer.cli.output import echo, printable, read_settings, say_beside, work
-from producer.translation import t, translated
+from producer.translation import decimal, t, translated
 
 if TYPE_CHECKING:
     from backlog.worker_programs import Inspection
@@ -79,7 +79,7 @@ def _inspection_lines(found: Inspection) -> Iterator[str]:
         if score is None:
             yield f"  {label:<28} {t('not evaluated by this model')}"
             continue
-        yield f"  {label:<28} {score:.4f}{above if score >= 0.5 else ''}"
+        yield f"  {label:<28} {decimal(score, 4)}{above if score >= 0.5 else ''}"
 
 
 @click.command()

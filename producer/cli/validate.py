@@ -14,13 +14,14 @@ from backlog.environment import interface_language
 from backlog.model import scores_notice
 from producer.cli.options import OUT, QUARANTINED
 from producer.cli.output import echo, read_settings
-from producer.translation import t, translated
+from producer.translation import decimal, t, translated
 
 if TYPE_CHECKING:
     from producer.ledger.ledger import Ledger
     from producer.validation.files import ResultFolder
     from producer.validation.join import Joined
     from producer.validation.label_values import Labels
+    from producer.validation.metrics import Interval
     from producer.validation.validate import FindingFigures
 
 _LABELS = click.option(
@@ -176,8 +177,8 @@ def compare(
     click.echo(f"{t('Images'):<9} {counts}")
     for finding in found.findings:
         click.echo(
-            f"{finding.label:<28} {t('mean')} {finding.mean_difference.value:+.4f}"
-            f"  {t('largest')} {finding.largest:.4f}  {t('changed')} {finding.to_present + finding.to_absent}"
+            f"{finding.label:<28} {t('mean')} {decimal(finding.mean_difference.value, 4, '+')}"
+            f"  {t('largest')} {decimal(finding.largest, 4)}  {t('changed')} {finding.to_present + finding.to_absent}"
         )
     if notice := scores_notice(meaningful=found.meaningful):
         click.echo(t(notice))
@@ -258,6 +259,10 @@ def _say_points(files: ResultFolder, count: int, rule: str) -> None:
         echo("No operating point can be proposed: no finding has 20 positives and 20 negatives.", err=True)
 
 
+def _interval(found: Interval) -> str:
+    return f"{decimal(found.value, 3)} ({decimal(found.low, 3)}-{decimal(found.high, 3)})"
+
+
 def _print(meaningful: bool, joined: Joined, found: list[FindingFigures]) -> None:
     counts = t("{keys} of {rows} rows; {images} of {reported} reported images").format(
         keys=len(joined.keys), rows=joined.rows, images=joined.images, reported=joined.reported
@@ -267,7 +272,7 @@ def _print(meaningful: bool, joined: Joined, found: list[FindingFigures]) -> Non
         click.echo(f"          {t('{count} rows: {reason}').format(count=count, reason=translated(reason))}")
     click.echo(f"{t('Finding'):<28} {t('positive'):>8} {t('negative'):>8}  {t('AUC (95 %)')}")
     for one in found:
-        area = f"{one.auc.value:.3f} ({one.auc.low:.3f}-{one.auc.high:.3f})" if one.auc else "-"
+        area = _interval(one.auc) if one.auc else "-"
         few = "" if one.enough else f"  {t('fewer than 20 of one kind')}"
         click.echo(f"{one.label:<28} {one.positives:>8} {one.negatives:>8}  {area}{few}")
     if notice := scores_notice(meaningful=meaningful):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from producer.translation import decimal
+
 #: Below this much room, in bytes, a run may end in the middle; below the other it is worth a word.
 MIN_ROOM: Final = 1 << 30
 LITTLE_ROOM: Final = 10 << 30
@@ -35,7 +37,7 @@ def room(what: str, path: Path) -> Check:
     if not os.access(folder, os.W_OK | os.X_OK):
         return Check("BAD", what, f"{folder}: can't be written", "choose another folder, or its permissions")
     free = shutil.disk_usage(folder).free
-    text = f"{folder}: {free / 1e9:.1f} GB free"
+    text = f"{folder}: {decimal(free / 1e9, 1)} GB free"
     if free < MIN_ROOM:
         return Check(
             "BAD", what, text, "make room: a run keeps its ledger there, and without a PACS all else"

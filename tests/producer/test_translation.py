@@ -99,6 +99,29 @@ def test_no_message_can_rewrite_a_terminal() -> None:
         )
 
 
+def test_people_read_decimals_in_their_own_language() -> None:
+    for language, expected in (("en", "72.20 -0.5 1,234.5"), (LANGUAGE, "72,20 -0,5 1.234,5")):
+        translation.use(language)
+        read = [
+            translation.decimal(72.2, 2),
+            translation.decimal(-0.5, 1),
+            translation.decimal(1234.5, 1, ","),
+        ]
+        assert " ".join(read) == expected
+
+
+@pytest.mark.parametrize("command", ["status", "plan"])
+def test_a_commands_decimals_are_the_languages(tmp_path: Path, command: str) -> None:
+    (tmp_path / "a.dcm").write_bytes(dicom(chest(64, 64)))
+    ended_run(tmp_path / "out").close()
+    words = ["status", str(tmp_path / "out")] if command == "status" else ["plan", str(tmp_path)]
+    point = re.compile(r"\d\.\d+ (s|MB|GB|imagens/s)\b")
+    said = CliRunner().invoke(main, words, env={"CXR_LANGUAGE": LANGUAGE}).output
+    assert re.search(r"\d,\d+ (s|MB)\b", said), said
+    assert not point.search(said), said
+    assert point.search(CliRunner().invoke(main, words, env={"CXR_LANGUAGE": "en"}).output)
+
+
 @pytest.mark.parametrize(
     ("environment", "language"),
     [
@@ -170,7 +193,7 @@ def test_doctor_speaks_portuguese(tmp_path: Path) -> None:
     environment = {"CXR_LANGUAGE": "pt-BR", "CXR_WEIGHTS": "seeded"}
     said = CliRunner().invoke(main, ["doctor", "--out", str(tmp_path)], env=environment).output
     assert re.search(r"^ver +model +os pesos \w+… estão certos, \w+ os carrega; SEMEADOS", said, re.MULTILINE)
-    assert re.search(rf"^ok +disk +{tmp_path}: [\d.]+ GB livres", said, re.MULTILINE)
+    assert re.search(rf"^ok +disk +{tmp_path}: [\d,]+ GB livres", said, re.MULTILINE)
     translation.use(LANGUAGE)
     slow = "http://x answers in 3 ms; it doesn't tell whether it deletes its oldest patients to make room"
     assert translation.translated(slow).startswith("http://x responde em 3 ms; não informa se apaga")
