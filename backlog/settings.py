@@ -80,8 +80,14 @@ class Settings:
     )
     retrieve_requests: int = _setting(
         2,
-        "`modality:NAME`: most images at a time that all workers together request from the PACS (C-MOVE).",
+        "`modality:NAME`: most images at a time that all workers together request from the PACS.",
         allowed=(1, 64),
+    )
+    retrieve_method: str = _setting(
+        "move",
+        "`modality:NAME`: how Orthanc requests images: `move` (C-MOVE, for which the PACS has to reach Orthanc),"
+        " `get` (C-GET; Orthanc from 1.12.6 on).",
+        choices=("move", "get"),
     )
     retrieve_per_minute: int = _setting(
         0, "`modality:NAME`: most images a minute. 0: as many as it gives.", allowed=(0, 1_000_000)

@@ -1,4 +1,4 @@
-"""A hospital's PACS that an Orthanc asks over DICOM: C-ECHO, C-FIND, C-MOVE and C-STORE (PS3.4 annexes B and C).
+"""A hospital's PACS that an Orthanc asks over DICOM: C-ECHO, C-FIND, C-MOVE or C-GET, C-STORE (PS3.4 annexes B, C).
 
 Orthanc is the application entity: it knows the modality by a name, sends the requests, and receives the images.
 """
@@ -30,6 +30,13 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 #: Orthanc gives up on a modality so many seconds before we give up on Orthanc.
 _MARGIN: Final = 5.0
+
+#: The first Orthanc that asks for images by C-GET.
+_CAN_GET: Final = (1, 12, 6)
+_VERSION: Final = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
+
+#: Text that may need letters which Orthanc before 1.12 can't read in an answer: those of several character sets.
+_TEXT: Final = frozenset({"StudyDescription", "SeriesDescription", "ProtocolName"})
 
 #: How long an image may take to appear in Orthanc after the modality said that it was sent, and how often to look.
 ARRIVAL_SECONDS: Final = 5.0
@@ -75,13 +82,17 @@ class Modality:
         The modality's name in Orthanc's ``DicomModalities``.
     seconds
         How long the modality may be silent.
+    method
+        How it is asked for images: ``move``, over an association of its own to Orthanc, or ``get``, over Orthanc's.
     """
 
-    def __init__(self, orthanc: Orthanc, name: str, *, seconds: float = 60.0) -> None:
+    def __init__(self, orthanc: Orthanc, name: str, *, seconds: float = 60.0, method: str = "move") -> None:
         self.orthanc = orthanc
         self._rest = orthanc.rest
         self.name = name
         self._seconds = seconds
+        self._method = method
+        self._leaves_text_out = False
 
     def check(self) -> None:
         """Ask the modality for a sign of life (C-ECHO).
@@ -101,6 +112,24 @@ class Modality:
                 f"Orthanc knows no modality {self.name!r}; it knows {known}: see DicomModalities in its configuration"
             ) from None
 
+    def check_method(self) -> None:
+        """Make sure that Orthanc can ask for images as the settings say.
+
+        Raises
+        ------
+        UsageError
+            It is to ask by C-GET, and is too old for that.
+        """
+        if self._method != "get":
+            return
+        version = str(self._rest.json("/system").get("Version", ""))
+        found = _VERSION.match(version)
+        if found and tuple(map(int, found.groups())) < _CAN_GET:
+            raise UsageError(
+                f"Orthanc {version} does not ask for images by C-GET (CXR_RETRIEVE_METHOD): 1.12.6 is the first that"
+                " does. Take a newer one, or C-MOVE, for which the PACS has to reach Orthanc's DICOM port"
+            )
+
     def find(self, level: str, keys: Mapping[str, str]) -> list[dict[str, str]]:
         """Return what the modality answers to a query (C-FIND), as keywords and text.
 
@@ -115,8 +144,10 @@ class Modality:
         ------
         ModalityFailed
             It doesn't answer, or refuses.
+        UsageError
+            Orthanc can't read its answers.
         """
-        answer = self._ask("query", {"Level": level, "Query": dict(keys), "Normalize": False})
+        answer = self._asked(level, keys)
         query = f"/queries/{answer['ID']}"
         found = self._rest.parsed(self._rest.call("GET", f"{query}/answers?expand&simplify"))
         with suppress(InstanceRejected, ServiceUnavailable):
@@ -126,8 +157,25 @@ class Modality:
             for one in found
         ]
 
+    def _asked(self, level: str, keys: Mapping[str, str]) -> dict[str, object]:
+        """Send a query: without asking for text, where Orthanc can't read the letters of the answers."""
+        without = {keyword: value for keyword, value in keys.items() if value or keyword not in _TEXT}
+        wanted = without if self._leaves_text_out else keys
+        try:
+            return self._ask("query", {"Level": level, "Query": dict(wanted), "Normalize": False})
+        except InstanceRejected as rejected:
+            if rejected.reason is Reason.NOT_IN_PACS:
+                raise
+            if len(wanted) > len(without):
+                self._leaves_text_out = True
+                return self._asked(level, keys)
+            raise UsageError(
+                f"Orthanc can't read what the modality {self.name} answers ({rejected.detail}): before 1.12 it reads no"
+                " answers with several character sets, as they are usual in Japan and Korea. Take a newer Orthanc"
+            ) from rejected
+
     def retrieve(self, study: str, series: str, sop: str) -> list[str]:
-        """Have the modality send an image to Orthanc (C-MOVE); return its ids there, once it is there.
+        """Have the modality send an image to Orthanc (C-MOVE or C-GET); return its ids there, once it is there.
 
         Parameters
         ----------
@@ -145,16 +193,24 @@ class Modality:
         """
         resource = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": sop}
         wanted = {"Level": "Instance", "Resources": [resource], "Timeout": max(1, round(self._seconds))}
-        self._ask("move", wanted)
+        self._ask(self._method, wanted)
         deadline = time.monotonic() + ARRIVAL_SECONDS
         while not (held := self.held(series, sop)):
             if time.monotonic() > deadline:
-                raise ModalityFailed(
-                    f"the modality {self.name} says that it sent an image, and Orthanc has not received it: does it"
-                    " know Orthanc's AE title with Orthanc's own address and port?"
-                )
+                raise self._not_received()
             time.sleep(_LOOK_EVERY)
         return held
+
+    def _not_received(self) -> ModalityFailed:
+        if self._method == "get":
+            return ModalityFailed(
+                f"the modality {self.name} says that it sent an image, and Orthanc has not received it: does Orthanc"
+                " accept its kind (AcceptedSopClasses)?"
+            )
+        return ModalityFailed(
+            f"the modality {self.name} says that it sent an image, and Orthanc has not received it: does it"
+            " know Orthanc's AE title with Orthanc's own address and port?"
+        )
 
     def held(self, series: str, sop: str) -> list[str]:
         """Return Orthanc's ids of an image: of several under its UID, those in a series of this UID."""

@@ -56,7 +56,12 @@ class Delivery:
             raise UsageError("--deliver needs an Orthanc as the PACS: --pacs http://… or CXR_PACS_URL")
         for name in names:
             with closing(Orthanc.from_settings(settings, pacs)) as orthanc:
-                Modality(orthanc, name, seconds=min(10.0, settings.pacs_seconds)).check()
+                modality = Modality(
+                    orthanc, name, seconds=min(10.0, settings.pacs_seconds), method=settings.retrieve_method
+                )
+                modality.check()
+                if name == sends:
+                    modality.check_method()
         return to
 
 

@@ -29,6 +29,25 @@ PAGE: Final = 5000
 _SYSTEM_NAMES: Final = frozenset({".ds_store", "thumbs.db", "desktop.ini", "dicomdir", ".gitkeep"})
 
 
+#: So many images that are counted and not listed are accounted for one by one; a number beyond is no count, and
+#: one item stands for it.
+_MOST_NOT_LISTED: Final = 10_000
+
+
+def not_listed(counted: int, listed: int) -> int:
+    """Return how many items stand for what a PACS counts and doesn't list.
+
+    Parameters
+    ----------
+    counted
+        How many it says there are: whatever a server may say.
+    listed
+        How many it lists.
+    """
+    missing = max(0, counted - listed)
+    return missing if missing <= _MOST_NOT_LISTED else 1
+
+
 @dataclass(frozen=True)
 class Entry:
     """One input item as its source lists it."""

@@ -15,7 +15,8 @@ from backlog.errors import InstanceRejected, ServiceUnavailable
 from backlog.log import warn
 from backlog.outcomes import Outcome, Reason
 from backlog.pacs.modality import Modality
-from producer.sources.base import Entry, Page, never_silent
+from producer.sources.base import Entry, Page, never_silent, not_listed
+from producer.sources.modality_answers import belonging, is_uid, number
 from producer.sources.study_slices import Slice, StudySlices, date_range
 
 #: Studies of one page: each takes two queries and more, and the run's producer waits for the page.
@@ -44,6 +45,9 @@ _IMAGE_KEYS: Final = (
 
 #: Between the UIDs of study, series and instance in an item's reference.
 _SEPARATOR: Final = "|"
+
+#: Stands there for a UID that is missing, or that no request can hold.
+_NO_UID: Final = "?"
 
 
 @dataclass
@@ -91,11 +95,11 @@ class ModalitySource:
     def _pages(self, cursor: str) -> Iterator[Page]:
         first, last = date_range(self.study_date)
         begin = date.fromisoformat(cursor[:10]) if cursor else first
-        slices = StudySlices(self.modality, self._wanted, last, self.limit)
+        slices = StudySlices(self.modality, self._wanted, first, last, self.limit)
         with ThreadPoolExecutor(STUDIES_AT_A_TIME, thread_name_prefix="find") as pool:
             if "/" in cursor:
                 # The slice that a listing was broken off in, whole, however it may have to be asked for now.
-                _, end, seen = cursor.split("/")
+                _, end, seen = cursor.split("/", 2)
                 begun = slices.between(begin, date.fromisoformat(end))
                 yield from self._of_slice(begun, pool, seen, last)
                 begin = begun.last + timedelta(days=1)
@@ -134,39 +138,79 @@ class ModalitySource:
         study
             What the modality answered of it: its UID at least.
         """
-        keys = {"StudyInstanceUID": study["StudyInstanceUID"]}
-        found = self.modality.find("Series", dict.fromkeys(_SERIES_KEYS, "") | keys)
-        series = {one["SeriesInstanceUID"]: one for one in found if one.get("SeriesInstanceUID")}
-        return [
+        name = study.get("StudyInstanceUID", "")
+        if not is_uid(name):
+            return [Entry(reference(_NO_UID, _NO_UID, _NO_UID), 0, Reason.INVALID_UID)]
+        keys = {"StudyInstanceUID": name}
+        found = belonging(self.modality.find("Series", dict.fromkeys(_SERIES_KEYS, "") | keys), keys)
+        # A PACS may answer a series twice.
+        series = {one.get("SeriesInstanceUID", ""): one for one in found}
+        entries = [
             entry
             for uid in sorted(series)
-            if series[uid].get("Modality", "").upper() in self._wanted
+            # Where its kind isn't answered, its images tell.
+            if series[uid].get("Modality", "").upper() in (*self._wanted, "")
             for entry in self._of_series(study, series[uid])
+        ]
+        absent = self._series_missing(study.get("NumberOfStudyRelatedSeries", ""), len(series))
+        return entries + [
+            Entry(reference(name, f"?{place}", "?"), 0, Reason.NOT_LISTED) for place in range(1, absent + 1)
         ]
 
     def _of_series(self, study: dict[str, str], series: dict[str, str]) -> list[Entry]:
-        names = (study["StudyInstanceUID"], series["SeriesInstanceUID"])
+        names = (study["StudyInstanceUID"], series.get("SeriesInstanceUID", ""))
+        if not is_uid(names[1]):
+            return [Entry(reference(names[0], _NO_UID, _NO_UID), 0, Reason.INVALID_UID)]
         keys = dict(zip(("StudyInstanceUID", "SeriesInstanceUID"), names, strict=True))
-        found = self.modality.find("Instance", dict.fromkeys(_IMAGE_KEYS, "") | keys)
-        # A PACS may answer an image twice.
-        images = {one["SOPInstanceUID"]: one for one in found if one.get("SOPInstanceUID")}
+        found = belonging(self.modality.find("Instance", dict.fromkeys(_IMAGE_KEYS, "") | keys), keys)
+        images = {one.get("SOPInstanceUID", ""): one for one in found}
         entries = [
             Entry(reference(*names, uid), 0, _skip(study | series | images[uid], self.rules))
+            if is_uid(uid)
+            else Entry(reference(*names, _NO_UID), 0, Reason.INVALID_UID)
             for uid in sorted(images)
         ]
         counted = series.get("NumberOfSeriesRelatedInstances", "")
-        entries += [
-            Entry(reference(*names, f"?{number + 1}"), 0, Reason.NOT_LISTED)
-            for number in range(len(images), int(counted) if counted.isdecimal() else 0)
+        absent = self._images_missing(counted, len(images))
+        return entries + [
+            Entry(reference(*names, f"?{place}"), 0, Reason.NOT_LISTED) for place in range(1, absent + 1)
         ]
-        if len(entries) > len(images):
+
+    def _series_missing(self, counted: str, listed: int) -> int:
+        """Return how many items stand for series of a study that are counted and not listed."""
+        name, count = self.modality.name, number(counted)
+        if count is None and listed >= self.limit:
+            warn(
+                "source.unproven",
+                f"the modality {name} lists {listed} series of a study and does not count them: nothing shows that"
+                " these are all (CXR_FIND_LIMIT)",
+            )
+        elif count is not None and count > listed:
+            warn(
+                "source.series_not_listed",
+                f"the modality {name} counts {count} series in a study and lists {listed}: each that is missing counts"
+                " as one image, not_listed",
+                count=count - listed,
+            )
+        return not_listed(count or 0, listed)
+
+    def _images_missing(self, counted: str, listed: int) -> int:
+        """Return how many items stand for images of a series that are counted and not listed."""
+        name, count = self.modality.name, number(counted)
+        if count is None and listed >= self.limit:
+            warn(
+                "source.unproven",
+                f"the modality {name} lists {listed} images of a series and does not count them: nothing shows that"
+                " these are all (CXR_FIND_LIMIT)",
+            )
+        elif count is not None and count > listed:
             warn(
                 "source.images_not_listed",
-                f"the modality {self.modality.name} counts {counted} images in a series and lists {len(images)}: those"
-                " that are missing count as not_listed",
-                count=len(entries) - len(images),
+                f"the modality {name} counts {count} images in a series and lists {listed}: those that are missing"
+                " count as not_listed",
+                count=count - listed,
             )
-        return entries
+        return not_listed(count or 0, listed)
 
     def read(self, ref: int | str) -> bytes:  # noqa: ARG002
         """Refuse: nothing is retrieved only to be looked at.

@@ -13,11 +13,10 @@ from typing import Final
 
 from backlog.errors import UsageError
 from backlog.pacs.modality import Modality
+from producer.sources.study_days import EARLIEST, LATEST, StudyDays
 
 #: Study dates that are asked for where the user names none; years before the first are one slice.
-_FIRST_YEAR: Final = 1980
-_EARLIEST: Final = date(1900, 1, 1)
-_LATEST: Final = date(9998, 12, 31)
+FIRST_YEAR: Final = 1980
 
 _MINUTES: Final = 24 * 60
 
@@ -34,10 +33,10 @@ class Slice:
 def date_range(study_date: str) -> tuple[date, date]:
     """Return the first and last day of a range of dates as DICOM writes it; of all days where it is empty."""
     first, dash, last = study_date.partition("-")
-    begin = _day(first) if first else _EARLIEST
+    begin = _day(first) if first else EARLIEST
     if not dash and first:
         return begin, begin
-    return begin, _day(last) if last else _LATEST
+    return begin, _day(last) if last else LATEST
 
 
 def _day(text: str) -> date:
@@ -54,17 +53,24 @@ class StudySlices:
         The modality.
     modalities
         Values of Modality, each of which is asked for by itself: PS3.4 knows no list of them.
+    first
+        Day from which on studies are asked for.
     last
-        Day up to which studies are asked for.
+        Day up to which they are.
     limit
         An answer of fewer studies was not cut off.
     """
 
     modality: Modality
     modalities: list[str]
+    first: date
     last: date
     limit: int
     _longest: int = field(default=0, init=False)
+    _days: StudyDays = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._days = StudyDays(self.modality, self.first, self.last)
 
     def from_day(self, day: date) -> Iterator[Slice]:
         """Yield the slices from a day on, in the order of their days.
@@ -100,7 +106,7 @@ class StudySlices:
                     return
                 answers = self._by_time(modality, first, answers)
             found |= answers
-        yield Slice(first, last, found)
+        yield Slice(first, last, self._days.of_slice(found, first, last))
 
     def _may_be_cut(self, answers: dict[str, dict[str, str]]) -> bool:
         # A limit, if there is one, is not below the longest answer that was ever given.
@@ -142,17 +148,18 @@ class StudySlices:
             "ModalitiesInStudy": modality,
             "StudyInstanceUID": "",
             "StudyDescription": "",
+            "NumberOfStudyRelatedSeries": "",
         }
         answers = self.modality.find("Study", keys)
-        return {one["StudyInstanceUID"]: one for one in answers if one.get("StudyInstanceUID")}
+        return {one.get("StudyInstanceUID") or "?": one for one in answers}
 
 
 def _end_of_span(begin: date) -> date:
     """Return the last day of the slice that is tried first: a year, or all that lies outside of the usual ones."""
     today = date.today()  # noqa: DTZ011  # study dates have no time zone
-    if begin.year < _FIRST_YEAR:
-        return date(_FIRST_YEAR - 1, 12, 31)
-    return date(begin.year, 12, 31) if begin.year <= today.year else _LATEST
+    if begin.year < FIRST_YEAR:
+        return date(FIRST_YEAR - 1, 12, 31)
+    return date(begin.year, 12, 31) if begin.year <= today.year else LATEST
 
 
 def _clock(minute: int) -> str:

@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import
     StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
     Verification,
 )
@@ -27,7 +28,7 @@ from tests.support.servers import OrthancServer, free_port
 #: What an answer holds beside what was asked for.
 _UIDS = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 #: What the modality counts, and keeps in no file.
-_COUNTED = {"ModalitiesInStudy", "NumberOfSeriesRelatedInstances"}
+_COUNTED = {"ModalitiesInStudy", "NumberOfSeriesRelatedInstances", "NumberOfStudyRelatedSeries"}
 
 
 @dataclass
@@ -42,6 +43,13 @@ class ScriptedHospital:
     limit: int = 0  #: C-FIND answers no more, and says nothing; 0 for none
     ignores_time: bool = False  #: matches no Study Time
     ignores_modality: bool = False  #: matches no Modalities in Study
+    ignores_date: bool = False  #: matches no Study Date
+    ignores_study: bool = False  #: matches no UID of what was asked for
+    matches_undated: bool = False  #: a study without a date matches each
+    changed: Callable[[Dataset, str], Dataset | None] = lambda answer, level: (
+        answer
+    )  #: what it answers instead
+    find_ends: int | None = None  #: C-FIND ends so behind its first answer: a status, or -1 for an abort
     hidden: set[str] = field(default_factory=set)  #: counted, and not listed
     twice: bool = False  #: answers everything twice, and sends it twice
     rejects: bool = False  #: rejects every association
@@ -49,10 +57,12 @@ class ScriptedHospital:
     loses: Callable[[str], bool] = lambda _: False  #: says that it sent it, and doesn't
     refuses_find: Callable[[], bool] = lambda: False  #: asked for each query
     refuses_store: Callable[[str], bool] = lambda _: False
+    sends_instead: dict[str, Dataset] = field(default_factory=dict)  #: by the SOP Instance UID asked for
     stalls: float = 0.0  #: seconds of silence before a C-MOVE begins
     unlisted_stores: bool = False  #: takes objects, and lists none of them
     finds: list[Dataset] = field(default_factory=list)  #: each query that came
-    moves: list[str] = field(default_factory=list)  #: each SOP Instance UID that was asked for
+    moves: list[str] = field(default_factory=list)  #: each SOP Instance UID that was asked for by C-MOVE
+    gets: list[str] = field(default_factory=list)  #: and by C-GET
     moving: int = 0
     most_moving: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -72,13 +82,18 @@ class ScriptedHospital:
             Verification,
             StudyRootQueryRetrieveInformationModelFind,
             StudyRootQueryRetrieveInformationModelMove,
+            StudyRootQueryRetrieveInformationModelGet,
         ):
             ae.add_supported_context(context)
-        ae.supported_contexts += AllStoragePresentationContexts
+        for one in (
+            AllStoragePresentationContexts
+        ):  # in either direction: what is got comes over the same association
+            ae.add_supported_context(str(one.abstract_syntax), scu_role=True, scp_role=True)
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_C_FIND, self._find),
             (evt.EVT_C_MOVE, self._move),
+            (evt.EVT_C_GET, self._get),
             (evt.EVT_C_STORE, self._store),
         ]
         self._server = ae.start_server((self.host, self.port), block=False, evt_handlers=handlers)
@@ -104,7 +119,14 @@ class ScriptedHospital:
         level = str(query.QueryRetrieveLevel)
         found = list(self._matching(query, level))
         found = found[: self.limit] if self.limit and level == "STUDY" else found
-        for answer in found * (2 if self.twice else 1):
+        answers = [self.changed(answer, level) for answer in found * (2 if self.twice else 1)]
+        for number, answer in enumerate(one for one in answers if one is not None):
+            if number and self.find_ends == -1:
+                event.assoc.abort()
+                return
+            if number and self.find_ends is not None:
+                yield self.find_ends, None
+                return
             yield 0xFF00, answer
 
     def _matching(self, query: Dataset, level: str) -> Iterator[Dataset]:
@@ -128,6 +150,9 @@ class ScriptedHospital:
             yield answer
 
     def _counted(self, keyword: str, image: Dataset) -> Any:
+        if keyword == "NumberOfStudyRelatedSeries":
+            same = (one for one in self.images.values() if one.StudyInstanceUID == image.StudyInstanceUID)
+            return len({str(one.SeriesInstanceUID) for one in same})
         if keyword == "ModalitiesInStudy":
             same = (one for one in self.images.values() if one.StudyInstanceUID == image.StudyInstanceUID)
             return sorted({str(one.Modality) for one in same})
@@ -146,14 +171,18 @@ class ScriptedHospital:
             if keyword == "ModalitiesInStudy":
                 if not self.ignores_modality and wanted not in self._counted(keyword, image):
                     return False
-            elif keyword == "StudyTime" and self.ignores_time:
+            elif (keyword == "StudyTime" and self.ignores_time) or (
+                keyword == "StudyDate" and self.ignores_date
+            ):
                 continue
             elif keyword in ("StudyDate", "StudyTime"):
                 first, dash, last = wanted.partition("-")
                 held = str(image.get(keyword, "") or "")
+                if keyword == "StudyDate" and not held and self.matches_undated:
+                    continue
                 if not held or not (first <= held and (not dash or held <= last) and (dash or held == first)):
                     return False
-            elif str(image.get(keyword, "")) != wanted:
+            elif not self.ignores_study and str(image.get(keyword, "")) != wanted:
                 return False
         return True
 
@@ -173,16 +202,28 @@ class ScriptedHospital:
                 return
             contexts = [build_context(one.SOPClassUID, one.file_meta.TransferSyntaxUID) for one in wanted]
             yield *self.destination, {"ae_title": "STACK", "contexts": contexts[:1]}
-            sent = [one for one in wanted if not self.loses(str(one.SOPInstanceUID))]
-            yield len(sent) * (2 if self.twice else 1)
-            for image in sent * (2 if self.twice else 1):
-                if self.refuses_move(str(image.SOPInstanceUID)):
-                    yield 0xA702, Dataset()
-                    return
-                yield 0xFF00, image
+            yield from self._sent(wanted)
         finally:
             with self.lock:
                 self.moving -= 1
+
+    def _sent(self, wanted: list[Dataset]) -> Iterator[Any]:
+        """Yield how many images come, then each of them."""
+        sent = [one for one in wanted if not self.loses(str(one.SOPInstanceUID))] * (2 if self.twice else 1)
+        yield len(sent)
+        for image in sent:
+            uid = str(image.SOPInstanceUID)
+            if self.refuses_move(uid):
+                yield 0xA702, Dataset()
+                return
+            yield 0xFF00, self.sends_instead.get(uid, image)
+
+    def _get(self, event: Any) -> Iterator[Any]:
+        query = event.identifier
+        self.gets.append(str(query.get("SOPInstanceUID", "")))
+        if self.stalls:
+            time.sleep(self.stalls)
+        yield from self._sent([one for one in self.images.values() if self._matches(query, one)])
 
     def _store(self, event: Any) -> int:
         image = event.dataset

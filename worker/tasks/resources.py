@@ -67,7 +67,8 @@ class WorkerResources:
             raise UsageError(
                 "this worker's CXR_PACS_URL leads to no Orthanc, through which a modality is asked"
             )
-        return Modality(pacs, name, seconds=self.settings.pacs_seconds)
+        s = self.settings
+        return Modality(pacs, name, seconds=s.pacs_seconds, method=s.retrieve_method)
 
     def modality_limit(self, name: str, what: str = "move") -> PacsConcurrencyLimit:
         """Return the slots for what a modality sends (``move``) or takes (``store``), over all workers."""

@@ -51,6 +51,7 @@ def retrieve(process: WorkerResources, job: Job, attempt: Attempt, items: list[R
     if references is None:
         raise ClaimLost(f"chunk {attempt.claim.chunk}: Redis has forgotten what its images are called")
     modality = process.modality(job["source"].get("modality", ""))
+    attempt.retry.while_unavailable(modality.check_method)
     retrieval = _Retrieval(process, job, attempt, modality)
 
     def one(item: RetrieveItem) -> None:
