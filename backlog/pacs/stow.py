@@ -41,11 +41,20 @@ class StoreAnswer:
 
 
 def value(item: object, tag: str) -> Any:
-    """Return the first value of an attribute in DICOM JSON (PS3.18 annex F); None where it has none."""
+    """Return the first value of an attribute in DICOM JSON (PS3.18 annex F); None where it has none.
+
+    Parameters
+    ----------
+    item
+        A data set.
+    tag
+        The attribute's tag. Where its value is no list, as the standard has it, it is that value.
+    """
     if not isinstance(item, Mapping):
         return None
     try:
-        return item[tag]["Value"][0]
+        found = item[tag]["Value"]
+        return found if isinstance(found, (str, int, float)) else found[0]
     except (KeyError, IndexError, TypeError):
         return None
 

@@ -17,9 +17,17 @@ from backlog.outcomes import Reason
 from backlog.pacs.dicomweb import INSTANCE, SERIES, STUDY, Dicomweb
 from backlog.pacs.stow import DicomJson, value
 from producer.sources import base as sources
-from producer.sources.base import Entry, Page, never_silent
+from producer.sources.base import Entry, Page, never_silent, not_listed
 from producer.sources.orthanc import OWN_MODALITIES
-from producer.sources.study_listing import FIRST_DAY, LAST_DAY, QidoStudySlices, Resources, day_of, list_all
+from producer.sources.study_listing import (
+    FIRST_DAY,
+    LAST_DAY,
+    Listed,
+    QidoStudySlices,
+    Resources,
+    day_of,
+    list_all,
+)
 
 #: Tags in DICOM JSON.
 _SOP_CLASS: Final = "00080016"
@@ -166,9 +174,9 @@ class DicomwebSource:
             series_of.setdefault(str(value(one, SERIES) or ""), []).append(one)
         wanted = self.modality.split("\\") if self.modality else []
         for series, instances in sorted(series_of.items()):
-            if wanted and str(value(instances[0], _MODALITY) or "").strip().upper() not in wanted:
-                continue
             ids = [f"{study}/{series}/{value(one, INSTANCE)}" for one in instances]
+            if wanted and self._modality(instances[0], ids[0]) not in wanted:
+                continue
             if self._is_own(instances[0], ids[0]):
                 continue
             for instance, one in zip(ids, instances, strict=True):
@@ -181,8 +189,8 @@ class DicomwebSource:
                 " missing count as not_listed",
                 count=announced - len(listed),
             )
-        for number in range(len(listed), announced):
-            yield Entry(f"{study}/?/{number + 1}", 0, Reason.NOT_LISTED)
+        for number in range(not_listed(announced, len(listed))):
+            yield Entry(f"{study}/?/{len(listed) + number + 1}", 0, Reason.NOT_LISTED)
 
     def _instances(self, study: str, found: DicomJson) -> list[DicomJson]:
         """Return the instances of a study, with what tells their kind."""
@@ -192,7 +200,7 @@ class DicomwebSource:
         if self._has_instances_of_study:
             path = f"/studies/{study}/instances"
             listed = list_all(self.pacs.rest, path, fields, INSTANCE, announced=announced)
-            instances = listed.found if listed else {}
+            instances = _shown(listed, announced)
         if not instances:
             instances = self._by_series(study, found, fields)
             # PS3.18 asks for the instances of a study as one resource; not every server has it.
@@ -203,7 +211,7 @@ class DicomwebSource:
         instances: Resources = {}
         announced = _count(found, _SERIES_IN_STUDY)
         all_series = list_all(self.pacs.rest, f"/studies/{study}/series", fields, SERIES, announced=announced)
-        for series, known in (all_series.found if all_series else {}).items():
+        for series, known in _shown(all_series, announced).items():
             listed = list_all(
                 self.pacs.rest,
                 f"/studies/{study}/series/{series}/instances",
@@ -213,7 +221,7 @@ class DicomwebSource:
             )
             instances |= {
                 uid: {**known, SERIES: {"vr": "UI", "Value": [series]}, **one}
-                for uid, one in (listed.found if listed else {}).items()
+                for uid, one in _shown(listed, _count(known, _INSTANCES_IN_SERIES)).items()
             }
         return instances
 
@@ -221,15 +229,22 @@ class DicomwebSource:
         """Whether a series is of reports that this system wrote: results, not inputs."""
         if str(value(one, _MODALITY) or "") not in OWN_MODALITIES:
             return False
-        manufacturer = value(one, _MANUFACTURER)
-        if manufacturer is None:  # servers needn't answer it
-            from backlog.dicom.values import text  # pydicom takes a fifth of a second
+        return self._text(one, _MANUFACTURER, "Manufacturer", instance).startswith(PRODUCT)
 
-            try:
-                manufacturer = text(self.pacs.header(instance).header, "Manufacturer")
-            except InstanceRejected:
-                return False  # the workers tell what it is
-        return str(manufacturer).startswith(PRODUCT)
+    def _modality(self, one: DicomJson, instance: str) -> str:
+        return self._text(one, _MODALITY, "Modality", instance).strip().upper()
+
+    def _text(self, one: DicomJson, tag: str, keyword: str, instance: str) -> str:
+        """Return an attribute of an instance: from its header, where the server doesn't answer it, as it needn't."""
+        known = value(one, tag)
+        if known is not None:
+            return str(known)
+        from backlog.dicom.values import text  # pydicom takes a fifth of a second
+
+        try:
+            return text(self.pacs.header(instance).header, keyword)
+        except InstanceRejected:
+            return ""  # the workers tell what it is
 
     def _reason(self, one: DicomJson) -> Reason | None:
         tags = {
@@ -248,6 +263,19 @@ class DicomwebSource:
     def name(self, ref: int | str) -> str:
         """Return its UIDs, which is all it is called by."""
         return str(ref)
+
+
+def _shown(listed: Listed | None, announced: int | None) -> Resources:
+    """Return what was listed of a study or series; say where it is cut off and nothing else tells."""
+    if listed is None:
+        return {}
+    if listed.cut and announced is None:
+        warn(
+            "source.unproven",
+            f"the PACS warns that it has more than the {len(listed.found)} results that it lists of one study: what it"
+            " doesn't list is not in this run",
+        )
+    return listed.found
 
 
 def _count(found: DicomJson, tag: str) -> int | None:

@@ -15,7 +15,7 @@ from typing import Final
 from backlog.errors import UsageError
 from backlog.log import warn
 from backlog.pacs.dicomweb import STUDY
-from backlog.pacs.dicomweb_rest import DicomwebRest
+from backlog.pacs.dicomweb_rest import DicomwebRest, Results
 from backlog.pacs.stow import DicomJson, value
 
 #: Resources of one page, and most studies of one slice that is longer than a day.
@@ -39,7 +39,8 @@ class Listed:
     """What a query found."""
 
     found: Resources  #: by their UIDs
-    steady: bool  #: nothing came twice, as it does where the order changes from page to page
+    steady: bool  #: nothing came twice, as it does where the order changes from page to page; and it isn't cut off
+    cut: bool = False  #: the server says that there are more, and shows no more of them
 
 
 def list_all(
@@ -72,19 +73,25 @@ def list_all(
     offset, steady = 0, True
     earlier: Resources = {}
     while True:
-        page = rest.search_if_known(path, {**query, "limit": str(_PAGE), "offset": str(offset)})
-        uids = {str(value(one, key) or ""): one for one in page or []}
-        uids.pop("", None)
+        page = rest.search_if_known(path, {**query, "limit": str(_PAGE), "offset": str(offset)}) or Results()
+        uids = {str(value(one, key) or ""): one for one in page}
+        if uids.pop("", None) is not None:
+            warn(
+                "source.unproven",
+                "the PACS lists something without its UID: it can't be asked for, and is left out",
+            )
         new = {uid: one for uid, one in uids.items() if uid not in found}
         # The page before once more: the server knows no offset, and has shown all that it shows.
-        steady = steady and (len(new) == len(page or []) or uids.keys() == earlier.keys())
+        steady = steady and (len(new) == len(page) or uids.keys() == earlier.keys())
         found |= new
-        if not new or (announced is not None and len(found) >= announced):
-            return Listed(found, steady)
+        # A count may be an old one: with more than it has there may be more still.
+        if not new or (len(found) == announced and not page.more):
+            cut = not new and bool(page) and page.more
+            return Listed(found, steady and not cut, cut)
         earlier = uids
         if most is not None and len(found) > most:
             return None
-        offset += len(page or [])
+        offset += len(page)
 
 
 class QidoStudySlices:

@@ -120,6 +120,51 @@ def test_a_counted_image_that_is_not_listed_is_accounted_for(
     assert "lists 2 of the 5 instances" in caplog.text
 
 
+@pytest.mark.parametrize("count", [0, 1, 3, 7, "12", "x", "", 2**31])
+def test_a_wrong_count_of_instances_loses_none(server: StrictServer, count: Any) -> None:
+    """Found: one that was too small ended the listing at its page, and one beyond all measure filled the memory."""
+    server.page = 3
+    held = add(server, 1, 12)
+    server.announced = {"1.2.1": count}
+    entries = [entry for page in source(server).pages("") for entry in page.entries]
+    assert sorted(str(one.ref) for one in entries if one.reason is None) == sorted(held)
+    assert len(entries) == len(held) + (count == 2**31)
+
+
+def test_a_cut_that_the_server_warns_of_is_said(
+    server: StrictServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It shows the same page whatever page is asked for (PS3.18: warning 299)."""
+    server.page, server.ignores_offset = 5, True
+    add(server, 1, 9)
+    with caplog.at_level(logging.WARNING):
+        assert len(listed(server)) == 5
+    assert "warns that it has more than the 5 results" in caplog.text
+
+
+def test_a_server_without_offsets_hides_no_study(server: StrictServer) -> None:
+    server.page, server.ignores_offset = 10, True
+    for number, day in enumerate(days(45)):
+        add(server, number, StudyDate=day)
+    assert set(listed(server, study_date="20240101-20240401")) == set(server.instances)
+
+
+def test_a_modality_that_is_not_answered_is_read(server: StrictServer) -> None:
+    """Found: with --modality nothing was listed, and nothing said."""
+    server.answers_modality = False
+    wanted = add(server, 1, Modality="CR")
+    add(server, 2, Modality="CT")
+    assert listed(server, modality="CR") == wanted
+
+
+def test_results_without_a_uid_are_said(server: StrictServer, caplog: pytest.LogCaptureFixture) -> None:
+    held = add(server, 1, 2)
+    server.nameless = 1
+    with caplog.at_level(logging.WARNING):
+        assert listed(server, study_date="20240101") == held
+    assert "without its UID" in caplog.text
+
+
 def test_a_server_that_does_not_select_by_date_is_refused(server: StrictServer) -> None:
     server.selects_by_date = False
     for number in range(12):

@@ -129,7 +129,10 @@ class StrictServer:
     answers_accession_number: bool = True
     relational: bool = False  #: whether it has all series and all instances as resources
     deletes: bool = True
-    announced: dict[str, int] = field(default_factory=dict)  #: instances that it says a study has
+    announced: dict[str, Any] = field(default_factory=dict)  #: instances that it says a study has
+    ignores_offset: bool = False  #: shows the first page again and again
+    answers_modality: bool = True
+    nameless: int = 0  #: results of each page that have no UID
     token: str = ""
     instances: dict[str, bytes] = field(default_factory=dict)  #: by study/series/instance
     requests: list[str] = field(default_factory=list)
@@ -182,7 +185,8 @@ class StrictServer:
                 entry["00201208"] = ("IS", self.announced[uids[0]])
             if level >= 1:
                 entry["0020000E"] = ("UI", uids[1])
-                entry["00080060"] = ("CS", known["Modality"])
+                if self.answers_modality:
+                    entry["00080060"] = ("CS", known["Modality"])
             if level >= 2:
                 entry["00080018"] = ("UI", uids[2])
                 entry["00080016"] = ("UI", known["SOPClassUID"])
@@ -192,9 +196,9 @@ class StrictServer:
         results = list(found.values())[: self.cap]
         if self.shuffled:
             secrets.SystemRandom().shuffle(results)
-        offset = int(query.get("offset", ["0"])[0])
+        offset = 0 if self.ignores_offset else int(query.get("offset", ["0"])[0])
         limit = min(self.page, int(query.get("limit", ["100000"])[0]))
-        return results[offset : offset + limit]
+        return [{} for _ in range(self.nameless)] + results[offset : offset + limit]
 
     def _attributes(self, name: str, dicom: bytes) -> dict[str, str]:
         """Return what is searched of an instance; read once."""
