@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from itertools import chain
 from typing import Final
 
 import requests
@@ -23,13 +25,28 @@ _AS_KEPT: Final = f'multipart/related; type="{DICOM}"; transfer-syntax=*'
 #: What a server answers that doesn't have a resource at all.
 _NO_RESOURCE: Final = frozenset({400, 404, 405, 501})
 
+#: What an answer may be called that names no kind of content.
+_NAMELESS: Final = frozenset({"", "application/octet-stream", "multipart/related"})
+
+#: What a server warns of that has cut its results off (PS3.18 10.6; RFC 7234 5.5).
+_MORE: Final = re.compile(r"(^|,)\s*299\b")
+
+#: So many bytes tell a DICOM file from a message with one: its preamble and prefix (PS3.10 7.1).
+_TELLING: Final = 132
+
 _STEP: Final = 1 << 18
+
+
+class Results(list[DicomJson]):
+    """One page of what matches a query."""
+
+    more: bool = False  #: the server warns that there are results beyond it
 
 
 class DicomwebRest(HttpSession):
     """Requests to one DICOMweb service; a bad answer is raised as what it means for the run."""
 
-    def search(self, path: str, query: Mapping[str, str]) -> list[DicomJson]:
+    def search(self, path: str, query: Mapping[str, str]) -> Results:
         """Return what matches a query (QIDO-RS, PS3.18 10.6), as DICOM JSON; one page of it.
 
         Parameters
@@ -49,12 +66,12 @@ class DicomwebRest(HttpSession):
             raise self.not_dicomweb()
         return found
 
-    def search_if_known(self, path: str, query: Mapping[str, str]) -> list[DicomJson] | None:
+    def search_if_known(self, path: str, query: Mapping[str, str]) -> Results | None:
         """Return what matches a query, as :meth:`search`; None where the server doesn't have the resource."""
         response = self.request("GET", path, params=dict(query), headers={"Accept": JSON})
         with closing(response):
             if response.status_code == 204:  # No Content: nothing matches
-                return []
+                return Results()
             if response.status_code in _NO_RESOURCE:
                 return None
             if not response.ok:
@@ -65,7 +82,9 @@ class DicomwebRest(HttpSession):
                 raise self.not_dicomweb() from error
         if not isinstance(answer, list) or not all(isinstance(one, dict) for one in answer):
             raise self.not_dicomweb()
-        return answer
+        results = Results(answer)
+        results.more = _MORE.search(response.headers.get("Warning", "")) is not None
+        return results
 
     def check(self) -> None:
         """Make sure that a DICOMweb service answers here.
@@ -114,9 +133,24 @@ class DicomwebRest(HttpSession):
         boundary = boundary_of(kind)
         if boundary is not None:
             return only_part(self._steps(response), boundary)
-        if kind.partition(";")[0].strip().lower() == DICOM:
+        named = kind.partition(";")[0].strip().lower()
+        if named == DICOM:
             return self._whole(response)
-        raise ServiceUnavailable(f"the PACS at {self.url} answers with the type {kind!r}, not with DICOM")
+        found = self._told_by_content(self._whole(response)) if named in _NAMELESS else None
+        if found is None:
+            raise ServiceUnavailable(f"the PACS at {self.url} answers with the type {kind!r}, not with DICOM")
+        return found
+
+    @staticmethod
+    def _told_by_content(steps: Iterator[bytes]) -> Iterator[bytes] | None:
+        """Return the file in a body whose type names nothing; None where it is neither a file nor a message."""
+        begin = b""
+        while len(begin) < _TELLING and (step := next(steps, b"")):
+            begin += step
+        line, end, _ = begin.lstrip(b"\r\n").partition(b"\r\n")
+        if end and line.startswith(b"--") and len(line) > 2:
+            return only_part(chain([begin], steps), line[2:].rstrip())
+        return chain([begin], steps) if begin[128:132] == b"DICM" else None
 
     def _steps(self, response: requests.Response) -> Iterator[bytes]:
         with translated(self.url):
@@ -141,6 +175,8 @@ class DicomwebRest(HttpSession):
 
     def error(self, method: str, status: int) -> BacklogError:
         """Return the error that an HTTP status means."""
+        if ran_out := self.ran_out(status):
+            return ran_out
         if status in (401, 403):
             return UsageError(
                 f"the PACS at {self.url} refuses the credentials ({status}): see CXR_PACS_USERNAME, CXR_PACS_PASSWORD,"

@@ -8,7 +8,7 @@ from pathlib import Path
 import requests
 from requests.auth import AuthBase
 
-from backlog.errors import UsageError
+from backlog.errors import ServiceUnavailable, UsageError
 
 
 class TokenFile(AuthBase):
@@ -23,6 +23,8 @@ class TokenFile(AuthBase):
     ------
     UsageError
         It can't be read, or is empty.
+    ServiceUnavailable
+        The same, later: while it is replaced, it may not be there for a moment.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,18 +41,25 @@ class TokenFile(AuthBase):
     def token(self) -> str:
         """Return the token as the file has it now."""
         try:
+            return self._read()
+        except UsageError as error:
+            if self._token:  # it was there before: it is being replaced, or will be
+                raise ServiceUnavailable(str(error)) from error
+            raise
+
+    def _read(self) -> str:
+        try:
             with self._path.open(encoding="ascii") as file:
-                found = os.fstat(file.fileno())
-                seen = (found.st_mtime_ns, found.st_size, found.st_ino)
-                if seen != self._seen:
-                    self._token, self._seen = file.read().strip(), seen
+                state = os.fstat(file.fileno())
+                seen = (state.st_mtime_ns, state.st_size, state.st_ino)
+                found = self._token if seen == self._seen else file.read().strip()
         except OSError as error:
             raise UsageError(
                 f"CXR_PACS_TOKEN_FILE names a file that can't be read: {error.strerror}"
             ) from error
         except UnicodeDecodeError as error:
             raise UsageError("CXR_PACS_TOKEN_FILE names a file that holds no token") from error
-        if not self._token or not self._token.isprintable() or " " in self._token:
-            self._seen = None
+        if not found or not found.isprintable() or " " in found:
             raise UsageError("CXR_PACS_TOKEN_FILE names a file that holds no token")
-        return self._token
+        self._token, self._seen = found, seen
+        return found

@@ -67,6 +67,7 @@ class HttpSession:
         #: The pool of connections, and a request with all headers, once they are needed.
         self._prepared: tuple[HTTPConnectionPool, requests.PreparedRequest] | None = None
         self._timeout = (min(5.0, seconds), seconds)
+        self._was_let_in = False  #: it has answered with something else than a refusal
         self._session = requests.Session()
         self._session.mount(self.url, HTTPAdapter(pool_connections=1, pool_maxsize=32))
         # Orthanc compresses for a client that offers it, as requests does by default: 450 ms instead of 9 for 10 MB.
@@ -122,6 +123,7 @@ class HttpSession:
         if response.is_redirect:
             response.close()
             raise self._redirected()
+        self._was_let_in |= response.ok
         return response
 
     def get(self, path: str) -> tuple[int, bytes]:
@@ -162,7 +164,23 @@ class HttpSession:
         self._check_whole(body, answer.headers)
         if answer.get_redirect_location():
             raise self._redirected()
+        self._was_let_in |= answer.status < 400
         return answer.status, body
+
+    def ran_out(self, status: int) -> ServiceUnavailable | None:
+        """Return the error of a refusal that a new token ends: of one that was good before.
+
+        Parameters
+        ----------
+        status
+            What the server answered.
+        """
+        if status == 401 and self._was_let_in and isinstance(self._session.auth, TokenFile):
+            return ServiceUnavailable(
+                f"the PACS at {self.url} takes the token no longer (401): it has run out, or was withdrawn. Put a new"
+                " one into CXR_PACS_TOKEN_FILE"
+            )
+        return None
 
     def _signed(self) -> tuple[HTTPConnectionPool, str, dict[str, str]]:
         """Return the connections of `requests`, with its certificates, the address's path, and all headers."""

@@ -137,7 +137,7 @@ class OrthancRest(HttpSession):
             with suppress(UsageError):
                 self.json("/system")
                 return InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
-        return _error(self.url, method, status_code, status)
+        return self.ran_out(status_code) or _error(self.url, method, status_code, status)
 
 
 #: What every Orthanc has: a 404 for one of them speaks of the address, not of an image.

@@ -19,6 +19,7 @@ from backlog.pacs.address import checked_address, is_dicomweb
 from backlog.pacs.dicomweb import Dicomweb
 from backlog.pacs.http_credentials import TokenFile
 from backlog.pacs.multipart import boundary_of, encode, only_part
+from backlog.pacs.stow import value
 from tests.support.dicom_images import chest, dicom
 from tests.support.dicomweb_servers import Answer, StrictServer, failed, stored
 from tests.support.servers import free_port
@@ -170,6 +171,47 @@ def test_an_answer_that_is_no_dicom_file_is_waited_for(server: StrictServer, bod
         assert type(raised(lambda read=read: read(ID))) is ServiceUnavailable
 
 
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (IMAGE, ""),
+        (IMAGE, "application/octet-stream"),
+        (MESSAGE, ""),
+        (b"\r\n" + MESSAGE, "multipart/related; type=application/dicom"),
+    ],
+)
+def test_a_file_of_no_declared_type_is_told_by_its_content(
+    server: StrictServer, body: bytes, kind: str
+) -> None:
+    wado(server, 200, body, kind)
+    assert server.client().fetch(ID) == IMAGE
+    assert server.client().header(ID).identity == OF
+
+
+@pytest.mark.parametrize("boundary", ["a_b", "--=_Part 1:2/3", "'x'", "0" * 70, "a+b,c?d"])
+@pytest.mark.parametrize("form", ['boundary="{}"', 'BOUNDARY = "{}" ', 'start="<1>";boundary="{}";x=y'])
+def test_boundaries_of_any_letters_are_found(server: StrictServer, boundary: str, form: str) -> None:
+    plain = MESSAGE_TYPE.rpartition("=")[2]
+    kind = f"multipart/related; type=application/dicom; {form.format(boundary)}"
+    wado(server, 200, MESSAGE.replace(plain.encode(), boundary.encode()), kind)
+    assert server.client().fetch(ID) == IMAGE
+
+
+@pytest.mark.parametrize("reason", [0xA700, "42752", 42752.0])
+def test_numbers_are_read_in_any_form_of_json(server: StrictServer, reason: Any) -> None:
+    body = failed(0)
+    body["00081198"]["Value"][0]["00081197"]["Value"] = [reason]
+    answering(server, 409, json.dumps(body).encode(), **DICOM_JSON)
+    assert type(raised(lambda: server.client().store(IMAGE))) is StorageFull
+
+
+def test_a_value_that_is_no_list_is_taken_whole() -> None:
+    """Found: of a UID that stood without its list the first letter was taken."""
+    assert value({"0020000D": {"vr": "UI", "Value": "1.2.3"}}, "0020000D") == "1.2.3"
+    assert value({"00201208": {"vr": "IS", "Value": 12}}, "00201208") == 12
+    assert value({"00201208": {"vr": "IS", "Value": {}}}, "00201208") is None
+
+
 def test_several_instances_in_one_answer_are_none(server: StrictServer) -> None:
     boundary = boundary_of(MESSAGE_TYPE)
     assert boundary is not None
@@ -240,6 +282,33 @@ def test_a_renewed_token_is_read_again(tmp_path: Path) -> None:
         renewed.rename(token)
         client.identity()
         assert "first" not in repr(client.__dict__)
+
+
+def test_a_token_that_runs_out_is_waited_for(tmp_path: Path) -> None:
+    """Found: a run ended, since a token that its program renews seconds late looked like a wrong password."""
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    with StrictServer(token="first") as server:
+        server.add(IMAGE)
+        client = server.client(token_file=str(token))
+        assert client.fetch(ID) == IMAGE
+        server.token = "second"
+        for call in (lambda: client.fetch(ID), lambda: client.store(IMAGE), client.identity):
+            error = raised(call)
+            assert type(error) is ServiceUnavailable, error
+            assert "CXR_PACS_TOKEN_FILE" in str(error)
+        for content in (None, b"", b"sec\x00"):  # what is seen while the file is replaced
+            token.unlink() if content is None else token.write_bytes(content)
+            assert type(raised(client.identity)) is ServiceUnavailable
+        token.write_text("second\n")
+        assert client.fetch(ID) == IMAGE
+
+
+def test_a_token_that_never_was_good_is_the_users_to_correct(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("wrong\n")
+    with StrictServer(token="right") as server:
+        assert type(raised(server.client(token_file=str(token)).identity)) is UsageError
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"a\x00b", "ç".encode()])
