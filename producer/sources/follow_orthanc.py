@@ -31,10 +31,15 @@ class _Cursor:
     change: int  #: the last one that was read
     date: str  #: and when it was, by Orthanc's clock
     backlog: str | None = ""  #: how far the backlog is listed; None when all of it is
+    oldest: tuple[int, str] | None = (
+        None  #: the log's first change, as last seen: its number and what tells it
+    )
 
     @classmethod
     def parse(cls, text: str) -> _Cursor:
-        return cls(**json.loads(text))
+        kept = json.loads(text)
+        oldest = kept.pop("oldest", None)
+        return cls(**kept, oldest=(int(oldest[0]), str(oldest[1])) if oldest else None)
 
     def __str__(self) -> str:
         return json.dumps(asdict(self))
@@ -110,7 +115,8 @@ class FollowedOrthanc:
     def _begin(self) -> Page:
         self._arrived = set()
         last = self._orthanc.newest_change()
-        return Page([], str(_Cursor(last.seq, last.seq, last.date)), last=False)
+        cursor = _Cursor(last.seq, last.seq, last.date, oldest=self._oldest())
+        return Page([], str(cursor), last=False)
 
     def _changes(self, at: _Cursor) -> list[Change] | None:
         """Return the changes behind a cursor; None where some of them may be lost.
@@ -123,10 +129,29 @@ class FollowedOrthanc:
             return changes[1:] if changes[0].date == at.date or not at.date else None
         if not changes:
             last = self._orthanc.newest_change()
-            return None if last.seq < at.change and last.date > at.date else []
+            if last.seq >= at.change:
+                return []
+            return None if last.date > at.date or self._is_another(at) else []
+        if self._is_another(at):
+            return None
         if changes[0].seq == at.change + 1 or self._orthanc.changes(0, 1)[0].seq <= at.change:
             return changes
         return None
+
+    def _oldest(self) -> tuple[int, str] | None:
+        first = next(iter(self._orthanc.changes(0, 1)), None)
+        return (first.seq, f"{first.date} {first.resource}") if first else None
+
+    def _is_another(self, at: _Cursor) -> bool:
+        """Whether the log is one that began anew, as its first change tells at any time of any clock.
+
+        Those of what is deleted go, so that the first one's number only grows; a smaller one, or another under the same
+        number, is another log's.
+        """
+        now = self._oldest()
+        if now is None or at.oldest is None:
+            return False
+        return now[0] < at.oldest[0] or (now[0] == at.oldest[0] and now[1] != at.oldest[1])
 
     def _since(self, at: _Cursor) -> set[str]:
         """Return which images arrived since the backlog's listing began, as far as they were read."""
@@ -143,7 +168,8 @@ class FollowedOrthanc:
         if self._arrived is not None and at.backlog is not None:
             self._arrived.update(images)
         entries, gone = self._entries(images)
-        cursor = replace(at, change=changes[-1].seq, date=changes[-1].date)
+        oldest = at.oldest or self._oldest()
+        cursor = replace(at, change=changes[-1].seq, date=changes[-1].date, oldest=oldest)
         return Page(entries, str(cursor), last=False, urgent=True, gone=gone)
 
     def _entries(self, images: Sequence[str]) -> tuple[list[Entry], int]:

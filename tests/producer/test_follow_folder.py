@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from backlog.errors import ServiceUnavailable
 from producer.ledger.ledger import Ledger
 from producer.sources.folder import FolderSource
 from producer.sources.follow_folder import FollowedFolder
@@ -169,3 +171,35 @@ def test_folders_that_go_while_they_are_walked_are_no_error(rig: Rig) -> None:
     (rig.source / "link").symlink_to("nowhere")
     rig.wait()
     assert rig.listed() == ["link"]  # to be quarantined as unreadable
+
+
+def test_a_source_that_goes_and_comes_back_repeats_nothing(rig: Rig) -> None:
+    """A share that is not mounted for a while; a file that came meanwhile is new."""
+    write(rig, "below/first")
+    rig.wait()
+    away = rig.source.with_name("away")
+    rig.source.rename(away)
+    for _ in range(2):
+        with suppress(ServiceUnavailable):
+            rig.wait()
+        rig.now += SETTLED
+    rig.source.mkdir()  # the empty folder under a mount
+    rig.wait()
+    rig.source.rmdir()
+    away.rename(rig.source)
+    write(rig, "below/second")
+    rig.wait()
+    rig.wait()
+    assert rig.listed() == ["below/first", "below/second"]
+
+
+def test_a_folder_removed_and_put_back_repeats_nothing(rig: Rig) -> None:
+    write(rig, "ward/first")
+    write(rig, "ward/second")
+    rig.wait()
+    kept = rig.source.with_name("kept")
+    (rig.source / "ward").rename(kept)
+    rig.wait()
+    kept.rename(rig.source / "ward")
+    rig.wait()
+    assert sorted(rig.listed()) == ["ward/first", "ward/second"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from backlog.settings import Settings
 from producer.sources.base import Page
 from producer.sources.follow_orthanc import FollowedOrthanc
 from producer.sources.orthanc import OrthancSource
+from tests.conftest import need
 from tests.support.dicom_images import chest, dicom
 from tests.support.servers import OrthancServer
 
@@ -210,3 +213,41 @@ def test_another_database_has_everything_listed_again(orthanc: OrthancServer, mo
     ledger.arrivals(source)
     ledger.backlog(source)
     assert sorted(ledger.listed) == sorted(there)
+
+
+def test_another_database_is_known_under_a_clock_put_back(tmp_path: Path) -> None:
+    """Found: with fewer changes, all of them older than the cursor's, it was taken for the log of before."""
+    need("Orthanc")
+    server = OrthancServer(tmp_path / "orthanc")
+    server.start()
+    try:
+        for number in range(3):
+            store(server, number)
+        source, ledger = followed(server), Ledger()
+        ledger.arrivals(source)
+        ledger.backlog(source)
+        ledger.listed.clear()
+        server.stop()
+        shutil.rmtree(server.folder / "index")
+        shutil.rmtree(server.storage)
+        server.start()
+        there = store(server, 7)
+        ledger.cursor = json.dumps(
+            json.loads(ledger.cursor) | {"date": "20991231T000000"}
+        )  # as if it were so
+        ledger.arrivals(source)
+        ledger.backlog(source)
+        assert ledger.listed == [there]
+    finally:
+        server.stop()
+
+
+def test_a_cursor_of_an_earlier_version_is_read(orthanc: OrthancServer) -> None:
+    ledger = Ledger()
+    ledger.arrivals(followed(orthanc))
+    kept = json.loads(ledger.cursor)
+    del kept["oldest"]
+    ledger.cursor = json.dumps(kept)
+    new = store(orthanc, 1)
+    ledger.arrivals(followed(orthanc))
+    assert ledger.listed == [new]
