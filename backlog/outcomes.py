@@ -26,6 +26,7 @@ class Reason(Enum):
     DOCUMENT_FILE = "document_file"  #: a text, table or document beside the images, by name and content
     IMAGE_FILE = "image_file"  #: a PNG, JPEG or other picture file; `--wrap-images` scores PNG and JPEG
     ARCHIVE_FILE = "archive_file"  #: an archive inside the source that is not read in place; unpack it
+    OTHER_FILE = "other_file"  #: a program, film, font, array or the like, by name and content; an empty mark
     NOT_IMAGE = "not_image"  #: a DICOM object without an image (SR, presentation state, plan, ...)
     OWN_REPORT = "own_report"  #: written by this system
     NOT_RADIOGRAPH = "not_radiograph"  #: an image of another modality (CT, MR, ...)
@@ -86,6 +87,7 @@ _SKIPS: Final = frozenset(
         Reason.DOCUMENT_FILE,
         Reason.IMAGE_FILE,
         Reason.ARCHIVE_FILE,
+        Reason.OTHER_FILE,
         Reason.NOT_IMAGE,
         Reason.OWN_REPORT,
         Reason.NOT_RADIOGRAPH,

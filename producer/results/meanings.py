@@ -9,6 +9,10 @@ from producer.ledger.rows import ItemRow
 
 MEANINGS: Final[dict[str, str]] = {
     Reason.SYSTEM_FILE.value: "a file of an operating system or of a medium, no image",
+    Reason.DOCUMENT_FILE.value: "a text, table or document",
+    Reason.IMAGE_FILE.value: "a picture file, no DICOM object",
+    Reason.ARCHIVE_FILE.value: "an archive that is not read in place",
+    Reason.OTHER_FILE.value: "a program, film, font, array or the like, or an empty file that only marks something",
     Reason.NOT_IMAGE.value: "a DICOM object without an image",
     Reason.OWN_REPORT.value: "written by this system",
     Reason.NOT_RADIOGRAPH.value: "an image of another modality",

@@ -27,6 +27,7 @@ from producer.page.statistics import MAX_ITEMS, gather, wilson
 from producer.page.words import words_of
 from producer.results.audit_chain import AuditResult, Link
 from producer.results.audit_log import Audit
+from producer.results.meanings import MEANINGS
 from producer.run import ending
 from producer.run.folder import Paths
 from producer.run.signals import StopRequest
@@ -494,3 +495,7 @@ def test_paper_has_whole_charts_and_no_parts_for_screens(browser: Browser, page:
     printed = browser.pdf()
     assert printed.startswith(b"%PDF")
     assert 4 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 30
+
+
+def test_every_reason_is_explained() -> None:
+    assert {reason.value for reason in Reason} == set(MEANINGS)
