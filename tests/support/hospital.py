@@ -15,8 +15,9 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
+from pynetdicom import AE, AllStoragePresentationContexts, build_context, build_role, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import
+    StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
@@ -59,6 +60,7 @@ class ScriptedHospital:
     refuses_store: Callable[[str], bool] = lambda _: False
     sends_instead: dict[str, Dataset] = field(default_factory=dict)  #: by the SOP Instance UID asked for
     stalls: float = 0.0  #: seconds of silence before a C-MOVE begins
+    commits: str = "yes"  #: to what it is asked to keep; "no", or "never" for no answer
     unlisted_stores: bool = False  #: takes objects, and lists none of them
     finds: list[Dataset] = field(default_factory=list)  #: each query that came
     moves: list[str] = field(default_factory=list)  #: each SOP Instance UID that was asked for by C-MOVE
@@ -68,6 +70,7 @@ class ScriptedHospital:
     lock: threading.Lock = field(default_factory=threading.Lock)
     destination: tuple[str, int] = ("127.0.0.1", 0)
     _server: Any = None
+    _answers: list[threading.Thread] = field(default_factory=list)
 
     def hold(self, file: bytes) -> str:
         """Take an image in; return its SOP Instance UID."""
@@ -83,6 +86,7 @@ class ScriptedHospital:
             StudyRootQueryRetrieveInformationModelFind,
             StudyRootQueryRetrieveInformationModelMove,
             StudyRootQueryRetrieveInformationModelGet,
+            StorageCommitmentPushModel,
         ):
             ae.add_supported_context(context)
         for one in (
@@ -95,10 +99,13 @@ class ScriptedHospital:
             (evt.EVT_C_MOVE, self._move),
             (evt.EVT_C_GET, self._get),
             (evt.EVT_C_STORE, self._store),
+            (evt.EVT_N_ACTION, self._asked_to_commit),
         ]
         self._server = ae.start_server((self.host, self.port), block=False, evt_handlers=handlers)
 
     def stop(self) -> None:
+        for answer in self._answers:
+            answer.join(30)
         if self._server is not None:
             self._server.shutdown()
             self._server = None
@@ -232,6 +239,36 @@ class ScriptedHospital:
             return 0xA700
         self.stored.append(image)
         return 0x0000
+
+    def _asked_to_commit(self, event: Any) -> tuple[int, Dataset | None]:
+        """Take a request for storage commitment; the answer comes over an association of its own (PS3.4 J.3.3)."""
+        if self.commits != "never":
+            answer = threading.Thread(target=self._commit, args=(event.action_information,), daemon=True)
+            self._answers.append(answer)
+            answer.start()
+        return 0x0000, None
+
+    def _commit(self, asked: Dataset) -> None:
+        held = {str(one.SOPInstanceUID) for one in self.stored} if self.commits == "yes" else set()
+        kept = [one for one in asked.ReferencedSOPSequence if str(one.ReferencedSOPInstanceUID) in held]
+        failed = [one for one in asked.ReferencedSOPSequence if str(one.ReferencedSOPInstanceUID) not in held]
+        for one in failed:
+            one.FailureReason = 0x0112  # no such object instance
+        told = Dataset()
+        told.TransactionUID = asked.TransactionUID
+        if kept:
+            told.ReferencedSOPSequence = kept
+        if failed:
+            told.FailedSOPSequence = failed
+        ae = AE(ae_title=self.title)
+        ae.add_requested_context(StorageCommitmentPushModel)
+        role = build_role(StorageCommitmentPushModel, scp_role=True)
+        association = ae.associate(*self.destination, ae_title="STACK", ext_neg=[role])
+        if association.is_established:
+            association.send_n_event_report(
+                told, 2 if failed else 1, StorageCommitmentPushModel, "1.2.840.10008.1.20.1.1"
+            )
+            association.release()
 
 
 def make_known(orthanc: OrthancServer, name: str, title: str, port: int) -> None:

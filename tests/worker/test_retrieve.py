@@ -335,6 +335,21 @@ def test_a_modality_commits_itself(ward: Ward, other_orthanc: tuple[OrthancServe
     assert isinstance(modality.orthanc, Orthanc)
 
 
+def test_another_make_commits_itself_or_not(ward: Ward) -> None:
+    """By an association of its own, as PACSs do: to what it has, to nothing, or never."""
+    ward.do(ward.submit(["1", "2"]))
+    (first,), (second,) = ward.held("1"), ward.held("2")
+    ward.modality.deliver([first])
+    ward.modality.commit(first, seconds=10)
+    with pytest.raises(ModalityFailed, match="does not commit itself") as caught:
+        ward.modality.commit(second, seconds=10)  # which it never got
+    assert caught.value.reason.value == "not_delivered"
+    for commits, said, seconds in (("no", "Failure", 10.0), ("never", "Pending", 1.0)):
+        ward.hospital.commits = commits
+        with pytest.raises(ModalityFailed, match=said):
+            ward.modality.commit(first, seconds=seconds)
+
+
 def test_a_run_too_late_for_an_image_brings_it_in_again(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run deletes its image between our look and our mark."""
     ward.do(ward.submit(["1"], run="run2"))
