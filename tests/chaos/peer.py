@@ -35,9 +35,12 @@ class FailingPeer(ScriptedHospital):
     ----------
     share
         Of associations, and of C-MOVE and C-STORE requests each, that fail; one in ten of these stalls.
+    silent
+        Takes every association and request, and answers none.
     """
 
     share: float = 0.0
+    silent: bool = False  #: takes every association and request, and answers none
     chance: random.Random = field(default_factory=lambda: random.Random(_SEED))
     failures: Counter[str] = field(default_factory=Counter)
 
@@ -50,6 +53,14 @@ class FailingPeer(ScriptedHospital):
             self.failures[way] += 1
             return way
 
+    def _keep_silent(self) -> None:
+        """Answer nothing for as long as that lasts; who asked has gone long before."""
+        if self.silent:
+            with self.lock:
+                self.failures["unanswered"] += 1
+        while self.silent:
+            time.sleep(0.1)
+
     def _requested(self, event: Any) -> None:
         with self.lock:
             rejects = self.chance.random() < self.share
@@ -59,12 +70,14 @@ class FailingPeer(ScriptedHospital):
             event.assoc.kill()
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        self._keep_silent()
         if self._fails("C-FIND refused"):
             yield 0xA700, None
             return
         yield from super()._find(event)
 
     def _move(self, event: Any) -> Iterator[Any]:
+        self._keep_silent()
         way = self._fails("sub-operation failed", "image lost", "C-MOVE aborted")
         uid = str(event.identifier.get("SOPInstanceUID", ""))
         if way == "C-MOVE aborted":
@@ -82,6 +95,7 @@ class FailingPeer(ScriptedHospital):
         self.loses = lambda uid: self._failing.get(uid) == "image lost"
 
     def _store(self, event: Any) -> int:
+        self._keep_silent()
         way = self._fails("C-STORE refused", "answer to C-STORE lost")
         if way == "C-STORE refused":
             return 0xA700
@@ -94,9 +108,17 @@ class FailingPeer(ScriptedHospital):
 
 
 def failing_peer(
-    folder: Path, *, items: int, share: float = 0.06, outages: int = 2, limit: float = 1200
+    folder: Path,
+    *,
+    items: int,
+    share: float = 0.06,
+    outages: int = 2,
+    silence: float = 150.0,
+    limit: float = 1800,
 ) -> Finding:
-    """14: a run takes its images from a PACS that fails at random, and gives it the reports; it is away twice too.
+    """14: a run takes its images from a PACS that fails at random, and gives it the reports.
+
+    It is away twice too, and once it takes every request and answers nothing for minutes.
 
     Parameters
     ----------
@@ -108,6 +130,8 @@ def failing_peer(
         Of its requests that fail.
     outages
         How often it is stopped for some seconds.
+    silence
+        Seconds for which it answers nothing.
     limit
         Seconds that the run may take.
     """
@@ -128,9 +152,13 @@ def failing_peer(
                 rig.ledgers, limit, "the run has begun"
             )  # a PACS that refuses before is told to the user
             peer.share = share
-            for number in range(1, outages + 1):
-                due = items * number // (outages + 1)
+            again = 0.0
+            for number in range(outages + 1):
+                due = items * (number + 1) // (outages + 2)
                 rig.until(lambda due=due: rig.ended() >= due, limit, f"{due} have ended")  # type: ignore[misc]
+                if number == 0:
+                    again = _after_silence(rig, peer, silence, limit)
+                    continue
                 peer.stop()
                 time.sleep(_STALL)
                 peer.start()
@@ -145,11 +173,21 @@ def failing_peer(
     delivered = {str(one.SOPInstanceUID) for one in peer.stored}
     told = ", ".join(f"{count} {way}" for way, count in sorted(peer.failures.items()))
     what = (
-        f"{told}; away {outages} times for {_STALL:g} s; {len(delivered)} reports delivered, {len(images)} images left"
-        f" in Orthanc; {ended.note}"
+        f"{told}; silent for {silence:g} s, going again after {again:.0f} s; away {outages} times for {_STALL:g} s;"
+        f" {len(delivered)} reports delivered, {len(images)} images left in Orthanc; {ended.note}"
     )
-    passed = ended.fine and len(delivered) == items and not images
+    passed = ended.fine and len(delivered) == items and not images and peer.failures["unanswered"] > 0
     return finding("14 hospital's PACS failing", account, seconds, what, passed=passed)
+
+
+def _after_silence(rig: Rig, peer: FailingPeer, silence: float, limit: float) -> float:
+    """Have the peer answer nothing for some time; return how many seconds later the next item has ended."""
+    peer.silent = True
+    time.sleep(silence)
+    ended, since = rig.ended(), time.monotonic()
+    peer.silent = False
+    rig.until(lambda: rig.ended() > ended, limit, "it goes on behind the silence")
+    return time.monotonic() - since
 
 
 def _fill(peer: FailingPeer, backlog: Path) -> None:

@@ -80,7 +80,7 @@ def test_an_orthanc_killed_in_mid_store_costs_nothing(tmp_path: Path) -> None:
 @pytest.mark.timeout(400)
 @pytest.mark.long
 def test_a_peer_that_fails_at_random_costs_nothing(tmp_path: Path) -> None:
-    found = peer.failing_peer(tmp_path, items=40, outages=1, limit=300)
+    found = peer.failing_peer(tmp_path, items=40, outages=1, silence=25, limit=300)
     assert_clean(found)
     assert found.passed, found
 
