@@ -12,6 +12,7 @@
     │   └── RunCancelled         the same, because the user cancelled the run: what is finished may be kept
     ├── RunPaused                the user paused the run: give the chunk back
     └── UsageError               the user has to change something before it can work
+        ├── ForeignAnswer        the same, where another than the PACS answers: a wrong address, or a proxy's page
         └── DeletionUnsupported  the same, where a PACS deletes nothing
 
 Anything else is a bug and stays loud.
@@ -98,6 +99,10 @@ class RunPaused(BacklogError):
 
 class UsageError(BacklogError):
     """The user has to change something (a path, a password, a setting) before it can work."""
+
+
+class ForeignAnswer(UsageError):
+    """What answers is not the PACS. At a run's start its address is wrong; later it is a proxy's page: a run waits."""
 
 
 class DeletionUnsupported(UsageError):

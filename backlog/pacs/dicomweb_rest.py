@@ -10,7 +10,14 @@ from typing import Final
 
 import requests
 
-from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.errors import (
+    BacklogError,
+    ForeignAnswer,
+    InstanceRejected,
+    ServiceUnavailable,
+    StorageFull,
+    UsageError,
+)
 from backlog.outcomes import Reason
 from backlog.pacs.http_errors import translated
 from backlog.pacs.http_session import HttpSession
@@ -166,9 +173,9 @@ class DicomwebRest(HttpSession):
         if announced is not None and seen != int(announced):
             raise ServiceUnavailable(f"the PACS at {self.url} broke off an answer")
 
-    def not_dicomweb(self) -> UsageError:
+    def not_dicomweb(self) -> ForeignAnswer:
         """Return the error of what answers otherwise than DICOMweb."""
-        return UsageError(
+        return ForeignAnswer(
             f"what answers at {self.url} is no DICOMweb service: give its root, below which /studies lies, as in"
             " dicomweb+https://host/dicom-web"
         )

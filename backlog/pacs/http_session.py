@@ -14,7 +14,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, Timeout
 from urllib3.exceptions import ProtocolError
 
-from backlog.errors import ServiceUnavailable, UsageError
+from backlog.errors import ForeignAnswer, ServiceUnavailable, UsageError
 from backlog.pacs.http_credentials import TokenFile
 from backlog.pacs.http_errors import credentials, translated
 
@@ -209,8 +209,8 @@ class HttpSession:
         if announced is not None and len(body) != int(announced):
             raise ServiceUnavailable(f"the PACS at {self.url} broke off an answer")
 
-    def _redirected(self) -> UsageError:
-        return UsageError(f"the PACS at {self.url} redirects elsewhere: give its own address")
+    def _redirected(self) -> ForeignAnswer:
+        return ForeignAnswer(f"the PACS at {self.url} redirects elsewhere: give its own address")
 
     def close(self) -> None:
         """Close the connections."""

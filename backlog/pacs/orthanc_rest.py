@@ -14,6 +14,7 @@ import requests
 
 from backlog.errors import (
     BacklogError,
+    ForeignAnswer,
     InstanceRejected,
     ModalityFailed,
     ServiceUnavailable,
@@ -57,9 +58,9 @@ class OrthancRest(HttpSession):
         except ValueError as error:
             raise self.not_orthanc() from error
 
-    def not_orthanc(self) -> UsageError:
+    def not_orthanc(self) -> ForeignAnswer:
         """Return the error of what answers otherwise than Orthanc."""
-        return UsageError(f"what answers at {self.url} is no Orthanc: see CXR_PACS_URL")
+        return ForeignAnswer(f"what answers at {self.url} is no Orthanc: see CXR_PACS_URL")
 
     def call(self, method: str, path: str, **more: Any) -> requests.Response:
         """Send one request and return its answer where it is a good one.
@@ -175,6 +176,8 @@ def _error(url: str, method: str, http: int, status: int) -> BacklogError:
         return InstanceRejected(Reason.TOO_LARGE, "the PACS finds it too large")
     if http == 405 and method == "POST":
         return UsageError(f"the PACS at {url} stores nothing: is it read-only?")
+    if http in (408, 425, 429):  # a proxy that wants fewer requests, or later
+        return ServiceUnavailable(f"the PACS at {url} answers {http}")
     if http < 500 and not status:
         # A proxy whose Orthanc is just starting; with HttpDescribeErrors off Orthanc's own errors look the same.
         return ServiceUnavailable(f"what answers at {url} says {http}, and no mention of Orthanc's")
@@ -184,6 +187,6 @@ def _error(url: str, method: str, http: int, status: int) -> BacklogError:
         return InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
     if http == 400 and status == _BAD_FILE_FORMAT:
         return InstanceRejected(Reason.NOT_DICOM, "the PACS can't read it as DICOM")
-    if http >= 500 or http in (408, 425, 429):
+    if http >= 500:
         return ServiceUnavailable(f"the PACS at {url} answers {http}")
     return InstanceRejected(Reason.REFUSED, f"the PACS answers {http} (OrthancStatus {status})")

@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import ChunkProgress
 from backlog.broker.messages import Stage
-from backlog.errors import ServiceUnavailable
+from backlog.errors import ForeignAnswer, ServiceUnavailable
 from backlog.files import touch
 from producer.dispatch.chunk_sender import ChunkSender
 from producer.dispatch.context import RunContext, RunObserver
@@ -83,8 +83,9 @@ class Dispatcher:
                     or claims.waiting_reason(run)
                     or self._standstill.hint(self.progress, self.in_flight)
                 )
-            except (ServiceUnavailable, OperationalError) as error:
-                # Redis, the PACS or the disk is unavailable: everything stands in the ledger, so wait and go on.
+            except (ServiceUnavailable, ForeignAnswer, OperationalError) as error:
+                # Redis, the PACS or the disk is unavailable: everything stands in the ledger, so wait and go on. The
+                # PACS did answer at the beginning: a page that is none of its answers is a proxy's.
                 self.progress.waiting_reason = str(error) or error.__class__.__name__
                 done = False
                 time.sleep(0.5)

@@ -414,6 +414,15 @@ def test_an_overloaded_pacs_is_waited_for(status: int) -> None:
         every_call_raises(server, ServiceUnavailable)
 
 
+@pytest.mark.parametrize("status", [408, 425, 429, 502])
+def test_an_overloaded_proxy_is_no_unknown_server(status: int) -> None:
+    page = answer(status, b"<html>slow down</html>", "Retry-After: 3")
+    with Misbehaving(page) as server, closing(Orthanc(server.url, seconds=5)) as client:
+        for call in (lambda: client.store(IMAGE), lambda: client.fetch(NOBODY), client.identity):
+            with pytest.raises(ServiceUnavailable, match=f"answers {status}$"):
+                call()
+
+
 def test_a_full_pacs_is_waited_for() -> None:
     with Misbehaving(answer(507)) as server:
         every_call_raises(server, StorageFull)

@@ -9,6 +9,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 
 from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
+from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
 from producer.cli.main import main
 from producer.dispatch.context import RunContext, Silent
@@ -88,6 +90,9 @@ class Waiting(Silent):
         self._repair = repair
         self.lines: list[str] = []
 
+    def on_harvest(self) -> None:
+        """Nothing: a fault may put a question to the PACS here, as a run does."""
+
     def on_progress(self, progress: RunProgress) -> None:
         """Keep the reason that the user is shown."""
         if progress.waiting_reason and not self.lines:
@@ -139,6 +144,30 @@ def no_replicas(backlog: Path, server: RedisServer, ledger: Path, patch: pytest.
 
 
 @contextmanager
+def a_page(backlog: Path, server: RedisServer, ledger: Path, patch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A proxy shows its log-in page to everybody: its session has expired, or its PACS is being served."""
+    failing = threading.Event()
+    failing.set()
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html>Log in</html>")
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        with closing(Orthanc(f"http://127.0.0.1:{proxy.server_port}")) as pacs:
+            patch.setattr(Waiting, "on_harvest", lambda _: pacs.identity() if failing.is_set() else None)
+            yield failing.clear
+        proxy.shutdown()
+
+
+@contextmanager
 def paused(backlog: Path, server: RedisServer, ledger: Path, patch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Redis answers nothing, as one that fails over: longer than we wait for an answer."""
     subprocess.run(
@@ -155,6 +184,7 @@ def paused(backlog: Path, server: RedisServer, ledger: Path, patch: pytest.Monke
         (eio, "the zip can't be read (Input/output error): is its disk there?"),
         (locked, "another program holds the run's ledger locked"),
         (no_replicas, "Redis takes no writes: "),
+        (a_page, "is no Orthanc: see CXR_PACS_URL"),
         pytest.param(paused, "Redis is unavailable: TimeoutError", marks=pytest.mark.long),
     ],
 )
