@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from typing import Any, cast
 
 import pytest
 from celery.exceptions import Reject
+from pydicom import dcmread
 
 from backlog.broker import connection
 from backlog.broker.celery_app import make_app
@@ -159,6 +161,18 @@ def test_an_image_that_is_never_sent_ends_and_the_others_go_on(ward: Ward) -> No
     assert record["outcome"] in (DEFERRED, "quarantined")  # as others were served after it once or twice
     assert record["reason"] == "not_retrieved"
     assert "0xA702" in record["detail"]
+
+
+@pytest.mark.parametrize("wrong", ["SeriesInstanceUID", "SOPInstanceUID"])
+def test_another_image_than_asked_for_is_not_scored(ward: Ward, wrong: str) -> None:
+    """Of another series, or under another UID: the one that was asked for is missing, and the others go on."""
+    other = dcmread(BytesIO(image("2", **{wrong: "1.9.99"})))
+    other.file_meta.MediaStorageSOPInstanceUID = other.SOPInstanceUID
+    ward.hospital.sends_instead["1.9.2.1.0"] = other
+    ward.do(ward.submit(["1", "2", "3"]))
+    assert [item["instance"] for item in ward.following()] == [*ward.held("1"), *ward.held("3")]
+    record = ward.records()[1]
+    assert (record["reason"], ward.held("2")) == ("not_retrieved", [])
 
 
 def test_the_last_image_of_a_run_has_an_earlier_one_as_witness(
