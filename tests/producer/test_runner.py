@@ -359,6 +359,28 @@ def test_a_zip_of_which_there_is_a_run_is_not_taken_again(site: Site, inbox: Inb
     assert taken(inbox, runs, 31) == ["a.zip"]
 
 
+def test_a_zip_that_grows_for_minutes_is_waited_for(site: Site, inbox: Inbox) -> None:
+    whole = site.backlog("whole.zip").read_bytes()
+    path = site.folder / "inbox" / "new.zip"
+    for step in range(20):  # nine seconds apart: never still for long enough
+        path.write_bytes(whole[: len(whole) * (step + 1) // 20])
+        assert taken(inbox, [], 9 * step) == []
+    assert taken(inbox, [], 9 * 19 + 11) == ["new.zip"]
+
+
+def test_a_zip_or_inbox_that_comes_back_is_known(site: Site, inbox: Inbox) -> None:
+    path = site.backlog("inbox/a.zip")
+    site.queue(path, "first")
+    runs = list(find_runs(site.runs))
+    away = site.folder / "away"
+    for of in (path, inbox.folder):
+        of.rename(away)
+        assert taken(inbox, runs, 20) == []
+        away.rename(of)
+        for now in (30, 41, 52):
+            assert taken(inbox, runs, now) == []
+
+
 def test_the_runner_makes_a_run_for_each_zip(site: Site, inbox: Inbox) -> None:
     begun: list[Path] = []
     runner = site.runner(
