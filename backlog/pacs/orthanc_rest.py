@@ -27,6 +27,8 @@ from backlog.pacs.http_session import HttpSession
 
 #: Orthanc's public identifiers: a SHA-1 in five groups of eight.
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
+#: One of them in a path, or a label at its end: what is forbidden is told without them.
+_IN_PATH: Final = re.compile(rf"{_ID.pattern}|(?<=/labels/).+")
 
 #: OrthancStatus of errors that are the file's own fault (Orthanc's Enumerations.h).
 _BAD_FILE_FORMAT: Final = 15
@@ -138,6 +140,12 @@ class OrthancRest(HttpSession):
             with suppress(UsageError):
                 self.json("/system")
                 return InstanceRejected(Reason.NOT_IN_PACS, _UNKNOWN)
+        if status_code == 403:
+            address = _IN_PATH.sub("…", path.partition("?")[0])
+            return UsageError(
+                f"the PACS at {self.url} forbids {method} {address} to this user (403): see its rules, or a proxy's,"
+                " and CXR_PACS_USERNAME"
+            )
         return self.ran_out(status_code) or _error(self.url, method, status_code, status)
 
 
@@ -166,7 +174,7 @@ def checked_id(resource: str) -> str:
 
 
 def _error(url: str, method: str, http: int, status: int) -> BacklogError:
-    if http in (401, 403):
+    if http == 401:
         return UsageError(
             f"the PACS at {url} refuses the user or the password: see CXR_PACS_USERNAME, CXR_PACS_PASSWORD"
         )

@@ -22,6 +22,7 @@ from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull, Us
 from backlog.outcomes import Reason
 from backlog.pacs.base import StoreResult
 from backlog.pacs.orthanc import Orthanc
+from backlog.pacs.orthanc_find import Level
 from backlog.settings import Settings
 from tests.support.dicom_images import chest, dicom
 from tests.support.newer_orthanc import VERSIONS, an_orthanc, lacking
@@ -356,7 +357,7 @@ class Misbehaving:
                     outer.released.wait(30)
                 self.close_connection = True
 
-            do_GET = do_POST = do_DELETE = _any  # noqa: N815  # the base class looks for these
+            do_GET = do_POST = do_PUT = do_DELETE = _any  # noqa: N815  # the base class looks for these
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
                 pass
@@ -412,6 +413,20 @@ def every_call_raises(server: Misbehaving, kind: type[Exception], seconds: float
 def test_an_overloaded_pacs_is_waited_for(status: int) -> None:
     with Misbehaving(answer(status)) as server:
         every_call_raises(server, ServiceUnavailable)
+
+
+def test_what_a_rule_of_the_pacs_forbids_is_named() -> None:
+    """A proxy may let some addresses pass and others not: a new password is no help then."""
+    with Misbehaving(answer(403)) as server, closing(Orthanc(server.url, seconds=5)) as client:
+        for call, said in (
+            (client.statistics, "forbids GET /statistics to"),
+            (lambda: client.fetch(NOBODY), "forbids GET /instances/…/file to"),
+            (lambda: client.lookup(Level.INSTANCE, "1.2"), "forbids POST /tools/lookup to"),
+            (lambda: client.series_ids(0, 1, {}), "forbids GET /series to"),
+            (lambda: client.put_label(NOBODY, "ai-mass"), "forbids PUT /studies/…/labels/… to"),
+        ):
+            with pytest.raises(UsageError, match=said):
+                call()
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 502])
