@@ -93,6 +93,23 @@ def touch(path: Path) -> None:
         raise UsageError(f"{path}: can't be written ({error.strerror})") from error
 
 
+def remove(*paths: Path) -> None:
+    """Remove files, where they are.
+
+    Raises
+    ------
+    UsageError
+        One can't be removed.
+    """
+    for path in paths:
+        if not os.path.lexists(path):
+            continue  # on a read-only file system to remove what is not there is an error too
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path}: can't be written ({error.strerror})") from error
+
+
 @contextmanager
 def private_files() -> Iterator[None]:
     """Make every new file and folder the user's own (0600, 0700), those of the processes started meanwhile included."""

@@ -22,7 +22,12 @@ FOLDER: Final = Path(__file__).parent / "locale"
 PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 
 #: Control characters but tab and line feed: an escape sequence from a worker or a file's name could rewrite the screen.
-_CONTROLS: Final = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\t"), ord("\n")}, "?")
+#: Marks of writing direction too (Unicode 9, bidirectional controls), which show a name in another order than it has.
+_CONTROLS: Final = dict.fromkeys(
+    {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
+    - {ord("\t"), ord("\n")},
+    "?",
+)
 
 #: Languages that write 72,2 and 1.000 where English writes 72.2 and 1,000.
 _DECIMAL_COMMA: Final = ("pt-BR",)

@@ -97,7 +97,10 @@ def _set_up_log() -> None:
 
 
 def _fail(error: BaseException, status: int) -> NoReturn:
-    click.echo(f"cxr-backlog: {translated(str(error))}", err=True)
+    text = str(error)
+    if isinstance(error, UsageError):
+        text = text.replace("\n", "?")  # in a file's name it would make a line that we never said
+    click.echo(f"cxr-backlog: {translated(text)}", err=True)
     sys.exit(status)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from backlog.errors import UsageError
+from backlog.files import remove
 from backlog.pacs.address import is_dicomweb
 from backlog.processes import cores
 from producer.cli.options import (
@@ -234,13 +235,11 @@ def resume(out: Path, copy: bool, notify: str | None, detach: bool, unless_held:
     if detach:
         _refuse_notify(notify)
         need_runner(read_settings())
-        for path in (*held, paths.runner):
-            path.unlink(missing_ok=True)
+        remove(*held, paths.runner)
         echo(f"Queued. See it: cxr-backlog runs; cxr-backlog status {paths.out}")
         return
     paused = paths.pause.exists()
-    paths.pause.unlink(missing_ok=True)
-    paths.cancel.unlink(missing_ok=True)
+    remove(paths.pause, paths.cancel)
     if paused and is_running(paths):
         echo("The run goes on.")
         return

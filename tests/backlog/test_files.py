@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from backlog.files import PrivateFolder, named_when_whole, open_without_link, private_files, replacing
+from backlog.errors import UsageError
+from backlog.files import PrivateFolder, named_when_whole, open_without_link, private_files, remove, replacing
 from tests.support.servers import ROOT, wait_until
 
 
@@ -88,3 +89,12 @@ def test_a_killed_processs_folder_is_removed_at_the_next_start(
     with PrivateFolder() as mine:
         assert {one.name for one in tmp_path.iterdir()} == {"cxr-foreign", mine.name}
     assert [one.name for one in tmp_path.iterdir()] == ["cxr-foreign"]
+
+
+def test_what_is_not_there_is_removed_also_where_nothing_can_be(tmp_path: Path) -> None:
+    """As of a run's folder that is mounted read-only: the kernel refuses before it looks."""
+    (tmp_path / "pause").touch()
+    remove(tmp_path / "pause", tmp_path / "cancel", Path("/proc/cancel"))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="can't be written"):
+        remove(Path("/proc/version"))

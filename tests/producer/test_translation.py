@@ -122,6 +122,18 @@ def test_a_commands_decimals_are_the_languages(tmp_path: Path, command: str) -> 
     assert point.search(CliRunner().invoke(main, words, env={"CXR_LANGUAGE": "en"}).output)
 
 
+def test_no_name_is_shown_in_another_order_than_it_has() -> None:
+    for mark in "\u202a\u202e\u2066\u2069\u200e\u200f\u061c":
+        assert translation.translated(f"gnp{mark}.exe: no such file") == "gnp?.exe: no such file"
+    assert translation.translated("\u05e9\u05dc.dcm: no") == "\u05e9\u05dc.dcm: no"
+
+
+def test_a_name_with_a_line_feed_makes_no_line_of_its_own() -> None:
+    done = CliRunner().invoke(main, ["status", "x\ncxr-backlog: all is well"])
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 @pytest.mark.parametrize(
     ("environment", "language"),
     [
