@@ -22,6 +22,8 @@ from tests.support.dicom_images import dicom
 from tests.support.newer_orthanc import VERSIONS, NewerOrthanc, lacking, made_orthanc
 
 _JPEG_LS: Final = "1.2.840.10008.1.2.4.80"
+#: Of so many images a PACS fails on one.
+_HUNDRED: Final = 100
 _FIELDS: Final = ("items", "lost", "duplicate", "wrongly_quarantined", "wrong")
 
 
@@ -125,8 +127,8 @@ def _breaks(folder: Path, version: str, size: Size) -> Ended:
 
 
 def _fails(folder: Path, version: str, size: Size, status: int, reason: Reason, *, reads: bool) -> Ended:
-    with _rig(folder, version, size.items) as rig:
-        failing = rig.images[:: max(1, size.items // max(2, size.items // 100))]  # the first one too
+    with _rig(folder, version, max(_HUNDRED, size.items)) as rig:
+        failing = rig.images[::_HUNDRED]  # the first one too
         uids = [image.sop_instance_uid for image in failing]
         with FailingProxy(rig.orthanc.url, uids, status, reads=reads) as proxy:
             rig.pacs_port = proxy.port
