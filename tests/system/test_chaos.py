@@ -1,4 +1,4 @@
-"""The small version of the chaos harness; ``make chaos`` runs the whole of it."""
+"""The small version of the chaos harness; ``make chaos`` runs the whole of it, and the experiments marked ``long``."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def test_killed_workers_lose_and_double_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_killed_redis_and_producers_lose_and_double_nothing(tmp_path: Path) -> None:
     found = deaths.killed_servers(tmp_path, items=300, redis=2, flushes=1, producers=2, limit=200)
     assert_clean(found)
@@ -94,6 +95,7 @@ def test_a_killed_producer_of_a_followed_source_costs_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_only_poison_is_quarantined_and_for_its_reason(tmp_path: Path) -> None:
     # So few images show no throughput: the whole harness measures that.
     found = deaths.poison(tmp_path, items=240, share=1 / 60, limit=200, least=0)
@@ -101,6 +103,7 @@ def test_only_poison_is_quarantined_and_for_its_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_without_reconcile_the_harness_sees_what_is_lost(tmp_path: Path) -> None:
     found = deaths.without_reconcile(tmp_path, items=300, kills=6, every=1.0, quiet=12)
     assert found.lost > 0, found
