@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -40,14 +41,20 @@ def assert_same(content: ReportContent) -> None:
         pytest.fail(f"differ at byte {at}: {ours[at - 60 : at + 40]!r} / {theirs[at - 60 : at + 40]!r}")
 
 
+#: One of each kind that regions tell apart: present with one region, with two, with that of the whole image; absent.
+_KINDS = {"Atelectasis", "Enlarged Cardiomediastinum", "Effusion", "Pneumothorax"}
+
+
 @pytest.mark.parametrize("name", _HEADERS)
 def test_the_bytes_are_highdicoms_for_every_header(name: str) -> None:
+    """With the findings of a few kinds: a header changes all of a kind alike, and highdicom takes its time for each."""
     dicom = _HEADERS[name]
-    assert_same(
-        report_content(
-            source_of(dicom), SCORES, (), model=MODEL, options=DRAWN, when=WHEN, regions=regions(dicom)
-        )
+    content = report_content(
+        source_of(dicom), SCORES, (), model=MODEL, options=DRAWN, when=WHEN, regions=regions(dicom)
     )
+    few = tuple(finding for finding in content.findings if finding.label in _KINDS)
+    assert len(few) == len(_KINDS)
+    assert_same(replace(content, findings=few))
 
 
 @pytest.mark.parametrize("options", EVERY_OPTION, ids=lambda o: f"{o.language}-{o.coding}-{o.iod}")
