@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backlog.log import LOGGER
+from tests.support.commands import run_command
 from tests.support.hospital import ScriptedHospital, dicom_options, forget_all, make_known
 from tests.support.servers import ROOT, OrthancServer, RedisServer, free_port, missing
 
@@ -140,20 +141,23 @@ def model_cache(request: pytest.FixtureRequest) -> Path:
     return Path(cache)
 
 
+@pytest.fixture(scope="session")
+def cli_in(model_cache: Path) -> Callable[[Path], Cli]:
+    """Our command line in a folder, with seeded weights."""
+
+    def inside(folder: Path) -> Cli:
+        def call(
+            *arguments: object, timeout: float = 240, **settings: str
+        ) -> subprocess.CompletedProcess[str]:
+            settings = {"CXR_WEIGHTS": "seeded", "CXR_CACHE": str(model_cache)} | settings
+            return run_command(arguments, settings=settings, cwd=folder, timeout=timeout)
+
+        return call
+
+    return inside
+
+
 @pytest.fixture
-def cli(model_cache: Path, tmp_path: Path) -> Cli:
+def cli(cli_in: Callable[[Path], Cli], tmp_path: Path) -> Cli:
     """Our command line, with seeded weights: ``cli("run", path, CXR_PACS_USERNAME="me")``."""
-
-    def call(*arguments: object, timeout: float = 240, **settings: str) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("CXR_")}
-        environment |= {"CXR_WEIGHTS": "seeded", "CXR_CACHE": str(model_cache)} | settings
-        return subprocess.run(
-            [str(Path(sys.executable).with_name("cxr-backlog")), *map(str, arguments)],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-
-    return call
+    return cli_in(tmp_path)

@@ -8,7 +8,6 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -32,21 +31,16 @@ from producer.run.folder import Paths
 from producer.run.published import read_published
 from producer.sources.open import Selection
 from tests.conftest import Cli
+from tests.support.commands import PROGRAM, Done, run_command, started_command
 from tests.support.dicom_images import chest, dicom
 from tests.support.ended_runs import ended_run, harvest, list_items, new_ledger, reported, some_scores
 from tests.support.report_gate import ReportGate
 from tests.support.servers import ROOT, OrthancServer, RedisServer, free_port, wait_until
 
-PROGRAM = str(Path(sys.executable).with_name("cxr-backlog"))
-Done = subprocess.CompletedProcess[str]
-
 
 def call(*arguments: object, cwd: Path = ROOT, **settings: str) -> Done:
     """Run a command that needs no weights."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CXR_")} | settings
-    return subprocess.run(
-        [PROGRAM, *map(str, arguments)], env=environment, cwd=cwd, capture_output=True, text=True, timeout=120
-    )
+    return run_command(arguments, settings=settings, cwd=cwd)
 
 
 def fails(done: Done, status: int, words: str) -> None:
@@ -74,13 +68,36 @@ def test_help_comes_at_once() -> None:
     spent = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = call("--help")
+        done = started_command(["--help"], environment=os.environ, cwd=ROOT)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.returncode == 0
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(spent) <= 0.3, spent
     assert "Exit status" in done.stdout
     assert "not for diagnosis" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--version",), ("settings",), ("plan", "nothing.zip"), ("fly",), ("status", ".")],
+    ids=" ".join,
+)
+def test_a_forked_command_ends_as_one_that_is_started(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """These tests call most commands by a fork; what it says, and how it ends, has to be the program's."""
+    started = started_command(words, environment=os.environ, cwd=tmp_path)
+    forked = run_command(words, settings={}, cwd=tmp_path)
+    assert (forked.returncode, forked.stdout, forked.stderr) == (
+        started.returncode,
+        started.stdout,
+        started.stderr,
+    )
+
+
+def test_a_command_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_command(["inspect", "pipe"], settings={}, cwd=tmp_path, timeout=0.5)
+    assert run_command(["--version"], settings={}, cwd=tmp_path).returncode == 0
 
 
 def test_every_command_has_help() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet
@@ -17,21 +18,28 @@ from tests.support.dicom_images import chest, dicom
 COUNT = 3
 
 
-@pytest.fixture
-def run(cli: Cli, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def run(cli_in: Callable[[Path], Cli], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three images, with everything beside its reports that there is; and labels for it."""
-    (tmp_path / "in").mkdir()
+    folder = tmp_path_factory.mktemp("seeded")
+    (folder / "in").mkdir()
     for number in range(COUNT):
         image = dicom(chest(256, 256 + number), SOPInstanceUID=f"1.2.{number + 1}")
-        (tmp_path / "in" / f"{number}.dcm").write_bytes(image)
-    done = cli("run", "in", "--out", "out", "--derived-objects", "capture,pdf")
+        (folder / "in" / f"{number}.dcm").write_bytes(image)
+    done = cli_in(folder)("run", "in", "--out", "out", "--derived-objects", "capture,pdf")
     assert done.returncode == 0, done.stderr
-    (tmp_path / "run.txt").write_text(done.stdout)
-    with (tmp_path / "labels.csv").open("w", newline="") as file:
+    (folder / "run.txt").write_text(done.stdout)
+    with (folder / "labels.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["sop_instance_uid", *LABELS])
         rows.writerows([f"1.2.{number + 1}", *[number % 2] * len(LABELS)] for number in range(COUNT))
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def cli(cli_in: Callable[[Path], Cli], run: Path) -> Cli:
+    """The command line beside the run."""
+    return cli_in(run)
 
 
 def says_so(text: str) -> bool:
