@@ -22,20 +22,21 @@ check: ## lint and types only
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-# The tests of one file stay in one process; each process starts its own servers.
+# The tests of one file stay in one process, and each process starts its own servers. Whole runs come first, not the files of
+# most tests (tests/conftest.py): a long file at the end would run alone.
 TEST_PROCESSES ?= 2
 
 unit: ## lint, types and the tests that need no whole run, in minutes; what `make test` runs besides takes longer
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk \
 		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb
 	@$(MAKE) --no-print-directory check
-	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow" tests/test_house.py tests/backlog tests/producer tests/worker
+	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slow" tests/test_house.py tests/backlog tests/producer tests/worker
 
 test: ## install what the tests need; lint, types, tests
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk pdftotext:poppler-utils chromium:chromium 7z:p7zip-full tmux:tmux \
 		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps
 	@$(MAKE) --no-print-directory check
-	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not long"
+	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long"
 
 bench: ## measure, as ratios in one run
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc chromium:chromium

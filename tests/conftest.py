@@ -32,6 +32,14 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, (bytes, bytearray)) else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with whole runs: two processes end together where the last files that they take are short."""
+    order = ("tests/system/", "tests/worker/", "tests/producer/")
+    items.sort(
+        key=lambda item: next((n for n, one in enumerate(order) if item.nodeid.startswith(one)), len(order))
+    )
+
+
 @pytest.fixture(autouse=True)
 def _log_as_at_the_start() -> Iterator[None]:
     """A command or a worker that a test runs in this process sets the log up for itself alone."""
