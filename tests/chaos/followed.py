@@ -94,7 +94,10 @@ def _follow(folder: Path, kind: str, items: int, kills: int, limit: float) -> tu
             next(coming)  # while nobody looks
             if number % _DAY == 0:
                 _end_day(rig)
+        begun = len(rig.ledgers())
         rig.start_producer()
+        if kills % _DAY == 0:  # else what is left may all be taken into the day that is over
+            rig.until(lambda: len(rig.ledgers()) > begun, limit, "the next day has begun")
         _take(coming, items)
         rig.until(lambda: rig.ended() >= items, limit, f"all {items} have ended")
         codes = [_stop(rig)]
