@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +33,58 @@ SECONDS = 10
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
 
 
-def in_a_process(path: Path) -> dict[str, Any]:
-    """Return how a file ends in a process with the limits."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.support.hostile_child", str(path)],
-        capture_output=True,
-        timeout=SECONDS,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )
-    assert ran.returncode == 0, ran.stderr.decode()[-2000:]
-    answer: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    return answer
+class Children:
+    """Processes with the limits, one for each file. A context."""
+
+    def __init__(self) -> None:
+        self.process = self._started()
+
+    @staticmethod
+    def _started() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.hostile_child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    def ended(self, path: Path) -> dict[str, Any]:
+        """Return how a file ends."""
+        requests, answers = self.process.stdin, self.process.stdout
+        assert requests is not None
+        assert answers is not None
+        requests.write(f"{path}\n")
+        requests.flush()
+        if not select.select([answers], [], [], SECONDS)[0]:
+            self.stop()
+            self.process = self._started()
+            pytest.fail(f"no answer within {SECONDS} s")
+        answer: dict[str, Any] = json.loads(answers.readline())
+        assert "status" not in answer, answer
+        return answer
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[Children]:
+    made = Children()
+    yield made
+    made.stop()
 
 
 @needs_data
 @pytest.mark.parametrize("item", listed("hostile"), ids=lambda item: item.name)
-def test_every_hostile_file_has_an_outcome(item: Case) -> None:
-    answer = in_a_process(item.path)
+def test_every_hostile_file_has_an_outcome(children: Children, item: Case) -> None:
+    answer = children.ended(item.path)
     assert answer["outcome"] in ("reported", "skipped", "quarantined")
     if item.name.startswith(("pwn", "pydicom")):
         assert answer["outcome"] != "reported"
@@ -213,11 +250,11 @@ BOMBS: dict[str, tuple[Any, set[str]]] = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_every_bomb_is_disarmed(name: str, tmp_path: Path) -> None:
+def test_every_bomb_is_disarmed(children: Children, name: str, tmp_path: Path) -> None:
     make, expected = BOMBS[name]
     path = tmp_path / "bomb.dcm"
     path.write_bytes(make())
-    answer = in_a_process(path)
+    answer = children.ended(path)
     assert answer.get("reason", answer["outcome"]) in expected
 
 
