@@ -8,13 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from backlog.log import LOGGER
+from backlog.settings import Settings
 from tests.support.commands import run_command
 from tests.support.hospital import ScriptedHospital, dicom_options, forget_all, make_known
 from tests.support.servers import ROOT, OrthancServer, RedisServer, free_port, missing
+
+if TYPE_CHECKING:
+    from tests.support.warm_worker import WarmWorker
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -147,6 +152,16 @@ def model_cache(request: pytest.FixtureRequest) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return Path(cache)
+
+
+@pytest.fixture(scope="session")
+def warm_worker(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmWorker]:
+    """A model with seeded weights and a reader, for the tests of tasks."""
+    from tests.support import warm_worker as module  # takes numpy and ONNX Runtime
+
+    settings = Settings(weights="seeded", cache=str(model_cache), threads=1)
+    with module.warm_worker(settings, tmp_path_factory.mktemp("warm")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,7 @@ from backlog.settings import Settings
 from tests.support.dicom_images import chest, dicom
 from tests.support.jobs import a_job
 from tests.support.servers import free_port, wait_until
+from tests.support.warm_worker import WarmWorker
 from worker.reader.pool import Readers
 from worker.tasks import chunk as chunk_module
 from worker.tasks import registry as tasks
@@ -130,7 +131,11 @@ class Shop:
 
 @pytest.fixture
 def shop(
-    redis_url: str, tmp_path: Path, model_cache: Path, monkeypatch: pytest.MonkeyPatch
+    redis_url: str,
+    tmp_path: Path,
+    model_cache: Path,
+    warm_worker: WarmWorker,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Shop]:
     settings = Settings(
         redis_url=redis_url,
@@ -140,15 +145,13 @@ def shop(
         threads=1,
         lease_seconds=2.0,
     )
-    monkeypatch.setenv("CXR_PACS_URL", settings.pacs_url)  # the reader's process reads it
+    monkeypatch.setenv("CXR_PACS_URL", str(warm_worker.pacs))  # the reader's process reads it
     monkeypatch.setattr(
         chunk_module, "wait_a_little", lambda error: None
     )  # the second before a chunk goes back
     made = Shop(settings, tmp_path)
-    yield made
-    held = made.process.__dict__.get("_readers")
-    if held:
-        held.stop()
+    with warm_worker.lent(made.process, tmp_path):
+        yield made
     made.claims.broker.close()
     made.app.close()
     shutdown.stopping.clear()

@@ -23,6 +23,8 @@ RESNET = "resnet50-res512-all"
 
 def use(shop: Shop, model: str) -> None:  # noqa: F811
     """Make the worker one of another model, with its seeded weights."""
+    for kept in ("engine", "weights", "_readers"):
+        shop.process.__dict__.pop(kept, None)
     shop.settings = replace(shop.settings, model=model)
     shop.process.settings = shop.settings
     locate("seeded", "", shop.settings.cache_folder, download=False, model=model)
@@ -59,8 +61,6 @@ def test_labels_without_training_are_not_evaluated_anywhere(shop: Shop, model: s
 def test_two_models_write_two_reports_of_one_image(shop: Shop) -> None:  # noqa: F811
     scored(shop, DEFAULT_MODEL)
     (first,) = shop.records().values()
-    shop.process.__dict__.pop("engine")
-    shop.process.__dict__.pop("weights")
     use(shop, NIH)
     scored(shop, NIH, "run2")
     (second,) = shop.records("run2").values()
