@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,19 @@ def bundle(stack: Stack) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def others_bridge() -> int:
+    """The number of the interface that the engine of the stack joins its containers by; 0 where it has none."""
+    return bridge_number()
+
+
+def bridge_number() -> int:
+    with suppress(OSError):
+        return socket.if_nametoindex("docker0")
+    return 0
+
+
+@pytest.fixture(scope="module")
+def engine(others_bridge: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     if reason := missing():
         pytest.skip(reason)
     engine = Engine(tmp_path_factory.mktemp("engine"))
@@ -112,6 +126,11 @@ def test_a_kill_of_the_engine_loses_nothing(unpacked: Stack, engine: Engine, acc
     account.take(
         unpacked, "engine", before, "the engine (kill -9 of dockerd and containerd)", "all started again"
     )
+
+
+def test_the_engine_of_the_stack_keeps_its_bridge(engine: Engine, others_bridge: int) -> None:
+    """Its containers, and whatever it builds, would have no network any more."""
+    assert bridge_number() == others_bridge
 
 
 def test_backup_destroy_and_restore(unpacked: Stack, account: Account, tmp_path: Path) -> None:

@@ -11,11 +11,15 @@ from pathlib import Path
 
 from tests.support.servers import wait_until
 
-#: Of its containers' networks.
-_ADDRESSES = "10.213.0.0/16"
-
-#: Its default bridge, which no container uses. Without one of its own it would take, or remove, the other engine's.
+#: Its default bridge, which no container uses: without one of its own it would take the other engine's, docker0.
 _BRIDGE = "cxr-test0"
+_BRIDGE_ADDRESS = "10.213.255.1/24"
+
+#: Lets what one bridge joins pass: its own containers, which the other engine's filter drops as strangers. By the
+#: bridge and not by address, since addresses of its own would have to come from --default-address-pool: an engine with
+#: one, as with --bridge=none, deletes the interface docker0 when it starts again, whosever that is
+#: (removeDefaultBridgeInterface in moby's daemon/daemon_unix.go).
+_RULE = ["DOCKER-USER", "-m", "physdev", "--physdev-is-bridged", "-j", "ACCEPT"]
 
 
 def missing() -> str:
@@ -56,13 +60,12 @@ class Engine:
             f"--bridge={_BRIDGE}",
             "--iptables=false",
             "--ip6tables=false",
-            f"--default-address-pool=base={_ADDRESSES},size=24",
         ]
         self._leave_no_trace()  # of before a kill
         self._filter("-I")
         for command in ("add {} type bridge", "set {} up"):
             subprocess.run(["ip", "link", *command.format(_BRIDGE).split()], check=True)
-        subprocess.run(["ip", "address", "add", "10.213.255.1/24", "dev", _BRIDGE], check=True)
+        subprocess.run(["ip", "address", "add", _BRIDGE_ADDRESS, "dev", _BRIDGE], check=True)
         with (self.folder / "dockerd.log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["dockerd", *options],
@@ -104,8 +107,7 @@ class Engine:
 
     def _filter(self, what: str) -> None:
         """Insert the rule, or delete it. Without the chain there is no other engine, and nothing to be let through."""
-        rule = ["DOCKER-USER", "-s", _ADDRESSES, "-d", _ADDRESSES, "-j", "ACCEPT"]
-        subprocess.run(["iptables", what, *rule], capture_output=True)
+        subprocess.run(["iptables", what, *_RULE], capture_output=True)
 
     def _answers(self) -> bool:
         assert self.process is not None
