@@ -227,7 +227,9 @@ class Metrics:
             )
         yield from gauges("cxr_queue_messages", "Messages that wait.", "queue", seen.depths)
         yield from gauges("cxr_queue_oldest_seconds", "Age of the oldest that waits.", "queue", seen.ages)
-        yield from gauges("cxr_queue_consumers", "Workers that listen.", "queue", seen.consumers)
+        # The run itself finds within seconds that a queue has no worker; the poller asks more rarely.
+        consumers = (seen.consumers or {}) | dict.fromkeys(run.queues_without_worker, 0)
+        yield from gauges("cxr_queue_consumers", "Workers that listen.", "queue", consumers)
         yield from gauge("cxr_redis_memory_bytes", "Memory that Redis uses.", seen.redis_used)
         yield from gauge("cxr_redis_memory_max_bytes", "Its limit; 0 is none.", seen.redis_most)
         yield from gauge("cxr_pacs_up", "1 when the PACS answers.", float(seen.pacs_up))

@@ -1,4 +1,4 @@
-"""Queues from which no worker takes: looked for when a run stands still, and named with what starts such a worker."""
+"""Queues from which no worker takes: looked for when a stage stands still, and named with what starts such a worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from producer.dispatch.progress import RunProgress
 if TYPE_CHECKING:
     from celery import Celery
 
-#: Workers are asked once nothing has moved for this long, in seconds, and how long they may take to answer.
+#: Workers are asked once a stage has not moved for this long, in seconds, and how long they may take to answer.
 _QUIET: Final = 1.0
 _ASK_FOR: Final = 2.0
 
@@ -27,9 +27,10 @@ _IN_A_ROW: Final = 2
 
 @dataclass
 class MissingConsumers:
-    """Asks the workers which queues they take from, in a thread, while a run stands still. A context.
+    """Asks the workers which queues they take from, in a thread, while a stage stands still. A context.
 
-    With `_QUIET` and `_ASK_FOR` a queue without a worker is named within about seven seconds.
+    With `_QUIET` and `_ASK_FOR` a queue without a worker is named within about seven seconds, whatever the other stages
+    do: they may go on for minutes with what is in flight. A stage for which nothing waits needs no worker.
 
     Parameters
     ----------
@@ -42,9 +43,11 @@ class MissingConsumers:
     app: Celery
     job: Callable[[], Job]
     first: Stage
-    _missing: dict[str, int] = field(default_factory=dict, init=False)
-    _seen: tuple[int, ...] = field(default=(), init=False)
-    _moved: float = field(default_factory=time.monotonic, init=False)
+    _missing: dict[Stage, int] = field(default_factory=dict, init=False)
+    _seen: dict[Stage, int] = field(default_factory=dict, init=False)
+    #: When each stage moved last, by the monotonic clock.
+    _moved: dict[Stage, float] = field(default_factory=dict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _over: threading.Event = field(default_factory=threading.Event, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
 
@@ -60,10 +63,13 @@ class MissingConsumers:
 
     def follow(self, progress: RunProgress) -> None:
         """Take note of the progress, and put what is missing in front of what the run waits for."""
-        seen = (progress.uploaded, progress.inferred, progress.tally.ended)
-        if seen != self._seen or progress.paused or not progress.in_flight:
-            self._seen, self._moved = seen, time.monotonic()
-            self._missing = {}
+        passed, now = _passed(progress), time.monotonic()
+        with self._lock:
+            for stage, waiting in _waiting(progress).items():
+                moved = passed[stage] != self._seen.get(stage)
+                if moved or not waiting or progress.paused or not progress.in_flight:
+                    self._moved[stage], self._missing[stage] = now, 0
+        self._seen = passed
         progress.queues_without_worker = self._lacking()
         if reason := self.reason():
             progress.waiting_reason = reason
@@ -87,7 +93,9 @@ class MissingConsumers:
         )
 
     def _lacking(self) -> list[str]:
-        return [queue for queue, times in dict(self._missing).items() if times >= _IN_A_ROW]
+        queues = queues_of(self.job(), self.first)
+        with self._lock:
+            return [queue for stage, queue in queues.items() if self._missing.get(stage, 0) >= _IN_A_ROW]
 
     def _settings(self, lacking: list[str]) -> str:
         """Return the settings of a worker that these queues need; empty for the default ones."""
@@ -98,15 +106,17 @@ class MissingConsumers:
 
     def _run(self) -> None:
         while not self._over.wait(_QUIET / 2):
-            if time.monotonic() - self._moved < _QUIET:
+            with self._lock:
+                began, now = dict(self._moved), time.monotonic()
+            queues = queues_of(self.job(), self.first)
+            quiet = [stage for stage in queues if now - began.get(stage, now) >= _QUIET]
+            heard = self._heard() if quiet else None
+            if heard is None:
                 continue
-            began = self._moved
-            heard = self._heard()
-            if heard is not None and began == self._moved:
-                queues = list(queues_of(self.job(), self.first).values())
-                self._missing = {
-                    queue: self._missing.get(queue, 0) + 1 for queue in queues if queue not in heard
-                }
+            with self._lock:
+                for stage in quiet:
+                    if began[stage] == self._moved[stage]:
+                        self._missing[stage] = 0 if queues[stage] in heard else self._missing[stage] + 1
 
     def _heard(self) -> set[str] | None:
         """Return the queues that workers take from; None where Redis is unavailable, which is said elsewhere."""
@@ -114,3 +124,24 @@ class MissingConsumers:
             answers = self.app.control.inspect(timeout=_ASK_FOR).active_queues() or {}
             return {queue["name"] for queues in answers.values() for queue in queues}
         return None
+
+
+def _passed(progress: RunProgress) -> dict[Stage, int]:
+    """Return how many items are past each stage."""
+    return {
+        Stage.RETRIEVE: progress.uploaded,
+        Stage.UPLOAD: progress.uploaded,
+        Stage.INFER: progress.inferred,
+        Stage.REPORT: progress.tally.ended,
+    }
+
+
+def _waiting(progress: RunProgress) -> dict[Stage, bool]:
+    """Return whether items wait for each stage, or are at it."""
+    first = progress.listed > progress.uploaded
+    return {
+        Stage.RETRIEVE: first,
+        Stage.UPLOAD: first,
+        Stage.INFER: progress.uploaded > progress.inferred,
+        Stage.REPORT: progress.inferred > progress.tally.ended,
+    }

@@ -201,6 +201,12 @@ def test_workers_that_listen_are_counted_and_missed(metrics: Metrics, redis_url:
     wait_until(lambda: value(scrape(metrics), listening) == 0, 60)
 
 
+def test_a_queue_that_the_run_misses_a_worker_of_is_zero(metrics: Metrics, ledger: Ledger) -> None:
+    """The run finds it within seconds; the workers are asked for the numbers more rarely."""
+    metrics.on_progress(progress(ledger, queues_without_worker=["elsewhere"]))
+    assert value(scrape(metrics), 'cxr_queue_consumers{queue="elsewhere"}') == 0
+
+
 def test_while_redis_is_unavailable_a_scrape_still_answers(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

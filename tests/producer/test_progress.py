@@ -30,7 +30,7 @@ from tests.support.servers import wait_until
 
 def at(ended: int, total: int | None = 100, **more: object) -> RunProgress:
     seen = RunProgress(
-        total or 0, total is not None, total, ended + 2, ended + 1, Tally(ended, {}, {"blank": 3})
+        total or 0, total is not None, total, ended + 5, ended + 4, Tally(ended, {}, {"blank": 3})
     )
     for name, value in more.items():
         setattr(seen, name, value)
@@ -146,7 +146,7 @@ def drawn(width: int, seen: RunProgress) -> str:
 @pytest.mark.parametrize("width", [46, 60, 110])
 def test_counts_stay_on_every_terminal(width: int) -> None:
     text = drawn(width, at(123456, 1234567))
-    for count in ("123458/1234567", "123457/1234567", "123459/1234567"):
+    for count in ("123461/1234567", "123460/1234567", "123459/1234567"):
         assert count in text, text
     assert "quarantined 3" in text
     assert all(len(line) <= width for line in text.splitlines())
@@ -154,7 +154,7 @@ def test_counts_stay_on_every_terminal(width: int) -> None:
 
 def test_a_total_that_is_not_known_looks_unknown() -> None:
     text = drawn(110, at(12, None))
-    assert "14/?" in text
+    assert "17/?" in text
     assert "━" not in text
     assert "listing: 0 so far" in text
 
@@ -180,6 +180,38 @@ def test_a_queue_without_a_worker_is_named_with_its_remedy(redis_url: str) -> No
         consumers.follow(moved)
         assert moved.queues_without_worker == []
         assert moved.waiting_reason == ""
+    app.close()
+
+
+def test_a_stage_without_a_worker_is_named_while_others_move(redis_url: str) -> None:
+    """What is in flight keeps scoring busy for minutes after the last report worker has gone."""
+    app = make_app(Settings(redis_url=redis_url))
+    with MissingConsumers(app, lambda: a_job("run1"), Stage.UPLOAD) as consumers:
+        inferred = iter(range(9, 100_000))
+
+        def named() -> bool:
+            count = next(inferred)
+            seen = at(5, 100_000, in_flight=2, inferred=count, uploaded=count + 1)
+            consumers.follow(seen)
+            return bool(seen.waiting_reason)
+
+        wait_until(named, 30, "the missing worker is named")
+        assert consumers.reason().startswith("no worker takes from the queue report; ")
+    app.close()
+
+
+def test_a_stage_with_nothing_to_do_needs_no_worker(redis_url: str) -> None:
+    """An operator may stop the upload workers once everything is uploaded."""
+    app = make_app(Settings(redis_url=redis_url))
+    with MissingConsumers(app, lambda: a_job("run1"), Stage.UPLOAD) as consumers:
+        seen = at(5, 100, in_flight=2, inferred=8, uploaded=100)
+
+        def named() -> bool:
+            consumers.follow(seen)
+            return bool(seen.waiting_reason)
+
+        wait_until(named, 30, "the missing worker is named")
+        assert seen.queues_without_worker == ["inference"]
     app.close()
 
 
