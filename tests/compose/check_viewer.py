@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import subprocess
 import time
@@ -107,6 +108,53 @@ def test_inner_log_ins_are_made_for_the_user(site: Site) -> None:
     assert site.get("/orthanc/system").json()["Name"] == "cxr-backlog"
     assert "Flower" in site.get("/flower/workers").text
     assert site.get("/flower/metrics").status_code == 404
+
+
+#: Says what it was asked for. Grafana's image needs a registry, so what it would get is looked at.
+ECHO = """
+import http.server, json, sys
+class Echo(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        said = json.dumps({"path": self.path, "headers": dict(self.headers)}).encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(said))); self.end_headers()
+        self.wfile.write(said)
+    do_POST = do_GET
+http.server.HTTPServer(("", 3000), Echo).serve_forever()
+"""
+
+
+@pytest.fixture
+def grafanas_place(site: Site) -> Iterator[str]:
+    """Whatever stands where Grafana would: on the inner network alone, by its name."""
+    stack, name = site.stack, f"{site.stack.name}-grafana"
+    network = ("--network", f"{stack.name}_inner", "--network-alias", "grafana")
+    image = ("--entrypoint", "python", "cxr-backlog/flower:0.1.0", "-u", "-c", ECHO)
+    command = [*stack.docker, "run", "--rm", "--detach", "--name", name, *network, *image]
+    subprocess.run(command, check=True, capture_output=True)
+    yield name
+    subprocess.run([*stack.docker, "kill", name], check=True, capture_output=True)
+
+
+def test_grafana_is_reached_by_the_one_log_in_alone(site: Site, grafanas_place: str) -> None:
+    wait_until(lambda: site.get("/grafana/").status_code == 200, 60, "nginx finds it")
+    for login in (None, (site.login[0], "wrong"), ("cxr", site.stack.settings["CXR_GRAFANA_PASSWORD"])):
+        for method in ("GET", "POST"):
+            url = f"{site.url}/grafana/unseen"
+            answer = requests.request(method, url, auth=login, timeout=30, allow_redirects=False)
+            assert answer.status_code == 401, (method, login)
+    asked = site.get("/grafana/d/cxr-backlog?var-run=a%20b").json()
+    assert asked["path"] == "/d/cxr-backlog?var-run=a%20b"
+    headers = {name.lower(): value for name, value in asked["headers"].items()}
+    inner = base64.b64encode(f"cxr:{site.stack.settings['CXR_GRAFANA_PASSWORD']}".encode()).decode()
+    assert headers["authorization"] == f"Basic {inner}"  # Grafana's own, whatever the user typed
+    assert headers["host"] == f"127.0.0.1:{site.port}"
+    assert headers["x-forwarded-proto"] == "http"
+    more = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    live = requests.get(f"{site.url}/grafana/api/live/ws", auth=site.login, headers=more, timeout=30).json()
+    assert (live["headers"]["Upgrade"], live["headers"]["Connection"]) == ("websocket", "upgrade")
+    log = subprocess.run([*site.stack.docker, "logs", grafanas_place], capture_output=True, text=True)
+    assert "/d/cxr-backlog" in log.stderr
+    assert "unseen" not in log.stdout + log.stderr
 
 
 def test_nothing_else_of_a_runs_folder_is_served(site: Site) -> None:

@@ -74,6 +74,24 @@ def test_the_number_of_workers_stands_in_env(compose: Any) -> None:
     assert "CXR_INFERENCE_WORKERS=" in (ROOT / "deploy/env.sh").read_text()
 
 
+def test_numbers_and_charts_are_behind_a_log_in() -> None:
+    """Prometheus asks for none, and is reached through Grafana alone; Grafana asks."""
+    monitoring = yaml.safe_load((ROOT / "deploy/monitoring/compose.yml").read_text())["services"]
+    assert "ports" not in monitoring["prometheus"]
+    assert monitoring["prometheus"]["networks"] == ["inner"]
+    (port,) = monitoring["grafana"]["ports"]
+    assert port.startswith("${CXR_BIND:-127.0.0.1}:")
+    assert monitoring["grafana"]["environment"]["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
+    assert monitoring["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"].startswith(
+        "${CXR_GRAFANA_PASSWORD:?"
+    )
+    proxy = (ROOT / "deploy/viewer/nginx.conf").read_text()
+    assert "prometheus" not in proxy
+    assert re.findall(r"location[^{]*\{[^}]*auth_basic off", proxy) == [
+        "location = /healthz { auth_basic off"
+    ]
+
+
 #: An image with all three parts of its version, before whatever its tag says besides.
 PINNED = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+(-[\w.-]+)?$")
 
