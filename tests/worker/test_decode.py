@@ -6,6 +6,7 @@ import io
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from backlog.outcomes import Flag, Reason
 from tests.support import dicom_images as made
 from tests.support.dicom_images import chest, dicom
 from tests.support.model_inputs import ModelInput, model_input
+from tests.support.servers import ROOT
 
 _PIXEL_DATA = b"\xe0\x7f\x10\x00OB"
 _JPEG_SYNTAXES = [made.JPEG_BASELINE, made.JPEG_EXTENDED, made.JPEG_LOSSLESS, made.JPEG_LOSSLESS_SV1]
@@ -35,6 +37,23 @@ def rejected(file: bytes) -> Reason:
     with pytest.raises(InstanceRejected) as caught:
         model_input(file)
     return caught.value.reason
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import producer.demo.compress as one; one.encapsulated(numpy.zeros((8, 8), 'u2'), 12, LOSSLESS)",
+        "import worker.pixels.codecs, gdcm",
+        "import worker.reader.server, worker.pixels.preprocess, gdcm",
+        "import worker.reader.same_pixels, gdcm",
+    ],
+)
+def test_zlib_is_loaded_before_gdcm(use: str) -> None:
+    """The other way round, Python's zlib works with half of GDCM's, and the process dies or worse."""
+    code = f"import sys, numpy; LOSSLESS = {made.JPEG_LOSSLESS!r}; {use}; names = [*sys.modules]; "
+    code += "print(names.index('zlib') < names.index('gdcm'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 def eight() -> NDArray[np.uint8]:
