@@ -175,7 +175,7 @@ def test_workers_have_no_way_out(stack: Stack) -> None:
 
 def test_images_are_small_and_cpu_inference_has_no_pytorch(stack: Stack) -> None:
     base = size(stack.settings.get("CXR_PYTHON_IMAGE", PYTHON_IMAGE))
-    for name, most in (("producer", 205), ("upload", 175), ("report", 185), ("inference", 240)):
+    for name, most in (("producer", 175), ("upload", 142), ("report", 146), ("inference", 206)):
         assert size(f"cxr-backlog/{name}:0.1.0") - base <= most * MIB, name
     done = subprocess.run(
         stack.command("exec", "-T", "worker-inference", "python", "-c", "import torch"), capture_output=True
