@@ -23,6 +23,8 @@ from backlog.settings import Settings
 from tests.conftest import need
 
 _UIDS = "1.2.3|1.2.3.4|1.2.3.4.5"
+#: What Orthanc hands out as a file begins with the preamble of PS3.10 7.1.
+_FILE = bytes(128) + b"DICM"
 _ID = "-".join(["0123abcd"] * 5)
 
 
@@ -35,9 +37,10 @@ class _Empty(BaseHTTPRequestHandler):
         self.server.clients.append(self.connection.getpeercert())  # type: ignore[attr-defined]
         self.send_response(200)
         self.send_header("Content-Type", "application/dicom+json")
-        self.send_header("Content-Length", "2")
+        body = _FILE if self.path.endswith("/file") else b"[]"
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(b"[]")
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -155,8 +158,8 @@ def test_a_client_with_a_certificate_is_let_in(place: Place, own: dict[str, str]
 
 def test_files_are_fetched_with_a_certificate_alone(place: Place) -> None:
     with closing(place.orthanc(ca="hospital.crt", certificate="worker.pem")) as client:
-        assert client.fetch(_ID) == b"[]"
-        assert client.fetch(_ID) == b"[]"
+        assert client.fetch(_ID) == _FILE
+        assert client.fetch(_ID) == _FILE
     for files, setting in (
         ({"ca": "hospital.crt"}, "CXR_PACS_CERTIFICATE"),
         ({"ca": "stranger.crt", "certificate": "worker.pem"}, "CXR_PACS_CA"),
