@@ -52,9 +52,8 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         our prefix is unknown (a misspelt setting would otherwise be ignored in silence).
     """
     given = dict(os.environ if environment is None else environment)
-    known = {variable(f): f for f in fields(Settings)}
-    secrets = {f"{name}_FILE": f for name, f in known.items() if f.metadata["secret"]}
     check_names(given)
+    known, secrets = _variables()
     values: dict[str, object] = {}
     for name in secrets:
         value = name.removesuffix("_FILE")
@@ -81,8 +80,8 @@ def check_names(environment: Mapping[str, str] | None = None) -> None:
     UsageError
         One is misspelt, or has another name now.
     """
-    known = [variable(f) for f in fields(Settings)]
-    known += [f"{variable(f)}_FILE" for f in fields(Settings) if f.metadata["secret"]]
+    settings, secrets = _variables()
+    known = [*settings, *secrets]
     for name in os.environ if environment is None else environment:
         if not name.startswith(PREFIX) or name in known or name in _ELSEWHERE:
             continue
@@ -91,6 +90,12 @@ def check_names(environment: Mapping[str, str] | None = None) -> None:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else "see the README's table of settings"
         raise UsageError(f"unknown setting {name}: {hint}")
+
+
+def _variables() -> tuple[dict[str, Field[Any]], dict[str, Field[Any]]]:
+    """Return the settings by their variables, and secrets by the variables that name files with them."""
+    known = {variable(f): f for f in fields(Settings)}
+    return known, {f"{name}_FILE": f for name, f in known.items() if f.metadata["secret"]}
 
 
 def interface_language(environment: Mapping[str, str] | None = None) -> str:

@@ -80,12 +80,15 @@ _TEXT_SUFFIXES: Final = frozenset(
     .py .r .ipynb .sh .bat .sql .md5 .sha1 .sha256 .sha512 .sfv .url .sum .xsl .xsd .dtd .conf .properties .ps1 .lock
     """.split()
 )
-#: Suffixes that no image has, whatever the file holds.
-_FOREIGN_SUFFIXES: Final = _TEXT_SUFFIXES.union(
-    _ZIPPED_DOCUMENTS,
-    *_BINARY_DOCUMENTS.values(),
-    *(names for _, _, names in _OTHERS),
-) - {".bin"}
+#: Suffixes, besides those of texts, that no image has, so that an empty file may have them.
+_FOREIGN_SUFFIXES: Final = (
+    frozenset(_ZIPPED_DOCUMENTS).union(
+        *_BINARY_DOCUMENTS.values(),
+        *(names for _, _, names in _OTHERS),
+    )
+    - {".bin"}
+    - _TEXT_SUFFIXES
+)
 _TEXT_NAMES: Final = re.compile(
     r"(READ[-_ .]?ME|LEIA[-_ .]?ME|LICEN[CS]E|LICENCA|COPYING|NOTICE|CHANGES|CHANGELOG|CITATION|AUTHORS|CONTENTS|INDEX|"
     r"VERSION|RECORDS|(MD5|SHA1|SHA256|SHA512)?SUMS?|CHECKSUMS?|MANIFEST|AUTORUN)([-_ .].*)?",
@@ -130,7 +133,7 @@ def foreign_reason(name: str, content: bytes | memoryview) -> Reason | None:
     if any(head.startswith(magic) and suffix in suffixes for magic, suffixes in _BINARY_DOCUMENTS.items()):
         return Reason.DOCUMENT_FILE
     hidden = path.name.startswith(".")
-    if not head and (hidden or path.name in _MARKERS or suffix in _FOREIGN_SUFFIXES - _TEXT_SUFFIXES):
+    if not head and (hidden or path.name in _MARKERS or suffix in _FOREIGN_SUFFIXES):
         return Reason.OTHER_FILE
     if (hidden or suffix in _TEXT_SUFFIXES or _TEXT_NAMES.fullmatch(path.name)) and _is_text(head):
         return Reason.DOCUMENT_FILE

@@ -118,7 +118,7 @@ def failing_peer(
 ) -> Finding:
     """14: a run takes its images from a PACS that fails at random, and gives it the reports.
 
-    It is away twice too, and once it takes every request and answers nothing for minutes.
+    It is also stopped twice, and once it takes every request and answers nothing for minutes.
 
     Parameters
     ----------
