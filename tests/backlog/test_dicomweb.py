@@ -13,7 +13,14 @@ import pytest
 from pydicom import dcmread
 
 from backlog.dicom.header import identity, read_header
-from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, StorageFull, UsageError
+from backlog.errors import (
+    BacklogError,
+    ForeignAnswer,
+    InstanceRejected,
+    ServiceUnavailable,
+    StorageFull,
+    UsageError,
+)
 from backlog.outcomes import Reason
 from backlog.pacs.address import checked_address, is_dicomweb
 from backlog.pacs.dicomweb import Dicomweb
@@ -224,7 +231,7 @@ def test_404_to_everything_is_an_outage_and_no_images_fault(server: StrictServer
     server.override = lambda method, path: (404, b"<html>no such site</html>", {})
     client = server.client()
     assert type(raised(lambda: client.fetch(ID))) is ServiceUnavailable
-    assert type(raised(lambda: client.contains(OF))) is UsageError
+    assert type(raised(lambda: client.contains(OF))) is ForeignAnswer
     assert "/studies" in str(raised(client.identity))
 
 
@@ -249,7 +256,7 @@ def test_406_is_the_users_to_change(server: StrictServer) -> None:
 @pytest.mark.parametrize("page", [b"<html></html>", b"{}", b"[1]", b'"x"'])
 def test_another_web_server_is_no_dicomweb(server: StrictServer, page: bytes) -> None:
     server.override = lambda method, path: (200, page, {"Content-Type": "application/json"})
-    assert type(raised(server.client().identity)) is UsageError
+    assert type(raised(server.client().identity)) is ForeignAnswer
 
 
 def test_a_closed_port_is_waited_for() -> None:
