@@ -19,7 +19,7 @@ from backlog.errors import (
     UsageError,
 )
 from backlog.outcomes import Reason
-from backlog.pacs.http_errors import translated
+from backlog.pacs.http_errors import TOO_LARGE_A_REQUEST, translated
 from backlog.pacs.http_session import HttpSession
 from backlog.pacs.multipart import DICOM, boundary_of, only_part
 from backlog.pacs.stow import DicomJson
@@ -192,7 +192,7 @@ class DicomwebRest(HttpSession):
         if status == 507:  # Insufficient Storage
             return StorageFull(f"the PACS at {self.url} has no room left")
         if status == 413:  # Content Too Large
-            return InstanceRejected(Reason.TOO_LARGE, "the PACS finds it too large")
+            return InstanceRejected(Reason.TOO_LARGE, TOO_LARGE_A_REQUEST)
         if status == 406:  # Not Acceptable
             return UsageError(f"the PACS at {self.url} does not give an instance as it keeps it (406)")
         if method == "POST" and status in (404, 405, 415, 501):

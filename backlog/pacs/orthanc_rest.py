@@ -23,6 +23,7 @@ from backlog.errors import (
 )
 from backlog.log import printable
 from backlog.outcomes import Reason
+from backlog.pacs.http_errors import TOO_LARGE_A_REQUEST
 from backlog.pacs.http_session import HttpSession
 
 #: Orthanc's public identifiers: a SHA-1 in five groups of eight.
@@ -181,7 +182,7 @@ def _error(url: str, method: str, http: int, status: int) -> BacklogError:
     if status == _FULL_STORAGE or http == 507:
         return StorageFull(f"the PACS at {url} has no room left")
     if http == 413:
-        return InstanceRejected(Reason.TOO_LARGE, "the PACS finds it too large")
+        return InstanceRejected(Reason.TOO_LARGE, TOO_LARGE_A_REQUEST)
     if http == 405 and method == "POST":
         return UsageError(f"the PACS at {url} stores nothing: is it read-only?")
     if http in (408, 425, 429):  # a proxy that wants fewer requests, or later

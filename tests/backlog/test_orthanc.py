@@ -656,6 +656,14 @@ def test_a_refused_image_has_its_reason(status: int, body: object, reason: Reaso
         client.close()
 
 
+def test_a_request_that_is_too_large_says_whose_limit_it_is() -> None:
+    """A proxy's default may be 1 MB: the reason alone looks like a limit of ours."""
+    with Misbehaving(answer(413, b"<h1>413</h1>")) as server, closing(Orthanc(server.url)) as client:
+        with pytest.raises(InstanceRejected, match=r"a proxy before it.*\(413\): raise that limit") as caught:
+            client.store(IMAGE)
+        assert caught.value.reason is Reason.TOO_LARGE
+
+
 @pytest.mark.parametrize("status", [400, 404, 409])
 @pytest.mark.parametrize("body", [b"404 page not found", b"", b"[]", b"{}", b'{"OrthancStatus": "x"}'])
 def test_an_error_that_is_not_orthancs_own_is_waited_out(status: int, body: bytes) -> None:
