@@ -75,6 +75,7 @@ def list_all(
     while True:
         page = rest.search_if_known(path, {**query, "limit": str(_PAGE), "offset": str(offset)}) or Results()
         uids = {str(value(one, key) or ""): one for one in page}
+        named = sum(bool(value(one, key)) for one in page)
         if uids.pop("", None) is not None:
             warn(
                 "source.unproven",
@@ -82,7 +83,7 @@ def list_all(
             )
         new = {uid: one for uid, one in uids.items() if uid not in found}
         # The page before once more: the server knows no offset, and has shown all that it shows.
-        steady = steady and (len(new) == len(page) or uids.keys() == earlier.keys())
+        steady = steady and (len(new) == named or uids.keys() == earlier.keys())
         found |= new
         # A count may be an old one: with more than it has there may be more still.
         if not new or (len(found) == announced and not page.more):

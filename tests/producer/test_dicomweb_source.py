@@ -163,6 +163,7 @@ def test_results_without_a_uid_are_said(server: StrictServer, caplog: pytest.Log
     with caplog.at_level(logging.WARNING):
         assert listed(server, study_date="20240101") == held
     assert "without its UID" in caplog.text
+    assert len(server.requests) < 20, "a result that can't be asked for is no reason to divide a day"
 
 
 def test_a_server_that_does_not_select_by_date_is_refused(server: StrictServer) -> None:

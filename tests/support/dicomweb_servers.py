@@ -132,7 +132,7 @@ class StrictServer:
     announced: dict[str, Any] = field(default_factory=dict)  #: instances that it says a study has
     ignores_offset: bool = False  #: shows the first page again and again
     answers_modality: bool = True
-    nameless: int = 0  #: results of each page that have no UID
+    nameless: int = 0  #: results of each page with others that have no UID
     token: str = ""
     instances: dict[str, bytes] = field(default_factory=dict)  #: by study/series/instance
     requests: list[str] = field(default_factory=list)
@@ -198,7 +198,8 @@ class StrictServer:
             secrets.SystemRandom().shuffle(results)
         offset = 0 if self.ignores_offset else int(query.get("offset", ["0"])[0])
         limit = min(self.page, int(query.get("limit", ["100000"])[0]))
-        return [{} for _ in range(self.nameless)] + results[offset : offset + limit]
+        page = results[offset : offset + limit]
+        return [{} for _ in range(self.nameless)] + page if page else []
 
     def _attributes(self, name: str, dicom: bytes) -> dict[str, str]:
         """Return what is searched of an instance; read once."""
