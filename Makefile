@@ -23,8 +23,9 @@ check: ## lint and types only
 	$(PY) -m mypy
 
 # The tests of one file stay in one process, and each process starts its own servers. Whole runs come first, not the files of
-# most tests (tests/conftest.py): a long file at the end would run alone.
-TEST_PROCESSES ?= 2
+# most tests (tests/conftest.py): a long file at the end would run alone. Half of the time a test waits for servers and
+# workers, so three processes keep two cores at work.
+TEST_PROCESSES ?= 3
 
 unit: ## lint, types and the tests that need no whole run, in minutes; what `make test` runs besides takes longer
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk \

@@ -38,8 +38,8 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with whole runs: two processes end together where the last files that they take are short."""
-    order = ("tests/system/", "tests/worker/", "tests/producer/")
+    """Begin with whole runs: the processes end together where the last files that they take are short."""
+    order = ("tests/producer/test_runner.py", "tests/system/", "tests/worker/", "tests/producer/")
     items.sort(
         key=lambda item: next((n for n, one in enumerate(order) if item.nodeid.startswith(one)), len(order))
     )
@@ -54,6 +54,15 @@ def _log_as_at_the_start() -> Iterator[None]:
     yield
     LOGGER.handlers[:], LOGGER.propagate = handlers, propagate
     LOGGER.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _umask_as_at_the_start() -> Iterator[None]:
+    """A run makes what this process creates private; where two of them end in threads of a test, the mask may stay."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture(autouse=True)

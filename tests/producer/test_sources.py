@@ -345,8 +345,8 @@ def test_a_folder_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
     source = folder_source(tmp_path)
     (source.path / "locked").mkdir(mode=0o700)
     (source.path / "locked" / "image").write_text("x")
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_mode & 0o005 == 0:
+    for folder in (source.path, tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o005 != 0o005:
             folder.chmod(folder.stat().st_mode | 0o005)
     source.listing.parent.chmod(0o777)
     script = (
