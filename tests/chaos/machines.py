@@ -80,7 +80,8 @@ class SeveralMachines(Rig):
             "CXR_REDIS_URL": f"rediss://{SERVER}:{self.tls_port}/0?ssl_ca_certs={self.authority}",
             "CXR_PACS_URL": f"https://{SERVER}:{self.https_port}",
             "CXR_PACS_CA": str(self.authority),
-            "CXR_CHUNK_SIZE": "8",  # of 32 the far machine scores one in half a minute, and the run's end may come before
+            # A chunk of 32 takes the far machine half a minute, and the run's end may come before.
+            "CXR_CHUNK_SIZE": "8",
         }
 
     def start_workers(self, **inference: str) -> None:
