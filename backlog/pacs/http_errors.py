@@ -48,7 +48,10 @@ _NOTHING_IN_COMMON: Final = (
 
 
 #: A server's or a proxy's own limit (RFC 9110, 15.5.14), which other images of a run may pass: nothing to wait for.
-TOO_LARGE_A_REQUEST: Final = "the PACS, or a proxy before it, takes no request of this size (413): raise that limit, then replay the item"
+TOO_LARGE_A_REQUEST: Final = (
+    "the PACS, or a proxy before it, takes no request of this size (413):"
+    " raise that limit, then replay the item"
+)
 
 
 @contextmanager
