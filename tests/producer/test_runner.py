@@ -25,7 +25,7 @@ from tests.conftest import Cli
 from tests.support.ended_runs import CHUNK, harvest, list_items, new_ledger, reported, some_scores
 from tests.support.servers import ROOT, wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @dataclass

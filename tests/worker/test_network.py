@@ -21,6 +21,8 @@ from worker.model.network import build_graph, check_scores, read_state, sample_i
 from worker.model.onnx_engine import OnnxForward
 from worker.model.weights import Weights, locate
 
+pytestmark = pytest.mark.slow
+
 DENSENETS = [name for name, model in MODELS.items() if model.architecture == "densenet121"]
 RESNET = "resnet50-res512-all"
 PARITY = 1e-5
