@@ -24,7 +24,7 @@ from backlog.settings import Settings
 from bench.end_to_end import BITS, COLUMNS, ROWS
 from bench.figures import Figure
 from producer.demo.backlog import Shot, dicom, radiograph
-from producer.run.worker_command import prepare_model
+from producer.workers.worker_command import prepare_model
 from tests.support.jobs import a_job
 from tests.support.servers import RedisServer
 

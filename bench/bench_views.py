@@ -31,8 +31,8 @@ from bench.figures import Figure
 from producer.gallery.images import Picture, Pictures
 from producer.gallery.page import About, write_gallery
 from producer.gallery.selection import Wanted, choose
-from producer.run.worker_command import prepare_model, stream_worker
 from producer.viewer_link import ViewerLink
+from producer.workers.worker_command import prepare_model, stream_worker
 from tests.support.browser import Browser
 from tests.support.dicom_images import chest, dicom
 from tests.support.ended_runs import ended_run

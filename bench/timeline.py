@@ -53,7 +53,7 @@ _STATES: Final = (
     ("backlog/broker/", "", "Redis"),
     ("worker/tasks/chunk.py", "send", "Redis"),
     ("producer/dispatch/dispatcher.py", "run", "next look at Redis"),
-    ("producer/run/local_servers.py", "", "workers start or end"),
+    ("producer/workers/local_servers.py", "", "workers start or end"),
     ("producer/", "", "producer"),
     ("importlib", "", "starts"),
 )

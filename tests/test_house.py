@@ -52,7 +52,11 @@ DOORS = {
             "worker.health",
         ),
         *("worker.tasks.chunk", "worker.tasks.registry"),
-        *("producer.dispatch.context", "producer.run.dispatch_run", "producer.run.worker_inventory"),
+        *(
+            "producer.dispatch.context",
+            "producer.execution.dispatch_run",
+            "producer.workers.worker_inventory",
+        ),
         *(
             "producer.monitoring.metrics",
             "producer.monitoring.poller",
@@ -489,7 +493,7 @@ def test_what_both_sides_agree_on_is_light() -> None:
 
 def test_the_producer_loads_no_model() -> None:
     seen = imported_by(
-        "producer.run.execute",
+        "producer.execution.execute",
         "producer.dispatch.dispatcher",
         "producer.results.exports",
         "producer.cli.progress",

@@ -79,8 +79,8 @@ def gallery(
     from producer.run.folder import Paths
     from producer.run.open import inputs_of, open_ledger, pacs_of
     from producer.run.place import pacs_address
-    from producer.run.worker_command import need_worker
     from producer.viewer_link import ViewerLink, check_viewer
+    from producer.workers.worker_command import need_worker
 
     need_worker()
     need_page()

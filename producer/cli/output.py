@@ -109,9 +109,9 @@ def work(settings: Settings, paths: Paths, *, copy: bool = False) -> NoReturn:
         Whether the user agreed to write for a copy of a run.
     """
     from producer.cli.progress import display
+    from producer.execution.execute import go_on
+    from producer.execution.follow import Follower
     from producer.ledger.ledger import FOLLOWS
-    from producer.run.execute import go_on
-    from producer.run.follow import Follower
     from producer.run.open import open_ledger
 
     ledger = open_ledger(paths.out)

@@ -180,7 +180,7 @@ def run(
     day, root = None, paths.out
     try:
         if follow:
-            from producer.run.days import first_day
+            from producer.execution.days import first_day
 
             paths, day = first_day(root, settings)
         create(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def inspect(file: Path, picture: Path | None, force: bool, no_scores: bool, as_json: bool) -> None:
     """Say what the system would do with one DICOM file, and why."""
-    from producer.run.worker_command import ask_worker
+    from producer.workers.worker_command import ask_worker
 
     with tempfile.TemporaryDirectory(prefix="cxr-") as folder:
         output = OutputFile(picture, inputs=(Path(file),)) if picture is not None else None
@@ -150,8 +150,8 @@ def demo(out: Path | None, count: int) -> None:
     from producer.run.create import create
     from producer.run.folder import Paths, new_folder
     from producer.run.make_run import refuse_another
-    from producer.run.worker_command import need_worker, prepare_model
     from producer.sources.open import Selection
+    from producer.workers.worker_command import need_worker, prepare_model
 
     need_worker()
 

@@ -29,11 +29,11 @@ from backlog.version import build
 from backlog.weights import expected_sha256
 from producer.doctor.check import PATIENCE, Check, room
 from producer.doctor.pacs import check_pacs_of, look_ups, modalities
-from producer.run.local_servers import redis_program
 from producer.runner.runs import runner_build
+from producer.workers.local_servers import redis_program
 
 if TYPE_CHECKING:
-    from producer.run.worker_inventory import WorkerInfo
+    from producer.workers.worker_inventory import WorkerInfo
 
 #: Older ones were never tried.
 REDIS: Final = (6, 2)
@@ -185,7 +185,7 @@ def _workers(settings: Settings, broker: Broker) -> Iterator[Check]:
     else:
         yield Check("ok", "workers", f"{len(answers)} answer, and every queue has one")
     if answers:
-        from producer.run.worker_inventory import ask_workers
+        from producer.workers.worker_inventory import ask_workers
 
         found = ask_workers(make_app(settings))
         yield from _weights(settings, found)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from backlog.broker.messages import model_of
 from backlog.worker_programs import GalleryHead, GalleryImage, GalleryRejection, GalleryRequest
 from producer.ledger.rows import ItemRow
-from producer.run.worker_command import stream_worker
+from producer.workers.worker_command import stream_worker
 
 if TYPE_CHECKING:
     from backlog.broker.messages import Job

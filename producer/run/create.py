@@ -23,16 +23,16 @@ from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED, check_labels
 from producer.results.only_account import ONLY
 from producer.run.check_pacs import check_pacs
-from producer.run.choose_weights import choose_weights
 from producer.run.delivery import AS_USUAL, Delivery
 from producer.run.folder import Paths
 from producer.run.make_run import check_place, make_run, refuse_another, run_name
 from producer.run.open import open_ledger
 from producer.run.schedule import schedule_facts
 from producer.run.wanted import check_selection, read_wanted
-from producer.run.worker_inventory import check_workers_make
 from producer.sources.open import Selection, check_followed, make_source
 from producer.validation.operating_points import OperatingPoints, check_fits, read_operating_points
+from producer.workers.choose_weights import choose_weights
+from producer.workers.worker_inventory import check_workers_make
 
 
 def create(

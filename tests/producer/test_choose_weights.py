@@ -8,9 +8,9 @@ from backlog.errors import UsageError
 from backlog.model import DEFAULT_MODEL
 from backlog.settings import Settings
 from backlog.weights import RELEASE_SHA256, SEEDED_SHA256
-from producer.run import choose_weights as module
-from producer.run.choose_weights import RunWeights, choose_weights
-from producer.run.worker_inventory import WorkerInfo
+from producer.workers import choose_weights as module
+from producer.workers.choose_weights import RunWeights, choose_weights
+from producer.workers.worker_inventory import WorkerInfo
 from tests.support.servers import free_port
 
 NIH = "densenet121-res224-nih"

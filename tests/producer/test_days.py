@@ -14,8 +14,8 @@ from backlog.settings import Settings
 from producer.cli.main import main
 from producer.cli.status import look
 from producer.dispatch.following import Day, Following
+from producer.execution.days import first_day, next_day
 from producer.ledger.ledger import FOLLOWS, Ledger
-from producer.run.days import first_day, next_day
 from producer.run.folder import Paths, latest_day
 from producer.run.open import open_ledger
 from producer.sources.base import Entry, Page

@@ -12,9 +12,9 @@ import pytest
 from backlog.errors import ServiceUnavailable, StorageFull
 from backlog.settings import Settings
 from producer.dispatch.progress import RunProgress
-from producer.run import follow
+from producer.execution import follow
+from producer.execution.follow import Follower
 from producer.run.folder import Paths
-from producer.run.follow import Follower
 from producer.run.signals import stopping_on_signals
 from tests.support.ended_runs import new_ledger
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from backlog.errors import BacklogError
-from producer.run import local_servers as embedded
 from producer.run.folder import Paths, wait_for_workers
-from producer.run.local_servers import LocalServers
-from producer.run.worker_command import Stopped, ask_worker
+from producer.workers import local_servers as embedded
+from producer.workers.local_servers import LocalServers
+from producer.workers.worker_command import Stopped, ask_worker
 from tests.support.servers import wait_until
 
 

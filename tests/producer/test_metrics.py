@@ -28,12 +28,12 @@ from backlog.pacs.folder import FolderPacs
 from backlog.pacs.limited_pacs import modality_slots
 from backlog.settings import Settings
 from producer.dispatch.progress import RunProgress
+from producer.execution.dispatch_run import metrics_of
 from producer.ledger.ledger import Ledger
 from producer.ledger.run_job import RunJob
 from producer.monitoring import poller as poller_module
 from producer.monitoring.metrics import Metrics
 from producer.results.audit_log import Audit
-from producer.run.dispatch_run import metrics_of
 from producer.run.folder import Paths
 from producer.run.open_run import OpenRun
 from producer.runner.metrics import RunsMetrics

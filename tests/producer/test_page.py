@@ -20,6 +20,7 @@ from backlog.model import LABELS
 from backlog.outcomes import Flag, Reason
 from backlog.settings import Settings
 from producer.cli.main import main
+from producer.execution import ending
 from producer.ledger import schema
 from producer.ledger.ledger import Ledger
 from producer.page.page import write_page
@@ -28,7 +29,6 @@ from producer.page.words import words_of
 from producer.results.audit_chain import AuditResult, Link
 from producer.results.audit_log import Audit
 from producer.results.meanings import MEANINGS
-from producer.run import ending
 from producer.run.folder import Paths
 from producer.run.signals import StopRequest
 from tests.conftest import need

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from backlog.errors import UsageError
 from backlog.settings import Settings
 from producer.cli.main import main
+from producer.execution.days import first_day, next_day
 from producer.ledger.ledger import Ledger
 from producer.run.create import create
-from producer.run.days import first_day, next_day
 from producer.run.folder import Paths, only_producer
 from producer.run.open import inputs_of, open_ledger, source_of
 from producer.run.place import check_not_copy, is_moved, original_of, pacs_address, settle_here

@@ -31,6 +31,7 @@ from producer.dispatch import give_up
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.harvest import Harvester
+from producer.execution import ending
 from producer.ledger import run_database
 from producer.ledger.ledger import Ledger
 from producer.ledger.run_database import LedgerFenced
@@ -38,7 +39,6 @@ from producer.ledger.run_job import RunJob
 from producer.results import exports
 from producer.results.audit_log import Audit
 from producer.run import create as begin
-from producer.run import ending
 from producer.run import folder as run_folder
 from producer.run.create import create
 from producer.run.folder import Paths, is_running, new_folder, only_producer

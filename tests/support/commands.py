@@ -27,7 +27,12 @@ PROGRAM: Final = str(Path(sys.executable).with_name("cxr-backlog"))
 
 #: What runs and the commands on them import, with the libraries that come with it.
 _IMPORTED: Final = (
-    *("producer.cli.main", "producer.run.execute", "producer.run.follow", "producer.dispatch.dispatcher"),
+    *(
+        "producer.cli.main",
+        "producer.execution.execute",
+        "producer.execution.follow",
+        "producer.dispatch.dispatcher",
+    ),
     *("producer.sources.open", "producer.page.charts", "producer.page.page", "producer.results.exports"),
     *(
         "backlog.pacs.connect",

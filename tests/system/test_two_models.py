@@ -17,7 +17,7 @@ import pytest
 from backlog.broker.celery_app import make_app
 from backlog.pacs.folder import FolderPacs
 from backlog.settings import Settings
-from producer.run.worker_inventory import ask_workers
+from producer.workers.worker_inventory import ask_workers
 from tests.chaos.account import endings
 from tests.chaos.images import write_backlog
 from tests.conftest import Cli

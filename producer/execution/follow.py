@@ -12,9 +12,9 @@ from typing import Final, Protocol, TypeVar
 from backlog.errors import ServiceUnavailable
 from backlog.settings import Settings
 from producer.dispatch.progress import RunProgress
+from producer.execution.days import next_day
+from producer.execution.execute import go_on
 from producer.results.exports import Summary, summarise
-from producer.run.days import next_day
-from producer.run.execute import go_on
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger
 from producer.run.signals import StopRequest, stopping_on_signals

@@ -14,7 +14,7 @@ from backlog.errors import ServiceUnavailable, UsageError
 from backlog.model import DEFAULT_MODEL, MODELS
 from backlog.settings import Settings
 from backlog.weights import RELEASE_SHA256, SEEDED_NAME, SEEDED_SHA256, expected_sha256, settings_for
-from producer.run.worker_inventory import WorkerInfo, ask_workers
+from producer.workers.worker_inventory import WorkerInfo, ask_workers
 
 #: Fewer digits of a SHA-256 name nothing for certain.
 _LEAST_DIGITS: Final = 6

@@ -19,12 +19,12 @@ from producer.dispatch.context import Observers, RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
 from producer.dispatch.settle import settle
+from producer.execution.days import following_of
+from producer.execution.eviction import Eviction
 from producer.ledger.ledger import EVICTS
 from producer.monitoring.missing_consumers import MissingConsumers
 from producer.results.labels import WANTED, StudyLabels
 from producer.run.check_pacs import deletion_watch
-from producer.run.days import following_of
-from producer.run.eviction import Eviction
 from producer.run.open_run import OpenRun
 from producer.run.same_pacs import IdentityWatch, holds
 from producer.run.schedule import hours_of, quarantine_limit_of

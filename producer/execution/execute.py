@@ -12,14 +12,16 @@ from backlog.errors import BacklogError
 from backlog.files import private_files
 from backlog.settings import Settings
 from producer.dispatch.progress import RunProgress
+from producer.execution.dispatch_run import dispatch_run
+from producer.execution.ending import GiveUp, write_page, write_results
+from producer.execution.stopwatch import Stopwatch
+from producer.execution.workers import workers_of
 from producer.ledger.ledger import EVICTS, FOLLOWS, Ledger
 from producer.ledger.run_job import RunJob
 from producer.results.audit_log import Audit
 from producer.results.exports import Summary, summarise
 from producer.results.labels import WANTED
 from producer.run.check_pacs import check_pacs
-from producer.run.dispatch_run import dispatch_run
-from producer.run.ending import GiveUp, write_page, write_results
 from producer.run.folder import Paths, only_producer
 from producer.run.open import open_ledger, pacs_of, source_of
 from producer.run.open_run import OpenRun
@@ -27,10 +29,8 @@ from producer.run.place import PACS_INSIDE, check_not_copy, pacs_address, settle
 from producer.run.published import Publisher
 from producer.run.same_pacs import RENAMED, another_pacs, is_run_pacs
 from producer.run.signals import StopRequest, stopping_on_signals
-from producer.run.stopwatch import Stopwatch
-from producer.run.worker_command import Stopped
-from producer.run.worker_inventory import check_workers_make
-from producer.run.workers import workers_of
+from producer.workers.worker_command import Stopped
+from producer.workers.worker_inventory import check_workers_make
 
 if TYPE_CHECKING:
     from producer.monitoring.notify import Notifier

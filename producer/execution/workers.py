@@ -10,10 +10,10 @@ from backlog.broker.messages import FIRST_STAGES, model_of
 from backlog.errors import UsageError
 from backlog.processes import cores
 from backlog.weights import SEEDED_NAME, is_seeded
-from producer.run.local_servers import LocalServers
 from producer.run.open_run import OpenRun
 from producer.run.signals import StopRequest
-from producer.run.worker_command import prepare_model
+from producer.workers.local_servers import LocalServers
+from producer.workers.worker_command import prepare_model
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def workers_of(run: OpenRun, stopping: StopRequest) -> Iterator[str]:
     ------
     UsageError
         The weights here are not the run's.
-    producer.run.worker_command.Stopped
+    producer.workers.worker_command.Stopped
         The user asked to stop before there were any workers.
     """
     ledger, settings = run.ledger, run.settings
