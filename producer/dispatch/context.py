@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from producer.dispatch.following import Following
 from producer.dispatch.hours import Clock, Hours, utc_now
 from producer.dispatch.progress import RunProgress, StageTimes
 from producer.dispatch.quarantine_limit import QuarantineLimit
+from producer.dispatch.slow_start import SlowStart
 from producer.ledger.ledger import Ledger
 from producer.ledger.run_job import RunJob
 from producer.sources.base import Source
@@ -41,8 +42,7 @@ class RunContext:
     #: Most chunks in flight however the window grows: their images take room in the PACS.
     most_in_flight: int = sys.maxsize
     pacs_answers: Callable[[], bool] = lambda: False
-    #: Whether the next chunk has to wait for the one before.
-    one_chunk_at_a_time: Callable[[], bool] = lambda: False
+    slow_start: SlowStart = field(default_factory=lambda: SlowStart(wanted=False))
     hours: Hours | None = None  #: when work is sent; None for always
     clock: Clock = utc_now
     quarantine_limit: QuarantineLimit | None = None

@@ -109,6 +109,12 @@ class Dispatcher:
             self.sender.send_chunk(self.in_flight[number])
         for chunk in give_up(self.context, self.observer, self.in_flight, states):
             self._drop([chunk])
+        if (slow := self.context.slow_start).on:
+            ended, retries = (
+                self.context.ledger.chunk_count(ended=True),
+                self.context.ledger.deferred_chunks(),
+            )
+            slow.note(ended, self.in_flight.keys() - retries, states)
         self.observer.on_harvest()
         self._tell_state()
         context, hours = self.context, self.context.hours
@@ -168,8 +174,8 @@ class Dispatcher:
             if self._pages is None:
                 self._pages = self.context.source.pages(ledger.get("cursor", ""))
             try:
-                slowly = self.context.one_chunk_at_a_time()
-                ledger.add(next(self._pages), self.context.chunk_size, doubling=slowly)
+                page = next(self._pages)
+                ledger.add(page, self.context.chunk_size, doubling=self.context.slow_start.on)
             except BaseException:
                 # Begin again at the cursor that the ledger has: a broken generator never continues, and one whose page
                 # the ledger couldn't keep would go on behind it, and its items be lost.
@@ -237,7 +243,7 @@ class Dispatcher:
         flying = ordinary - came_back
         leased = sum(1 for number in flying if (state := states.get(number)) and state.leased)
         # Who scores the first chunk settles the run's weights. Until then a second chunk could meet other ones.
-        alone = not self.context.job["weights"] or self.context.one_chunk_at_a_time()
+        alone, slow = not self.context.job["weights"], self.context.slow_start
         window = 1 if alone else self.context.window
         if flying:
             self._set_ahead()
@@ -246,6 +252,7 @@ class Dispatcher:
             self.ahead - (len(flying) - leased),
             (window if alone else max(_MOST_BACK, 2 * (leased + self.ahead))) - len(ordinary),
             self._room_in_pacs() - len(ordinary),
+            slow.room if slow.on else sys.maxsize,
         )
         if room > 0:
             self._begin(self._next_chunks(room))

@@ -19,6 +19,7 @@ from producer.dispatch.context import Observers, RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.progress import RunProgress
 from producer.dispatch.settle import settle
+from producer.dispatch.slow_start import SlowStart
 from producer.execution.days import following_of
 from producer.execution.eviction import Eviction
 from producer.ledger.ledger import EVICTS
@@ -110,7 +111,7 @@ def dispatch_run(
             give_up_file=run.paths.give_up,
             pacs_contains=None if job["pacs"] else partial(holds, pacs),
             pacs_answers=partial(_answers, pacs),
-            one_chunk_at_a_time=watch.one_chunk_at_a_time if watch is not None else lambda: False,
+            slow_start=watch.slow_start if watch is not None else SlowStart(wanted=False),
             hours=hours_of(ledger),
             quarantine_limit=quarantine_limit_of(ledger),
             following=following,

@@ -11,6 +11,7 @@ from backlog.outcomes import Reason
 from backlog.pacs.address import is_orthanc
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
+from producer.dispatch.slow_start import SlowStart
 from producer.ledger.ledger import Ledger
 
 #: The ledger's fact with how many patients vanished from the PACS during the run.
@@ -21,10 +22,6 @@ INTERVAL: Final = 0.2
 
 #: Looking takes at most one part in so many of a slow PACS's time, which the workers need.
 SHARE: Final = 10
-
-#: Chunks of a run's beginning that go one by one, each once the deletions behind the one before were looked for: of 1,
-#: 2, 4, 8, 16, 32 images. What a listing skips is in no chunk.
-_SLOW_START: Final = 6
 
 
 def pacs_problems(settings: Settings, address: str, *, stores_images: bool) -> list[str]:
@@ -79,7 +76,8 @@ class DeletionWatch:
     The number of patients may only grow by those that ``/changes`` says are new. Nothing is told of a deletion itself.
 
     An archive that recycles is mostly full: its first new patient costs it an old one. So where a run stores images
-    beside patients that were there before, it begins with one image, and goes on with twice as many each time.
+    beside patients that were there before, it begins with one image, and goes on with twice as many each time, once the
+    images before are stored and looked for.
 
     Parameters
     ----------
@@ -90,17 +88,15 @@ class DeletionWatch:
     stores_images
         Whether the run stores images there, besides reports.
     slow_start
-        Whether the run's first chunks wait for a look each.
+        What holds the run's first chunks back, each until the images of the one before were looked for.
     """
 
-    def __init__(
-        self, pacs: Orthanc, ledger: Ledger, *, stores_images: bool, slow_start: bool = False
-    ) -> None:
+    def __init__(self, pacs: Orthanc, ledger: Ledger, *, stores_images: bool, slow_start: SlowStart) -> None:
         self._pacs = pacs
         self._ledger = ledger
         self._stores_images = stores_images
-        self._slow_start = slow_start
-        self._seen = -1  # chunks that had ended at the last look
+        self.slow_start = slow_start
+        self._seen = -1  # chunks whose images were stored at the last look
         self._next = 0.0
         self._change = -1  # the last change seen; -1 before the first look
         self._patients = 0  # that there have to be
@@ -117,13 +113,12 @@ class DeletionWatch:
             The PACS doesn't answer, and the next chunk waits for this look.
         """
         began = time.monotonic()
-        slowly = self.one_chunk_at_a_time()
-        chunks = self._ledger.chunk_count(ended=True) if slowly else self._seen
-        if began < self._next and chunks == self._seen:
+        slowly, stored = self.slow_start.on, self.slow_start.stored
+        if began < self._next and (stored == self._seen or not slowly):
             return
         try:
             self._look()
-            self._seen = chunks
+            self._seen = stored
         except ServiceUnavailable:
             if slowly:
                 raise
@@ -131,11 +126,6 @@ class DeletionWatch:
         finally:
             ended = time.monotonic()
             self._next = ended + max(INTERVAL, SHARE * (ended - began))
-
-    def one_chunk_at_a_time(self) -> bool:
-        """Whether the next chunk waits until the one before has ended, and deletions were looked for behind it."""
-        self._slow_start = self._slow_start and self._ledger.chunk_count(ended=True) < _SLOW_START
-        return self._slow_start
 
     def _look(self) -> None:
         vanished = 0
@@ -192,5 +182,5 @@ def deletion_watch(
         return None
     if ledger.get(_VANISHED) is not None:
         raise UsageError(f"patients vanished from the PACS during this run: {_ADVICE}")
-    slow_start = stores_images and pacs.statistics()["CountPatients"] > 0
+    slow_start = SlowStart(wanted=stores_images and pacs.statistics()["CountPatients"] > 0)
     return DeletionWatch(pacs, ledger, stores_images=stores_images, slow_start=slow_start)

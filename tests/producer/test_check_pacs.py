@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from backlog.broker.claims import ChunkProgress
+from backlog.broker.messages import Stage
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.configuration import OrthancConfiguration
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
+from producer.dispatch.slow_start import SlowStart
 from producer.doctor.pacs import check_pacs_of
 from producer.ledger.ledger import Ledger
 from producer.plan import make_plan
@@ -26,6 +29,8 @@ from tests.support.dicom_images import chest, dicom
 from tests.support.ended_runs import CHUNK, harvest, list_items, new_ledger, rejected
 from tests.support.newer_orthanc import an_orthanc, lacking
 from tests.support.servers import OrthancServer
+
+NOT_SLOW = SlowStart(wanted=False)
 
 
 def settings_of(server: OrthancServer, **more: Any) -> Settings:
@@ -143,18 +148,20 @@ def test_a_run_beside_other_patients_begins_slowly(
         assert empty is not None
         assert reports_only is not None
         assert watch is not None
-        assert not empty.one_chunk_at_a_time()
-        assert not reports_only.one_chunk_at_a_time()
+        assert not empty.slow_start.on
+        assert not reports_only.slow_start.on
         list_items(ledger, 8 * CHUNK)
         watch.check()
         orthanc.clear()
-        watch.check()  # nothing has ended since, and the hour is not over
-        assert watch.one_chunk_at_a_time()
-        harvest(ledger, lambda _: rejected(Reason.BLANK), chunks=1)
+        watch.check()  # nothing was stored since, and the hour is not over
+        assert watch.slow_start.on
+        watch.slow_start.note(0, [1], {1: ChunkProgress(Stage.UPLOAD, leased=True)})
+        watch.check()
+        watch.slow_start.note(0, [1], {1: ChunkProgress(Stage.INFER, leased=False)})
         with pytest.raises(UsageError, match="1 patients vanished"):
             watch.check()
-        harvest(ledger, lambda _: rejected(Reason.BLANK))
-        assert not watch.one_chunk_at_a_time()
+        watch.slow_start.note(6, [], {})
+        assert not watch.slow_start.on
 
 
 def test_a_failed_look_is_repeated_before_more_is_sent(
@@ -168,7 +175,7 @@ def test_a_failed_look_is_repeated_before_more_is_sent(
         assert watch is not None
         list_items(ledger, 8 * CHUNK)
         watch.check()
-        harvest(ledger, lambda _: rejected(Reason.BLANK), chunks=1)
+        watch.slow_start.note(1, [], {})
         server.stop()
         with pytest.raises(ServiceUnavailable):  # the dispatcher waits, and sends nothing meanwhile
             watch.check()
@@ -186,7 +193,7 @@ def test_patients_who_come_and_reports_that_go_stop_nothing(orthanc: OrthancServ
     }
     with closing(client(orthanc)) as pacs:
         orthanc.post("/instances", patient(0))
-        watch = DeletionWatch(pacs, ledger, stores_images=True)
+        watch = DeletionWatch(pacs, ledger, stores_images=True, slow_start=NOT_SLOW)
         for number in range(1, 30):
             watch.check()
             orthanc.post("/instances", patient(number))
@@ -197,8 +204,8 @@ def test_patients_who_come_and_reports_that_go_stop_nothing(orthanc: OrthancServ
 def test_own_images_that_are_gone_stop_the_run(orthanc: OrthancServer, ledger: Ledger) -> None:
     list_items(ledger, 4)
     with closing(client(orthanc)) as pacs:
-        watch = DeletionWatch(pacs, ledger, stores_images=True)
-        listed = DeletionWatch(pacs, ledger, stores_images=False)
+        watch = DeletionWatch(pacs, ledger, stores_images=True, slow_start=NOT_SLOW)
+        listed = DeletionWatch(pacs, ledger, stores_images=False, slow_start=NOT_SLOW)
         for one in (watch, listed):
             one.check()
         harvest(ledger, lambda _: rejected(Reason.NOT_IN_PACS))
@@ -228,7 +235,7 @@ def test_a_slow_pacs_is_looked_at_more_rarely(ledger: Ledger, monkeypatch: pytes
     monkeypatch.setattr(check_pacs, "INTERVAL", 2.0)
     monkeypatch.setattr(check_pacs, "SHARE", 10)
     monkeypatch.setattr("producer.run.check_pacs.time.monotonic", lambda: clock[0])
-    watch = DeletionWatch(Slow(), ledger, stores_images=False)  # type: ignore[arg-type]  # what it asks of one
+    watch = DeletionWatch(Slow(), ledger, stores_images=False, slow_start=NOT_SLOW)  # type: ignore[arg-type]  # what it asks of one
     while clock[0] < 1220:
         watch.check()
         clock[0] += 0.1

@@ -31,6 +31,7 @@ from producer.dispatch import give_up
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.harvest import Harvester
+from producer.dispatch.slow_start import SlowStart
 from producer.execution import ending
 from producer.ledger import run_database
 from producer.ledger.ledger import Ledger
@@ -248,20 +249,23 @@ def test_the_first_chunk_goes_alone_until_its_weights_are_known(
     assert ledger.get("job")["weights"] == OURS
 
 
-def test_chunks_go_one_by_one_while_the_pacs_is_not_trusted(
+def test_a_slow_start_waits_for_stored_images_not_for_scores(
     claims: Claims, ledger: Ledger, make: Make
 ) -> None:
     ledger.set("job", a_job(RUN, weights=OURS))
     producer = make(ledger)
-    producer.context.one_chunk_at_a_time = lambda: (
-        ledger.tally().ended < 3
-    )  # the first two chunks have 1 and 2
-    for number in (1, 2):
+    producer.context.slow_start = SlowStart(wanted=True)
+    for number in (1, 2, 3, 4, 5, 6):  # of 1, 2, 4 images …: nothing waits for the scores of the one before
+        for _ in range(2):
+            producer.step()
+            assert [chunk.no for chunk in ledger.in_flight()] == [*range(1, number + 1)]
+        uploading = claims.claim(RUN, number, Stage.UPLOAD, Stage.UPLOAD)
+        assert isinstance(uploading, Claim)
         producer.step()
-        assert [chunk.no for chunk in ledger.in_flight()] == [number]
-        score(claims, number, OURS)
+        assert len(ledger.in_flight()) == number  # a worker has it: that is not stored yet
+        uploading.finish(Stage.INFER, {})
     producer.step()
-    assert len(ledger.in_flight()) == 8
+    assert len(ledger.in_flight()) > 7
 
 
 def test_a_chunk_without_scores_settles_nothing(claims: Claims, ledger: Ledger, make: Make) -> None:
