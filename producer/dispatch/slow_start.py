@@ -17,8 +17,8 @@ _CHUNKS: Final = 6
 class SlowStart:
     """Holds a run's next chunk back until the images of the one before are stored, and the PACS was looked at since.
 
-    In each step the PACS is looked at between :meth:`note` and :attr:`room`, where ``stored`` has changed since the last
-    look.
+    In each step the PACS is looked at between :meth:`note` and :attr:`room`, where ``stored`` has changed since it was
+    looked at last.
     """
 
     def __init__(self, *, wanted: bool) -> None:

@@ -30,7 +30,7 @@ from backlog.weights import expected_sha256
 from producer.doctor.check import PATIENCE, Check, room
 from producer.doctor.pacs import check_pacs_of, look_ups, modalities
 from producer.runner.runs import runner_build
-from producer.workers.local_servers import redis_program
+from producer.workers.private_redis import redis_program
 
 if TYPE_CHECKING:
     from producer.workers.worker_inventory import WorkerInfo

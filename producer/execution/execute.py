@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,7 @@ def go_on(
         _ledger(paths) as ledger,
         Audit(ledger, paths.audit) as audit,
         stopping_on_signals() as stopping,
+        ExitStack() as servers,  # what a run has for itself ends while its results are written
     ):
         if audit.damaged:
             say(
@@ -94,11 +95,11 @@ def go_on(
             _check(run)
             paths.stopped.unlink(missing_ok=True)
             stopping.on_interrupt = paths.stopped.touch
-            with (
-                suppress(Stopped),  # before there were any workers: interrupted, like later
-                workers_of(run, stopping) as redis_url,
-            ):
-                _work(replace(run, settings=replace(settings, redis_url=redis_url)), stopping, show, notifier)
+            with suppress(Stopped):  # before there were any workers: interrupted, like later
+                workers = servers.enter_context(workers_of(run, stopping))
+                with_redis = replace(settings, redis_url=workers.redis_url)
+                _work(replace(run, settings=with_redis), stopping, show, notifier)
+                workers.tell_to_end()
         doing("Writing the audit and the scores")
         audit.catch_up(durable=True)
         if stopping.failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from backlog.broker.messages import FIRST_STAGES, model_of
@@ -16,9 +17,17 @@ from producer.workers.local_servers import LocalServers
 from producer.workers.worker_command import prepare_model
 
 
+@dataclass(frozen=True)
+class RunWorkers:
+    """The workers that a run has while it is worked on."""
+
+    redis_url: str  #: of the Redis that they listen at
+    tell_to_end: Callable[[], None]  #: where they are this run's alone; their end is not waited for
+
+
 @contextmanager
-def workers_of(run: OpenRun, stopping: StopRequest) -> Iterator[str]:
-    """Yield the broker's address: the given one, or that of a private Redis with workers beside it.
+def workers_of(run: OpenRun, stopping: StopRequest) -> Iterator[RunWorkers]:
+    """Yield the run's workers: those at the given Redis, or a private Redis's, which have ended when this is left.
 
     Raises
     ------
@@ -31,7 +40,7 @@ def workers_of(run: OpenRun, stopping: StopRequest) -> Iterator[str]:
     ledger.set("stack", bool(settings.redis_url))  # then its workers live on when this process ends
     ledger.set("settled", False)
     if settings.redis_url:
-        yield settings.redis_url
+        yield RunWorkers(settings.redis_url, lambda: None)
         return
     run.doing("Preparing the model")
     job = run.job.now()
@@ -69,7 +78,7 @@ def workers_of(run: OpenRun, stopping: StopRequest) -> Iterator[str]:
         first=FIRST_STAGES[job["source"]["kind"]],
     ) as servers:
         stopping.on_second = servers.kill
-        yield servers.redis_url
+        yield RunWorkers(servers.redis_url, servers.tell_workers_to_end)
         run.doing("Stopping the workers")
 
 

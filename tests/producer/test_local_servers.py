@@ -41,6 +41,16 @@ def servers(tmp_path: Path, restarted: list[str]) -> Iterator[LocalServers]:
         yield made
 
 
+def test_workers_end_while_their_redis_stays(tmp_path: Path) -> None:
+    """The results of a run are written meanwhile."""
+    with Sleepers(tmp_path / "logs", tmp_path / "workers.lock", 1, {}) as servers:
+        servers.tell_workers_to_end()
+        wait_until(lambda: [*servers.pids()] == ["redis"], what="the workers have ended")
+        time.sleep(0.5)  # two looks of the supervisor
+        assert [*servers.pids()] == ["redis"]
+    assert servers.pids() == {}
+
+
 @pytest.mark.parametrize("name", ["redis", "io", "inference"])
 def test_what_dies_is_started_again_and_said(servers: LocalServers, restarted: list[str], name: str) -> None:
     before = servers.pids()
