@@ -17,7 +17,7 @@ from typing import Any, Final
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from backlog.log import errors_alone
 from backlog.model import PRODUCT
@@ -45,7 +45,6 @@ _STYLE: Final[Any] = {
     "axes.edgecolor": _INK,
     "axes.titlesize": 10,
     "hatch.linewidth": 0.6,
-    "figure.constrained_layout.use": True,
 }
 
 #: Bars of a score distribution.
@@ -86,7 +85,7 @@ def draw(found: Figures, words: Words) -> dict[str, Chart]:
 
 def _throughput(found: Throughput, words: Words) -> Chart:
     """Draw the items that ended, over time."""
-    figure, (axes,) = _figure(7.2, 2.4)
+    figure, axes = _figure(7.2, 2.4)
     starts = [found.start + i * found.width for i in range(len(found.reported))]
     at = list(range(len(starts)))
     rates = [[n / found.width for n in series] for series in (found.reported, found.others)]
@@ -132,12 +131,16 @@ def _throughput(found: Throughput, words: Words) -> Chart:
 
 def _latency(found: Sequence[Latency], words: Words) -> Chart:
     """Draw how long the stages took for an image."""
-    figure, panels = _figure(7.2, 1.0 + 1.0 * len(found), len(found))
+    figure, panels = _panels(
+        7.2, 1.0 + 1.0 * len(found), len(found), 1, _Margins(left=0.8, bottom=0.45, between=0.5, right=0.35)
+    )
     used = [i for one in found for i, count in enumerate(one.counts) if count]
     for axes, one in zip(panels, found, strict=True):
         axes.stairs(one.counts, LATENCY_EDGES, fill=True, color=_BLUE)
         axes.axvline(one.quantiles["median"], color=_INK, linestyle="--", linewidth=1)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda ms, _: words.plain(ms))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(
             LATENCY_EDGES[max(0, min(used) - 1)], LATENCY_EDGES[min(max(used) + 2, len(LATENCY_EDGES) - 1)]
         )
@@ -173,7 +176,7 @@ def _latency(found: Sequence[Latency], words: Words) -> Chart:
 
 def _reasons(counts: Sequence[tuple[str, str, int]], words: Words) -> Chart:
     """Draw why items have no report: (outcome, reason, count)."""
-    figure, (axes,) = _figure(7.2, 0.7 + 0.24 * len(counts))
+    figure, axes = _figure(7.2, 0.7 + 0.24 * len(counts))
     at = list(range(len(counts)))
     for outcome, colour, hatch in (("skipped", _BLUE, ""), ("quarantined", _ORANGE, "///")):
         here = [i for i in at if counts[i][0] == outcome]
@@ -205,7 +208,7 @@ def _reasons(counts: Sequence[tuple[str, str, int]], words: Words) -> Chart:
 def _scores(found: Figures, words: Words) -> Chart:
     """Draw the distribution of each finding's scores, with the baseline's as a dashed line."""
     now, before = found.scores, found.comparison.before if found.comparison else None
-    figure, panels = _figure(7.2, 8.2, 6, 3)
+    figure, panels = _panels(7.2, 8.2, 6, 3, _Margins(left=0.1, bottom=0.25, between=0.5))
     edges = [i / _SCORE_BARS for i in range(_SCORE_BARS + 1)]
     for axes, one in zip(panels, found.prevalence, strict=True):
         axes.stairs(_shares(now, one.label), edges, fill=True, color=_BLUE)
@@ -242,9 +245,43 @@ def _shares(found: Scores, label: str) -> list[float]:
     return [count / max(1, one.size) for count in one.coarse(_SCORE_BARS)]
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure with one panel, whose margins fit its labels. Inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+@dataclass(frozen=True)
+class _Margins:
+    """Space around a figure's panels, in inches."""
+
+    left: float
+    bottom: float
+    between: float  #: one row and the next, for a title
+    top: float = 0.3
+    right: float = 0.1
+
+
+def _panels(
+    width: float, height: float, rows: int, columns: int, space: _Margins
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with several panels. Margins that fit the labels would take half of a page's time. Inches."""
+    panel = (height - space.top - space.bottom - space.between * (rows - 1)) / rows
     figure = Figure(figsize=(width, height))
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    panels = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": space.left / width,
+            "right": 1 - space.right / width,
+            "bottom": space.bottom / height,
+            "top": 1 - space.top / height,
+            "hspace": space.between / panel,
+            "wspace": 0.08,
+        },
+    )
+    return figure, list(panels.flat)
 
 
 def _legend(axes: Axes) -> None:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -16,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from backlog.settings import Settings
-from producer.demo.backlog import write_backlog
 from producer.run.folder import Paths
 from producer.runner.inbox import Inbox
 from producer.runner.runs import RunInfo, RunState, find_runs, read_run, runner_lives
 from producer.runner.service import Runner
 from tests.conftest import Cli
+from tests.support.dicom_images import chest, dicom
 from tests.support.ended_runs import CHUNK, harvest, list_items, new_ledger, reported, some_scores
 from tests.support.servers import ROOT, wait_until
 
@@ -56,7 +57,14 @@ class Site:
 
     def backlog(self, name: str, count: int = 12, seed: int = 1) -> Path:
         path = self.folder / name
-        write_backlog(path, count=count, seed=seed)
+        with zipfile.ZipFile(path, "w") as archive:
+            for number in range(count):
+                uids = {
+                    "StudyInstanceUID": f"1.2.{seed}.{number}",
+                    "SeriesInstanceUID": f"1.3.{seed}.{number}",
+                }
+                image = dicom(chest(), SOPInstanceUID=f"1.4.{seed}.{number}", **uids)
+                archive.writestr(f"{number}.dcm", image)
         return path
 
     def runner(self, **more: object) -> Runner:

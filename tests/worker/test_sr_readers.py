@@ -6,6 +6,7 @@ import html
 import math
 import re
 import subprocess
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -48,6 +49,7 @@ def _nonconformant(name: str) -> bool:
     return name in NONCONFORMANT or name == "file uid_leading_zero_brax_style"
 
 
+@cache
 def _variants() -> dict[str, bytes]:
     """Reports of every option, with all that can stand in one, and of each kind of outcome."""
     made = {
