@@ -44,11 +44,11 @@ bench: ## measure, as ratios in one run
 	@scripts/environment dev
 	$(PY) -m bench
 
-chaos: ## break everything on purpose and count what is lost
-	@scripts/system-packages redis-server:redis-server Orthanc:orthanc faketime:faketime stunnel:stunnel4 ip:iproute2
+chaos: ## break everything on purpose and count what is lost; then the tests that take longest
+	@scripts/system-packages redis-server:redis-server Orthanc:orthanc /usr/share/java/pixelmed.jar:pixelmed-apps faketime:faketime stunnel:stunnel4 ip:iproute2
 	@scripts/environment dev
 	$(PY) -m tests.chaos
-	$(PY) -m pytest -q -m long tests/system
+	$(PY) -m pytest -q -m long
 
 FUZZ_SECONDS ?= 600
 fuzz: ## look for inputs that break a reader, FUZZ_SECONDS=600 in all
