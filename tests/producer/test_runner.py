@@ -59,11 +59,12 @@ class Site:
         path = self.folder / name
         with zipfile.ZipFile(path, "w") as archive:
             for number in range(count):
-                uids = {
-                    "StudyInstanceUID": f"1.2.{seed}.{number}",
-                    "SeriesInstanceUID": f"1.3.{seed}.{number}",
-                }
-                image = dicom(chest(), SOPInstanceUID=f"1.4.{seed}.{number}", **uids)
+                image = dicom(
+                    chest(),
+                    SOPInstanceUID=f"1.4.{seed}.{number}",
+                    SeriesInstanceUID=f"1.3.{seed}.{number}",
+                    StudyInstanceUID=f"1.2.{seed}.{number}",
+                )
                 archive.writestr(f"{number}.dcm", image)
         return path
 

@@ -82,7 +82,8 @@ class Run:
 
 def test_two_runs_that_begin_together_end_together(settings: Settings, tmp_path: Path) -> None:
     first, second = (Run(name, 600, settings, tmp_path / name).start() for name in ("first", "second"))
-    wait_until(lambda: min(first.ended, second.ended) >= 60, 60)  # each knows its weights now, and sends more than one
+    # From here on each knows its weights, and sends more than one chunk.
+    wait_until(lambda: min(first.ended, second.ended) >= 60, 60)
     before = first.ended, second.ended
     wait_until(lambda: first.done or second.done, 120)
     shares = sorted((first.ended - before[0], second.ended - before[1]))
