@@ -70,7 +70,7 @@ DOORS = {
         "producer.dispatch.dispatcher",
     },
     "jinja2": {"producer.templates", "producer.cli.validate"},
-    "matplotlib": {"producer.page.charts"},
+    "matplotlib": {"producer.page.charts", "producer.page.svg"},
     "rich": _in("producer.cli"),
     "prometheus_client": {"producer.monitoring.metrics", "producer.runner.metrics"},
     "apprise": {"producer.monitoring.notify"},

@@ -6,46 +6,24 @@ people tell apart, and a hatch keeps the second series apart on black-and-white 
 
 from __future__ import annotations
 
-import io
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any, Final
+from typing import Final
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from backlog.log import errors_alone
-from backlog.model import PRODUCT
 from producer.page.drift import Distribution, Scores
 from producer.page.statistics import Figures, Prevalence
+from producer.page.svg import INK, STYLE, Margins, figure_of, panels_of, svg_of
 from producer.page.timings import LATENCY_EDGES, Latency, Throughput
 from producer.page.words import Words
 from producer.results.meanings import MEANINGS
 
-# It logs where it keeps its fonts, which is of no use to the user.
-errors_alone("matplotlib")
-
 _BLUE: Final = "#0072b2"
 _ORANGE: Final = "#e69f00"
-_INK: Final = "#333333"
-
-#: Any: matplotlib's own type lists every key there is.
-_STYLE: Final[Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be searched, and is sharp on paper
-    "svg.hashsalt": PRODUCT,  # the same figures give the same bytes
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _INK,
-    "axes.titlesize": 10,
-    "hatch.linewidth": 0.6,
-}
 
 #: Bars of a score distribution.
 _SCORE_BARS: Final = 20
@@ -70,7 +48,7 @@ def draw(found: Figures, words: Words) -> dict[str, Chart]:
     for row in found.by_reason:
         if row.outcome != "reported":
             without[row.outcome, row.reason] += row.items
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         if without:
             ordered = sorted(without.items(), key=lambda one: (one[0][0] != "quarantined", -one[1], one[0]))
             charts.append(_reasons([(*key, count) for key, count in ordered], words))
@@ -85,7 +63,7 @@ def draw(found: Figures, words: Words) -> dict[str, Chart]:
 
 def _throughput(found: Throughput, words: Words) -> Chart:
     """Draw the items that ended, over time."""
-    figure, axes = _figure(7.2, 2.4)
+    figure, axes = figure_of(7.2, 2.4)
     starts = [found.start + i * found.width for i in range(len(found.reported))]
     at = list(range(len(starts)))
     rates = [[n / found.width for n in series] for series in (found.reported, found.others)]
@@ -125,19 +103,19 @@ def _throughput(found: Throughput, words: Words) -> Chart:
         words("column_from", span=words.span(found.width)),
         *map(words, ("reported", "column_others", "column_rate")),
     )
-    svg = _svg(figure, "throughput", text)
+    svg = svg_of(figure, "throughput", text)
     return Chart("throughput", words("chart_throughput"), text, svg, columns, rows)
 
 
 def _latency(found: Sequence[Latency], words: Words) -> Chart:
     """Draw how long the stages took for an image."""
-    figure, panels = _panels(
-        7.2, 1.0 + 1.0 * len(found), len(found), 1, _Margins(left=0.8, bottom=0.45, between=0.5, right=0.35)
+    figure, panels = panels_of(
+        7.2, 1.0 + 1.0 * len(found), len(found), 1, Margins(left=0.8, bottom=0.45, between=0.5, right=0.35)
     )
     used = [i for one in found for i, count in enumerate(one.counts) if count]
     for axes, one in zip(panels, found, strict=True):
         axes.stairs(one.counts, LATENCY_EDGES, fill=True, color=_BLUE)
-        axes.axvline(one.quantiles["median"], color=_INK, linestyle="--", linewidth=1)
+        axes.axvline(one.quantiles["median"], color=INK, linestyle="--", linewidth=1)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda ms, _: words.plain(ms))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -171,12 +149,12 @@ def _latency(found: Sequence[Latency], words: Words) -> Chart:
         )
         for one in found
     ]
-    return Chart("latency", words("chart_latency"), text, _svg(figure, "latency", text), columns, rows)
+    return Chart("latency", words("chart_latency"), text, svg_of(figure, "latency", text), columns, rows)
 
 
 def _reasons(counts: Sequence[tuple[str, str, int]], words: Words) -> Chart:
     """Draw why items have no report: (outcome, reason, count)."""
-    figure, axes = _figure(7.2, 0.7 + 0.24 * len(counts))
+    figure, axes = figure_of(7.2, 0.7 + 0.24 * len(counts))
     at = list(range(len(counts)))
     for outcome, colour, hatch in (("skipped", _BLUE, ""), ("quarantined", _ORANGE, "///")):
         here = [i for i in at if counts[i][0] == outcome]
@@ -202,19 +180,19 @@ def _reasons(counts: Sequence[tuple[str, str, int]], words: Words) -> Chart:
         for outcome, reason, count in counts
     ]
     columns = tuple(map(words, ("outcome", "reason", "meaning", "items")))
-    return Chart("reasons", words("chart_reasons"), text, _svg(figure, "reasons", text), columns, rows)
+    return Chart("reasons", words("chart_reasons"), text, svg_of(figure, "reasons", text), columns, rows)
 
 
 def _scores(found: Figures, words: Words) -> Chart:
     """Draw the distribution of each finding's scores, with the baseline's as a dashed line."""
     now, before = found.scores, found.comparison.before if found.comparison else None
-    figure, panels = _panels(7.2, 8.2, 6, 3, _Margins(left=0.1, bottom=0.25, between=0.5))
+    figure, panels = panels_of(7.2, 8.2, 6, 3, Margins(left=0.1, bottom=0.25, between=0.5))
     edges = [i / _SCORE_BARS for i in range(_SCORE_BARS + 1)]
     for axes, one in zip(panels, found.prevalence, strict=True):
         axes.stairs(_shares(now, one.label), edges, fill=True, color=_BLUE)
         if before is not None:
             axes.stairs(_shares(before, one.label), edges, color="#b34700", linestyle="--", linewidth=1.3)
-        axes.axvline(one.point, color=_INK, linewidth=0.6)
+        axes.axvline(one.point, color=INK, linewidth=0.6)
         not_evaluated = "" if one.images else words("suffix_not_evaluated")
         axes.set_title(words.finding(one.label) + not_evaluated, loc="left")
         axes.set_xlim(0, 1)
@@ -229,7 +207,7 @@ def _scores(found: Figures, words: Words) -> Chart:
         words("column_above"),
     )
     rows = [_score_row(one, now[one.label], words) for one in found.prevalence]
-    return Chart("scores", words("chart_scores"), text, _svg(figure, "scores", text), columns, rows)
+    return Chart("scores", words("chart_scores"), text, svg_of(figure, "scores", text), columns, rows)
 
 
 def _score_row(one: Prevalence, scores: Distribution, words: Words) -> tuple[str, ...]:
@@ -245,62 +223,5 @@ def _shares(found: Scores, label: str) -> list[float]:
     return [count / max(1, one.size) for count in one.coarse(_SCORE_BARS)]
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return a figure with one panel, whose margins fit its labels. Inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-@dataclass(frozen=True)
-class _Margins:
-    """Space around a figure's panels, in inches."""
-
-    left: float
-    bottom: float
-    between: float  #: one row and the next, for a title
-    top: float = 0.3
-    right: float = 0.1
-
-
-def _panels(
-    width: float, height: float, rows: int, columns: int, space: _Margins
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure with several panels. Margins that fit the labels would take half of a page's time. Inches."""
-    panel = (height - space.top - space.bottom - space.between * (rows - 1)) / rows
-    figure = Figure(figsize=(width, height))
-    panels = figure.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        gridspec_kw={
-            "left": space.left / width,
-            "right": 1 - space.right / width,
-            "bottom": space.bottom / height,
-            "top": 1 - space.top / height,
-            "hspace": space.between / panel,
-            "wspace": 0.08,
-        },
-    )
-    return figure, list(panels.flat)
-
-
 def _legend(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-
-
-def _svg(figure: Figure, key: str, text: str) -> str:
-    """Return a figure as an SVG element with a text alternative and ids of its own."""
-    held = io.StringIO()
-    figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = held.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", svg)
-    head, _, body = svg.partition(">")
-    box = re.search(r'viewBox="[^"]*"', head)
-    assert box is not None, head  # noqa: S101  # every SVG of matplotlib's has one
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        f' {box[0]} role="img" aria-labelledby="{key}-text">'
-        f'<title id="{key}-text">{escape(text)}</title>{body}'
-    )
