@@ -75,6 +75,7 @@ def test_the_bytes_are_highdicoms_for_every_option(options: Options, model: Mode
 
 
 # highdicom takes a third of a second for each example: few, and chosen anew by hypothesis every time.
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     header=st.sampled_from(sorted(_HEADERS)),
