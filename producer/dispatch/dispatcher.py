@@ -61,6 +61,7 @@ class Dispatcher:
         self.sender = ChunkSender(context)
         self._standstill = Standstill(context)
         self.ahead = _LEAST_AHEAD
+        self._filled = False  # as many chunks wait as may, by the last step
         self._pages: Iterator[Page] | None = None
         self._told = -_TELL_EVERY
 
@@ -254,8 +255,9 @@ class Dispatcher:
             self._room_in_pacs() - len(ordinary),
             slow.room if slow.on else sys.maxsize,
         )
-        if room > 0:
-            self._begin(self._next_chunks(room))
+        chunks = self._next_chunks(room) if room > 0 else []
+        self._begin(chunks)
+        self._filled = len(flying) - leased + len(chunks) >= self.ahead
 
     def _room_in_pacs(self) -> int:
         """Return how many chunks may be in flight for the room that their images take in the PACS."""
@@ -285,11 +287,12 @@ class Dispatcher:
             self.sender.send_chunk(chunk, retry=retry)
 
     def _set_ahead(self) -> None:
-        """Let more chunks wait while workers take them at once, and fewer while they stand in a queue.
+        """Let more chunks wait where workers have taken all that might, and fewer while they stand in a queue.
 
+        Where the queue is empty because no more was sent, as before the run's weights are known, it tells nothing.
         Then runs that share workers have equally many in the queue, and so equal shares, in whatever order they came.
         """
         if any(self.context.claims.broker.depths(self.context.queues).values()):
             self.ahead = max(_LEAST_AHEAD, self.ahead // 2)
-        else:
+        elif self._filled:
             self.ahead = min(_MOST_AHEAD, self.ahead * 2)

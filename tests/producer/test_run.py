@@ -327,6 +327,20 @@ def test_more_chunks_wait_while_workers_take_them_at_once(claims: Claims, ledger
     assert producer.ahead == 8, "two wait again"
 
 
+def test_a_queue_that_is_empty_for_want_of_weights_is_no_hunger(
+    claims: Claims, ledger: Ledger, make: Make
+) -> None:
+    """Found: within a second of the first chunk's scoring a run might fill the queue with a thousand chunks."""
+    producer = make(ledger)
+    producer.context.window = 100
+    producer.step()
+    claims.broker.client.delete(*producer.context.queues)  # a worker has taken it, and scores
+    for _ in range(12):
+        producer.step()
+    assert len(producer.in_flight) == 1
+    assert producer.ahead == 8
+
+
 def test_a_chunk_without_some_records_is_done_again(claims: Claims, ledger: Ledger, make: Make) -> None:
     producer = make(ledger)
     producer.step()

@@ -24,7 +24,7 @@ from tests.support.servers import ROOT, RedisServer, wait_until
 CHUNK = 10
 #: That the model takes over a chunk. Both producers are threads of this process: where others use the cores, each has
 #: to come in time to keep its eight chunks waiting.
-SECONDS = "0.1"
+SECONDS = "0.15"
 
 
 @pytest.fixture(scope="module")
