@@ -244,7 +244,7 @@ class Dispatcher:
         flying = ordinary - came_back
         leased = sum(1 for number in flying if (state := states.get(number)) and state.leased)
         # Who scores the first chunk settles the run's weights. Until then a second chunk could meet other ones.
-        alone, slow = not self.context.job["weights"], self.context.slow_start
+        alone = not self.context.job["weights"]
         window = 1 if alone else self.context.window
         if flying:
             self._set_ahead()
@@ -253,7 +253,7 @@ class Dispatcher:
             self.ahead - (len(flying) - leased),
             (window if alone else max(_MOST_BACK, 2 * (leased + self.ahead))) - len(ordinary),
             self._room_in_pacs() - len(ordinary),
-            slow.room if slow.on else sys.maxsize,
+            self.context.slow_start.room,
         )
         chunks = self._next_chunks(room) if room > 0 else []
         self._begin(chunks)

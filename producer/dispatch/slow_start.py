@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +23,7 @@ class SlowStart:
     """
 
     def __init__(self, *, wanted: bool) -> None:
-        self._wanted = wanted
+        self.on = wanted  #: whether chunks go one by one
         self._not_stored = 0
         self.stored = 0  #: chunks whose images the PACS has, as of this step
 
@@ -38,21 +39,16 @@ class SlowStart:
         states
             What Redis knows of them.
         """
-        if not self._wanted:
+        if not self.on:
             return
         stored = [
             (state := states.get(number)) is not None and state.stage >= Stage.INFER for number in in_flight
         ]
         self.stored = ended + sum(stored)
         self._not_stored = len(stored) - sum(stored)
-        self._wanted = self.stored < _CHUNKS
-
-    @property
-    def on(self) -> bool:
-        """Whether chunks go one by one."""
-        return self._wanted
+        self.on = self.stored < _CHUNKS
 
     @property
     def room(self) -> int:
-        """How many chunks may be sent, 0 or 1, while it is on."""
-        return max(0, 1 - self._not_stored)
+        """How many chunks may be sent: 0 or 1 while it is on, else as many as one likes."""
+        return max(0, 1 - self._not_stored) if self.on else sys.maxsize
