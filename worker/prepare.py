@@ -22,6 +22,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker.prepare", description=__doc__)
     parser.add_argument("--offline", action="store_true", help="don't download; fail where a file is missing")
     parser.add_argument("--steps", action="store_true", help="a JSON line on standard output for each step")
+    parser.add_argument(
+        "--if-unchecked",
+        action="store_true",
+        help="load and check the model only where the cache has no note that it was checked; verify it always",
+    )
     arguments = parser.parse_args()
 
     def step(name: str) -> None:
@@ -31,8 +36,8 @@ def main() -> None:
     try:
         settings = from_environment()
         set_up(settings.log)
-        from worker.model.engine import load  # after a bad setting has been said
-        from worker.model.network import check_scores
+        from worker.model.engine import load, runtime_of  # after a bad setting has been said
+        from worker.model.network import check_scores, was_checked
         from worker.model.weights import locate
 
         step("weights")
@@ -43,13 +48,15 @@ def main() -> None:
             download=not arguments.offline,
             model=settings.model,
         )
-        step("load")
-        engine = load(weights, engine=settings.engine, threads=settings.threads or 1)
-        if (
-            engine.name == "onnxruntime"
-        ):  # PyTorch on a GPU is compared with itself on the CPU whenever it is loaded
-            step("check")
-            check_scores(weights, engine.scores, settings.cache_folder)
+        runtime = runtime_of(settings.engine)
+        # PyTorch on a GPU is compared with itself on the CPU whenever it is loaded.
+        checked = runtime == "onnxruntime" and was_checked(weights, settings.cache_folder)
+        if not (checked and arguments.if_unchecked):
+            step("load")
+            engine = load(weights, engine=runtime, threads=settings.threads or 1)
+            if runtime == "onnxruntime":
+                step("check")
+                check_scores(weights, engine.scores, settings.cache_folder)
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(USAGE) from None
@@ -59,7 +66,7 @@ def main() -> None:
     answer: PreparedModel = {
         "weights": weights.sha256,
         "meaningful": weights.meaningful,
-        "engine": engine.name,
+        "engine": runtime,
     }
     print(json.dumps(answer))  # noqa: T201
 

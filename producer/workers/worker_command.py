@@ -31,14 +31,14 @@ class Stopped(BacklogError):
 def prepare_model(
     stop: Callable[[], bool] = lambda: False, on_step: Callable[[str], None] = lambda _: None, **settings: str
 ) -> PreparedModel:
-    """Verify the weights and export them where needed, in a process of its own.
+    """Verify the weights, and check what they compute where that was not done before, in a process of its own.
 
     Parameters
     ----------
     stop
         Asked several times a second whether to give up.
     on_step
-        Called with what is being done, as it begins: ``weights``, ``load``, ``check``.
+        Called with what is being done, as it begins: ``weights``, and where it was not checked ``load``, ``check``.
     **settings
         Settings of that process, by field name, instead of this one's.
 
@@ -49,7 +49,7 @@ def prepare_model(
     Stopped
         Given up.
     """
-    answer = ask_worker("worker.prepare", "--steps", stop=stop, on_step=on_step, **settings)
+    answer = ask_worker("worker.prepare", "--steps", "--if-unchecked", stop=stop, on_step=on_step, **settings)
     model: PreparedModel = json.loads(answer)
     return model
 

@@ -164,13 +164,22 @@ def load(weights: Weights, *, engine: str, threads: int) -> Engine:
     UsageError
         The engine is unknown or not installed, or the weights can't be loaded. The text says what to do.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"CXR_ENGINE has to be one of {', '.join(ENGINES)}, not {engine!r}")
     if threads < 1:
         raise UsageError(f"the engine needs at least one thread, not {threads}")
-    if engine == "torch" or (engine == "auto" and _gpu_is_usable()):
-        return _torch(weights, threads)
-    return _onnx(weights, threads)
+    return _torch(weights, threads) if runtime_of(engine) == "torch" else _onnx(weights, threads)
+
+
+def runtime_of(engine: str) -> str:
+    """Return which runtime `load` takes on this machine: ``onnxruntime`` or ``torch``.
+
+    Raises
+    ------
+    UsageError
+        The engine is unknown.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"CXR_ENGINE has to be one of {', '.join(ENGINES)}, not {engine!r}")
+    return "torch" if engine == "torch" or (engine == "auto" and _gpu_is_usable()) else "onnxruntime"
 
 
 def _onnx(weights: Weights, threads: int) -> Engine:

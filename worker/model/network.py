@@ -122,8 +122,7 @@ def check_scores(
     UsageError
         They differ by more than `PARITY`, or by more than four times what single precision loses where that is more.
     """
-    note = cache / f"{_digest(weights)}.checked"
-    if note.exists():
+    if was_checked(weights, cache):
         return
     state = read_state(weights)
     images = sample_images(weights.model.side)
@@ -142,7 +141,27 @@ def check_scores(
         )
     event("model.checked", difference=f"{difference:.1e}")
     with suppress(OSError):  # a cache that can't be written costs the check each time
-        note.touch()
+        _note(weights, cache).touch()
+
+
+def was_checked(weights: Weights, cache: Path) -> bool:
+    """Whether `check_scores` has passed on this machine, by the same weights, program and runtime.
+
+    Parameters
+    ----------
+    weights
+        The verified weights.
+    cache
+        Where the note was kept.
+    """
+    try:
+        return _note(weights, cache).exists()
+    except metadata.PackageNotFoundError:
+        return False  # without ONNX Runtime nothing was
+
+
+def _note(weights: Weights, cache: Path) -> Path:
+    return cache / f"{_digest(weights)}.checked"
 
 
 def _digest(weights: Weights) -> str:
