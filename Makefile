@@ -5,7 +5,10 @@ PY := .venv/bin/python
 
 -include deploy/compose.mk
 
-.PHONY: help demo test unit check lint types environment bench chaos fuzz clean
+.PHONY: help demo test unit check lint types units suite environment bench chaos fuzz clean
+
+# Tests start hundreds of processes. Each of them, and each that collects the tests, would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,26 +21,40 @@ demo: environment ## run the main job on synthetic radiographs
 
 check: ## lint and types only
 	@scripts/environment dev
+	@$(MAKE) --no-print-directory lint types
+
+lint:
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+types:
 	$(PY) -m mypy
 
 # The tests of one file stay in one process, and each process starts its own servers. Whole runs come first, not the files of
 # most tests (tests/conftest.py): a long file at the end would run alone. Half of the time a test waits for servers and
-# workers, so three processes keep two cores at work.
-TEST_PROCESSES ?= 3
+# workers, so four processes keep two cores at work.
+TEST_PROCESSES ?= 4
+PYTEST = $(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 unit: ## lint, types and the tests that need no whole run, in minutes; what `make test` runs besides takes longer
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk \
 		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb
-	@$(MAKE) --no-print-directory check
-	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slow" tests/test_house.py tests/backlog tests/producer tests/worker
+	@scripts/environment dev
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory -j2 types units
+
+units: # beside the types, which take one core
+	$(PYTEST) -m "not slow and not long" tests/test_house.py tests/backlog tests/producer tests/worker
 
 test: ## install what the tests need; lint, types, tests
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc dcmdump:dcmtk pdftotext:poppler-utils chromium:chromium 7z:p7zip-full tmux:tmux \
 		/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb promtool:prometheus /usr/share/java/pixelmed.jar:pixelmed-apps
-	@$(MAKE) --no-print-directory check
-	$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long"
+	@scripts/environment dev
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory -j2 types suite
+
+suite:
+	$(PYTEST) -m "not long"
 
 bench: ## measure, as ratios in one run
 	@scripts/system-packages redis-server:redis-server Orthanc:orthanc chromium:chromium
