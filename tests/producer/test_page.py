@@ -429,6 +429,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
+@pytest.mark.slow
 def test_a_browser_finds_nothing_wrong_and_asks_for_nothing_else(browser: Browser, page: Path) -> None:
     events = browser.open(page)
     asked = [e["params"]["request"]["url"] for e in events if e.get("method") == "Network.requestWillBeSent"]
@@ -445,6 +446,7 @@ def test_a_browser_finds_nothing_wrong_and_asks_for_nothing_else(browser: Browse
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 
+@pytest.mark.slow
 def test_a_screen_reader_meets_headings_and_named_charts(browser: Browser, page: Path) -> None:
     browser.open(page)
     tree = browser.tree()
@@ -469,6 +471,7 @@ def test_a_screen_reader_meets_headings_and_named_charts(browser: Browser, page:
     assert all(names["link"])
 
 
+@pytest.mark.slow
 def test_contrast_of_all_text_is_enough(browser: Browser, page: Path) -> None:
     """WCAG 2.2, 1.4.3: at least 4.5 to 1, on the white that everything stands on."""
     browser.open(page)
@@ -484,6 +487,7 @@ def test_contrast_of_all_text_is_enough(browser: Browser, page: Path) -> None:
         assert 1.05 / (luminance + 0.05) >= 4.5, colour
 
 
+@pytest.mark.slow
 def test_paper_has_whole_charts_and_no_parts_for_screens(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.call("Emulation.setEmulatedMedia", media="print")

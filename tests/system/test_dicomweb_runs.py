@@ -53,7 +53,7 @@ def test_a_zip_goes_through_orthancs_dicomweb(cli: Cli, backlog: Path, tmp_path:
 
         assert cli("verify", "out", **secrets).returncode == 0
         # The same images as the source; its own reports are no items, and no report is written twice.
-        run = cli("run", address(server), "--out", "again", **secrets)
+        run = cli("run", address(server), "--out", "again", "--workers", 1, **secrets)
         assert run.returncode == 0, run.stderr
         assert summary(tmp_path / "again") == (3, 3, 0)
         assert scores(tmp_path / "again") == scores(tmp_path / "out")
@@ -74,7 +74,7 @@ def test_a_zip_goes_through_another_make_with_a_token(cli: Cli, backlog: Path, t
     # This server answers parallel stores with 200 and loses some of them: one request at a time.
     settings = {"CXR_PACS_TOKEN_FILE": str(token), "CXR_PACS_REQUESTS": "1"}
     with tiny_pacs(tmp_path, "sesame") as url:
-        run = cli("run", backlog, "--out", "out", "--pacs", url, **settings)
+        run = cli("run", backlog, "--out", "out", "--workers", 1, "--pacs", url, **settings)
         assert run.returncode == 3, run.stderr
         assert summary(tmp_path / "out") == (4, 3, 1)
         assert cli("verify", "out", **settings).returncode == 0
@@ -89,7 +89,7 @@ def test_a_source_of_short_pages_is_scored_and_taken_back(cli: Cli, tmp_path: Pa
             }
             server.add(dicom(chest(64, 64), **uids, SOPInstanceUID=f"1.2.{number}.1.1", StudyDate="20240101"))
         images = dict(server.instances)
-        run = cli("run", server.url, "--out", "out")
+        run = cli("run", server.url, "--out", "out", "--workers", 1)
         assert run.returncode == 0, run.stderr
         assert summary(tmp_path / "out") == (5, 5, 0)
         assert len(server.instances) == 10

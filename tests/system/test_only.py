@@ -44,7 +44,7 @@ def test_a_run_scores_only_what_a_list_names(cli: Cli, tmp_path: Path) -> None:
     planned = json.loads(cli("plan", source, *by, "--json", "--names").stdout)
     assert (planned["only"]["not_found"], planned["only_not_found"]) == (1, ["ACC9"])
 
-    done = cli("run", source, "--out", out, *by)
+    done = cli("run", source, "--out", out, "--workers", 1, *by)
     assert done.returncode == 3, done.stderr
     assert "Wanted      3 by accession_number (column exam): 2 found, 1 not found" in done.stdout
     assert "The list and the source do not agree" in done.stdout

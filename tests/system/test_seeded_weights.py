@@ -26,7 +26,7 @@ def run(cli_in: Callable[[Path], Cli], tmp_path_factory: pytest.TempPathFactory)
     for number in range(COUNT):
         image = dicom(chest(256, 256 + number), SOPInstanceUID=f"1.2.{number + 1}")
         (folder / "in" / f"{number}.dcm").write_bytes(image)
-    done = cli_in(folder)("run", "in", "--out", "out", "--derived-objects", "capture,pdf")
+    done = cli_in(folder)("run", "in", "--out", "out", "--workers", 1, "--derived-objects", "capture,pdf")
     assert done.returncode == 0, done.stderr
     (folder / "run.txt").write_text(done.stdout)
     with (folder / "labels.csv").open("w", newline="") as file:

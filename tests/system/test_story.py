@@ -78,7 +78,7 @@ def test_a_zip_becomes_reports_in_a_folder(cli: Cli, backlog: Path, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
     # Then run. No Redis, no workers and no PACS are there: the command brings its own.
-    run = cli("run", backlog, "--out", "results")
+    run = cli("run", backlog, "--out", "results", "--workers", 1)
     assert run.returncode == 3, run.stderr  # finished, and one item needs a look
     results = tmp_path / "results"
     accounted(results)
@@ -103,7 +103,7 @@ def test_a_zip_becomes_reports_in_a_folder(cli: Cli, backlog: Path, tmp_path: Pa
     assert "Right       3" in verify.stdout
 
     # The same zip again, into the same PACS: the same account, and not one more report.
-    again = cli("run", backlog, "--out", "again", "--pacs", results / "pacs")
+    again = cli("run", backlog, "--out", "again", "--workers", 1, "--pacs", results / "pacs")
     assert again.returncode == 3, again.stderr
     accounted(tmp_path / "again")
     assert scores(tmp_path / "again") == table

@@ -103,10 +103,16 @@ def pdf_with_picture() -> bytes:
 
 
 def made(of: ReportContent) -> dict[str, bytes]:
+    return made_of_a_header(of) | {
+        "pdf-picture": derived_dicom.document(of, pdf_with_picture(), "pdf-picture"),
+    }
+
+
+def made_of_a_header(of: ReportContent) -> dict[str, bytes]:
+    """One of each SOP class: a PDF with a picture has the attributes of one without."""
     return {
         "capture": derived_dicom.capture(of, small_picture()),
         "pdf": derived_dicom.document(of, write_pdf(of)),
-        "pdf-picture": derived_dicom.document(of, pdf_with_picture(), "pdf-picture"),
     }
 
 
@@ -114,8 +120,9 @@ def made(of: ReportContent) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.refused is None])
-def test_both_are_valid_whatever_the_header(name: str, tmp_path: Path) -> None:
-    for kind, content in made(said(CASES[name].dicom, model=SEEDED, options=PORTUGUESE)).items():
+def test_they_are_valid_whatever_the_header(name: str, tmp_path: Path) -> None:
+    make = made if name == "good" else made_of_a_header
+    for kind, content in make(said(CASES[name].dicom, model=SEEDED, options=PORTUGUESE)).items():
         path = tmp_path / kind
         path.write_bytes(content)
         run = subprocess.run([program("dciodvfy"), str(path)], capture_output=True, check=False)

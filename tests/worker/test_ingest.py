@@ -186,6 +186,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PICTURES)
 def test_a_picture_has_the_pixels_that_the_reference_reads(kind: str, tmp_path: Path) -> None:
     import skimage.io

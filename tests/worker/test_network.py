@@ -246,12 +246,37 @@ def test_what_is_no_pytorch_file_is_refused(tmp_path: Path, content: bytes) -> N
 # --- the check on this machine --------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def forward(seeded: Weights) -> OnnxForward:  # noqa: F811
+    """The graph of the seeded weights, loaded."""
+    return OnnxForward(build_graph(seeded), threads=1)
+
+
+@pytest.fixture(scope="module")
+def _exact() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def exact_once(_exact: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute the exact scores of the seeded weights once: they take seconds, and are the same in each test."""
+
+    def kept(state: Any, points: Any, images: NDArray[np.float32], precision: Any = np.float64) -> Any:
+        name = np.dtype(precision).name
+        if name not in _exact:
+            _exact[name] = exact_scores(state, points, images, precision)
+        return _exact[name]
+
+    monkeypatch.setattr(module, "exact_scores", kept)
+
+
+@pytest.mark.usefixtures("exact_once")
 def test_a_graph_is_checked_once_and_noted(
     seeded: Weights,  # noqa: F811
+    forward: OnnxForward,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    forward = OnnxForward(build_graph(seeded), threads=1)
     with caplog.at_level(logging.INFO):
         check_scores(seeded, forward, tmp_path)
         assert caplog.text.count("model.checked") == 1
@@ -261,9 +286,14 @@ def test_a_graph_is_checked_once_and_noted(
         assert caplog.text.count("model.checked") == 2
 
 
+@pytest.mark.usefixtures("exact_once")
 @pytest.mark.parametrize("wrong", [lambda s: s + 1e-3, lambda s: s * np.nan, lambda s: s[:, ::-1]])
-def test_a_graph_with_other_scores_is_refused(seeded: Weights, tmp_path: Path, wrong: Any) -> None:  # noqa: F811
-    forward = OnnxForward(build_graph(seeded), threads=1)
+def test_a_graph_with_other_scores_is_refused(
+    seeded: Weights,  # noqa: F811
+    forward: OnnxForward,
+    tmp_path: Path,
+    wrong: Any,
+) -> None:
     with pytest.raises(UsageError, match=r"differ from the exact ones by .* CXR_ENGINE=torch"):
         check_scores(seeded, lambda images: wrong(forward(images)), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -45,6 +45,7 @@ def assert_same(content: ReportContent) -> None:
 _KINDS = {"Atelectasis", "Enlarged Cardiomediastinum", "Effusion", "Pneumothorax"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _HEADERS)
 def test_the_bytes_are_highdicoms_for_every_header(name: str) -> None:
     """With the findings of a few kinds: a header changes all of a kind alike, and highdicom takes its time for each."""
@@ -76,7 +77,7 @@ def test_the_bytes_are_highdicoms_for_every_option(options: Options, model: Mode
 
 # highdicom takes a third of a second for each example: few, and chosen anew by hypothesis every time.
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     header=st.sampled_from(sorted(_HEADERS)),
     scores=st.lists(st.floats(0, 1) | st.just(math.nan), min_size=len(LABELS), max_size=len(LABELS)).filter(

@@ -70,6 +70,7 @@ def tensors() -> dict[str, Any]:
 # --- what PyTorch writes --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_state_dict_has_the_tensors_that_pytorch_saved(legacy: bool, ordered: bool) -> None:
@@ -86,6 +87,7 @@ def test_a_state_dict_has_the_tensors_that_pytorch_saved(legacy: bool, ordered: 
         assert np.array_equal(ours, theirs), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code:UserWarning")
 def test_a_pickled_module_has_the_tensors_of_its_state_dict(legacy: bool) -> None:
@@ -246,6 +248,7 @@ def test_many_storages_over_the_same_bytes_are_refused() -> None:
         read_torch_file(zip_container(one, k0=bytes(16)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
 def test_a_damaged_file_is_refused_or_read(legacy: bool) -> None:
     base = saved(tensors(), legacy=legacy)
@@ -268,6 +271,7 @@ def test_a_damaged_file_is_refused_or_read(legacy: bool) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 
 
+@pytest.mark.slow
 def test_a_file_cut_anywhere_is_refused() -> None:
     for legacy in (True, False):
         whole = saved(tensors(), legacy=legacy)
