@@ -112,6 +112,19 @@ def test_a_lossy_stream_is_read_under_any_jpeg_syntax(syntax: str, stream: Any) 
     assert seen.flags == (set() if fits else {Flag.TRANSFER_SYNTAX_WRONG})
 
 
+def test_a_jpeg_out_of_step_never_reaches_the_decoder() -> None:
+    """Found by fuzzing: a table that is longer than it says made GDCM end its process."""
+    stream = made.jpeg_baseline(eight())
+    table = stream.index(b"\xff\xc4", stream.index(b"\xff\xc0"))  # Huffman's, behind the frame header
+    longer = stream[: table + 4] + b"\0\1" + stream[table + 4 :]
+    with pytest.raises(InstanceRejected, match="JPEG markers are out of step") as caught:
+        model_input(dicom(eight(), made.JPEG_BASELINE, stream=longer))
+    assert caught.value.reason is Reason.UNDECODABLE
+    filled = stream[:table] + b"\xff\xff" + stream[table:]  # ITU-T T.81 B.1.1.2 allows it
+    seen = model_input(dicom(eight(), made.JPEG_BASELINE, stream=filled))
+    assert apart(seen, model_input(dicom(eight(), made.JPEG_BASELINE, stream=stream))) == 0
+
+
 def test_an_arithmetic_jpeg_is_refused_by_name() -> None:
     stream = made.jpeg_baseline(eight()).replace(b"\xff\xc0", b"\xff\xc9", 1)
     assert rejected(dicom(eight(), made.JPEG_EXTENDED, stream=stream)) is Reason.UNDECODABLE

@@ -69,12 +69,30 @@ def read_jpeg(stream: bytes) -> Codestream:
                 break
             bits, rows, columns, components = struct.unpack_from(">BHHB", stream, at + 4)
             require_end(stream, at)
+            if marker != JPEG_LS:
+                _require_steps(stream, at + 2 + length)
             lossy = marker in LOSSY_PROCESSES or (marker == JPEG_LS and _near(stream, at + 2 + length) > 0)
             return Codestream(marker, rows, columns, components, bits, lossy=lossy)
         if marker == _START_OF_SCAN or length < 2:
             break
         at += 2 + length
     raise _broken("no JPEG frame header")
+
+
+def _require_steps(stream: bytes, at: int) -> None:
+    """Refuse a stream whose segments don't follow each other up to its first scan: GDCM ends the process at some.
+
+    ITU-T T.81 B.2.1: nothing but fill bytes stands between two segments.
+    """
+    while at + 4 <= len(stream) and stream[at] == 0xFF:
+        if stream[at + 1] == 0xFF:  # fill byte
+            at += 1
+            continue
+        if stream[at + 1] == _START_OF_SCAN:
+            return
+        (length,) = struct.unpack_from(">H", stream, at + 2)
+        at += 2 + max(length, 2)
+    raise _broken("JPEG markers are out of step")
 
 
 def _near(stream: bytes, at: int) -> int:
