@@ -8,6 +8,7 @@ compared with the header's first.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,6 +49,8 @@ class Codestream:
 def read_jpeg(stream: bytes) -> Codestream:
     """Read the frame header of a JPEG or JPEG-LS stream.
 
+    The segments are followed up to the first scan: GDCM ends the process at some that are out of step.
+
     Raises
     ------
     InstanceRejected
@@ -55,7 +58,24 @@ def read_jpeg(stream: bytes) -> Codestream:
     """
     if not stream.startswith(b"\xff\xd8"):
         raise _broken("no JPEG stream")
-    at = 2
+    segments = _segments(stream, 2)
+    for marker, at in segments:
+        if marker in _FRAMES and at + 10 <= len(stream):
+            bits, rows, columns, components = struct.unpack_from(">BHHB", stream, at + 4)
+            require_end(stream, at)
+            scan = next((place for found, place in segments if found == _START_OF_SCAN), None)
+            if scan is None:
+                raise _broken("JPEG markers are out of step")
+            lossy = marker in LOSSY_PROCESSES or (marker == JPEG_LS and _near(stream, scan) > 0)
+            return Codestream(marker, rows, columns, components, bits, lossy=lossy)
+    raise _broken("no JPEG frame header")
+
+
+def _segments(stream: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """Yield the marker of each segment and where it stands, up to the first scan's.
+
+    Nothing but fill bytes stands between two segments (ITU-T T.81 B.1.1.2, B.2.1).
+    """
     while at + 4 <= len(stream):
         if stream[at] != 0xFF:
             raise _broken("JPEG markers are out of step")
@@ -63,47 +83,18 @@ def read_jpeg(stream: bytes) -> Codestream:
         if marker == 0xFF:  # fill byte
             at += 1
             continue
+        yield marker, at
         (length,) = struct.unpack_from(">H", stream, at + 2)
-        if marker in _FRAMES:
-            if at + 10 > len(stream):
-                break
-            bits, rows, columns, components = struct.unpack_from(">BHHB", stream, at + 4)
-            require_end(stream, at)
-            if marker != JPEG_LS:
-                _require_steps(stream, at + 2 + length)
-            lossy = marker in LOSSY_PROCESSES or (marker == JPEG_LS and _near(stream, at + 2 + length) > 0)
-            return Codestream(marker, rows, columns, components, bits, lossy=lossy)
         if marker == _START_OF_SCAN or length < 2:
-            break
-        at += 2 + length
-    raise _broken("no JPEG frame header")
-
-
-def _require_steps(stream: bytes, at: int) -> None:
-    """Refuse a stream whose segments don't follow each other up to its first scan: GDCM ends the process at some.
-
-    ITU-T T.81 B.2.1: nothing but fill bytes stands between two segments.
-    """
-    while at + 4 <= len(stream) and stream[at] == 0xFF:
-        if stream[at + 1] == 0xFF:  # fill byte
-            at += 1
-            continue
-        if stream[at + 1] == _START_OF_SCAN:
             return
-        (length,) = struct.unpack_from(">H", stream, at + 2)
-        at += 2 + max(length, 2)
-    raise _broken("JPEG markers are out of step")
+        at += 2 + length
 
 
-def _near(stream: bytes, at: int) -> int:
+def _near(stream: bytes, scan: int) -> int:
     """Return how far a pixel of JPEG-LS may be off (NEAR of its first scan, ISO/IEC 14495-1 C.2.3)."""
-    while at + 5 <= len(stream) and stream[at] == 0xFF:
-        (length,) = struct.unpack_from(">H", stream, at + 2)
-        if stream[at + 1] == _START_OF_SCAN:
-            near = at + 5 + 2 * stream[at + 4]
-            return stream[near] if near < len(stream) else 0
-        at += 2 + max(length, 2)
-    return 0
+    components = stream[scan + 4 : scan + 5]
+    near = scan + 5 + 2 * (components[0] if components else 0)
+    return stream[near] if near < len(stream) else 0
 
 
 def require_end(stream: bytes, start: int) -> None:
