@@ -348,11 +348,12 @@ def test_verdicts_are_kept_saved_and_read_by_validate(
         press(browser, *verdict, "ArrowRight")
     press(browser, "ArrowDown", "a")
     browser.open(page)  # as after the browser was closed
+    assert browser.evaluate("rows().length") == 5
     folder = tmp_path / "saved"
     folder.mkdir()
     browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
     press(browser, "s")
-    wait_until(lambda: [*folder.glob("*.csv")], 30)
+    wait_until(lambda: [*folder.glob("*.csv")], 30, "the verdicts are saved")
     (saved,) = folder.glob("*.csv")
     lines = saved.read_bytes().decode().split("\r\n")
     assert saved.name == "verdicts-20260101000000-abcdef.csv"
