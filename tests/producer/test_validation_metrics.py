@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from producer.validation import metrics
 from producer.validation.metrics import Ranking, Resampling
@@ -20,6 +19,11 @@ from producer.validation.rules import parse_rule
 )
 @settings(deadline=None)
 def test_weighted_figures_agree_with_scikit_learn(rows: list[tuple[int, bool]]) -> None:
+    from sklearn.metrics import (
+        average_precision_score,
+        roc_auc_score,
+    )  # not where each process collects the tests
+
     scores = np.array([score / 6 for score, _ in rows])
     truth = np.array([kind for _, kind in rows])
     weights = np.random.default_rng(len(rows)).integers(0, 4, len(rows)).astype(float)

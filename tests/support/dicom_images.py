@@ -31,7 +31,7 @@ JPEG_2000 = "1.2.840.10008.1.2.4.91"
 
 def chest(rows: int = 256, columns: int = 256, bits: int = 12) -> NDArray[np.uint16]:
     """Return a picture with the coarse look of a chest: dark lungs beside a bright middle, some texture."""
-    y, x = np.mgrid[0:rows, 0:columns]
+    y, x = np.ogrid[0:rows, 0:columns]  # a row and a column: the powers are taken of them, not of each pixel
     y, x = y / rows - 0.5, x / columns - 0.5
     lungs = sum(np.exp(-(((x - centre) / 0.11) ** 4) - (y / 0.3) ** 4) for centre in (-0.23, 0.23))
     texture = 0.04 * np.sin(40 * x + 9 * y) * np.cos(31 * y)
