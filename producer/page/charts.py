@@ -13,11 +13,12 @@ from typing import Final
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from producer.page.drift import Distribution, Scores
 from producer.page.statistics import Figures, Prevalence
-from producer.page.svg import INK, STYLE, Margins, figure_of, panels_of, svg_of
+from producer.page.svg import INK, STYLE, Margins, figure_of, panels_of, small_panels_of, svg_of
 from producer.page.timings import LATENCY_EDGES, Latency, Throughput
 from producer.page.words import Words
 from producer.results.meanings import MEANINGS
@@ -27,6 +28,9 @@ _ORANGE: Final = "#e69f00"
 
 #: Bars of a score distribution.
 _SCORE_BARS: Final = 20
+#: Of a panel's height; above it is air.
+_HIGHEST_BAR: Final = 0.95
+_TICK: Final = 0.05  #: inches
 
 
 @dataclass(frozen=True)
@@ -186,18 +190,31 @@ def _reasons(counts: Sequence[tuple[str, str, int]], words: Words) -> Chart:
 def _scores(found: Figures, words: Words) -> Chart:
     """Draw the distribution of each finding's scores, with the baseline's as a dashed line."""
     now, before = found.scores, found.comparison.before if found.comparison else None
-    figure, panels = panels_of(7.2, 8.2, 6, 3, Margins(left=0.1, bottom=0.25, between=0.5))
-    edges = [i / _SCORE_BARS for i in range(_SCORE_BARS + 1)]
-    for axes, one in zip(panels, found.prevalence, strict=True):
-        axes.stairs(_shares(now, one.label), edges, fill=True, color=_BLUE)
-        if before is not None:
-            axes.stairs(_shares(before, one.label), edges, color="#b34700", linestyle="--", linewidth=1.3)
-        axes.axvline(one.point, color=INK, linewidth=0.6)
+    figure, axes, panels = small_panels_of(7.2, 8.2, 6, 3, Margins(left=0.1, bottom=0.25, between=0.5))
+    lines: list[list[tuple[float, float]]] = []  # frames and ticks
+    for panel, one in zip(panels, found.prevalence, strict=True):
+        shares = _shares(now, one.label)
+        earlier = [] if before is None else _shares(before, one.label)
+        highest = max(*shares, *earlier) or 1.0
+        edges = [panel.x(bar / _SCORE_BARS) for bar in range(_SCORE_BARS + 1)]
+        bars = [panel.y(share / highest * _HIGHEST_BAR) for share in shares]
+        axes.stairs(bars, edges, baseline=panel.bottom, fill=True, color=_BLUE)
+        if earlier:
+            line = [panel.y(share / highest * _HIGHEST_BAR) for share in earlier]
+            axes.stairs(line, edges, baseline=panel.bottom, color="#b34700", linestyle="--", linewidth=1.3)
+        axes.vlines(panel.x(one.point), panel.bottom, panel.y(1), color=INK, linewidth=0.6)
         not_evaluated = "" if one.images else words("suffix_not_evaluated")
-        axes.set_title(words.finding(one.label) + not_evaluated, loc="left")
-        axes.set_xlim(0, 1)
-        axes.set_xticks([0, 0.5, 1], ["0", words.plain(0.5), "1"])
-        axes.set_yticks([])
+        axes.text(
+            panel.left,
+            panel.y(1) + 0.08,
+            words.finding(one.label) + not_evaluated,
+            fontsize=STYLE["axes.titlesize"],
+        )
+        lines.append([(panel.left, panel.y(1)), (panel.left, panel.bottom), (panel.x(1), panel.bottom)])
+        for share, name in ((0.0, "0"), (0.5, words.plain(0.5)), (1.0, "1")):
+            lines.append([(panel.x(share), panel.bottom), (panel.x(share), panel.bottom - _TICK)])
+            axes.text(panel.x(share), panel.bottom - 2 * _TICK, name, ha="center", va="top")
+    axes.add_collection(LineCollection(lines, colors=INK, linewidths=0.8), autolim=False)
     text = words("text_scores")
     if before is not None:
         text += f" {words('text_baseline')}"
