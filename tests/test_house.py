@@ -126,11 +126,15 @@ def modules() -> dict[str, Path]:
 
 
 @functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """What a file says; several tests ask."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports() -> tuple[Imported, ...]:
     return tuple(
-        one
-        for module, path in modules().items()
-        for one in _walk(module, ast.parse(path.read_text()), at_import=True)
+        one for module, path in modules().items() for one in _walk(module, tree_of(path), at_import=True)
     )
 
 
@@ -221,7 +225,7 @@ def test_one_module_reads_the_environment() -> None:
         module
         for module, path in modules().items()
         if _uses(
-            ast.parse(path.read_text()),
+            tree_of(path),
             "os.environ",
             "os.getenv",
             "os.environb",
@@ -253,7 +257,7 @@ def _asks_for_a_logger(tree: ast.AST) -> bool:
 
 def test_one_module_asks_for_loggers() -> None:
     """So every line has a form that can be chosen, and fields from the list of `backlog.log`."""
-    askers = {module for module, path in modules().items() if _asks_for_a_logger(ast.parse(path.read_text()))}
+    askers = {module for module, path in modules().items() if _asks_for_a_logger(tree_of(path))}
     assert askers == {"backlog.log"}
 
 
@@ -272,7 +276,7 @@ def test_the_look_for_loggers_sees_each_way(source: str) -> None:
 
 def test_no_shell_no_pickle_no_eval() -> None:
     for module, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.keyword):
                 assert node.arg != "weights_only", (
                     f"{module}:{node.lineno}: worker.model.torch_file reads weights"
@@ -329,7 +333,7 @@ def test_no_room_is_called_by_what_it_holds_together() -> None:
 
 def test_nothing_changes_a_job() -> None:
     """It is shared by all who send it or decide by it: mypy refuses what the annotations forbid."""
-    tree = ast.parse(modules()["backlog.broker.messages"].read_text())
+    tree = tree_of(modules()["backlog.broker.messages"])
     (job,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Job"]
     keys = [node for node in job.body if isinstance(node, ast.AnnAssign)]
     assert len(keys) > 10
@@ -372,7 +376,7 @@ def test_tests_reach_for_nothing_private() -> None:
     found = {
         str(path.relative_to(ROOT)): reached
         for path in (ROOT / "tests").rglob("*.py")
-        if (reached := list(_private(ast.parse(path.read_text(encoding="utf-8")))))
+        if (reached := list(_private(tree_of(path))))
     }
     assert found == {}
 
@@ -395,7 +399,7 @@ def test_a_tests_name_is_a_short_sentence() -> None:
     names = [
         (node.name, str(path.relative_to(ROOT)))
         for path in (ROOT / "tests").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     ]
     assert len(names) > 1000
@@ -598,7 +602,7 @@ def test_functions_of_three_parameters_document_them_all() -> None:
         str(file.relative_to(ROOT)): names
         for package in ("backlog", "producer", "worker")
         for file in (ROOT / package).rglob("*.py")
-        if (names := _undocumented(ast.parse(file.read_text())))
+        if (names := _undocumented(tree_of(file)))
     }
     assert found == {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,6 +18,7 @@ from pydicom import Dataset, dcmread  # noqa: E402
 
 from producer.demo import backlog as synthetic  # noqa: E402
 from producer.demo.backlog import Shot, dicom, radiograph, write_backlog  # noqa: E402
+from tests.support.sr_reports import program  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,23 +164,20 @@ def test_without_an_encoder_pixels_are_stored_as_they_are(
 
 
 def test_the_objects_conform_to_their_standard(backlog: list[tuple[str, Dataset]], tmp_path: Path) -> None:
-    verifier = shutil.which("dciodvfy", path=str(Path(sys.executable).parent)) or shutil.which("dciodvfy")
-    if verifier is None:
-        pytest.skip("dciodvfy isn't installed")
     for name, header in backlog[:16]:  # the recipes, once each
         path = tmp_path / "one.dcm"
         header.save_as(path)
-        run = subprocess.run([verifier, str(path)], capture_output=True, text=True)
+        run = subprocess.run([program("dciodvfy"), str(path)], capture_output=True, text=True)
         errors = [line for line in (run.stdout + run.stderr).splitlines() if line.startswith("Error")]
         assert errors == [], name
 
 
 def test_importing_it_is_light() -> None:
-    program = (
+    light = (
         "import sys, producer.demo.backlog\n"
         "sys.exit(' '.join({'numpy', 'pydicom', 'rle', 'openjpeg'} & set(sys.modules)) or None)"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", light], cwd=ROOT, check=True)
 
 
 def test_uids_depend_on_seed_study_and_number_only() -> None:
