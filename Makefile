@@ -31,9 +31,8 @@ types:
 	$(PY) -m mypy
 
 # The tests of one file stay in one process, and each process starts its own servers. Whole runs come first, not the files of
-# most tests (tests/conftest.py): a long file at the end would run alone. Half of the time a test waits for servers and
-# workers, so four processes keep two cores at work.
-TEST_PROCESSES ?= 4
+# most tests (tests/conftest.py): a long file at the end would run alone. TEST_PROCESSES=2 is gentler to a machine.
+TEST_PROCESSES ?= $(shell scripts/test-processes)
 PYTEST = $(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 unit: ## lint, types and the tests that need no whole run, in minutes; what `make test` runs besides takes longer
