@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,69 @@ def test_a_dead_process_costs_one_image(comparison: PixelComparison) -> None:
     os.kill(comparison.process.pid, signal.SIGKILL)
     assert reason_of(comparison, NATIVE, NATIVE) is Reason.DECODER_CRASHED
     assert comparison.same(NATIVE, jpeg_ls(WORDS))
+
+
+def test_decoders_that_are_loaded_slowly_cost_no_image(comparison: PixelComparison, tmp_path: Path) -> None:
+    """A busy machine took more than the image's time for that alone."""
+    comparison.command = doctored(
+        tmp_path,
+        """
+        import importlib.abc
+        class Slow(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name == "numpy":
+                    time.sleep(2.5)
+        sys.meta_path.insert(0, Slow())
+        """,
+    )
+    assert comparison.same(NATIVE, jpeg_ls(WORDS))
+    assert starts(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("when", "what", "reason", "asked"),
+    [
+        ("at first", "time.sleep(60)", None, 2),
+        ("always", "time.sleep(60)", Reason.DECODER_TIMEOUT, 2),
+        ("always", "while True: pass", Reason.DECODER_TIMEOUT, 1),
+        ("always", "os._exit(3)", Reason.DECODER_CRASHED, 1),
+    ],
+)
+def test_a_machine_that_stalls_once_costs_no_image(
+    comparison: PixelComparison, tmp_path: Path, when: str, what: str, reason: Reason | None, asked: int
+) -> None:
+    """It swaps, or is out of its share of CPU; what computes for that long is to blame at once."""
+    first = "" if when == "always" else "if len(list(folder.iterdir())) == 1: "
+    comparison.command = doctored(
+        tmp_path,
+        f"""
+        import worker.pixels.decode
+        decode = worker.pixels.decode.decode
+        def doctored(*arguments):
+            {first}{what}
+            return decode(*arguments)
+        worker.pixels.decode.decode = doctored
+        """,
+    )
+    if reason is None:
+        assert comparison.same(NATIVE, jpeg_ls(WORDS))
+    else:
+        assert reason_of(comparison, NATIVE, jpeg_ls(WORDS)) is reason
+    assert starts(tmp_path) == asked
+
+
+def doctored(folder: Path, lines: str) -> tuple[str, ...]:
+    """The comparison's program with other lines before it; each start of it leaves a file in the folder."""
+    code = (
+        f"import os, pathlib, sys, time\nfolder = pathlib.Path({str(folder)!r})\n"
+        f"(folder / str(os.getpid())).touch()\n{textwrap.dedent(lines)}\n"
+        "sys.argv = ['', '1', '2048']\nfrom worker.reader.same_pixels import main\nmain()"
+    )
+    return sys.executable, "-c", code
+
+
+def starts(folder: Path) -> int:
+    return len(list(folder.iterdir()))
 
 
 @pytest.mark.parametrize(
