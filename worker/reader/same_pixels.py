@@ -54,7 +54,8 @@ class PixelComparison:
             This machine has no decoders.
         """
         line, ended = self._ask(ours, held)
-        if ended == -signal.SIGALRM:  # a machine that swaps or pauses isn't the image's fault
+        if ended not in (None, -signal.SIGPROF):
+            # As the reader: the first death may be another program's SIGKILL, or a machine that swaps or pauses.
             line, ended = self._ask(ours, held)
         if ended in (-signal.SIGPROF, -signal.SIGALRM):
             raise InstanceRejected(Reason.DECODER_TIMEOUT, "decoding it for comparison took too long")
