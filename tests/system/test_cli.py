@@ -252,14 +252,12 @@ def test_a_redis_that_is_unavailable_or_refuses_ends_the_command(
 ) -> None:
     """It is waited for in the middle of a run; at its beginning the address is rather wrong."""
     zipped(tmp_path / "z.zip")
-    started = time.monotonic()
     away = f"redis://127.0.0.1:{free_port()}/0"
     fails(
         call("run", "z.zip", "--out", "a", cwd=tmp_path, CXR_REDIS_URL=away),
         5,
         "Redis is unavailable.*CXR_REDIS_URL",
     )
-    assert time.monotonic() - started < 60
     fails(call("run", "z.zip", "--out", "b", cwd=tmp_path, CXR_REDIS_URL="nonsense"), 2, "CXR_REDIS_URL")
     redis_server.client.config_set("requirepass", "right")
     try:

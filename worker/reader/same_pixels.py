@@ -53,14 +53,14 @@ class PixelComparison:
         UsageError
             This machine has no decoders.
         """
-        line, ended = self._ask(ours, held)
-        if ended not in (None, -signal.SIGPROF):
+        line, code = self._ask(ours, held)
+        if code not in (None, -signal.SIGPROF):
             # As the reader: the first death may be another program's SIGKILL, or a machine that swaps or pauses.
-            line, ended = self._ask(ours, held)
-        if ended in (-signal.SIGPROF, -signal.SIGALRM):
+            line, code = self._ask(ours, held)
+        if code in (-signal.SIGPROF, -signal.SIGALRM):
             raise InstanceRejected(Reason.DECODER_TIMEOUT, "decoding it for comparison took too long")
-        if ended is not None:
-            raise InstanceRejected(Reason.DECODER_CRASHED, f"the decoder's process ended with {ended}")
+        if code is not None:
+            raise InstanceRejected(Reason.DECODER_CRASHED, f"the decoder's process ended with {code}")
         answer: dict[str, Any] = json.loads(line)
         if "missing" in answer:
             raise UsageError(
