@@ -108,7 +108,7 @@ def small_panels_of(
 ) -> tuple[Figure, Axes, list[Panel]]:
     """Return a figure of many small panels that share one empty axes.
 
-    An axes of its own for each of them would take four times as long, and half of a page's time.
+    An axes of its own for each of them would take half of a page's time.
 
     Parameters
     ----------

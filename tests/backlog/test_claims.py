@@ -519,6 +519,7 @@ def test_what_redis_answers_is_told_apart(error: Exception, kind: type[Exception
     assert type(raised.value) is kind
 
 
+@pytest.mark.timeout(60, func_only=True)
 def test_a_stopped_redis_does_not_stop_us_for_ever(redis_server: RedisServer, tmp_path: Path) -> None:
     """SIGSTOP: it accepts and never answers."""
     with own_redis(tmp_path) as server:

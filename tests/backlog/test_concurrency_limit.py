@@ -146,6 +146,7 @@ def test_an_instance_that_is_refused_says_nothing_about_the_pacs(
     assert current_limit(redis_server) == float("inf")
 
 
+@pytest.mark.timeout(60, func_only=True)
 def test_the_place_of_a_dead_process_is_free_again_after_a_while(redis_url: str) -> None:
     broker = Broker(redis_url)
     dead = PacsConcurrencyLimit(broker, PACS, most=1, lifetime=0.5)

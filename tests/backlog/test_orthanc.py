@@ -506,6 +506,7 @@ def test_a_connection_that_was_closed_as_idle_is_opened_again() -> None:
     server.server_close()
 
 
+@pytest.mark.timeout(60, func_only=True)
 def test_a_silent_pacs_is_given_up_in_time() -> None:
     for part in (
         b"",
@@ -515,7 +516,7 @@ def test_a_silent_pacs_is_given_up_in_time() -> None:
         with Misbehaving(part, hold=True) as server:
             client = Orthanc(server.url, seconds=0.3)
             for call in (client.fetch, client.header):
-                with pytest.raises(ServiceUnavailable):  # or never
+                with pytest.raises(ServiceUnavailable):
                     call(NOBODY)
             client.close()
 
@@ -692,9 +693,10 @@ def test_a_closed_port_and_an_unknown_host_are_unavailable() -> None:
             Orthanc(url, seconds=2).identity()
 
 
+@pytest.mark.timeout(60, func_only=True)
 def test_a_port_that_speaks_no_http_is_unavailable() -> None:
     """A socket that accepts and never answers, as a half-dead host does."""
-    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(ServiceUnavailable):  # or never
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(ServiceUnavailable):
         Orthanc(f"http://127.0.0.1:{deaf.getsockname()[1]}", seconds=0.3).identity()
 
 

@@ -247,6 +247,7 @@ def test_a_source_that_is_not_there_now_has_a_status_of_its_own(tmp_path: Path) 
     fails(call("run", tmp_path / "disk" / "z.zip", cwd=tmp_path), 2, "no such file or folder")
 
 
+@pytest.mark.timeout(60, func_only=True)
 def test_a_redis_that_is_unavailable_or_refuses_ends_the_command(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:

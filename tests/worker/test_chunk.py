@@ -405,14 +405,16 @@ def test_a_worker_that_stops_hands_its_chunk_back_untried(shop: Shop) -> None:
     assert [record["attempts"] for record in shop.records().values()] == [1, 1]
 
 
+@pytest.mark.timeout(60, func_only=True)
 def test_stopping_interrupts_a_wait(shop: Shop) -> None:
     claim = shop.claims.claim("run1", 1, Stage.UPLOAD, Stage.UPLOAD)
     assert isinstance(claim, Claim)
     threading.Timer(0.2, ask_to_stop).start()
-    with pytest.raises(Stopping):  # or never
+    with pytest.raises(Stopping):
         Attempt(claim, Stage.UPLOAD, retry_budget=7200).retry.wait(3600)
 
 
+@pytest.mark.timeout(60, func_only=True)
 def test_an_unavailable_pacs_is_awaited_then_the_chunk_goes_back(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

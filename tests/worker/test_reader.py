@@ -201,6 +201,7 @@ def test_a_kill_between_two_chunks_costs_nothing(reader: Reader, pacs: FolderPac
     assert outcomes(list(reader.read(instances))) == [None, None]
 
 
+@pytest.mark.timeout(60, func_only=True)
 def test_a_codec_that_hangs_is_stopped_in_time(reader: Reader, pacs: FolderPacs) -> None:
     instances = store(pacs, "A", "HANGS", "B")
     answers = reader.read(instances)
@@ -491,6 +492,7 @@ def test_it_is_forked_where_that_is_safe_and_spawned_elsewhere(pacs: FolderPacs)
 
 
 @needs_data
+@pytest.mark.timeout(120, func_only=True)
 def test_every_hostile_file_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put where the PACS's images are, past all that refuses them on the way in."""
     monkeypatch.setenv("CXR_PACS_URL", str(tmp_path))
