@@ -75,6 +75,7 @@ def unreported(
     instance: str | None = None,
     sop_instance_uid: str = "",
     study_instance_uid: str = "",
+    scoring: Scoring | None = None,
 ) -> Skipped | Quarantined:
     """Return how an item ended that has no report; which of the two its reason says.
 
@@ -92,6 +93,8 @@ def unreported(
         The PACS's id of the image, where it got that far.
     sop_instance_uid, study_instance_uid
         Of the image, where they are known.
+    scoring
+        Of the worker that looked at it, where it was one that scores.
     """
     kind = Skipped if reason.outcome is Outcome.SKIPPED else Quarantined
     return kind(
@@ -102,6 +105,7 @@ def unreported(
         instance=instance,
         sop_instance_uid=sop_instance_uid,
         study_instance_uid=study_instance_uid,
+        scoring=scoring,
     )
 
 

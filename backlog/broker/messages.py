@@ -79,9 +79,8 @@ class ConversionSpec(TypedDict):
 
     make_uids: bool  #: UIDs for files without them
     wrap_images: bool  #: DICOM objects of PNG and JPEG files
-    names: NotRequired[
-        str
-    ]  #: how patient and study stand in a picture's path; empty: as the known archives have it
+    #: How patient and study stand in a picture's path; empty: as the known archives have it.
+    names: NotRequired[str]
     table: NotRequired[str]  #: path of the archive's table
     table_sha256: NotRequired[str]
 
@@ -96,13 +95,11 @@ class SourceSpec(TypedDict):
     kind: Literal["zip", "folder", "orthanc", "dicomweb", "modality"]
     path: str  #: the zip or folder; empty for a PACS
     listing: str  #: folder only: the run's list of relative paths
-    fingerprint: NotRequired[
-        str
-    ]  #: zip only: of :class:`backlog.inputs.zip_archive.ZipArchive`, as it was when the run began
+    #: zip only: of :class:`backlog.inputs.zip_archive.ZipArchive`, as it was when the run began.
+    fingerprint: NotRequired[str]
     modality: NotRequired[str]  #: modality only: the name by which Orthanc knows it
-    conversion: NotRequired[
-        ConversionSpec
-    ]  #: zip and folder: what is made of files that are no DICOM object yet
+    #: zip and folder: what is made of files that are no DICOM object yet.
+    conversion: NotRequired[ConversionSpec]
 
 
 class OperatingPointsSpec(TypedDict):
@@ -120,10 +117,10 @@ class PredecessorSpec(TypedDict):
     language: str
     coding: str
     model: NotRequired[str]  #: absent in runs that began before there were others
+    preprocessing: NotRequired[str]  #: see :func:`preprocessing_of`
     operating_points: NotRequired[OperatingPointsSpec]
-    regions: NotRequired[
-        str
-    ]  #: what reports draw, of :data:`backlog.settings.REGIONS`; absent in runs of before: nothing
+    #: What reports draw, of :data:`backlog.settings.REGIONS`; absent in runs of before: nothing.
+    regions: NotRequired[str]
 
 
 class Job(TypedDict):
@@ -137,6 +134,7 @@ class Job(TypedDict):
     coding: ReadOnly[str]
     rules: ReadOnly[RulesSpec]  #: what is eligible
     model: ReadOnly[NotRequired[str]]  #: see :func:`model_of`
+    preprocessing: ReadOnly[NotRequired[str]]  #: see :func:`preprocessing_of`
     #: SHA-256 of the run's weights once known, so that no worker with others joins in.
     weights: ReadOnly[str]
     meaningful: ReadOnly[bool]  #: False for seeded weights: every report says so
@@ -212,6 +210,8 @@ class ReportItem(TypedDict):
     flags: list[str]
     evidence: NotRequired[EvidenceSpec]  #: where something of it is drawn
     existing: NotRequired[bool]  #: the scores are those of its report, which is there already
+    #: What scored it, only while it is kept with its claim: another worker may go on. In a message the job says it.
+    scoring: NotRequired[Scoring]
 
 
 #: What a message carries of each image.
@@ -276,6 +276,11 @@ def model_of(run: Job | PredecessorSpec) -> Model:
     if name not in MODELS:
         raise UsageError(f"the run's model is {name[:64]!r}, which this version doesn't know: update it")
     return MODELS[name]
+
+
+def preprocessing_of(run: Job | PredecessorSpec) -> str:
+    """Return the preprocessing version of a run: `backlog.model.PREPROCESSING` of the program that began it."""
+    return run.get("preprocessing", "3")  # of all runs that began before they named it
 
 
 def scored(job: Job, scoring: Scoring) -> Job:

@@ -57,7 +57,7 @@ class Attempt:
     #: How items ended in this stage, and the others as the next stage gets them, by their position.
     results: Results = field(default_factory=dict, init=False)
     following: dict[int, Any] = field(default_factory=dict, init=False)
-    #: What scored the chunk, where this stage did.
+    #: What scores the chunk, where this stage does.
     scoring: Scoring | None = field(default=None, init=False)
     retry: RetryBudget = field(init=False)
     faults: Faults = field(init=False)
@@ -122,6 +122,7 @@ class Attempt:
                 continue
             self.results[index] = PutAside(
                 reason=ended.reason,
+                scoring=ended.scoring,
                 detail=ended.detail,
                 stage=ended.stage,
                 attempts=ended.attempts,
@@ -167,6 +168,7 @@ class Attempt:
             instance=instance,
             sop_instance_uid=sop_instance_uid,
             study_instance_uid=study_instance_uid,
+            scoring=self.scoring,
         )
 
     def records(self) -> dict[int, ItemRecord]:

@@ -147,7 +147,7 @@ class StageRunner:
         ]
         body(attempt, todo)
         claim.check()
-        following = [attempt.following[index] for index in sorted(attempt.following)]
+        following = [_as_sent(attempt.following[index]) for index in sorted(attempt.following)]
         claim.finish(following_stage(stage) if following else Stage.FINISHED, attempt.records(), len(todo))
         attempt.faults.tell_served()
         if following:
@@ -173,6 +173,11 @@ class StageRunner:
             pacs.limit.turn = Turn(RANKS[attempt.stage], attempt.claim.claimed_ms)
             pacs.limit.on_wait = attempt.go_on_waiting
             pacs.limit.admit()
+
+
+def _as_sent(item: Any) -> Any:
+    """Return an item as its message has it: what scored it stands once there, in the job."""
+    return {key: value for key, value in item.items() if key != "scoring"}
 
 
 RANKS: Final = {

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from backlog.broker.item_results import Quarantined, Skipped
@@ -54,11 +53,19 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
     """
     attempt.retry.while_unavailable(lambda: process.check(job))
     attempt.retry.while_unavailable(lambda: process.check_weights(job))
+    scoring: Scoring = {
+        "weights": process.weights.sha256,
+        "meaningful": process.weights.meaningful,
+        "engine": process.engine.name,
+    }
+    # The report stage needs no weights, only their name: it travels with the run's job from here on.
+    attempt.scoring = scoring
+    items = sorted([*items, *_scored_otherwise(attempt, scoring)], key=lambda item: item["i"])
     waiting: list[tuple[InferItem, PreprocessedImage]] = []
 
     def score() -> None:
         for (item, picture), found in zip(
-            waiting, _scores(process.engine, [p.image for _, p in waiting]), strict=True
+            waiting, scores_of_batch(process.engine, [p.image for _, p in waiting]), strict=True
         ):
             index = item["i"]
             if isinstance(found, InstanceRejected):
@@ -71,6 +78,7 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
                 "instance": item["instance"],
                 "scores": scores,
                 "flags": flags,
+                "scoring": scoring,
             }
             evidence = gathered(job, scores, maps, picture.square)
             if evidence is not None:
@@ -89,7 +97,7 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
         known = existing_scores(process.pacs, job, process.weights.sha256, answer) if looks else None
         looks = known is not None  # to find a UID may take a large PACS longer than the model takes
         if known is not None:
-            attempt.following[item["i"]] = _already_scored(job, item, answer, known)
+            attempt.following[item["i"]] = _already_scored(job, item, answer, known) | {"scoring": scoring}
             continue
         waiting.append((item, answer))
         if len(waiting) >= batch:
@@ -97,18 +105,20 @@ def infer(process: WorkerResources, job: Job, attempt: Attempt, items: list[Infe
     if waiting:
         score()
     attempt.settle()
-    # The report stage needs no weights, only their name: it travels with the run's job from here on.
-    scoring: Scoring = {
-        "weights": process.weights.sha256,
-        "meaningful": process.weights.meaningful,
-        "engine": process.engine.name,
-    }
-    attempt.scoring = scoring
-    for (
-        index,
-        result,
-    ) in attempt.results.items():  # so that the producer knows it, though nothing has a score yet
-        attempt.results[index] = replace(result, scoring=scoring)
+
+
+def _scored_otherwise(attempt: Attempt, ours: Scoring) -> list[InferItem]:
+    """Return what an earlier attempt scored with other weights or another engine, to be scored again.
+
+    A chunk's scores carry one name of weights. Its first attempt may have been another worker's, which the run did not
+    refuse since its weights were not known yet.
+    """
+    again: list[InferItem] = []
+    for index, item in list(attempt.following.items()):
+        if item.get("scoring") != ours:
+            del attempt.following[index], attempt.claim.kept[index]
+            again.append({"i": index, "instance": item["instance"]})
+    return again
 
 
 def _already_scored(
@@ -200,7 +210,7 @@ def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem
     return None
 
 
-def _scores(
+def scores_of_batch(
     engine: Engine, images: Sequence[Image]
 ) -> list[tuple[Scores, NDArray[np.float32]] | InstanceRejected]:
     """Score a batch; where that fails, image by image, so that only the one that is to blame ends.
@@ -216,7 +226,7 @@ def _scores(
         found = engine.evaluate(np.stack(images)[:, None])
     except Exception as error:  # noqa: BLE001  # the edge of one item; MemoryError would stop the whole worker
         if len(images) > 1:
-            return [scores for image in images for scores in _scores(engine, [image])]
+            return [scores for image in images for scores in scores_of_batch(engine, [image])]
         return [_blame(engine, images[0], error)]
     rows = [_evaluated(engine, [float(score) for score in row]) for row in found.scores]
     return [
