@@ -6,7 +6,7 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Final
 
-from backlog.model import PREPROCESSING
+from backlog.broker.messages import preprocessing_of
 
 if TYPE_CHECKING:
     from backlog.broker.messages import Job
@@ -35,6 +35,7 @@ def report_and_series_uid(
     *,
     model: str,
     weights_sha256: str,
+    preprocessing: str,
     language: str,
     coding: str,
     iod: str,
@@ -47,8 +48,8 @@ def report_and_series_uid(
     ----------
     sop_instance_uid
         Of the image; neither the image nor its header is needed.
-    model, weights_sha256
-        What made the scores.
+    model, weights_sha256, preprocessing
+        What made the scores; the last is a version of `backlog.model.PREPROCESSING`.
     language, coding, iod
         How the report is written.
     operating_points_sha256
@@ -58,7 +59,7 @@ def report_and_series_uid(
     """
     points = (operating_points_sha256,) if operating_points_sha256 else ()
     drawn = (f"regions {regions} {REGIONS_SCHEMA}",) if regions != "none" else ()
-    made_by = (model, weights_sha256, PREPROCESSING, SCHEMA, language, coding, iod, *points, *drawn)
+    made_by = (model, weights_sha256, preprocessing, SCHEMA, language, coding, iod, *points, *drawn)
     return derived_uid("sr", sop_instance_uid, *made_by), derived_uid("series", sop_instance_uid, *made_by)
 
 
@@ -81,6 +82,7 @@ def report_and_series_uid_of(
         sop_instance_uid,
         model=model,
         weights_sha256=weights_sha256,
+        preprocessing=preprocessing_of(job),
         language=job["language"],
         coding=job["coding"],
         iod=IOD,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backlog.dicom.file import DicomFile
-from backlog.model import DEFAULT_MODEL, MODEL_VERSION
+from backlog.model import DEFAULT_MODEL, MODEL_VERSION, PREPROCESSING
 from bench.figures import Figure
 from bench.reference import highdicom_sr as sr_highdicom
 from tests.support.sr_headers import CASES
@@ -23,7 +23,7 @@ from worker.sr.content import report_content
 from worker.sr.source_header import read_source
 
 _ROUNDS = 7
-_MODEL = Model(DEFAULT_MODEL, MODEL_VERSION, "5ca1ab1e" * 8)
+_MODEL = Model(DEFAULT_MODEL, MODEL_VERSION, "5ca1ab1e" * 8, PREPROCESSING)
 _OPTIONS = Options(regions="activation")
 _WHEN = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 _SCORES = [(7 * k % 18) / 18 for k in range(18)]

@@ -27,7 +27,7 @@ from backlog.dicom.header import screen
 from backlog.inputs.entries import MAX_BYTES
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.inputs.zip_directory import Member
-from backlog.model import DEFAULT_MODEL, MODEL_VERSION, SCORE_DIGITS
+from backlog.model import DEFAULT_MODEL, MODEL_VERSION, PREPROCESSING, SCORE_DIGITS
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
 from backlog.pacs.limited_pacs import limited
@@ -43,7 +43,7 @@ from worker.pixels.preprocess import model_input
 from worker.reader.client import Reader
 from worker.sr import build as sr
 
-_MODEL = sr.Model(DEFAULT_MODEL, MODEL_VERSION, "0" * 64)
+_MODEL = sr.Model(DEFAULT_MODEL, MODEL_VERSION, "0" * 64, PREPROCESSING)
 _WARM_UP = 3
 
 _LEAST = 5e-5  # seconds: what the kernel's clock can't tell from nothing

@@ -19,13 +19,13 @@ import psutil
 import requests
 
 from backlog.dicom.file import DicomFile
-from backlog.model import DEFAULT_MODEL, LABELS, MODEL_VERSION
+from backlog.model import DEFAULT_MODEL, LABELS, MODEL_VERSION, PREPROCESSING
 from bench.end_to_end import write_zip
 from tests.support.newer_orthanc import VERSIONS, lacking, made_orthanc
 from tests.support.servers import OrthancServer
 from worker.sr import build as sr
 
-_MODEL: Final = sr.Model(DEFAULT_MODEL, MODEL_VERSION, "0" * 64)
+_MODEL: Final = sr.Model(DEFAULT_MODEL, MODEL_VERSION, "0" * 64, PREPROCESSING)
 _WARM_UP: Final = 3
 _WITHOUT_FINDINGS: Final = [0.1] * len(LABELS)
 

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
-from backlog.model import DEFAULT_MODEL, INPUT_SIDE, MODEL_VERSION
+from backlog.model import DEFAULT_MODEL, INPUT_SIDE, MODEL_VERSION, PREPROCESSING
 
 
 class Serial:
@@ -86,7 +86,7 @@ class Serial:
         from worker.sr.source_header import read_source
 
         # highdicom builds it, as the loop's author would have it do.
-        model = Model(DEFAULT_MODEL, MODEL_VERSION, "0" * 64)
+        model = Model(DEFAULT_MODEL, MODEL_VERSION, "0" * 64, PREPROCESSING)
         content = report_content(
             read_source(DicomFile(file)), scores, [], model=model, options=Options(), when=datetime.now(UTC)
         )

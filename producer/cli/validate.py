@@ -96,6 +96,7 @@ def validate(
     with closing(open_ledger(out)) as ledger:
         job = ledger.get("job")
         labels, joined = _join(ledger, out, table, key, readers, names, by)
+        from backlog.broker.messages import preprocessing_of
         from producer.validation.files import ResultFolder, write_operating_points, write_validation_files
         from producer.validation.label_values import BLANK, UNCERTAIN
         from producer.validation.page import About
@@ -109,6 +110,7 @@ def validate(
             job["run"],
             str(ledger.get("model")),
             job["weights"],
+            preprocessing_of(job),
             bool(job["meaningful"]),
             table.name,
             labels.form,

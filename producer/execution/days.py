@@ -25,7 +25,7 @@ from producer.ledger.ledger import FOLLOWS, Ledger
 from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED
 from producer.run.folder import Paths, latest_day
-from producer.run.make_run import make_run, run_name
+from producer.run.make_run import make_run, prepared_anew, run_name
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address
 from producer.run.schedule import SCHEDULE
@@ -147,5 +147,5 @@ def _facts(ledger: Ledger, paths: Paths, begun: Paths, day: Day) -> Facts:
         source = {**source, "listing": str(begun.listing)}  # a new one, read from its beginning
     else:
         facts["cursor"] = ledger.get("cursor", "")
-    job: Job = {**earlier, "run": run_name(now), "when": now.isoformat(), "source": source}
+    job: Job = {**prepared_anew(earlier), "run": run_name(now), "when": now.isoformat(), "source": source}
     return facts | {"job": job, "pacs": pacs_address(ledger, paths), FOLLOWS: asdict(day)}

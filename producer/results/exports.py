@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, NotRequired, TypedDict
 
-from backlog.broker.messages import Job, OperatingPointsSpec, model_of
+from backlog.broker.messages import Job, OperatingPointsSpec, model_of, preprocessing_of
 from backlog.errors import UsageError
 from backlog.model import LABELS, not_evaluated
 from backlog.outcomes import Outcome
@@ -199,6 +199,7 @@ class Summary(TypedDict):
     images_per_second: float
     model: str
     labels_not_evaluated: list[str]
+    preprocessing: str
     weights_sha256: str
     weights_meaningful: bool
     engine: str
@@ -262,6 +263,7 @@ def summarise(ledger: Ledger, *, give_up: Callable[[], bool] = lambda: False) ->
         "images_per_second": round(tally.reported / seconds, 3) if seconds else 0.0,
         "model": ledger.get("model"),
         "labels_not_evaluated": not_evaluated(model_of(job)),
+        "preprocessing": preprocessing_of(job),
         "weights_sha256": job["weights"],
         "weights_meaningful": job["meaningful"],
         "engine": "+".join(ledger.get("engines", [])),

@@ -6,7 +6,16 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backlog.broker.messages import IN_PACS, ConversionSpec, Job, PredecessorSpec, SourceSpec, Stage, model_of
+from backlog.broker.messages import (
+    IN_PACS,
+    ConversionSpec,
+    Job,
+    PredecessorSpec,
+    SourceSpec,
+    Stage,
+    model_of,
+    preprocessing_of,
+)
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.files import PrivateFolder
@@ -128,6 +137,7 @@ def create(
         "regions": settings.regions,
         "rules": Rules.from_settings(settings).spec(),
         "model": wanted.model,
+        "preprocessing": PREPROCESSING,
         "weights": wanted.sha256,
         "meaningful": not is_seeded(wanted.sha256),
         "engine": "",
@@ -227,6 +237,7 @@ def _predecessor(out: Path) -> PredecessorSpec:
         "language": earlier["language"],
         "coding": earlier["coding"],
         "model": model_of(earlier).name,
+        "preprocessing": preprocessing_of(earlier),
     }
     if "regions" in earlier:
         spec["regions"] = earlier["regions"]
@@ -243,7 +254,7 @@ def _deciding_with(job: Job, points: OperatingPoints, path: Path) -> Job:
     UsageError
         It is for another model, other weights or another preprocessing version.
     """
-    check_fits(points, model=model_of(job).name, preprocessing=PREPROCESSING, path=path)
+    check_fits(points, model=model_of(job).name, preprocessing=preprocessing_of(job), path=path)
     if job["weights"] != points.weights_sha256:
         raise UsageError(
             f"{path} is for the weights {points.weights_sha256[:12]}, and the run asks for"

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from backlog.broker.messages import Job, preprocessing_of
 from backlog.errors import UsageError
 from backlog.files import private_files, touch
+from backlog.model import PREPROCESSING
 from backlog.settings import Settings
 from producer.ledger.ledger import FOLLOWS, Ledger
 from producer.ledger.run_database import Facts
@@ -31,6 +33,22 @@ def check_place(settings: Settings, paths: Paths) -> None:
         raise UsageError(
             f"{paths.out}: runs are kept below {folder} only (CXR_RUNS_FOLDER): write --out {folder}/NAME"
         )
+
+
+def prepared_anew(job: Job) -> Job:
+    """Return the job of a run that follows another one, by the preprocessing version of this program.
+
+    Raises
+    ------
+    UsageError
+        It decides by operating points, which were chosen for scores of the other version.
+    """
+    if (version := preprocessing_of(job)) != PREPROCESSING and "operating_points" in job:
+        raise UsageError(
+            f"the operating points of this run are for preprocessing version {version}, and this program prepares"
+            f" images by version {PREPROCESSING}: begin a new run with points for it"
+        )
+    return {**job, "preprocessing": PREPROCESSING}
 
 
 def refuse_another(paths: Paths) -> None:

@@ -14,7 +14,7 @@ from producer.ledger.ledger import EVICTS
 from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED
 from producer.run.folder import Paths
-from producer.run.make_run import check_place, make_run, refuse_another, run_name
+from producer.run.make_run import check_place, make_run, prepared_anew, refuse_another, run_name
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address
 from producer.run.schedule import schedule_facts
@@ -55,7 +55,7 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     ledger.close()
     now = datetime.now(UTC).replace(microsecond=0)
     job: Job = {
-        **earlier,
+        **prepared_anew(earlier),
         "run": run_name(now),
         "when": now.isoformat(),
         "language": settings.language,

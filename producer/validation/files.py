@@ -12,7 +12,6 @@ from typing import IO
 
 from backlog.environment import interface_language
 from backlog.errors import StorageFull
-from backlog.model import PREPROCESSING
 from backlog.output_file import OutputFile, begins_with
 from producer.validation.join import Joined
 from producer.validation.metrics import as_json
@@ -96,10 +95,7 @@ def write_validation_files(
         The figures of each finding.
     """
     content = {"format": "cxr-backlog validation 1"} | as_json(about)
-    content |= {
-        "preprocessing": PREPROCESSING,
-        "created": datetime.now(UTC).replace(microsecond=0).isoformat(),
-    }
+    content["created"] = datetime.now(UTC).replace(microsecond=0).isoformat()
     content["joined"] = {
         "unit": joined.unit,
         "units": len(joined.keys),
@@ -149,7 +145,7 @@ def write_operating_points(files: ResultFolder, about: About, found: list[Findin
         model=about.model,
         weights_sha256=about.weights_sha256,
         weights_meaningful=about.meaningful,
-        preprocessing=PREPROCESSING,
+        preprocessing=about.preprocessing,
         rule=about.rule,
         created=datetime.now(UTC).replace(microsecond=0).isoformat(),
         source=f"run {about.run}, labels {about.labels}",

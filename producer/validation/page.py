@@ -32,6 +32,7 @@ class About:
     run: str
     model: str
     weights_sha256: str
+    preprocessing: str
     meaningful: bool
     labels: str  #: the file's name
     form: str

@@ -40,7 +40,7 @@ _MAKE_ALL: Final[ConversionSpec] = {"make_uids": True, "wrap_images": True}
 _UID: Final = re.compile(r"[0-9.]{3,64}")
 #: How far the float32 of the resize may leave the model's range.
 _ROUNDING: Final = 1e-2
-_MODEL: Final = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "5ca1ab1e" * 8)
+_MODEL: Final = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "5ca1ab1e" * 8, "3")
 _OPTIONS: Final = Options()
 _WHEN: Final = datetime(2025, 1, 2, 23, 4, 5, tzinfo=UTC)
 _SCORES: Final = (*(n / 20 for n in range(1, 18)), math.nan)

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from backlog.errors import UsageError
+from backlog.model import PREPROCESSING
 from backlog.settings import Settings
 from producer.cli.main import main
 from producer.cli.status import look
@@ -125,7 +126,7 @@ def test_the_next_day_goes_on_where_the_one_before_ended(tmp_path: Path) -> None
     kept = following_ledger.get("job")
     assert kept.pop("run") != job.pop("run")
     assert kept.pop("when") != job.pop("when")
-    assert kept == job  # the weights too
+    assert kept == job | {"preprocessing": PREPROCESSING}  # the weights too
     assert following_ledger.tally().ended == 0
     assert (list(following_ledger.taken()), list(before.taken())) == ([b"a" * 16], [])
     assert next_day(Paths(out / "2026-11-25"), lambda: at(28, 12)) is None  # it is not the latest any more

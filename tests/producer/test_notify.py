@@ -70,6 +70,7 @@ SUMMARY: Summary = {
     "images_per_second": 0.6,
     "model": "/inbox/SILVA^MARIA.zip",  # nothing but the run and the counts is sent
     "labels_not_evaluated": [],
+    "preprocessing": "3",
     "weights_sha256": "",
     "weights_meaningful": True,
     "engine": "",

@@ -8,6 +8,7 @@ import os
 import random
 import stat
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from backlog.model import LABELS, PREPROCESSING
 from backlog.outcomes import Reason
 from producer.cli.main import main
 from producer.ledger.ledger import Ledger
+from producer.run.open import open_ledger
 from producer.validation.operating_points import check_fits, read_operating_points
 from tests.support.ended_runs import (
     ended_run,
@@ -371,6 +373,15 @@ def test_a_file_of_points_that_was_edited_by_hand_is_refused(
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="a pipe or a device"):
         read_operating_points(tmp_path / "pipe")
+
+
+def test_proposed_points_are_for_the_runs_own_preprocessing(run: Path, labels: Path) -> None:
+    """Found: they were bound to the version of the program that compared, not of the run that was compared."""
+    with closing(open_ledger(run, write=True)) as ledger:
+        ledger.set("job", ledger.get("job") | {"preprocessing": "1"})
+    assert call("validate", run, "--labels", labels, "--propose", "youden").exit_code == 0
+    assert read_operating_points(run / "validation" / "operating-points.json").preprocessing == "1"
+    assert json.loads((run / "validation" / "validation.json").read_text())["preprocessing"] == "1"
 
 
 @pytest.mark.parametrize("other", ["model", "preprocessing"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from backlog.broker.messages import Job, SourceSpec
 from backlog.dicom.eligibility import Rules
+from backlog.model import PREPROCESSING
 
 
 def a_job(
@@ -26,6 +27,7 @@ def a_job(
         "coding": "open",
         "regions": regions,
         "rules": Rules().spec(),
+        "preprocessing": PREPROCESSING,
         "weights": weights,
         "meaningful": meaningful,
         "engine": "",

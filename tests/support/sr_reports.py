@@ -33,9 +33,9 @@ from worker.sr.build import (
 )
 from worker.sr.regions import regions_of
 
-MODEL: Final = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "5ca1ab1e" * 8)
+MODEL: Final = Model("densenet121-res224-all", "torchxrayvision 1.5.7", "5ca1ab1e" * 8, "3")
 SEEDED: Final = Model(
-    "densenet121-res224-all", "torchxrayvision 1.5.7", "0ddba11" * 9 + "0", meaningful=False
+    "densenet121-res224-all", "torchxrayvision 1.5.7", "0ddba11" * 9 + "0", "3", meaningful=False
 )
 WHEN: Final = datetime(2025, 1, 2, 23, 4, 5, tzinfo=UTC)
 ENGLISH: Final = Options()

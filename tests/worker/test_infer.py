@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from celery.exceptions import Reject
 from numpy.typing import NDArray
+from pydicom import dcmread
 
 from backlog.broker.messages import Stage
-from backlog.errors import InstanceRejected
+from backlog.errors import InstanceRejected, UsageError
 from backlog.outcomes import Reason
+from backlog.report_uids import report_and_series_uid_of
 from tests.worker.test_chunk import Message, Shop, images, shop  # noqa: F401 - a fixture
 from worker.model.engine import Evaluation
 from worker.tasks import infer as infer_module
@@ -110,3 +113,29 @@ def test_an_item_that_ends_says_which_weights_looked(shop: Shop, monkeypatch: py
     shop.do(Stage.INFER, message)
     shop.do_all()
     assert [one["weights"][0] for one in shop.records().values()] == ["a", "a", "b", "b"]
+
+
+# -- the preprocessing version -------------------------------------------------------------------------------
+
+
+def test_a_run_of_another_preprocessing_is_refused(shop: Shop) -> None:  # noqa: F811
+    job = shop.job(shop.folder / "x.zip")
+    shop.process.check_weights(job)
+    with pytest.raises(UsageError, match="preprocessing version"):
+        shop.process.check_weights(job | {"preprocessing": "0"})
+
+
+def test_a_report_names_the_preprocessing_of_its_scores(shop: Shop) -> None:  # noqa: F811
+    """Found: a worker that was upgraded meanwhile wrote its own version, and its own UIDs, on earlier scores."""
+    shop.submit(images(1))
+    for stage in (Stage.UPLOAD, Stage.INFER):
+        shop.do(stage, shop.take(stage)[0])
+    job, chunk, items = shop.take(Stage.REPORT)[0]
+    earlier = job | {"preprocessing": "0"}
+    shop.do(Stage.REPORT, (earlier, chunk, items))
+    stored = shop.process.pacs.fetch(shop.records()[0]["sr_instance"])
+    report = dcmread(io.BytesIO(stored))
+    assert b"preprocessing=0;" in stored
+    expected, _ = report_and_series_uid_of(earlier, "1.2.3.0", "densenet121-res224-all", job["weights"])
+    assert report.SOPInstanceUID == expected
+    assert expected != report_and_series_uid_of(job, "1.2.3.0", "densenet121-res224-all", job["weights"])[0]

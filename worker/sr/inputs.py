@@ -29,6 +29,9 @@ class Model:
         Of the software that defines it, for example ``torchxrayvision 1.5.7``. At most 64 characters.
     weights_sha256
         SHA-256 of the weights file, as 64 hexadecimal digits.
+    preprocessing
+        Version of the preprocessing (`backlog.model.PREPROCESSING`) that made the scores. It may be an earlier one than
+        this program's: the worker that writes reports may have been upgraded meanwhile.
     meaningful
         False for seeded weights: the report then says that its scores mean nothing.
     """
@@ -36,6 +39,7 @@ class Model:
     name: str
     version: str
     weights_sha256: str
+    preprocessing: str
     meaningful: bool = True
 
 

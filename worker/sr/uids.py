@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from backlog.model import PREPROCESSING
 from backlog.report_uids import SCHEMA, derived_uid, report_and_series_uid
 from worker.sr.inputs import Model, Options
 
@@ -47,6 +46,7 @@ def _uids(source_sop_instance_uid: str, model: Model, options: Options) -> tuple
         source_sop_instance_uid,
         model=model.name,
         weights_sha256=model.weights_sha256,
+        preprocessing=model.preprocessing,
         language=options.language,
         coding=options.coding,
         iod=options.iod,
@@ -67,7 +67,7 @@ def derived_series_uid(kind: str, report_sop_instance_uid: str) -> str:
 
 def device_uid(model: Model) -> str:
     """Return the UID of the observer: this software with these weights."""
-    return derived_uid("device", model.name, model.weights_sha256, PREPROCESSING, SCHEMA)
+    return derived_uid("device", model.name, model.weights_sha256, model.preprocessing, SCHEMA)
 
 
 def tracking_uid(report_sop_instance_uid: str, label: str) -> str:

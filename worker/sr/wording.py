@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from backlog.model import DEFAULT_MODEL, LABELS, MODELS, OPERATING_POINT, PREPROCESSING
+from backlog.model import DEFAULT_MODEL, LABELS, MODELS, OPERATING_POINT
 from backlog.outcomes import Flag
 from worker.sr.codes import Vocabulary
 from worker.sr.findings import Finding, by_score
@@ -28,7 +28,7 @@ def parameters_text(options: Options, model: Model) -> str:
     """Return what the scores were made with, for a reader who has to understand the report later."""
     side = _input_side(model)
     return (
-        f"{_points_text(options)}; input={side}x{side}; preprocessing={PREPROCESSING}; "
+        f"{_points_text(options)}; input={side}x{side}; preprocessing={model.preprocessing}; "
         f"weights sha256={model.weights_sha256}"
     )
 

@@ -18,6 +18,7 @@ from backlog.broker.messages import (
     ReportItem,
     model_of,
     numbers,
+    preprocessing_of,
 )
 from backlog.dicom.comparison import same_data_set
 from backlog.dicom.file import DicomFile
@@ -96,6 +97,7 @@ def _report(
         name=model_of(job).name,
         version=MODEL_VERSION,
         weights_sha256=job["weights"],
+        preprocessing=preprocessing_of(job),
         meaningful=job["meaningful"],
     )
     options = sr.Options(
@@ -219,7 +221,11 @@ def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | 
     if earlier is None:
         return None
     model = sr.Model(
-        model_of(earlier).name, MODEL_VERSION, earlier["weights"], meaningful=earlier["meaningful"]
+        name=model_of(earlier).name,
+        version=MODEL_VERSION,
+        weights_sha256=earlier["weights"],
+        preprocessing=preprocessing_of(earlier),
+        meaningful=earlier["meaningful"],
     )
     options = sr.Options(
         earlier["language"],

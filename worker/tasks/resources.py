@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backlog.broker.claims import Claims
-from backlog.broker.messages import Job, model_of
+from backlog.broker.messages import Job, model_of, preprocessing_of
 from backlog.broker.pace import Pace
 from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError
-from backlog.model import MODELS
+from backlog.model import MODELS, PREPROCESSING
 from backlog.pacs.base import Pacs
 from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
 from backlog.pacs.connect import connect
@@ -171,7 +171,7 @@ class WorkerResources:
         raise UsageError("this worker's CXR_PACS_URL leads to another PACS than the run's")
 
     def check_weights(self, job: Job) -> None:
-        """Refuse a run of another model or of other weights: its scores would not be one table.
+        """Refuse a run of another model, weights or preprocessing version: its scores would not be one table.
 
         Raises
         ------
@@ -180,5 +180,10 @@ class WorkerResources:
         """
         if (model := model_of(job).name) != self.settings.model:
             raise UsageError(f"this worker's CXR_MODEL is {self.settings.model}, and the run's is {model}")
+        if (version := preprocessing_of(job)) != PREPROCESSING:
+            raise UsageError(
+                f"this worker prepares images by preprocessing version {PREPROCESSING}, and the run began with version"
+                f" {version}: end the run with the program that it began with, or begin a new run"
+            )
         if job["weights"] and job["weights"] != self.weights.sha256:
             raise UsageError("this worker's weights are not those that the run began with: see CXR_WEIGHTS")
