@@ -1,7 +1,7 @@
 """How an item ends: reported, skipped or quarantined, for a reason from a closed set.
 
 Skipped means that the item is rightly left without a score (a lateral view, a CT). Quarantined means that a
-person should look: the item should have been scored and could not be.
+user should look: the item should have been scored and could not be.
 """
 
 from __future__ import annotations

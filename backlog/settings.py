@@ -75,7 +75,7 @@ class Settings:
     find_limit: int = _setting(
         100,
         "`modality:NAME`: an answer to a query (C-FIND) with fewer studies than this is complete;"
-        " one with more may be cut.",
+        " one with more may be incomplete.",
         allowed=(2, 1_000_000),
     )
     retrieve_requests: int = _setting(
@@ -155,7 +155,7 @@ class Settings:
         False, "Score raw detector data (For Processing) too, though the model knows processed images."
     )
     body_parts: str = _setting("", "More values of Body Part Examined that mean the chest, by comma.")
-    any_body_part: bool = _setting(False, "Trust the source: score whatever the body part says.")
+    any_body_part: bool = _setting(False, "Score every image, whatever its Body Part Examined says.")
     chunk_size: int = _setting(32, "Most images in one message, 1 to 64.", allowed=(1, 64))
     window: int = _setting(
         0,
@@ -171,7 +171,7 @@ class Settings:
         allowed=(1, 1800),
     )
     reconcile_seconds: float = _setting(
-        3.0, "How often lost messages are looked for. 0: never (only to prove the need).", allowed=(0, 3600)
+        3.0, "How often lost messages are looked for. 0: never (for tests only).", allowed=(0, 3600)
     )
     decode_timeout_seconds: float = _setting(
         10.0, "How long the decoding of one image may take.", allowed=(1, 3600)

@@ -1,6 +1,6 @@
 """The Celery application: its queues and every broker setting, each with its reason.
 
-Measured with Celery 5.7, kombu 5.7 and Redis 7; ``docs/architecture.md`` tells what each setting costs and prevents.
+Measured with Celery 5.7, kombu 5.7 and Redis 7.
 """
 
 from __future__ import annotations

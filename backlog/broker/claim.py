@@ -121,7 +121,7 @@ class Claim:
             raise ClaimLost(f"chunk {self.chunk} was taken over")
 
     def set_current_item(self, item: int) -> None:
-        """Note which item is worked on next, so that a death can be laid at its door."""
+        """Note which item is worked on next, so that a worker's crash is counted against it."""
         if not self.claims.steps.set_current_item(chunk_key=self.key, owner=self.owner, item=item):
             raise ClaimLost(f"chunk {self.chunk} was taken over")
 

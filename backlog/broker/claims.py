@@ -11,8 +11,9 @@ Keys of a run::
     cxr:{run}:done     bitmap  chunk numbers that the producer has harvested
     cxr:{run}:sent     zset    when the last message of each chunk in flight was sent (ms), by its number
     cxr:{run}:parked   list    messages that came to workers while the run was paused
+    cxr:{run}:waiting  string  what a worker of the run waits for (20 s)
     cxr:{run}:c:{no}   hash    stage, a:{stage} (attempts), lease (ms), owner, cur (current-item mark, item:stage),
-                               d:{i} (deaths), o:{i} (record), t:{stage} (how long it took),
+                               d:{i} (worker crashes), o:{i} (record: how the item ended), t:{stage} (how long it took),
                                n:{stage}:{i} (item for the next stage, of an attempt that was broken off),
                                f:{stage}:{i} (when a server failed on the item: backlog/fault_attribution.py),
                                back (how often servers' failures sent it back), back_since (ms), back_why (operation)
@@ -262,7 +263,7 @@ class Claims(RunState):
             pipe.execute()
 
     def restart(self, run: str, chunk: int, first: Stage) -> bool:
-        """Put a lost chunk back to its first stage; its deaths and decided items stay. False while it is leased.
+        """Put a lost chunk back to its first stage; its crashes and ended items stay. False while it is leased.
 
         The ledger hasn't harvested it, so it isn't done, whatever Redis remembers: a ledger may come from a backup.
 

@@ -74,7 +74,7 @@ class Broker:
         lock = self.client.lock(f"cxr-lock:{name}", timeout=_LOCK_SECONDS, sleep=0.02)
         with self.reached():
             if not lock.acquire(blocking_timeout=LOCK_WAIT_SECONDS):
-                raise ServiceUnavailable("another process is at work on the same image")
+                raise ServiceUnavailable("another process does the same at this moment: try again later")
         try:
             yield
         finally:

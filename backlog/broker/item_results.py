@@ -1,6 +1,6 @@
 """How one item ended, in the program; :class:`~backlog.broker.messages.ItemRecord` is the same as it stands in Redis.
 
-An item is reported, skipped or quarantined. Put aside, where a server failed on it and served others, it has not ended.
+An item is reported, skipped or quarantined. Deferred, where a server failed on it and served others, it has not ended.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class Quarantined(_Unreported):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PutAside(_Unreported):
+class Deferred(_Unreported):
     """A server failed on it and served others. It is sent again, alone."""
 
     history: tuple[int, ...]  #: events of :class:`backlog.fault_attribution.FaultHistory`
 
 
-ItemResult: TypeAlias = Reported | Skipped | Quarantined | PutAside
+ItemResult: TypeAlias = Reported | Skipped | Quarantined | Deferred
 
 
 def unreported(
@@ -145,7 +145,7 @@ def to_record(result: ItemResult) -> ItemRecord:
             record["sop_instance_uid"] = result.sop_instance_uid
         if result.study_instance_uid:
             record["study_instance_uid"] = result.study_instance_uid
-        if isinstance(result, PutAside):
+        if isinstance(result, Deferred):
             record["outcome"], record["history"] = DEFERRED, [*result.history]
     if result.scoring is not None:
         record["weights"], record["meaningful"] = result.scoring["weights"], result.scoring["meaningful"]
@@ -188,7 +188,7 @@ def from_record(record: ItemRecord) -> ItemResult:
         )
     reason = Reason(record["reason"])
     if record["outcome"] == DEFERRED:
-        return PutAside(
+        return Deferred(
             reason=reason,
             history=tuple(record.get("history", ())),
             detail=record.get("detail", ""),

@@ -1,9 +1,9 @@
 """What travels between producer and workers: JSON of ids and numbers only.
 
-No pixels, no demographics, no name of a file or a zip member and no DICOM UID stands in a message; of names, only the
-path of the zip or folder that a user gave the run. A source's entry is a place
-(of a zip member's directory entry, of a path in the run's listing; two places where a zip stands in a zip), an image in
-the PACS is the PACS's own hash.
+No pixels, no demographics and no name of a file or a zip member stand in a message; of names, only the path of the zip
+or folder that a user gave the run. A source's entry is a place (of a zip member's directory entry, of a path in the
+run's listing; two places where a zip stands in a zip). An image in the PACS is the PACS's own hash; a DICOMweb server
+has none, and there it is the image's UIDs.
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ class RunState:
     def tell(self, run: str, waiting_reason: str) -> None:
         """Say what a worker of a run is waiting for; forgotten when it is not said again."""
         with self.broker.reached() as client:
-            client.set(f"cxr:{run}:trouble", waiting_reason, ex=20)
+            client.set(f"cxr:{run}:waiting", waiting_reason, ex=20)
 
     def waiting_reason(self, run: str) -> str:
         """Return what workers of a run are waiting for, if anything."""
         with self.broker.reached() as client:
-            return printable(str(client.get(f"cxr:{run}:trouble") or ""))
+            return printable(str(client.get(f"cxr:{run}:waiting") or ""))

@@ -36,7 +36,8 @@ def checked_address(address: str) -> str:
         if _OF_AN_ADDRESS.fullmatch(folder.name) and not folder.is_dir():
             raise UsageError(
                 f"{address.rpartition('@')[2]}: --pacs and CXR_PACS_URL take http(s)://host:port of an Orthanc,"
-                " dicomweb+https://host/path of a DICOMweb service, or a folder; one of that name make first"
+                " dicomweb+https://host/path of a DICOMweb service, or a folder. If a folder of this name is"
+                " meant, make it first"
             )
     return address
 

@@ -1,8 +1,8 @@
-"""Manners towards the PACS: a few requests at a time from all workers together, and fewer when it labours.
+"""The concurrency limit of a PACS: a few requests at a time from all workers together, and fewer when it is slow.
 
-A clinic's people use the same Orthanc. Places are taken in Redis, so that the limit holds over all processes.
+A clinic's people use the same Orthanc. Slots are taken in Redis, so that the limit holds over all processes.
 It halves when the PACS answers 5xx, times out or slows down, and grows by one for every round of good answers
-(additive increase, multiplicative decrease, as TCP has it). A place is held for as long as its process renews
+(additive increase, multiplicative decrease, as TCP has it). A slot is held for as long as its process renews
 it, by the Redis server's clock. Without Redis every process makes one request at a time.
 """
 
@@ -29,7 +29,7 @@ _SLOW_FACTOR: Final = 5.0
 SLOW_SECONDS: Final = 0.5
 _RECENT: Final = 1 / 32
 
-#: The place of a process that died is free again after so long.
+#: The slot of a process that died is free again after so long.
 _LIFETIME: Final = 10.0
 
 #: Who waits for a slot says so this often; who doesn't for longer is dead, and waits no more. In seconds.
@@ -37,7 +37,7 @@ _ASK_EVERY: Final = 0.5
 _ALIVE: Final = 5.0
 
 #: A Redis that is unavailable is not asked again for so long, in seconds.
-AWAY: Final = 5.0
+REDIS_DOWN_SECONDS: Final = 5.0
 
 
 class Rank(IntEnum):
@@ -171,7 +171,7 @@ class PacsConcurrencyLimit:
                 began = time.monotonic()
                 self.on_wait()
         except (ServiceUnavailable, UsageError):
-            self._away_until = time.monotonic() + AWAY
+            self._away_until = time.monotonic() + REDIS_DOWN_SECONDS
         return False
 
     def _keep(self, slot: str) -> None:
@@ -205,7 +205,7 @@ class PacsConcurrencyLimit:
                 wake_prefix=f"{self.name}:wake:",
             )
         except (ServiceUnavailable, UsageError):
-            self._away_until = time.monotonic() + AWAY  # the slot runs out by itself
+            self._away_until = time.monotonic() + REDIS_DOWN_SECONDS  # the slot runs out by itself
 
     def _judge(self, kind: str, took: float) -> str:
         usual = self._usual.get(kind, took)

@@ -44,7 +44,7 @@ def modality_slots(
 
 
 class LimitedPacs:
-    """A PACS that is asked with manners; otherwise the PACS itself."""
+    """A PACS that is asked within its concurrency limit; otherwise the PACS itself."""
 
     def __init__(self, pacs: Pacs, limit: PacsConcurrencyLimit) -> None:
         self.pacs = pacs

@@ -1,4 +1,4 @@
-"""Commands that look: status, export, inspect, settings, report, doctor."""
+"""Commands that look at one image or at this machine: inspect, settings, doctor."""
 
 from __future__ import annotations
 
@@ -93,12 +93,11 @@ def settings(markdown: bool) -> None:
     for field in fields(Settings):
         text, default = field.metadata["help"], field.default
         shown = str(default).lower() if isinstance(default, bool) else str(default)
-        say = str if markdown else t  # the README's table is English
-        text = say(text)
+        text = t(text)
         if field.metadata["choices"]:
-            text += " " + say("One of {choices}.").format(choices=", ".join(field.metadata["choices"]))
+            text += " " + t("One of {choices}.").format(choices=", ".join(field.metadata["choices"]))
         if field.metadata["secret"]:
-            text += " " + say("Or {file} names a file with it.").format(file=f"{variable(field)}_FILE")
+            text += " " + t("Or {file} names a file with it.").format(file=f"{variable(field)}_FILE")
         if markdown:
             click.echo(f"| `{variable(field)}` | {f'`{shown}`' if shown else ''} | {text} |")
         else:

@@ -1,4 +1,4 @@
-"""Commands for afterwards: quarantine, verify, retract, audit."""
+"""Commands for afterwards: verify, retract, audit."""
 
 from __future__ import annotations
 

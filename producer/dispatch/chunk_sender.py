@@ -17,7 +17,7 @@ class ChunkSender:
         self._context = context
 
     def send_chunk(self, chunk: ChunkRow, *, retry: bool = False) -> None:
-        """Send the message for a chunk's first stage; ``retry`` says that the chunk is one item that was put aside."""
+        """Send the message for a chunk's first stage; ``retry`` says that the chunk is one item that was deferred."""
         context = self._context
         stage = context.source.first
         if stage is Stage.RETRIEVE:  # UIDs stand in no message

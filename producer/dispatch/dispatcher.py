@@ -1,7 +1,7 @@
 """The window in flight: list, dispatch, harvest, reconcile.
 
 Redis holds only what is in flight, and may lose it at any time. What a server fails on holds up nothing else: a chunk
-that came back does not count against the window, and an item that was put aside comes again in a chunk of its own.
+that came back does not count against the window, and an item that was deferred comes again in a chunk of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MOST_AHEAD: Final = 1024
 #: Chunks that may be in flight where all of them came back: an outage sends every chunk back.
 _MOST_BACK: Final = 32
 
-#: Most items that were put aside in flight at a time.
+#: Most items that were deferred in flight at a time.
 _MAX_RETRIES: Final = 64
 
 #: The source is listed for no longer at a time, in seconds.

@@ -1,4 +1,4 @@
-"""A run's entries in chunks, as its ledger keeps them: listed, waiting, put aside, in flight, over."""
+"""A run's entries in chunks, as its ledger keeps them: listed, waiting, deferred, in flight, over."""
 
 from __future__ import annotations
 

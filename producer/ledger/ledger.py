@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from backlog.broker.item_results import ItemResult, PutAside, Quarantined, Reported, from_record
+from backlog.broker.item_results import Deferred, ItemResult, Quarantined, Reported, from_record
 from backlog.broker.messages import ItemRecord, Stage, StageTime
 from backlog.fault_attribution import FaultHistory, Verdict
 from backlog.outcomes import Outcome, Reason
@@ -80,7 +80,7 @@ class Ledger(RunChunks, RunEffects):
                 took = (times or {}).get(chunk.no, {})
                 for index, (item, ref) in enumerate(chunk.items):
                     result = _result(records.get(index))
-                    if isinstance(result, PutAside):
+                    if isinstance(result, Deferred):
                         self._retry_later(chunk.no, item, ref, result, took)
                     else:
                         self._end(chunk.no, item, ref, result, took)
@@ -97,7 +97,7 @@ class Ledger(RunChunks, RunEffects):
                 return
             for index, (item, ref) in enumerate(chunk.items):
                 result = _result(records[index]) if index in records else None
-                if result is not None and not isinstance(result, PutAside):
+                if result is not None and not isinstance(result, Deferred):
                     self._end(chunk.no, item, ref, result, {})
 
     def give_up(self, item: int, detail: str) -> int | None:
@@ -146,7 +146,7 @@ class Ledger(RunChunks, RunEffects):
         return bool(self._get(EVICTS, False))  # fixed for a run
 
     def _retry_later(
-        self, chunk: int, item: int, ref: int | str, result: PutAside, took: Mapping[Stage, StageTime]
+        self, chunk: int, item: int, ref: int | str, result: Deferred, took: Mapping[Stage, StageTime]
     ) -> None:
         """Put an item that a server failed on into a chunk of its own; end it where it is to blame."""
         row = self._execute("SELECT rounds, events FROM deferral WHERE chunk = ?", (chunk,)).fetchone()

@@ -17,7 +17,7 @@ DEFERRAL: Final = """
 CREATE TABLE IF NOT EXISTS deferral (
     chunk INTEGER PRIMARY KEY,
     due REAL NOT NULL,                      -- not before, in seconds since 1970
-    rounds INTEGER NOT NULL,                -- how often it was put aside
+    rounds INTEGER NOT NULL,                -- how often it was deferred
     events TEXT NOT NULL                    -- JSON list, of backlog.fault_attribution.FaultHistory
 );
 """

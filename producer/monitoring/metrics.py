@@ -92,7 +92,7 @@ class Metrics:
         from backlog.pacs.limited_pacs import modality_slots
 
         address, broker = str(self.ledger.get("pacs")), self.claims.broker
-        manners = PacsConcurrencyLimit(broker, address, most=self.settings.pacs_requests)
+        pacs_limit = PacsConcurrencyLimit(broker, address, most=self.settings.pacs_requests)
         job = self.job()
         modalities = {"move": job["source"].get("modality", ""), "store": job.get("deliver", "")}
         slots = {
@@ -100,7 +100,7 @@ class Metrics:
             for what, name in modalities.items()
             if name
         }
-        self._poller = Poller(self.claims, self.app, self.pacs, manners, self._queues, slots)
+        self._poller = Poller(self.claims, self.app, self.pacs, pacs_limit, self._queues, slots)
         self.registry.register(self)
 
     def __enter__(self) -> Metrics:

@@ -28,7 +28,7 @@ PACS = "http://orthanc.example:8042"
 
 
 def limits(url: str, count: int, *, most: int, lifetime: float = 10.0) -> list[PacsConcurrencyLimit]:
-    """Return the manners of so many processes."""
+    """Return the limits of so many processes."""
     return [PacsConcurrencyLimit(Broker(url), PACS, most=most, lifetime=lifetime) for _ in range(count)]
 
 
@@ -260,7 +260,7 @@ def test_without_redis_a_process_makes_one_request_at_a_time() -> None:
 def test_a_redis_that_dies_meanwhile_stops_no_request(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(concurrency_limit, "AWAY", 0.0)
+    monkeypatch.setattr(concurrency_limit, "REDIS_DOWN_SECONDS", 0.0)
     private = RedisServer(redis_server.folder / "private")
     private.start()
     (one,) = limits(private.url, 1, most=2)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backlog.broker.item_results import (
-    PutAside,
+    Deferred,
     Quarantined,
     Reported,
     Skipped,
@@ -37,10 +37,10 @@ RECORDS = {
     '"sop_instance_uid":"1.2","study_instance_uid":"1.3","weights":"ab","meaningful":true,"engine":"onnxruntime"}',
     "quarantined": '{"outcome":"quarantined","reason":"not_dicom","detail":"no DICM","stage":0,"attempts":1}',
     "killed": '{"outcome":"quarantined","reason":"killed_worker","detail":"its worker died","stage":2,"attempts":0}',
-    "put aside": '{"outcome":"deferred","reason":"pacs_fails","detail":"x","stage":2,"attempts":1,"instance":"a-b",'
+    "deferred": '{"outcome":"deferred","reason":"pacs_fails","detail":"x","stage":2,"attempts":1,"instance":"a-b",'
     '"history":[-5,7]}',
 }
-KINDS = [Reported, Reported, Reported, Skipped, Quarantined, Quarantined, PutAside]
+KINDS = [Reported, Reported, Reported, Skipped, Quarantined, Quarantined, Deferred]
 
 
 @pytest.mark.parametrize(("name", "kind"), list(zip(RECORDS, KINDS, strict=True)), ids=list(RECORDS))

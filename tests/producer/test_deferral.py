@@ -1,4 +1,4 @@
-"""Items that a server fails on: put aside in the ledger, sent again alone, given up, or in a broken off chunk."""
+"""Items that a server fails on: deferred in the ledger, sent again alone, given up, or in a broken off chunk."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     made.close()
 
 
-def put_aside(*events: int) -> ItemRecord:
+def deferred(*events: int) -> ItemRecord:
     record = rejected(Reason.PACS_FAILS, stage=Stage.UPLOAD, history=list(events))
     record["outcome"] = DEFERRED
     return record
@@ -44,10 +44,10 @@ def first_chunk(ledger: Ledger) -> ChunkRow:
 
 
 def records(*failing: int, events: tuple[int, ...] = (1, 2)) -> dict[int, ItemRecord]:
-    return {i: put_aside(*events) if i in failing else reported(i, some_scores(i)) for i in range(CHUNK)}
+    return {i: deferred(*events) if i in failing else reported(i, some_scores(i)) for i in range(CHUNK)}
 
 
-def test_an_item_that_was_put_aside_comes_again_alone(ledger: Ledger) -> None:
+def test_an_item_that_was_deferred_comes_again_alone(ledger: Ledger) -> None:
     ledger.harvest([(first_chunk(ledger), records(3, 5))])
     assert ledger.tally().ended == CHUNK - 2
     assert [chunk.no for chunk in ledger.waiting(9)] == [2]  # it is no part of the ordinary window
@@ -67,7 +67,7 @@ def test_an_item_ends_once_others_were_served_twice(ledger: Ledger) -> None:
     for events, left in (((30,), 1), ((40, 50), 0)):
         (again,) = ledger.due(9)
         ledger.dispatched([again.no])
-        ledger.harvest([(again, {0: put_aside(*events)})])
+        ledger.harvest([(again, {0: deferred(*events)})])
         assert len(ledger.due(9)) == left
     assert ledger.tally().quarantined == {"pacs_fails": 1}
     assert ledger.deferred_chunks() == frozenset()
@@ -104,7 +104,7 @@ def test_an_item_that_is_given_up_ends_and_its_chunk_goes_on(ledger: Ledger) -> 
 def test_items_of_a_broken_off_chunk_are_kept_and_may_come_again(ledger: Ledger) -> None:
     chunk = first_chunk(ledger)
     whole = records()
-    ledger.keep_partial(chunk, {i: whole[i] for i in range(5)} | {5: put_aside(1, 2)})
+    ledger.keep_partial(chunk, {i: whole[i] for i in range(5)} | {5: deferred(1, 2)})
     assert ledger.tally().reported == 5
     assert [one.no for one in ledger.in_flight()] == [1]
     ledger.harvest([(chunk, whole)])
@@ -112,7 +112,7 @@ def test_items_of_a_broken_off_chunk_are_kept_and_may_come_again(ledger: Ledger)
     assert len(list(ledger.select(int, "SELECT item FROM effect"))) == CHUNK
 
 
-def test_a_ledger_of_an_earlier_version_learns_to_put_aside(tmp_path: Path) -> None:
+def test_a_ledger_of_an_earlier_version_learns_to_defer(tmp_path: Path) -> None:
     made = new_ledger(tmp_path)
     list_items(made, CHUNK)
     made.dispatched([1])

@@ -204,7 +204,8 @@ def test_plan_and_inspect_speak_portuguese(tmp_path: Path) -> None:
 def test_doctor_speaks_portuguese(tmp_path: Path) -> None:
     environment = {"CXR_LANGUAGE": "pt-BR", "CXR_WEIGHTS": "seeded"}
     said = CliRunner().invoke(main, ["doctor", "--out", str(tmp_path)], env=environment).output
-    assert re.search(r"^ver +model +os pesos \w+… estão certos, \w+ os carrega; SEMEADOS", said, re.MULTILINE)
+    seeded = r"^ver +model +os pesos \w+… estão certos, \w+ os carrega; PESOS DE TESTE ALEATÓRIOS"
+    assert re.search(seeded, said, re.MULTILINE)
     assert re.search(rf"^ok +disk +{tmp_path}: [\d,]+ GB livres", said, re.MULTILINE)
     translation.use(LANGUAGE)
     slow = "http://x answers in 3 ms; it doesn't tell whether it deletes its oldest patients to make room"

@@ -542,7 +542,7 @@ worker.reader.server.main()
 
 
 def deferred(shop: Shop) -> list[int]:
-    """The items of chunk 1 that were put aside; the others are on their way."""
+    """The items of chunk 1 that were deferred; the others are on their way."""
     records = shop.claims.records("run1", 1)
     return sorted(i for i, record in records.items() if record["outcome"] == DEFERRED)
 
@@ -550,7 +550,7 @@ def deferred(shop: Shop) -> list[int]:
 @pytest.mark.parametrize(
     "which", [[2], [3], [1, 2], [2, 3]], ids=["last but one", "last", "neighbours", "last two"]
 )
-def test_images_that_nothing_is_served_after_are_put_aside(shop: Shop, which: list[int]) -> None:
+def test_images_that_nothing_is_served_after_are_deferred(shop: Shop, which: list[int]) -> None:
     """Found: one such image in the first chunk, and a run reported nothing for ever."""
     shop.submit(images(4))
     fails_on(shop, *(f"1.2.3.{i}".encode() for i in which))

@@ -84,19 +84,19 @@ def test_one_reference_to_another_image_is_refused() -> None:
 def test_each_score_is_compared_with_the_ledgers(index: int) -> None:
     scores = list(SCORES)
     scores[index] = math.nextafter(scores[index], 1) + 1e-9
-    refused(MADE, "the score of .* is not the ledger's", scores=scores)
+    refused(MADE, "the score of .* is not the one that was sent", scores=scores)
 
 
 def test_the_shown_number_is_compared_too() -> None:
     refused(changed(b"62.00 ", b"26.00 "), "that is shown")
 
 
-def test_a_score_where_the_ledger_has_none_is_refused() -> None:
+def test_a_score_where_none_was_sent_is_refused() -> None:
     refused(MADE, r"\(0040,A491\)", scores=_MISSING)
-    refused(changed(b"COMPLETE", b"PARTIAL "), "the ledger has none", scores=_MISSING)
+    refused(changed(b"COMPLETE", b"PARTIAL "), "none was sent", scores=_MISSING)
     refused(
         report(scores=_MISSING).dicom.replace(b"PARTIAL ", b"COMPLETE"),
-        "the score of Atelectasis is not the ledger's",
+        "the score of Atelectasis is not the one that was sent",
     )
 
 
@@ -112,7 +112,7 @@ def test_a_region_of_an_absent_finding_is_refused() -> None:
     at = drawn.rindex(b"POLYLINE")
     refused(drawn[:at] + b"POLYGONE" + drawn[at + 8 :], "draws regions of other findings", options=DRAWN)
     at = drawn.rindex(b"ELLIPSE ")
-    refused(drawn[:at] + b"ECLIPSE " + drawn[at + 8 :], "marks the square of other", options=DRAWN)
+    refused(drawn[:at] + b"ECLIPSE " + drawn[at + 8 :], "gives the square of the image", options=DRAWN)
     empty = Regions()
     refused(report(options=DRAWN, regions=empty).dicom, "draws regions of other findings", options=DRAWN)
     refused(report(options=FRAME).dicom.replace(b"Summary ", b"Summery "), "not the model's", options=FRAME)

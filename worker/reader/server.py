@@ -1,7 +1,7 @@
 """The reader's process: what it does, and the two ways to start it.
 
-It fetches a file from the PACS, judges its header, decodes it and answers with the 224 × 224 picture, and a larger one
-where somebody is to look at it. Its memory is limited by the kernel, its time by the one who asks.
+It fetches a file from the PACS, judges its header, decodes it and answers with the image that the model sees, and a
+larger one where a user is to look at it. Its memory is limited by the kernel, its time by the one who asks.
 
 On the pipe: a request is one line of JSON; an answer is two lengths (big-endian uint32), JSON, and the picture.
 """

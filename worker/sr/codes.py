@@ -1,7 +1,7 @@
 """The vocabulary of a report: its codes and its sentences, read from two tables.
 
 ``codes.tsv`` and ``phrases.tsv`` are meant to be read, corrected and signed by a radiologist;
-``docs/codes.md`` is made from them with ``python -m worker.sr.codes > docs/codes.md``. Codes are the same in
+``docs/codes.md`` is made from them with ``python -m worker.sr.codes_doc > docs/codes.md``. Codes are the same in
 every language, only their meanings are translated.
 """
 

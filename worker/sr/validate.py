@@ -1,7 +1,7 @@
 """The last look at a report before it is sent.
 
 It reads the bytes that are about to be stored, not what they were made from, and compares them with what the
-caller knows from elsewhere: the image's UIDs and the ledger's scores. A report that fails is a bug of ours;
+caller knows from elsewhere: the image's UIDs and the scores of the message. A report that fails is a bug of ours;
 it is quarantined, and nothing wrong reaches the PACS.
 """
 
@@ -63,7 +63,7 @@ def check(report: bytes, of: Identity, *, scores: Sequence[float], model: Model,
     of
         The source image, as its own header says.
     scores
-        Of the ledger, in the order of :data:`backlog.model.LABELS`.
+        Of the message, in the order of :data:`backlog.model.LABELS`.
     model, options
         Of the run.
 
@@ -146,13 +146,13 @@ def _check_groups(document: Tree, scores: Sequence[float], options: Options) -> 
                 value(item, NUMERIC) for num in named(group, CERTAINTY) for item in children(num, MEASURED)
             ]
             if not math.isclose(score(group), wanted, rel_tol=1e-12, abs_tol=1e-300):
-                raise MalformedReport(f"the score of {name} is not the ledger's")
+                raise MalformedReport(f"the score of {name} is not the one that was sent")
             if numbers != [percent_text(wanted, options.point(name)).encode()]:
-                raise MalformedReport(f"the score of {name} that is shown is not the ledger's")
+                raise MalformedReport(f"the score of {name} that is shown is not the one that was sent")
         else:
             state = "undetermined"
             if not math.isnan(score(group)):
-                raise MalformedReport(f"{name} has a score, and the ledger has none")
+                raise MalformedReport(f"{name} has a score, and none was sent")
         finding = _pair_of(words.findings[name].code)
         if [concept(item, CODE) for item in named(group, finding)] != [_pair_of(words.codes[state])]:
             raise MalformedReport(f"{name} is not assessed as its score says")
@@ -175,7 +175,7 @@ def _check_regions(document: Tree, scores: Sequence[float], options: Options) ->
     undrawn = set(LABELS) - wanted if options.regions != "none" else set()
     marked = {label(group): corners(group) for group in groups(document)}
     if {name for name, four in marked.items() if four} != undrawn:
-        raise MalformedReport("it marks the square of other findings than aren't drawn")
+        raise MalformedReport("it gives the square of the image to findings that have a region")
     rows, columns = (_pixels(document, name) for name in (_ROWS, _COLUMNS))
     marks = [four for every in marked.values() for four in every]
     if any(four != marks[0] or len(set(four)) != _CORNERS or len(four) != _CORNERS for four in marks):

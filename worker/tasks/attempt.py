@@ -11,7 +11,7 @@ from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 from backlog.broker.claim import Claim
-from backlog.broker.item_results import ItemResult, PutAside, Quarantined, Skipped, to_record, unreported
+from backlog.broker.item_results import Deferred, ItemResult, Quarantined, Skipped, to_record, unreported
 from backlog.broker.messages import ItemRecord, Scoring, Stage
 from backlog.errors import ClaimLost, InstanceRejected, RunPaused, ServiceUnavailable, UsageError
 from backlog.log import event, where
@@ -42,7 +42,7 @@ class Attempt:
     slot_wait
         Returns how many seconds this process has ever waited for a slot at the PACS: no failure of it.
     history
-        Events of the one item of a chunk that was put aside before.
+        Events of the one item of a chunk that was deferred before.
     item_seconds
         Computing time that one item may take in :meth:`each`.
     """
@@ -107,7 +107,7 @@ class Attempt:
     # -- items ---------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """End the attempt: items that are to blame end, others are put aside for the producer to send again, alone.
+        """End the attempt: items that are to blame end, others are deferred for the producer to send again, alone.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class Attempt:
             if one.at_fault:
                 self.results[index] = ended
                 continue
-            self.results[index] = PutAside(
+            self.results[index] = Deferred(
                 reason=ended.reason,
                 scoring=ended.scoring,
                 detail=ended.detail,

@@ -1,4 +1,4 @@
-"""One stage of one chunk: claimed, worked on, its successor sent. What the three tasks have in common.
+"""One stage of one chunk: claimed, worked on, its successor sent. What the four tasks have in common.
 
 The order is: effects, then the claim's next stage, then the successor's message, then the acknowledgement. A crash
 before the mark repeats the stage, which has no further effect; a crash between mark and message loses the message,
@@ -202,5 +202,5 @@ def _give_back(attempt: Attempt, *, counts: bool = False, came_back: bool = Fals
 
 def wait_a_little(error: BaseException) -> None:
     """Wait before a message goes back to its queue, so that a failure makes no circle."""
-    event("service.away", logging.WARNING, error=str(error))
+    event("service.unavailable", logging.WARNING, error=str(error))
     pause(1.0)

@@ -16,7 +16,7 @@ from backlog.fault_attribution import FaultHistory, Operation, Verdict
 from backlog.outcomes import Reason
 from worker.tasks.retry import RetryBudget
 
-#: So many items in a row may be put aside at a chunk's end although nothing was served after them.
+#: So many items in a row may be deferred at a chunk's end although nothing was served after them.
 _MAX_DEFERRED_AT_THE_END: Final = 2
 
 
@@ -33,7 +33,7 @@ def item_fault(error: BacklogError) -> InstanceRejected:
 
 
 @dataclass
-class Deferred:
+class FailedItem:
     """An item that a server failed on until the retry budget was used up."""
 
     item: Any  #: as the stage's message has it
@@ -57,12 +57,12 @@ class Faults:
     retry
         The attempt's budget: what is left of it depends on how many items in a row used it up.
     history
-        Events of the one item of a chunk that was put aside before.
+        Events of the one item of a chunk that was deferred before.
     """
 
     def __init__(self, claim: Claim, retry: RetryBudget, history: Sequence[int]) -> None:
         self.operation = Operation.READ  #: what is asked of a server just now; what goes on to write says so
-        self.deferred: list[Deferred] = []
+        self.deferred: list[FailedItem] = []
         self._claim, self._retry, self._history = claim, retry, history
         self._failures_in_a_row = 0
         self._served: dict[Operation, int] = {}
@@ -106,7 +106,7 @@ class Faults:
         known = next((one for one in self.deferred if one.item["i"] == item["i"]), None)
         if known is None:
             history = FaultHistory(self._claim.failures.get(item["i"], self._history))
-            known = Deferred(item, error, operation, history)
+            known = FailedItem(item, error, operation, history)
             self.deferred.append(known)
         known.error, known.operation = error, operation
         known.history.served(self.tell_served().get(operation, 0))
@@ -141,13 +141,13 @@ class Faults:
             return self._claim.claims.served(self._claim.run, self._served)
         return self._served
 
-    def worth_another_try(self) -> list[Deferred]:
+    def worth_another_try(self) -> list[FailedItem]:
         """Return the items to try again before the chunk's last: few, or ones whose server has served others."""
         few = len(self.deferred) <= _MAX_DEFERRED_AT_THE_END
         return [one for one in self.deferred if few or one.operation in self._served]
 
-    def settled(self) -> list[Deferred]:
-        """Return the items that were put aside, each with all that is known at the attempt's end.
+    def settled(self) -> list[FailedItem]:
+        """Return the items that were deferred, each with all that is known at the attempt's end.
 
         Raises
         ------

@@ -280,7 +280,7 @@ def same_scores(held: list[float], ours: Sequence[float]) -> list[float | None]:
     Raises
     ------
     InstanceRejected
-        It does: a user has to decide which is right.
+        They are not: a user has to decide which report is right.
     """
     if len(held) != len(ours) or not all(map(_same_score, held, ours)):
         raise InstanceRejected(
