@@ -31,6 +31,9 @@ LABELS: Final[tuple[str, ...]] = (
 #: Decimals of a score, everywhere: more than any engine agrees on with another.
 SCORE_DIGITS: Final = 7
 
+#: How far one engine's scores may lie from another's of the same image: what a GPU in half precision may lose.
+ENGINE_TOLERANCE: Final = 5e-3
+
 #: Raise when the model's input for the same image changes (worker/pixels/preprocess.py): the scores may then differ.
 PREPROCESSING: Final = "3"
 

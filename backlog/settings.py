@@ -15,6 +15,10 @@ from backlog.model import DEFAULT_MODEL, MODELS, PRODUCT
 
 PREFIX: Final = "CXR_"
 
+#: Languages of reports and of the terminal; of the codes that findings get in reports.
+LANGUAGES: Final = ("en", "pt-BR")
+CODINGS: Final = ("open", "snomed")
+
 #: What can be stored beside a report, for viewers that show no SR: a picture, the report as a PDF.
 DERIVED_OBJECTS: Final = ("capture", "pdf", "pdf-picture")
 
@@ -131,12 +135,12 @@ class Settings:
     language: str = _setting(
         "en",
         "Language of the reports; and of the terminal, which follows the locale where this is not set.",
-        choices=("en", "pt-BR"),
+        choices=LANGUAGES,
     )
     coding: str = _setting(
         "open",
         "Codes of the findings; `snomed` needs a licence in some countries.",
-        choices=("open", "snomed"),
+        choices=CODINGS,
     )
     regions: str = _setting(
         "activation",

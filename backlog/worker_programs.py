@@ -51,8 +51,7 @@ class GalleryRequest(TypedDict):
 class GalleryHead(TypedDict):
     """The first line of its answer."""
 
-    heat_maps: bool
-    reason: str  #: why there are none
+    no_heat_maps: str  #: why there are none; empty where there are
 
 
 @final

@@ -27,7 +27,7 @@ from backlog.errors import (
     ServiceUnavailable,
     UsageError,
 )
-from backlog.model import LABELS
+from backlog.model import ENGINE_TOLERANCE, LABELS
 from backlog.outcomes import Reason
 from backlog.processes import cores
 from backlog.settings import Settings
@@ -44,8 +44,6 @@ from worker.reader.protocol import PreprocessedImage, RejectedImage
 #: Most pixels on the longer side of a picture: a page of 500 then has about 30 MB.
 SIDE: Final = 768
 _QUALITY: Final = 82
-#: How far an image's scores may lie from its report's for its heat map to be the report's: another engine's rounding.
-_SAME_SCORE: Final = 5e-3
 #: Tries of an image while the PACS is unavailable, and images that it may fail on one after the other.
 _TRIES: Final = 3
 _PAUSE_SECONDS: Final = 1.0
@@ -67,7 +65,7 @@ def answers(
     readers.launch()  # before the model brings threads
     try:
         maps, reason = _class_activation(request["weights"], settings)
-        yield {"heat_maps": maps is not None, "reason": reason}
+        yield {"no_heat_maps": reason}
         for image, seen in _read(readers, request["images"]):
             yield _answer(image, seen, maps)
     finally:
@@ -155,7 +153,7 @@ def _add_heat(answer: GalleryImage, image: RequestedImage, found: Any) -> None:
     import numpy as np
 
     if any(
-        not abs(float(seen) - score) <= _SAME_SCORE
+        not abs(float(seen) - score) <= ENGINE_TOLERANCE
         for seen, score in zip(found.scores, image["scores"], strict=True)
         if score is not None
     ):

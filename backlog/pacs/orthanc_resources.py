@@ -166,10 +166,6 @@ class OrthancResources(OrthancFind):
         """Take a label off a study; one that is not there is no error."""
         self.rest.call("DELETE", f"/studies/{checked_id(study)}/labels/{label}")
 
-    def simplified_tags(self, instance: str) -> dict[str, object]:
-        """Return one instance's header as keywords and text."""
-        return self.rest.json(f"/instances/{checked_id(instance)}/simplified-tags")
-
     def tags_of_instances(self, series: str) -> dict[str, dict[str, object]]:
         """Return the headers of a series' instances, as keywords and text, by their ids."""
         answer = self.rest.json(f"/series/{checked_id(series)}/instances-tags?simplify")

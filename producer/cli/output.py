@@ -16,8 +16,6 @@ from producer.cli.options import INTERRUPTED, OK, QUARANTINED
 from producer.translation import decimal, t, translated
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from backlog.settings import Settings
     from producer.ledger.ledger import Ledger
     from producer.results.exports import Summary
@@ -54,9 +52,6 @@ def need_runner(settings: Settings) -> Path:
     UsageError
         None does.
     """
-    from pathlib import Path
-
-    from backlog.errors import UsageError
     from producer.runner.runs import runner_lives
 
     folder = Path(settings.runs_folder)

@@ -84,7 +84,7 @@ def draw(
         given["weights"] = "seeded"  # they follow from the seed alone: no setting need lead to them
     answers = stream_worker("worker.gallery_images", request, **given)
     head: GalleryHead = json.loads(next(answers))
-    found = Pictures(no_heat_maps=head["reason"])
+    found = Pictures(no_heat_maps=head["no_heat_maps"])
     for row, line in zip(rows, answers, strict=True):
         answer: GalleryImage | GalleryRejection = json.loads(line)
         if "rejected" in answer:

@@ -108,7 +108,9 @@ def test_a_capture_of_unknown_modality_has_to_name_the_chest() -> None:
         ("JOELHO", Reason.NOT_CHEST, False),
     ],
 )
-def test_body_part(body_part_examined: str, reason: Reason | None, assumed: bool) -> None:
+def test_only_a_chest_or_no_body_part_is_eligible(
+    body_part_examined: str, reason: Reason | None, assumed: bool
+) -> None:
     said = replace(FRONTAL, body_part_examined=body_part_examined)
     assert rejection_reason(said, RULES) is reason
     if reason is None:
@@ -244,7 +246,9 @@ def test_a_lateral_is_skipped_unless_asked_for(view_position: str) -> None:
         ({"view_position": "", "study_description": "Chest PA and lateral"}, None, True),
     ],
 )
-def test_view(said: dict[str, Any], reason: Reason | None, unknown: bool) -> None:
+def test_only_frontal_or_unknown_views_are_eligible(
+    said: dict[str, Any], reason: Reason | None, unknown: bool
+) -> None:
     assert screen(**said) is reason
     if reason is None:
         assert (Flag.VIEW_UNKNOWN in flags(replace(FRONTAL, **said), RULES)) is unknown
@@ -407,7 +411,9 @@ def test_judging_needs_neither_pydicom_nor_numpy() -> None:
         ("uid_leading_zero_brax_style", None, set()),
     ],
 )
-def test_cases_are_judged(name: str, reason: Reason | None, assumed: set[Flag]) -> None:
+def test_real_headers_end_for_their_known_reason(
+    name: str, reason: Reason | None, assumed: set[Flag]
+) -> None:
     said = eligibility_attributes(read_header(case(name)))
     assert rejection_reason(said, RULES) is reason
     if reason is None:

@@ -51,7 +51,7 @@ def test_a_wrong_value_is_named(name: str, text: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e309"])
-def test_no_time_is_endless(text: str) -> None:
+def test_a_time_without_an_end_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="CXR_LEASE_SECONDS"):
         from_environment({"CXR_LEASE_SECONDS": text})
 

@@ -212,6 +212,7 @@ def test_an_identifier_of_another_form_leads_nowhere(pacs: FolderPacs, instance:
 def test_no_header_text_becomes_a_path(pacs: FolderPacs, tmp_path: Path) -> None:
     for patient in ("../../../escape", "/etc/cron.d/x", "a\\b", "nul\0byte", "é" * 64, ""):
         pacs.store(dicom(chest(64, 64), PatientID=patient))
+    assert files(tmp_path)
     for path in files(tmp_path):
         assert path.resolve().is_relative_to(pacs.root.resolve())
         assert path.relative_to(pacs.root).as_posix().replace("/", "").removesuffix(".dcm").isalnum()

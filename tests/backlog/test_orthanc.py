@@ -100,7 +100,7 @@ def test_an_instance_that_is_gone_is_told_apart(pacs: Orthanc) -> None:
     instance = pacs.store(IMAGE).instance
     assert pacs.delete(instance)
     assert not pacs.delete(instance)
-    for call in (pacs.fetch, pacs.header, pacs.simplified_tags):
+    for call in (pacs.fetch, pacs.header):
         assert reason_of(lambda call=call: call(instance)) is Reason.NOT_IN_PACS  # type: ignore[misc]
 
 
@@ -108,7 +108,7 @@ def test_an_instance_that_is_gone_is_told_apart(pacs: Orthanc) -> None:
     "instance", ["", "..", "../system", "1", NOBODY + "\n", NOBODY + "/x", NOBODY.upper()]
 )
 def test_an_identifier_of_another_form_is_never_asked_for(pacs: Orthanc, instance: str) -> None:
-    for call in (pacs.fetch, pacs.header, pacs.simplified_tags, pacs.delete):
+    for call in (pacs.fetch, pacs.header, pacs.delete):
         try:
             assert call(instance) is False
         except InstanceRejected as error:
@@ -327,11 +327,13 @@ def test_an_orthanc_that_stops_is_unavailable_until_it_is_back(orthanc: OrthancS
     assert pacs.fetch(instance) == IMAGE
 
 
-def test_settings_lead_to_it(orthanc: OrthancServer) -> None:
+def test_it_logs_in_as_the_settings_say(pacs: Orthanc, orthanc: OrthancServer) -> None:
     settings = Settings(pacs_username=orthanc.username, pacs_password=orthanc.password, pacs_seconds=5)
-    client = Orthanc.from_settings(settings, orthanc.url + "/")
-    assert isinstance(client.identity(), str)
-    client.close()
+    with closing(Orthanc.from_settings(settings, orthanc.url + "/")) as client:
+        assert client.identity() == pacs.identity()
+    refused = Orthanc.from_settings(replace(settings, pacs_password="wrong"), orthanc.url)
+    with closing(refused), pytest.raises(UsageError):
+        refused.identity()
 
 
 # -- servers that misbehave ----------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_the_objects_conform_to_their_standard(backlog: list[tuple[str, Dataset]
         assert errors == [], name
 
 
-def test_importing_it_is_light() -> None:
+def test_importing_the_demo_loads_no_numpy_or_codec() -> None:
     light = (
         "import sys, producer.demo.backlog\n"
         "sys.exit(' '.join({'numpy', 'pydicom', 'rle', 'openjpeg'} & set(sys.modules)) or None)"

@@ -46,7 +46,9 @@ def one(settings: Settings, out: Path, what: str, pacs: str = "") -> Check:
 
 
 def test_every_trouble_says_what_to_fix(tmp_path: Path, seeded: Settings) -> None:
-    for finding in examine(replace(seeded, redis_url=f"redis://127.0.0.1:{free_port()}"), tmp_path):
+    findings = examine(replace(seeded, redis_url=f"redis://127.0.0.1:{free_port()}"), tmp_path)
+    assert {"ok", "BAD"} <= {finding.state for finding in findings}
+    for finding in findings:
         assert finding.text
         assert (finding.state == "ok") == (not finding.remedy), finding
 

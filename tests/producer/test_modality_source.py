@@ -185,11 +185,14 @@ def test_a_listing_goes_on_where_it_was_broken_off(
     held = fill(hospital, 7)
     first = source(dicom_orthanc, limit=5)
     read: list[Entry] = []
+    broken_off = 0
     for page in first.pages(""):
         read += page.entries
         if not page.last:
+            broken_off += 1
             rest = listed(source(dicom_orthanc, limit=5), page.cursor)
             assert uids(read + rest) == Counter(held), page.cursor
+    assert broken_off
 
 
 def test_slices_that_fall_anew_repeat_nothing(

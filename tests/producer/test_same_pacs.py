@@ -70,7 +70,9 @@ def test_an_image_tells_where_nothing_is_reported(
     assert not is_run_pacs(ledger, other)
 
 
-def test_a_listed_image_tells(ledger: Ledger, pacs: FolderPacs, other: FolderPacs) -> None:
+def test_a_pacs_is_known_by_an_image_that_it_listed(
+    ledger: Ledger, pacs: FolderPacs, other: FolderPacs
+) -> None:
     ledger.add(Page([Entry(pacs.store(IMAGE).instance)], "", last=True), 16)
     assert is_run_pacs(ledger, pacs)
     assert not is_run_pacs(ledger, other)

@@ -15,13 +15,13 @@ from typing import Any, Final
 import pytest
 
 from backlog.dicom.file import DicomFile
+from backlog.errors import InstanceRejected
 from backlog.model import LABELS
 from tests.support.cases import dicom_cases
 from tests.support.pixelmed import JAR, validated
 from tests.support.sr_headers import CASES, NONCONFORMANT
 from worker.pixels.seen import SeenSquare
 from worker.sr.build import (
-    InstanceRejected,
     Model,
     Options,
     Regions,

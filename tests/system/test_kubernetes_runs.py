@@ -187,7 +187,7 @@ def produce(built: Built, out: Path, *words: str) -> subprocess.CompletedProcess
     )
 
 
-def test_a_job_begins_a_run(built: Built, tmp_path: Path) -> None:
+def test_a_job_ends_with_the_error_of_its_run(built: Built, tmp_path: Path) -> None:
     done = produce(built, tmp_path / "out", str(tmp_path / "missing.zip"))
     assert done.returncode == options.USAGE
     assert "missing.zip" in done.stderr

@@ -11,12 +11,13 @@ from pydicom.sr.codedict import codes as standard
 
 from backlog.model import LABELS
 from backlog.outcomes import Flag
+from backlog.settings import CODINGS, LANGUAGES
 from worker.sr import codes, codes_doc
 from worker.sr.codes import Code, vocabulary
 
 _ROOT = Path(codes.__file__).parent
 ENGLISH = vocabulary("en", "open")
-EVERY = [vocabulary(language, coding) for language in codes.LANGUAGES for coding in codes.CODINGS]
+EVERY = [vocabulary(language, coding) for language in LANGUAGES for coding in CODINGS]
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -58,8 +59,8 @@ def test_no_code_has_two_meanings(words: codes.Vocabulary) -> None:
 
 
 def test_codes_are_the_same_in_both_languages() -> None:
-    for coding in codes.CODINGS:
-        pairs = zip(*(every_code(vocabulary(language, coding)) for language in codes.LANGUAGES), strict=True)
+    for coding in CODINGS:
+        pairs = zip(*(every_code(vocabulary(language, coding)) for language in LANGUAGES), strict=True)
         different = [(a, b) for a, b in pairs if (a.value, a.scheme) != (b.value, b.scheme)]
         assert [a.scheme for a, _ in different] == ["RFC5646"]
 

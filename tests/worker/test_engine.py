@@ -242,7 +242,7 @@ print(json.dumps({"name": engine.name, "ready": ready, "torch": "torch" in sys.m
 def test_half_precision_stays_near_single(seeded: Weights, expected: NDArray[np.float32]) -> None:  # noqa: F811
     import torch
 
-    from worker.model.torch_engine import PARITY as HALF_PARITY
+    from backlog.model import ENGINE_TOLERANCE as HALF_PARITY
     from worker.model.torch_engine import TorchForward, half_precision
     from worker.model.torch_model import network
 

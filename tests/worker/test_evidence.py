@@ -102,6 +102,7 @@ def reports(shop: Shop) -> list[Any]:  # noqa: F811
 def test_a_run_draws_what_it_was_asked_to(shop: Shop, regions: str) -> None:  # noqa: F811
     message = until_report(shop, regions)
     shop.do(Stage.REPORT, message)
+    assert reports(shop)
     for record, sr in zip(shop.records().values(), reports(shop), strict=True):
         assert record["outcome"] == "reported"
         scores = record["scores"]

@@ -71,8 +71,8 @@ def test_the_gpu_engine_has_the_same_networks(name: str, weights_cache: Path) ->
     """In single precision they are the graph's scores, in half precision near them; both on the CPU here."""
     import torch
 
+    from backlog.model import ENGINE_TOLERANCE as HALF_PARITY
     from worker.model.engine import load
-    from worker.model.torch_engine import PARITY as HALF_PARITY
     from worker.model.torch_engine import half_precision
     from worker.model.torch_model import network
 

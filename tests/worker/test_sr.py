@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
 from backlog.dicom.header import identity, read_header
+from backlog.errors import InstanceRejected
 from backlog.model import LABELS
 from backlog.outcomes import Flag, Reason
 from tests.support.sr_headers import CASES
@@ -35,7 +36,6 @@ from tests.support.sr_reports import (
     source_of,
 )
 from worker.sr.build import (
-    InstanceRejected,
     OperatingPoints,
     Options,
     Predecessor,

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backlog.errors import InstanceRejected
 from backlog.outcomes import Flag, Reason
 from tests.support.cases import dicom_cases, listed
 from tests.support.sr_headers import CASES, GOOD, NONCONFORMANT, Case, written
 from tests.support.sr_reports import ENGLISH, MODEL, SCORES, WHEN, look, report, source_of
 from worker.sr import value_cleaning as values
-from worker.sr.build import InstanceRejected, build
+from worker.sr.build import build
 from worker.sr.read import children, read_strictly, value
 
 _ALL = CASES | NONCONFORMANT

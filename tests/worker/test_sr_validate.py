@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
+from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 from tests.support.sr_headers import CASES, GOOD
 from tests.support.sr_headers import written as header
@@ -28,7 +29,7 @@ from tests.support.sr_reports import (
     report,
 )
 from tests.support.sr_reports import GOOD as IMAGE
-from worker.sr.build import InstanceRejected, Options, Regions, regions_of, scores_of
+from worker.sr.build import Options, Regions, regions_of, scores_of
 
 FRAME = Options(regions="frame")
 
@@ -38,7 +39,7 @@ _MISSING = (math.nan, *SCORES[1:])
 
 @pytest.mark.parametrize("options", EVERY_OPTION, ids=lambda o: f"{o.language}-{o.coding}-{o.iod}")
 @pytest.mark.parametrize("scores", [SCORES, NEGATIVE, _MISSING], ids=["positive", "negative", "missing"])
-def test_what_is_built_passes(options: Options, scores: tuple[float, ...]) -> None:
+def test_every_report_that_is_built_passes_its_check(options: Options, scores: tuple[float, ...]) -> None:
     look(IMAGE, report(scores=scores, options=options).dicom, scores=scores, options=options)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from backlog.log import event
+from backlog.model import ENGINE_TOLERANCE
 from worker.model.engine import Evaluation
 from worker.model.network import sample_images
 from worker.model.torch_model import Scorer, network
@@ -35,14 +36,12 @@ _PAIRS: Final = (
     *(("conv0", "norm0"), ("conv1", "norm2")),
     *(("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")),
 )
-#: How far the scores of a faster form may lie from float32 on the CPU.
-PARITY: Final = 5e-3
 
 
 def torch_forward(weights: Weights, *, threads: int, device: str | None = None) -> TorchForward:
     """Load the model onto a device: up to `BATCH` images in, their scores and maps out.
 
-    On a GPU it runs in half precision if that keeps the scores within `PARITY` of float32 on the CPU, and in
+    On a GPU it runs in half precision if that keeps the scores within `ENGINE_TOLERANCE` of float32 on the CPU, and in
     float32 if not.
 
     Parameters
@@ -71,7 +70,7 @@ def torch_forward(weights: Weights, *, threads: int, device: str | None = None) 
 
 
 def first_in_parity(scorers: Sequence[Scorer], device: torch.device, exact: TorchForward) -> TorchForward:
-    """Take the first scorer that gives the exact one's scores, to `PARITY`, on this device.
+    """Take the first scorer that gives the exact one's scores, to `ENGINE_TOLERANCE`, on this device.
 
     Parameters
     ----------
@@ -94,7 +93,7 @@ def first_in_parity(scorers: Sequence[Scorer], device: torch.device, exact: Torc
         forward = TorchForward(scorer, device, exact.side)
         difference = float(np.abs(forward(images) - expected)[trained].max())
         event("engine.parity", choice=choice, difference=f"{difference:.1e}")
-        if difference <= PARITY:  # false for NaN, as from an overflow of half precision
+        if difference <= ENGINE_TOLERANCE:  # false for NaN, as from an overflow of half precision
             return forward
     raise RuntimeError(f"the device {device.type} doesn't reproduce the model's scores")
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from backlog.dicom.eligibility import Rules
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
@@ -24,9 +24,6 @@ from backlog.settings import Settings
 from worker.pixels.seen import SeenSquare
 from worker.reader.protocol import LENGTHS, PreprocessedImage, RejectedImage
 from worker.reader.spawn import COMMAND, Child, cpu_seconds, fork, may_fork, spawn
-
-if TYPE_CHECKING:
-    pass
 
 #: Deaths of a reader at one image before the image is to blame; the first may be another program's SIGKILL, or a stall.
 _MAX_READER_CRASHES: Final = 2

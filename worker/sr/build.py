@@ -11,9 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from backlog.errors import InstanceRejected
-from backlog.model import PRODUCT
-from backlog.outcomes import Flag, Reason
+from backlog.outcomes import Flag
 from worker.sr.content import report_content
 from worker.sr.document import encode
 from worker.sr.inputs import Model, OperatingPoints, Options, Predecessor
@@ -24,13 +22,10 @@ from worker.sr.uids import report_uid
 from worker.sr.validate import check
 
 __all__ = [
-    "PRODUCT",
-    "InstanceRejected",
     "Model",
     "OperatingPoints",
     "Options",
     "Predecessor",
-    "Reason",
     "Regions",
     "Report",
     "SourceHeader",

@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from backlog.settings import CODINGS, LANGUAGES
+
 #: A private coding scheme, for what no open terminology holds; it must start with 99 (PS3.16 section 8).
 PRIVATE_SCHEME: Final = "99CXRBACKLOG"
-LANGUAGES: Final = ("en", "pt-BR")
-CODINGS: Final = ("open", "snomed")
 
 _FOLDER: Final = Path(__file__).parent
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Final
 
 from backlog.broker.item_results import Reported
 from backlog.broker.messages import (
@@ -25,7 +24,7 @@ from backlog.dicom.file import DicomFile
 from backlog.dicom.header import Identity
 from backlog.errors import InstanceRejected
 from backlog.fault_attribution import Operation
-from backlog.model import MODEL_VERSION, SCORE_DIGITS
+from backlog.model import ENGINE_TOLERANCE, MODEL_VERSION, SCORE_DIGITS
 from backlog.outcomes import Flag, Reason
 from backlog.pacs.base import Pacs, StoreResult
 from worker.sr import build as sr
@@ -35,9 +34,6 @@ from worker.tasks.attempt import Attempt
 from worker.tasks.evidence import drawn_regions
 from worker.tasks.resources import WorkerResources
 from worker.tasks.withdraw import withdraw
-
-#: How far the scores of a report that is already there may lie from ours: another engine's rounding.
-SAME_SCORE: Final = 5e-3
 
 
 def report(process: WorkerResources, job: Job, attempt: Attempt, items: list[ReportItem]) -> None:
@@ -271,7 +267,7 @@ def only_one(pacs: Pacs, uid: str, instance: str) -> None:
 
 
 def _same_score(held: float, ours: float) -> bool:
-    return abs(held - ours) <= SAME_SCORE or (math.isnan(held) and math.isnan(ours))
+    return abs(held - ours) <= ENGINE_TOLERANCE or (math.isnan(held) and math.isnan(ours))
 
 
 def same_scores(held: list[float], ours: Sequence[float]) -> list[float | None]:
