@@ -117,11 +117,12 @@ def file_name(source: Source, reference: int | str) -> str:
 
 
 def header_values(file: DicomFile, attributes: dict[str, str]) -> dict[str, str]:
-    """Return the values of attributes of :data:`NAMES` or :data:`META`, by column."""
+    """Return the values of attributes of :data:`NAMES` or :data:`META` without padding, by column."""
     from backlog.dicom.header import patient_id  # pydicom takes a fifth of a second
     from backlog.dicom.values import text
 
     found = file.header
     values = {column: text(found, keyword) for column, keyword in attributes.items()}
-    values["patient_id"] = patient_id(found) or values["patient_id"]
+    # A text of odd length is padded with a space, which means nothing (PS3.5 6.2) and would join with no label.
+    values["patient_id"] = (patient_id(found) or values["patient_id"]).strip(" \0")
     return values

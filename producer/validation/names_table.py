@@ -71,7 +71,9 @@ def read_names(path: Path, wanted: Sequence[str]) -> NamesTable:
                     )
                 uids.append(row[at])
                 for name, place in places.items():
-                    columns[name].append(sys.intern(row[place]))  # patients and groups come again and again
+                    # Stripped, as the labels' cells are: earlier versions wrote a header's padding.
+                    # Interned: patients and groups come again and again.
+                    columns[name].append(sys.intern(row[place].strip()))
             return NamesTable(uids, columns)
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error

@@ -21,7 +21,7 @@ def backlog(path: Path) -> Path:
                 SOPInstanceUID=f"1.2.77.{number}",
                 StudyInstanceUID=f"1.2.78.{number}",
                 AccessionNumber=f"A{number}",
-                PatientID=f"P{number}",
+                PatientID=f"P-{number}",
                 PatientSex="F",
             )
             archive.writestr(f"site/patient{number}/view1.dcm", image)
@@ -41,7 +41,7 @@ def test_names_are_written_for_their_owner_alone(cli: Cli, tmp_path: Path) -> No
         rows = list(csv.DictReader(file))
     assert [row["file_name"] for row in rows] == [f"site/patient{n}/view1.dcm" for n in range(3)]
     assert [(row["accession_number"], row["patient_id"], row["patient_sex"]) for row in rows] == [
-        (f"A{n}", f"P{n}", "F") for n in range(3)
+        (f"A{n}", f"P-{n}", "F") for n in range(3)
     ]
     path.chmod(0o644)  # an earlier file's mode doesn't make the next one readable
     assert cli("export", tmp_path / "out", "--names").returncode == 0
@@ -53,6 +53,10 @@ def test_names_are_written_for_their_owner_alone(cli: Cli, tmp_path: Path) -> No
     )
     done = cli("validate", tmp_path / "out", "--labels", labels)
     assert done.returncode == 3, done.stderr  # three images are too few
+    assert "Joined    3 of 3 rows; 3 of 3 reported images" in done.stdout
+
+    labels.write_text("patient_id,Mass\n" + "".join(f"P-{n},{n % 2}\n" for n in range(3)))
+    done = cli("validate", tmp_path / "out", "--labels", labels, "--names", path)
     assert "Joined    3 of 3 rows; 3 of 3 reported images" in done.stdout
 
     stored = ((path, dcmread(path)) for path in (tmp_path / "out" / "pacs").rglob("*.dcm"))
