@@ -23,15 +23,13 @@ from producer.results.derived_counts import count_derived_objects
 from producer.results.followed_day import FollowedDay, followed_day
 from producer.results.labels import WANTED, count_labels
 from producer.results.only_account import OnlyAccount, only_account
+from producer.spreadsheet import cell
 
 ID_COLUMNS: Final = ("item", "sop_instance_uid", "study_instance_uid", "sr_sop_instance_uid", "flags")
 COLUMNS: Final = (*ID_COLUMNS, *LABELS)
 
 #: In the flags of every row whose scores come from seeded weights.
 MEANINGLESS: Final = "SEEDED_WEIGHTS_SCORES_MEAN_NOTHING"
-
-#: A spreadsheet takes a cell that begins so for a formula (OWASP, "CSV Injection").
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 #: What Excel needs to take a file for UTF-8.
 _BYTE_ORDER_MARK: Final = "\ufeff"
@@ -285,11 +283,6 @@ def summarise(ledger: Ledger, *, give_up: Callable[[], bool] = lambda: False) ->
 def _found(ledger: Ledger) -> int:
     """Count the reports that an earlier run had stored already."""
     return next(ledger.select(int, "SELECT count(*) FROM effect WHERE kind = ?", FOUND))
-
-
-def cell(value: object) -> object:
-    """Return what stands for a value in a cell, so that no spreadsheet takes a text for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _decimal_comma(cell: object) -> object:

@@ -18,7 +18,8 @@ from backlog.errors import InstanceRejected
 from backlog.model import LABELS
 from backlog.output_file import OutputFile, begins_with
 from producer.ledger.ledger import Ledger
-from producer.results.exports import ID_COLUMNS, ScoreRow, cell, rows
+from producer.results.exports import ID_COLUMNS, ScoreRow, rows
+from producer.spreadsheet import cell
 
 if TYPE_CHECKING:
     from backlog.dicom.file import DicomFile

@@ -11,6 +11,7 @@ from backlog.output_file import OutputFile
 from producer.key_table import Key
 from producer.ledger.ledger import Ledger
 from producer.sources.only_list import OnlyFacts, OnlyList
+from producer.spreadsheet import cell
 
 #: The ledger's fact that a run has such a list.
 ONLY: Final = "only"
@@ -112,8 +113,6 @@ def write_only_account(ledger: Ledger, wanted: OnlyList, to: Path) -> None:
     to
         The file; an earlier one is replaced.
     """
-    from producer.results.exports import cell
-
     one_image = wanted.key.value in _OF_ONE_IMAGE
     output = OutputFile(to, force=True, private=True)
     with output.open_text(lambda _: True) as file:

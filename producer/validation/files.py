@@ -13,6 +13,7 @@ from typing import IO
 from backlog.environment import interface_language
 from backlog.errors import StorageFull
 from backlog.output_file import OutputFile, begins_with
+from producer.spreadsheet import cell
 from producer.validation.join import Joined
 from producer.validation.metrics import as_json
 from producer.validation.operating_points import ProposedPoint, document
@@ -109,7 +110,7 @@ def write_validation_files(
     content["findings"] = as_json(found)
     files.write("validation.json", json.dumps(content, indent=2) + "\n")
     lines = io.StringIO()
-    csv.writer(lines).writerows([("key", "reason"), *joined.unjoined])
+    csv.writer(lines).writerows([("key", "reason"), *((cell(key), why) for key, why in joined.unjoined)])
     files.write(
         "unjoined.csv", lines.getvalue(), _OWN_LIST, private=True
     )  # a table's keys may be patients' numbers

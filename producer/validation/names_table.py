@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backlog.errors import UsageError
 from backlog.files import check_is_file
+from producer.spreadsheet import text_of
 
 
 class NamesTable:
@@ -73,7 +74,7 @@ def read_names(path: Path, wanted: Sequence[str]) -> NamesTable:
                 for name, place in places.items():
                     # Stripped, as the labels' cells are: earlier versions wrote a header's padding.
                     # Interned: patients and groups come again and again.
-                    columns[name].append(sys.intern(row[place].strip()))
+                    columns[name].append(sys.intern(text_of(row[place]).strip()))
             return NamesTable(uids, columns)
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error

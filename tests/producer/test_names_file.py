@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from producer.sources.base import Source
+from producer.spreadsheet import cell, text_of
 from producer.validation.join import Joined, join
 from producer.validation.labels import read_labels
 from tests.support.ended_runs import ended_run
@@ -62,3 +66,39 @@ def test_a_file_that_holds_the_padding_joins_as_well(tmp_path: Path) -> None:
         found = join(ledger, labels, source=no_source, names=names, by=("site",))
     assert found.clusters.tolist() == [0, 0]
     assert found.groups == {"site": ["A", "A"]}
+
+
+#: Texts that a spreadsheet takes for formulas, and such as look like what stands for one.
+FORMULAS = ["-1001", "=cmd|x", "@77", "+5", "'-3", "''=4", "'plain"]
+
+
+@given(st.one_of(st.text(), st.text("'=+-@\t\r a")))
+def test_a_cell_stands_for_one_text_and_for_no_formula(text: str) -> None:
+    written = cell(text)
+    assert isinstance(written, str)
+    assert text_of(written) == text
+    assert not written.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def test_cells_that_earlier_versions_wrote_are_read() -> None:
+    assert [text_of(f"'{text}") for text in ("-1001", "=cmd|x", "@77", "+5")] == FORMULAS[:4]
+    assert text_of("plain") == "plain"
+    assert text_of("'") == "'"
+
+
+@pytest.mark.parametrize("column", ["patient_id", "accession_number", "file_name"])
+def test_what_looks_like_a_formula_joins(tmp_path: Path, column: str) -> None:
+    images = [
+        (f"{text.replace('|', '_')}.dcm", {"PatientID": text, "AccessionNumber": text}) for text in FORMULAS
+    ]
+    values = [name for name, _ in images] if column == "file_name" else FORMULAS
+    found = joined_by(tmp_path, column, values, images)
+    assert found.keys == values
+    assert found.without_label == 0
+
+
+def test_every_row_of_the_names_is_read_as_written(tmp_path: Path) -> None:
+    """No two of many like texts become one."""
+    texts = ["".join(letters) for letters in product("'-=a", repeat=3)]
+    images = [(f"{number}.dcm", {"PatientID": text}) for number, text in enumerate(texts)]
+    assert joined_by(tmp_path, "patient_id", texts, images).keys == texts

@@ -123,6 +123,18 @@ def test_what_could_not_be_joined_is_counted_and_listed(tmp_path: Path) -> None:
         ] == "no such image in this run"
 
 
+def test_no_spreadsheet_takes_an_unjoined_key_for_a_formula(run: Path, tmp_path: Path) -> None:
+    keys = ["=cmd|x", "-1001", "@77", "+5", "'-3", "plain"]
+    rows = [f"P{number}" for number in range(COUNT // 4)]
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("patient_id", "Mass"), *((key, 1) for key in [*rows, *keys])])
+    done = call("validate", run, "--labels", tmp_path / "labels.csv", "--names", names_file(tmp_path))
+    assert f"{len(keys)} rows: no such image in this run" in done.output
+    with (run / "validation" / "unjoined.csv").open(newline="") as file:
+        cells = [row["key"] for row in csv.DictReader(file)]
+    assert cells == ["'=cmd|x", "'-1001", "'@77", "'+5", "''-3", "plain"]
+
+
 def test_a_study_counts_with_its_highest_score(run: Path, tmp_path: Path) -> None:
     ledger = Ledger(run / "ledger.sqlite", write=False)
     path = labels_of(ledger, tmp_path / "studies.csv", by="study_instance_uid")
