@@ -113,7 +113,7 @@ def auc_differences(first: Joined, second: Joined) -> dict[str, Interval]:
         truth = first.values[kept, k] == POSITIVE
         if min(int(truth.sum()), int((~truth).sum())) < metrics.MIN_OF_EACH:
             continue
-        one, other = (joined.scores[kept, k].astype(np.float64) for joined in (first, second))
+        one, other = (joined.scores[kept, k] for joined in (first, second))
         a, b = Ranking(one, truth), Ranking(other, truth)
         value = metrics.auc(other, truth) - metrics.auc(one, truth)
         found[label] = Resampling(first.clusters[kept]).interval(
@@ -140,12 +140,12 @@ class _ScoredImage(NamedTuple):
     scores: str
 
 
-def _scores(ledger: Ledger) -> dict[str, tuple[str, NDArray[np.float32]]]:
+def _scores(ledger: Ledger) -> dict[str, tuple[str, NDArray[np.float64]]]:
     query = (
         "SELECT sop_instance_uid, study_instance_uid, scores FROM item WHERE outcome = 'reported' ORDER BY no"
     )
     return {
-        row.sop_instance_uid: (row.study_instance_uid, np.array(json.loads(row.scores), np.float32))
+        row.sop_instance_uid: (row.study_instance_uid, np.array(json.loads(row.scores), np.float64))
         for row in ledger.select(_ScoredImage, query)
     }
 

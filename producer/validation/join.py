@@ -31,7 +31,8 @@ _BATCH: Final = 4096
 class Joined:
     """Scores and labels, one row for each unit: an image, or a study where labels are about studies."""
 
-    scores: NDArray[np.float32]  #: (units, 18); a study's is the highest of its images'
+    #: (units, 18); a study's is the highest of its images'. As reports compare them: an operating point may be a score.
+    scores: NDArray[np.float64]
     values: NDArray[np.int8]  #: (units, 18), as in :class:`producer.validation.label_values.Labels`
     clusters: NDArray[np.int64]  #: which units belong together: one patient, else one study
     clustered_by: str  #: ``patient`` or ``study``
@@ -180,10 +181,10 @@ def _keys(
 
 
 class _Units:
-    """What was found for each row of the labels, in arrays: a million rows are 100 MB."""
+    """What was found for each row of the labels, in arrays: a million rows are 180 MB."""
 
     def __init__(self, rows: int) -> None:
-        self.scores = np.full((rows, len(LABELS)), np.nan, np.float32)
+        self.scores = np.full((rows, len(LABELS)), np.nan)
         self.images = np.zeros(rows, np.int32)
         #: Of the first image: a hash of its study's UID, and its row in the names, -1 where it isn't known.
         self.studies = np.zeros(rows, np.int64)

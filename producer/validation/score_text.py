@@ -17,8 +17,10 @@ _COMMA, _POINT, _ZERO, _NINE, _E = b",.09e"
 _TENS: Final = 10.0 ** np.arange(SCORE_DIGITS + 1)
 
 
-def parsed_scores(texts: Sequence[str]) -> NDArray[np.float32]:
+def parsed_scores(texts: Sequence[str]) -> NDArray[np.float64]:
     """Return the scores of many images, (images, 18), in the model's order; NaN where there is none.
+
+    In double precision, to the last digit: a report decides so, and a score may be the operating point itself.
 
     Parameters
     ----------
@@ -29,12 +31,12 @@ def parsed_scores(texts: Sequence[str]) -> NDArray[np.float32]:
     return _any(texts) if found is None else found
 
 
-def _any(texts: Sequence[str]) -> NDArray[np.float32]:
+def _any(texts: Sequence[str]) -> NDArray[np.float64]:
     nothing = [None] * len(LABELS)
-    return np.array([json.loads(text) if text else nothing for text in texts], np.float32)
+    return np.array([json.loads(text) if text else nothing for text in texts], np.float64)
 
 
-def _plain(texts: Sequence[str]) -> NDArray[np.float32] | None:
+def _plain(texts: Sequence[str]) -> NDArray[np.float64] | None:
     """Return the scores where all are numbers as JSON has them, ``0.1234567`` or ``6e-06``; else None."""
     text = np.frombuffer((", ".join([one[1:-1] for one in texts]) + ",").encode(), np.uint8)
     ends = np.flatnonzero(text == _COMMA)
@@ -60,4 +62,4 @@ def _plain(texts: Sequence[str]) -> NDArray[np.float32] | None:
         return None
     values = number / _TENS[digits]
     values[small] = [float(bytes(text[starts[one] : ends[one]])) for one in small]
-    return np.asarray(values, np.float32).reshape(len(texts), len(LABELS))
+    return np.asarray(values, np.float64).reshape(len(texts), len(LABELS))

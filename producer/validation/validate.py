@@ -77,7 +77,7 @@ def figures(
         if (values == NO_COLUMN).all():
             continue
         kept, truth = _truth(values, uncertain, blank)
-        scores = joined.scores[:, k].astype(np.float64)
+        scores = joined.scores[:, k]
         kept &= np.isfinite(scores)
         found.append(
             _figures(

@@ -22,7 +22,7 @@ def rows(*values: float | None) -> list[str]:
 
 
 def expected(texts: list[str]) -> np.ndarray:
-    return np.array([json.loads(text) if text else [None] * len(LABELS) for text in texts], np.float32)
+    return np.array([json.loads(text) if text else [None] * len(LABELS) for text in texts], np.float64)
 
 
 @pytest.mark.parametrize(
