@@ -18,6 +18,7 @@ from producer.translation import decimal, t, translated
 
 if TYPE_CHECKING:
     from producer.ledger.ledger import Ledger
+    from producer.validation.compare import FindingDifference
     from producer.validation.files import ResultFolder
     from producer.validation.join import Joined
     from producer.validation.label_values import Labels
@@ -178,13 +179,21 @@ def compare(
     counts = counts.format(both=found.common, first=found.only_first, second=found.only_second)
     click.echo(f"{t('Images'):<9} {counts}")
     for finding in found.findings:
-        click.echo(
-            f"{finding.label:<28} {t('mean')} {decimal(finding.mean_difference.value, 4, '+')}"
-            f"  {t('largest')} {decimal(finding.largest, 4)}  {t('changed')} {finding.to_present + finding.to_absent}"
-        )
+        click.echo(f"{finding.label:<28} {_differences(finding)}")
     if notice := scores_notice(meaningful=found.meaningful):
         click.echo(t(notice))
     click.echo(f"{t('Page'):<9} {files.folder / 'comparison.html'}")
+
+
+def _differences(found: FindingDifference) -> str:
+    """Return what a line says of one finding in two runs."""
+    if found.mean_difference is None or found.largest is None:
+        return t("not evaluated")
+    changed = (found.to_present or 0) + (found.to_absent or 0)
+    return (
+        f"{t('mean')} {decimal(found.mean_difference.value, 4, '+')}"
+        f"  {t('largest')} {decimal(found.largest, 4)}  {t('changed')} {changed}"
+    )
 
 
 def _need_libraries() -> None:

@@ -38,12 +38,12 @@ class FindingDifference:
     """One finding in two runs: second minus first."""
 
     label: str
-    mean_difference: Interval
-    largest: float  #: the largest absolute difference
-    to_present: (
-        int  #: images that the first run calls absent and the second present, each by its own operating point
-    )
-    to_absent: int
+    images: int  #: that have a score of it in both runs; 0: a network doesn't evaluate it, and there are no figures
+    mean_difference: Interval | None = None
+    largest: float | None = None  #: the largest absolute difference
+    #: Images that the first run calls absent and the second present, each by its own operating point.
+    to_present: int | None = None
+    to_absent: int | None = None
     auc_difference: Interval | None = None  #: where there are labels of both kinds
 
 
@@ -84,7 +84,6 @@ def compare(first: Ledger, second: Ledger) -> Comparison:
         No image is in both.
     """
     uids, studies, one, other, counts = _paired(first, second)
-    draws = Resampling(studies)
     points = points_of(first.get("job")), points_of(second.get("job"))
     return Comparison(
         _name(first),
@@ -93,7 +92,7 @@ def compare(first: Ledger, second: Ledger) -> Comparison:
         counts[0] - len(uids),
         counts[1] - len(uids),
         [
-            _difference(label, one[:, k], other[:, k], draws, (points[0][k], points[1][k]))
+            _difference(label, one[:, k], other[:, k], studies, (points[0][k], points[1][k]))
             for k, label in enumerate(LABELS)
         ],
         _most_different(uids, one, other),
@@ -110,6 +109,7 @@ def auc_differences(first: Joined, second: Joined) -> dict[str, Interval]:
     first, second = first.only(shared), second.only(shared)
     for k, label in enumerate(LABELS):
         kept = np.isin(first.values[:, k], (POSITIVE, NEGATIVE))
+        kept &= np.isfinite(first.scores[:, k]) & np.isfinite(second.scores[:, k])
         truth = first.values[kept, k] == POSITIVE
         if min(int(truth.sum()), int((~truth).sum())) < metrics.MIN_OF_EACH:
             continue
@@ -165,15 +165,24 @@ def _paired(
 
 
 def _difference(
-    label: str, one: NDArray[Any], other: NDArray[Any], draws: Resampling, points: tuple[float, float]
+    label: str,
+    one: NDArray[np.float64],
+    other: NDArray[np.float64],
+    studies: NDArray[np.int64],
+    points: tuple[float, float],
 ) -> FindingDifference:
-    difference = np.nan_to_num(other - one)
+    evaluated = np.isfinite(one) & np.isfinite(other)
+    one, other = one[evaluated], other[evaluated]
+    if not len(one):
+        return FindingDifference(label, 0)
+    difference = other - one
     present, later = one >= points[0], other >= points[1]
-    mean = draws.interval(
+    mean = Resampling(studies[evaluated]).interval(
         float(difference.mean()), lambda weights: float((weights * difference).sum() / weights.sum())
     )
     return FindingDifference(
         label,
+        len(one),
         mean,
         float(np.abs(difference).max()),
         int((~present & later).sum()),

@@ -294,7 +294,7 @@ def test_the_interval_is_wilsons(count: int, of: int) -> None:
 def test_a_label_that_was_not_evaluated_has_no_share(tmp_path: Path) -> None:
     ledger = new_ledger(tmp_path / "run")
     list_items(ledger, 4)
-    harvest(ledger, lambda item: reported(item, [None, *some_scores(item)[1:]]))  # type: ignore[list-item]
+    harvest(ledger, lambda item: reported(item, [None, *some_scores(item)[1:]]))
     write_page(ledger, tmp_path / "summary.html")
     assert "Atelectasis not evaluated" in outline(tmp_path / "summary.html").words
 

@@ -318,6 +318,66 @@ def test_runs_without_a_common_image_are_refused(run: Path, tmp_path: Path) -> N
     assert "no image in common" in done.output
 
 
+#: What the network of NIH's images was not trained on.
+UNKNOWN = ["Lung Lesion", "Fracture", "Lung Opacity", "Enlarged Cardiomediastinum"]
+
+
+def run_of_nih(folder: Path) -> Path:
+    """A run by a network that doesn't know four of the findings, with the scores of :func:`ended_run`."""
+    ledger = new_ledger(folder)
+    list_items(ledger, COUNT)
+    scores = [[*some_scores(item)[: -len(UNKNOWN)], *[None] * len(UNKNOWN)] for item in range(COUNT)]
+    harvest(ledger, lambda item: reported(item, scores[item]))
+    ledger.close()
+    return folder
+
+
+def labels_of_all(path: Path) -> Path:
+    with path.open("w", newline="") as file:
+        rows = [(f"1.2.3.{number}", *[number % 2] * len(LABELS)) for number in range(COUNT)]
+        csv.writer(file).writerows([("sop_instance_uid", *LABELS), *rows])
+    return path
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["second", "first"])
+@pytest.mark.parametrize("language", ["en", "pt-BR"])
+def test_a_finding_that_one_run_does_not_know_is_not_compared(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turned: bool, language: str
+) -> None:
+    monkeypatch.setenv("CXR_LANGUAGE", language)
+    runs = [run, run_of_nih(tmp_path / "nih")][:: -1 if turned else 1]
+    done = call("compare", *runs, "--labels", labels_of_all(tmp_path / "all.csv"), "--to", tmp_path / "to")
+    assert done.exit_code == 0, done.output
+    words = "not evaluated" if language == "en" else "não avaliado"
+    assert f"{'Fracture':<28} {words}" in done.output
+    assert done.output.count(words) == len(UNKNOWN)
+    findings = json.loads((tmp_path / "to" / "comparison.json").read_text())["findings"]
+    for one in findings:
+        known = one["label"] not in UNKNOWN
+        assert one["images"] == (COUNT if known else 0)
+        for name in ("mean_difference", "largest", "to_present", "to_absent", "auc_difference"):
+            assert (one[name] is not None) == known, (one["label"], name)
+        if known:
+            assert (one["largest"], one["to_present"], one["to_absent"]) == (0, 0, 0)
+    page = (tmp_path / "to" / "comparison.html").read_text()
+    assert page.count(f"<td>{words}</td>") == len(UNKNOWN)
+
+
+def test_images_without_a_score_in_one_run_are_left_out(run: Path, tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path / "other")
+    list_items(ledger, COUNT)
+    scores = [
+        [None if item < 40 else some_scores(item)[0] + 0.01, *some_scores(item)[1:]] for item in range(COUNT)
+    ]
+    harvest(ledger, lambda item: reported(item, scores[item]))
+    ledger.close()
+    assert call("compare", run, tmp_path / "other").exit_code == 0
+    first = json.loads((tmp_path / "other" / "comparison" / "comparison.json").read_text())["findings"][0]
+    assert first["images"] == COUNT - 40
+    assert first["mean_difference"]["value"] == pytest.approx(0.01)
+    assert first["to_absent"] == 0
+
+
 # -- operating points as a file ------------------------------------------------------------------------------
 
 GOOD = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ START = 1_790_000_000.0
 CHUNK = 16
 
 
-def reported(number: int, scores: list[float], **more: Any) -> ItemRecord:
+def reported(number: int, scores: Sequence[float | None], **more: Any) -> ItemRecord:
     """The record of a reported image."""
     record: ItemRecord = {
         "outcome": Outcome.REPORTED.value,
