@@ -69,14 +69,14 @@ DOORS = {
         "worker.tasks.chunk",
         "producer.dispatch.dispatcher",
     },
-    "jinja2": {"producer.templates", "producer.cli.validate"},
+    "jinja2": {"producer.templates"},
     "matplotlib": {"producer.page.charts", "producer.page.svg"},
     "rich": _in("producer.cli"),
     "prometheus_client": {"producer.monitoring.metrics", "producer.runner.metrics"},
     "apprise": {"producer.monitoring.notify"},
     "numpy": {*_in("worker"), *_in("producer.demo"), *_in("producer.validation")},
-    "scipy": {"producer.validation.metrics", "producer.cli.validate"},  # an oracle of the tests besides
-    "sklearn": {"producer.validation.metrics", "producer.cli.validate"},
+    "scipy": {"producer.validation.metrics"},  # an oracle of the tests besides
+    "sklearn": {"producer.validation.metrics"},
     "gdcm": {"worker.pixels.codecs", "producer.demo.compress"},
     "openjpeg": {"worker.pixels.codecs", "producer.demo.compress"},
     "jpeg_ls": {"worker.pixels.codecs", "producer.demo.compress"},

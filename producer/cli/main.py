@@ -18,7 +18,20 @@ from backlog.environment import check_names, interface_language, log_form
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError
 from backlog.log import set_up, set_up_terminal
 from producer import translation
-from producer.cli import control, gallery, items, plan, results, run, runner, status, system, validate, verify
+from producer.cli import (
+    compare,
+    control,
+    gallery,
+    items,
+    plan,
+    results,
+    run,
+    runner,
+    status,
+    system,
+    validate,
+    verify,
+)
 from producer.cli.help import translate_help
 from producer.cli.options import FAILED, UNAVAILABLE, USAGE
 from producer.translation import t, translated
@@ -167,7 +180,7 @@ for command in (
     results.summary,
     gallery.gallery,
     validate.validate,
-    validate.compare,
+    compare.compare,
     verify.audit,
     system.inspect,
     system.doctor,

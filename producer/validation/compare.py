@@ -16,8 +16,9 @@ from backlog.model import LABELS
 from producer.ledger.ledger import Ledger
 from producer.validation import metrics
 from producer.validation.join import Joined
-from producer.validation.label_values import NEGATIVE, POSITIVE
+from producer.validation.label_values import NO_COLUMN
 from producer.validation.metrics import Interval, Ranking, Resampling
+from producer.validation.validate import truth_of
 
 #: Images that the page lists.
 MOST_DIFFERENT: Final = 50
@@ -44,7 +45,12 @@ class FindingDifference:
     #: Images that the first run calls absent and the second present, each by its own operating point.
     to_present: int | None = None
     to_absent: int | None = None
-    auc_difference: Interval | None = None  #: where there are labels of both kinds
+    #: Units that a label calls so and that both runs scored; None where no label speaks of the finding.
+    positives: int | None = None
+    negatives: int | None = None
+    auc_first: Interval | None = None  #: where there are at least :data:`metrics.MIN_OF_EACH` of each
+    auc_second: Interval | None = None
+    auc_difference: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,20 @@ class ImageDifference:
 
 
 @dataclass(frozen=True)
+class LabelsUsed:
+    """By which labels two runs were compared."""
+
+    file: str  #: its name
+    form: str
+    uncertain: str  #: what such labels counted as, of :data:`producer.validation.validate.CHOICES`
+    blank: str
+    notes: tuple[str, ...]
+    unit: str = ""  #: as of :class:`producer.validation.join.Joined`
+    rows: int = 0
+    units: int = 0  #: that have a label, and a score in both runs
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What two runs have in common, and where they part."""
 
@@ -68,6 +88,7 @@ class Comparison:
     only_second: int
     findings: list[FindingDifference]
     most_different: list[ImageDifference]
+    labels: LabelsUsed | None = None
 
     @property
     def meaningful(self) -> bool:
@@ -99,34 +120,50 @@ def compare(first: Ledger, second: Ledger) -> Comparison:
     )
 
 
-def auc_differences(first: Joined, second: Joined) -> dict[str, Interval]:
-    """Return, by finding, the AUC of the second run minus that of the first on the same labels, paired.
+def against_labels(found: Comparison, first: Joined, second: Joined, used: LabelsUsed) -> Comparison:
+    """Return a comparison that says the AUC of each run on the same labels, and their paired difference.
 
-    Both were joined with the same table of labels; units that only one of them has are left out.
+    Units that only one of the runs has are left out.
+
+    Parameters
+    ----------
+    found
+        The comparison without labels.
+    first, second
+        Each run, joined with the same table.
+    used
+        The table, and what its uncertain and blank labels count as.
     """
-    found: dict[str, Interval] = {}
     shared = set(first.keys) & set(second.keys)
+    used = replace(used, unit=first.unit, rows=first.rows, units=len(shared))
     first, second = first.only(shared), second.only(shared)
-    for k, label in enumerate(LABELS):
-        kept = np.isin(first.values[:, k], (POSITIVE, NEGATIVE))
-        kept &= np.isfinite(first.scores[:, k]) & np.isfinite(second.scores[:, k])
-        truth = first.values[kept, k] == POSITIVE
-        if min(int(truth.sum()), int((~truth).sum())) < metrics.MIN_OF_EACH:
-            continue
-        one, other = (joined.scores[kept, k] for joined in (first, second))
-        a, b = Ranking(one, truth), Ranking(other, truth)
-        value = metrics.auc(other, truth) - metrics.auc(one, truth)
-        found[label] = Resampling(first.clusters[kept]).interval(
-            value,
-            lambda weights, a=a, b=b: b.auc(weights) - a.auc(weights),  # type: ignore[misc]  # bound at once
-        )
-    return found
+    findings = [_judged(one, k, first, second, used) for k, one in enumerate(found.findings)]
+    return replace(found, findings=findings, labels=used)
 
 
-def with_auc_differences(found: Comparison, differences: dict[str, Interval]) -> Comparison:
-    """Return a comparison that says what the labels make of it."""
-    findings = [replace(one, auc_difference=differences.get(one.label)) for one in found.findings]
-    return replace(found, findings=findings)
+def _judged(
+    found: FindingDifference, k: int, first: Joined, second: Joined, used: LabelsUsed
+) -> FindingDifference:
+    values = first.values[:, k]
+    if (values == NO_COLUMN).all():
+        return found
+    kept, truth = truth_of(values, used.uncertain, used.blank)
+    kept &= np.isfinite(first.scores[:, k]) & np.isfinite(second.scores[:, k])
+    truth = truth[kept]
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    found = replace(found, positives=positives, negatives=negatives)
+    if min(positives, negatives) < metrics.MIN_OF_EACH:
+        return found
+    one, other = first.scores[kept, k], second.scores[kept, k]
+    a, b = Ranking(one, truth), Ranking(other, truth)
+    areas = metrics.auc(one, truth), metrics.auc(other, truth)
+    draws = Resampling(first.clusters[kept])
+    return replace(
+        found,
+        auc_first=draws.interval(areas[0], a.auc),
+        auc_second=draws.interval(areas[1], b.auc),
+        auc_difference=draws.interval(areas[1] - areas[0], lambda weights: b.auc(weights) - a.auc(weights)),
+    )
 
 
 def _name(ledger: Ledger) -> RunName:

@@ -76,7 +76,7 @@ def figures(
         values = joined.values[:, k]
         if (values == NO_COLUMN).all():
             continue
-        kept, truth = _truth(values, uncertain, blank)
+        kept, truth = truth_of(values, uncertain, blank)
         scores = joined.scores[:, k]
         kept &= np.isfinite(scores)
         found.append(
@@ -94,10 +94,18 @@ def figures(
     return found
 
 
-def _truth(
+def truth_of(
     values: NDArray[np.int8], uncertain: str, blank: str
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which rows count, and which of them are positive."""
+    """Return which rows count, and which of them are positive.
+
+    Parameters
+    ----------
+    values
+        (units,), of one finding, as in :class:`producer.validation.label_values.Labels`.
+    uncertain, blank
+        What such labels count as: one of :data:`CHOICES`.
+    """
     truth = values == POSITIVE
     kept = values != NO_COLUMN
     for value, choice in ((UNCERTAIN, uncertain), (BLANK, blank)):
