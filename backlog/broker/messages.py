@@ -95,6 +95,7 @@ class SourceSpec(TypedDict):
     kind: Literal["zip", "folder", "orthanc", "dicomweb", "modality"]
     path: str  #: the zip or folder; empty for a PACS
     listing: str  #: folder only: the run's list of relative paths
+    list_id: NotRequired[str]  #: folder only: what that list begins with; absent in runs of an earlier version
     #: zip only: of :class:`backlog.inputs.zip_archive.ZipArchive`, as it was when the run began.
     fingerprint: NotRequired[str]
     modality: NotRequired[str]  #: modality only: the name by which Orthanc knows it

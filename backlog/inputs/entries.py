@@ -17,13 +17,13 @@ from typing import BinaryIO, Final, Self
 from backlog.dicom.partial_file import read_until_pixel_data
 from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
 from backlog.files import is_storage_unavailable
+from backlog.inputs.path_list import PathList, parse_record
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.inputs.zip_directory import Member
 from backlog.outcomes import Reason
 
 #: Most bytes of one input file: eight times the largest detector's image.
 MAX_BYTES: Final = 1 << 28
-_LONGEST_RECORD: Final = 1 << 16
 
 
 def is_nested_zip(name: str) -> bool:
@@ -92,7 +92,7 @@ class ZipEntries:
 class FolderEntries:
     """The entries of a folder, by the run's listing. A context; closes a zip that it has open."""
 
-    def __init__(self, root: Path, listing: Path) -> None:
+    def __init__(self, root: Path, listing: PathList) -> None:
         self.root, self.listing = root, listing
         self._inner: tuple[Path, ZipArchive] | None = None
 
@@ -115,6 +115,8 @@ class FolderEntries:
             ``unreadable``, ``too_large``; as :meth:`~backlog.inputs.zip_archive.ZipArchive.read` in a zip inside.
         SourceUnavailable
             The listing or the folder can't be read.
+        UsageError
+            The listing is another run's.
         """
         return self._read(ref, ZipArchive.read, lambda file: file.read())
 
@@ -161,16 +163,7 @@ class FolderEntries:
 
     def located(self, ref: int | str) -> tuple[Path, str, int | None]:
         """Return an entry's file, its path below the folder, and its place in that file where this is a zip."""
-        try:
-            with self.listing.open("rb") as listing:
-                listing.seek(int(ref))
-                record = listing.read(_LONGEST_RECORD).split(b"\0", 1)[0]
-        except OSError as error:
-            raise SourceUnavailable(
-                f"the run's list of files can't be read on this worker ({error.strerror}): it needs the run's folder"
-                " under the same path as the producer"
-            ) from error
-        inner, relative = parse_record(record)
+        inner, relative = parse_record(self.listing.record(int(ref)))
         name = os.fsdecode(relative)
         return self.root / name, name, inner
 
@@ -201,16 +194,3 @@ def _header_of(file: BinaryIO) -> bytes:
             size *= 2
 
     return read_until_pixel_data(steps())
-
-
-def listing_record(relative: bytes, inner: int | None = None) -> bytes:
-    """Return what stands in a listing for a path, or for a place in the zip of that path."""
-    return (relative if inner is None else b"/%d/%s" % (inner, relative)) + b"\0"
-
-
-def parse_record(record: bytes) -> tuple[int | None, bytes]:
-    """Return place and path of a listing's record."""
-    if not record.startswith(b"/"):
-        return None, record
-    inner, _, relative = record[1:].partition(b"/")
-    return int(inner), relative

@@ -18,6 +18,7 @@ from typing import Final
 from backlog.broker.messages import Job
 from backlog.errors import BacklogError, UsageError
 from backlog.files import touch
+from backlog.inputs.path_list import new_list_id
 from backlog.settings import Settings
 from producer.dispatch.following import Day, Following
 from producer.dispatch.hours import Clock, check_zone, local_zone, utc_now
@@ -144,7 +145,8 @@ def _facts(ledger: Ledger, paths: Paths, begun: Paths, day: Day) -> Facts:
     source = earlier["source"]
     facts: Facts = {key: value for key in _CARRIED if (value := ledger.get(key)) is not None}
     if source["kind"] == "folder":
-        source = {**source, "listing": str(begun.listing)}  # a new one, read from its beginning
+        # a new one, read from its beginning
+        source = {**source, "listing": str(begun.listing), "list_id": new_list_id()}
     else:
         facts["cursor"] = ledger.get("cursor", "")
     job: Job = {**prepared_anew(earlier), "run": run_name(now), "when": now.isoformat(), "source": source}

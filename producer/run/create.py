@@ -20,6 +20,7 @@ from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.files import PrivateFolder
 from backlog.inputs.conversion import NOTHING, names_of
+from backlog.inputs.path_list import new_list_id
 from backlog.model import PREPROCESSING
 from backlog.pacs.address import checked_address, is_dicomweb, is_server
 from backlog.pacs.connect import connect
@@ -120,7 +121,7 @@ def create(
     check_workers_make(settings, settings.derived_object_kinds)
     points = read_operating_points(operating_points) if operating_points is not None else None
     wanted = choose_weights(settings, weights or (points.weights_sha256 if points else ""))
-    source = make_source(word, settings, pacs, paths.listing, selection)
+    source = make_source(word, settings, pacs, paths.listing, selection, list_id=new_list_id())
     if follow is not None:
         check_followed(source, paths.out.parent, only)
     check_pacs(settings, pacs, stores_images=source.first is not Stage.INFER)

@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from backlog.broker.messages import Job, preprocessing_of
-from backlog.errors import UsageError
-from backlog.files import private_files, touch
+from backlog.errors import StorageFull, UsageError
+from backlog.files import private_files, replacing, touch
 from backlog.model import PREPROCESSING
 from backlog.settings import Settings
 from producer.ledger.ledger import FOLLOWS, Ledger
@@ -78,7 +78,13 @@ def refuse_another(paths: Paths) -> None:
             )
 
 
-def make_run(paths: Paths, facts: Facts, wanted: Path | None = None, taken: Iterable[bytes] = ()) -> None:
+def make_run(
+    paths: Paths,
+    facts: Facts,
+    wanted: Path | None = None,
+    taken: Iterable[bytes] = (),
+    listing: Iterable[bytes] = (),
+) -> None:
     """Make the folder and the ledger in it, as the only one who does.
 
     Parameters
@@ -91,11 +97,15 @@ def make_run(paths: Paths, facts: Facts, wanted: Path | None = None, taken: Iter
         A list of the images that are wanted, to be copied.
     taken
         Digests of a followed folder's files that earlier days have.
+    listing
+        What the run's list of files holds, where it is known from the first; else a folder is listed when it begins.
 
     Raises
     ------
     UsageError
         It holds a run already, or can't be made.
+    StorageFull
+        There is no room for what lies in it.
     """
     try:
         paths.out.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -107,7 +117,20 @@ def make_run(paths: Paths, facts: Facts, wanted: Path | None = None, taken: Iter
             touch(Paths(paths.out.parent).days)
         if wanted is not None:
             keep_wanted(wanted, paths.only)
+        _write_list(paths.listing, listing)
         Ledger.create(paths.ledger, facts | place_facts(paths, str(facts["pacs"])), taken).close()
+
+
+def _write_list(path: Path, listing: Iterable[bytes]) -> None:
+    parts = iter(listing)
+    if (first := next(parts, None)) is None:
+        return
+    try:
+        with replacing(path, 0o600) as file:
+            file.write(first)
+            file.writelines(parts)
+    except OSError as error:
+        raise StorageFull(f"{path}: can't be written ({error.strerror})") from error
 
 
 def run_name(now: datetime) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from backlog.broker.messages import Job
+from backlog.broker.messages import Job, SourceSpec
 from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError
+from backlog.inputs.path_list import PathList
 from backlog.pacs.address import is_server
 from backlog.pacs.base import Pacs
 from backlog.pacs.connect import connect
@@ -45,22 +46,37 @@ def source_of(ledger: Ledger, settings: Settings, paths: Paths) -> Source:
     """
     job: Job = ledger.get("job")
     replayed = ledger.get("replayed")
-    if replayed is not None and job["source"]["listing"]:
-        paths = Paths(
-            Path(job["source"]["listing"]).parent
-        )  # a replay reads the listing of the run that it repeats
+    listing = listing_of(ledger, paths)
     selection = Selection(**ledger.get("selection"))
     rules = Rules.from_spec(job["rules"])  # the settings may have changed since
     source = make_source(
-        str(ledger.get("word")), settings, pacs_address(ledger, paths), paths.listing, selection, rules
+        str(ledger.get("word")),
+        settings,
+        pacs_address(ledger, paths),
+        listing.path,
+        selection,
+        rules,
+        list_id=listing.list_id,
     )
     check_same_source(source, job["source"])
+    listing.check_if_there()
     if "conversion" in job["source"]:
         source.spec["conversion"] = job["source"]["conversion"]
     if replayed is not None:
         return ReplaySource(source, replayed)
     only = ledger.get(ONLY)
     return source if only is None else only_source(source, OnlyList(paths.only, only))
+
+
+def listing_of(ledger: Ledger, paths: Paths) -> PathList:
+    """Return a run's list of the files of a folder: that which lies in its own folder, wherever this is now."""
+    spec: SourceSpec = ledger.get("job")["source"]
+    list_id = spec.get("list_id", "")
+    if ledger.get("replayed") is not None and not list_id and spec["listing"]:
+        return PathList(
+            Path(spec["listing"])
+        )  # earlier versions let a replay read the list of the run it repeats
+    return PathList(paths.listing, list_id)
 
 
 def open_ledger(out: Path, *, write: bool = False) -> Ledger:

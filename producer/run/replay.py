@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from itertools import accumulate
 
-from backlog.broker.messages import Job
+from backlog.broker.messages import Job, SourceSpec
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
+from backlog.inputs.path_list import PathList, new_list_id
 from backlog.outcomes import Outcome
+from backlog.pacs.address import is_server
 from backlog.settings import Settings
 from producer.ledger.ledger import EVICTS
+from producer.ledger.rows import ItemRow
 from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED
 from producer.run.folder import Paths
 from producer.run.make_run import check_place, make_run, prepared_anew, refuse_another, run_name
-from producer.run.open import open_ledger
+from producer.run.open import listing_of, open_ledger
 from producer.run.place import pacs_address
 from producer.run.schedule import schedule_facts
 
@@ -47,23 +51,60 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
         of_kind = f" for {', '.join(sorted(reasons))}" if reasons else ""
         raise UsageError(f"{of.out}: nothing is quarantined{of_kind}")
     facts: Facts = {key: ledger.get(key) for key in ("word", "selection", "model", "workers", "chunk_size")}
-    facts["pacs"] = pacs_address(ledger, of)
+    facts["pacs"] = pacs = pacs_address(ledger, of)
     for fact in (WANTED, EVICTS):
         if ledger.get(fact):
             facts[fact] = True
     earlier: Job = ledger.get("job")
+    refs, source, records = _own_list(listing_of(ledger, of), items, earlier["source"], paths)
     ledger.close()
     now = datetime.now(UTC).replace(microsecond=0)
     job: Job = {
         **prepared_anew(earlier),
         "run": run_name(now),
         "when": now.isoformat(),
+        "source": source,
+        "pacs": earlier["pacs"]
+        if is_server(pacs)
+        else pacs,  # a folder in a run's folder may have been moved with it
         "language": settings.language,
         "coding": settings.coding,
         "regions": settings.regions,
         "rules": Rules.from_settings(settings).spec(),
     }
-    replayed = [json.loads(item.ref) for item in items]
     facts |= schedule_facts(settings)
-    make_run(paths, facts | {"job": job, "replayed": replayed, "replay_of": str(of.out)})
+    make_run(paths, facts | {"job": job, "replayed": refs, "replay_of": str(of.out)}, listing=records)
     return len(items)
+
+
+def _own_list(
+    listing: PathList, items: list[ItemRow], spec: SourceSpec, paths: Paths
+) -> tuple[list[int | str], SourceSpec, list[bytes]]:
+    """Return where a replay's source finds the items, its spec, and what its own list of files holds.
+
+    That of the run that it repeats may be moved, removed, or replaced by another run's.
+
+    Parameters
+    ----------
+    listing
+        The list of the run that is repeated.
+    items
+        What is tried again.
+    spec
+        The source of the run that is repeated.
+    paths
+        The new run's folder.
+
+    Raises
+    ------
+    SourceUnavailable, UsageError
+        The list is gone, damaged, or another run's.
+    """
+    refs: list[int | str] = [json.loads(item.ref) for item in items]
+    if spec["kind"] != "folder":
+        return refs, spec, []
+    own = PathList(paths.listing.absolute(), new_list_id())
+    records = [own.head, *(listing.record(int(ref)) + b"\0" for ref in refs)]
+    places = accumulate(len(record) for record in records)
+    moved: SourceSpec = {**spec, "listing": str(own.path), "list_id": own.list_id}
+    return [place for place, _ in zip(places, refs, strict=False)], moved, records

@@ -19,10 +19,9 @@ from backlog.inputs.entries import (
     FolderEntries,
     SourceFile,
     is_nested_zip,
-    listing_record,
     nested_entries,
-    parse_record,
 )
+from backlog.inputs.path_list import PathList, listing_record, parse_record
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.log import warn
 from backlog.outcomes import Reason
@@ -47,6 +46,7 @@ class FolderSource:
     first: Stage = Stage.UPLOAD
     total: int | None = None
     page_size: int = 0  #: entries of a page; 0 for as many as usual
+    list_id: str = ""  #: what the listing begins with; empty where an earlier version began it
     spec: SourceSpec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,6 +54,13 @@ class FolderSource:
         if self.path.resolve() == self.listing.parent.resolve() or _is_run(os.fsencode(self.path)):
             raise UsageError(f"{self.path}: this is a run's folder; what a run wrote is no source of another")
         self.spec = {"kind": "folder", "path": str(self.path), "listing": str(self.listing)}
+        if self.list_id:
+            self.spec["list_id"] = self.list_id
+
+    @property
+    def paths(self) -> PathList:
+        """The listing."""
+        return PathList(self.listing, self.list_id)
 
     def pages(self, cursor: str) -> Iterator[Page]:
         """Stream the listing, made first when it isn't there; the cursor is a place in it."""
@@ -63,8 +70,9 @@ class FolderSource:
     def _pages(self, cursor: str) -> Iterator[Page]:
         if not self.listing.exists():
             self._list()
-        place = int(cursor) if cursor else 0
-        with self.listing.open("rb") as file, FolderEntries(self.path, self.listing) as inside:
+        place = int(cursor) if cursor else self.paths.first
+        with self.listing.open("rb") as file, FolderEntries(self.path, self.paths) as inside:
+            self.paths.check(file)
             file.seek(place)
             entries: list[Entry] = []
             rest = b""
@@ -82,6 +90,7 @@ class FolderSource:
         passed = Passed()
         try:
             with replacing(self.listing, 0o600) as file:
+                file.write(self.paths.head)
                 for name in walk(os.fsencode(self.path), os.fsencode(self.listing.parent), passed):
                     for inner in self.inside(name) or [None]:
                         file.write(listing_record(name, inner))
@@ -128,7 +137,7 @@ class FolderSource:
         InstanceRejected
             It is larger than a worker takes.
         """
-        with FolderEntries(self.path, self.listing) as entries:
+        with FolderEntries(self.path, self.paths) as entries:
             path, _, inner = entries.located(ref)
             if inner is not None:
                 return entries.read(ref).content
@@ -140,12 +149,12 @@ class FolderSource:
     @contextmanager
     def headers(self) -> Iterator[Callable[[int | str], SourceFile]]:
         """Yield what reads many entries up to their pixel data."""
-        with FolderEntries(self.path, self.listing) as entries:
+        with FolderEntries(self.path, self.paths) as entries:
             yield entries.read_header
 
     def name(self, ref: int | str) -> str:
         """Return the file's path below the folder, in a zip there after that one's."""
-        with FolderEntries(self.path, self.listing) as entries:
+        with FolderEntries(self.path, self.paths) as entries:
             return entries.name(ref)
 
 

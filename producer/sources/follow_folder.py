@@ -21,7 +21,8 @@ from typing import Final
 
 from backlog.errors import StorageFull
 from backlog.files import open_without_link
-from backlog.inputs.entries import FolderEntries, listing_record
+from backlog.inputs.entries import FolderEntries
+from backlog.inputs.path_list import listing_record
 from producer.sources.base import Page
 from producer.sources.folder import FolderSource, Passed, entry_at, walk
 
@@ -168,11 +169,11 @@ class FollowedFolder:
         chosen = dict(islice(whole, _PAGE))
         if not chosen:
             return None
-        place = int(cursor) if cursor else 0
+        place = int(cursor) if cursor else self._source.paths.first
         records = [record for name in chosen for record in self._records(name)]
         self._write(place, records)
         entries = []
-        with FolderEntries(self._source.path, self._source.listing) as inside:
+        with FolderEntries(self._source.path, self._source.paths) as inside:
             for record in records:
                 entries.append(entry_at(place, record[:-1], inside))
                 place += len(record)
@@ -185,10 +186,22 @@ class FollowedFolder:
             yield listing_record(name, inner)
 
     def _write(self, place: int, records: list[bytes]) -> None:
-        """Put records behind those that the ledger knows. They are on the disk before the ledger names them."""
-        listing = self._source.listing
+        """Put records behind those that the ledger knows. They are on the disk before the ledger names them.
+
+        Raises
+        ------
+        UsageError
+            Another run's list lies there: it is left as it is.
+        StorageFull
+            It can't be written.
+        """
+        listing, head = self._source.listing, self._source.paths.head
         try:
             with os.fdopen(open_without_link(listing, os.O_RDWR), "r+b") as file:
+                if head.startswith(file.read(len(head))) and place == len(head):  # new, or broken off at once
+                    file.seek(0)
+                    file.write(head)
+                self._source.paths.check(file)
                 file.truncate(place)
                 file.seek(place)
                 file.writelines(records)

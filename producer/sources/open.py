@@ -41,7 +41,14 @@ class Selection:
 
 
 def make_source(
-    word: str, settings: Settings, pacs: str, listing: Path, selection: Selection, rules: Rules | None = None
+    word: str,
+    settings: Settings,
+    pacs: str,
+    listing: Path,
+    selection: Selection,
+    rules: Rules | None = None,
+    *,
+    list_id: str = "",
 ) -> Source:
     """Return the source that SOURCE means: a zip, a folder, or a PACS in one of its three forms.
 
@@ -59,6 +66,8 @@ def make_source(
         Which part of a PACS is taken.
     rules
         What is eligible; a run's own where it has begun, else the settings'.
+    list_id
+        What a folder's listing begins with, so that another run's is known; empty: nothing.
 
     Raises
     ------
@@ -105,7 +114,7 @@ def make_source(
     if _is_folder(path, begun=rules is not None):
         if rules is None:  # a run that has begun has read them, or follows what arrives
             _refuse_folder_of_zips(path)
-        return FolderSource(path, listing)
+        return FolderSource(path, listing, list_id=list_id)
     return ZipSource(path)
 
 

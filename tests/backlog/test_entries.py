@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backlog.broker.messages import ConversionSpec
-from backlog.errors import InstanceRejected, UsageError
+from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
 from backlog.inputs.conversion import NOTHING, Picture, opened, reason_of_other
-from backlog.inputs.entries import FolderEntries, SourceFile, ZipEntries, listing_record, parse_record
+from backlog.inputs.entries import FolderEntries, SourceFile, ZipEntries
+from backlog.inputs.path_list import PathList, listing_record, new_list_id, parse_record
 from backlog.outcomes import Reason
 from producer.sources.base import Source
 from producer.sources.folder import FolderSource
@@ -82,14 +83,14 @@ def test_zips_in_a_folder_are_read_one_level_deep(tmp_path: Path) -> None:
     source = FolderSource(tmp_path / "in", tmp_path / "out" / "source.list")
     assert contents(source).keys() == LISTED.keys()
     refs = [entry.ref for page in source.pages("") for entry in page.entries]
-    with FolderEntries(source.path, source.listing) as entries:
+    with FolderEntries(source.path, source.paths) as entries:
         read = {entries.read(ref).name: entries.read(ref).content for ref in refs}
     assert read["studies/a.zip/sub/IM1"] == b"two"
     (tmp_path / "in" / "studies" / "another").write_bytes(
         b"x"
     )  # an empty folder could be one without its disk
     (tmp_path / "in" / "studies" / "a.zip").unlink()
-    with FolderEntries(source.path, source.listing) as entries:
+    with FolderEntries(source.path, source.paths) as entries:
         gone = [ref for ref in refs if entries.name(ref) == "studies/a.zip/?"]
         assert len(gone) == 3
         with pytest.raises(InstanceRejected) as caught:
@@ -184,3 +185,16 @@ def test_a_file_that_is_no_dicom_ends_as_what_it_is(name: str, content: bytes, r
 def test_a_zip_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         ZipEntries(tmp_path / "none.zip")
+
+
+def test_a_list_of_files_is_read_where_a_path_begins(tmp_path: Path) -> None:
+    own = PathList(tmp_path / "list", new_list_id())
+    with pytest.raises(SourceUnavailable, match="list of files"):
+        own.record(0)
+    own.path.write_bytes(own.head + listing_record(b"a/b") + listing_record(b"c", 7) + b"cut o")
+    assert [own.record(own.first + place) for place in (0, 4)] == [b"a/b", b"/7/c"]
+    for place in (0, own.first - 1, own.first + 1, own.first + 9, own.first + 99):
+        with pytest.raises(UsageError, match="no path begins at"):
+            own.record(place)
+    with pytest.raises(UsageError, match="another run's list of files"):
+        PathList(own.path, new_list_id()).record(own.first)

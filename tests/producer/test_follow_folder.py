@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backlog.errors import ServiceUnavailable
+from backlog.errors import ServiceUnavailable, UsageError
 from producer.ledger.ledger import Ledger
 from producer.sources.folder import FolderSource
 from producer.sources.follow_folder import FollowedFolder
@@ -29,10 +29,13 @@ class Rig:
         self.now = 0.0
         self.begin(self.ledger.get("began", 0.0))
 
+    def folder(self, list_id: str = "ab12") -> FolderSource:
+        return FolderSource(self.source, self.out / "source.list", list_id=list_id)
+
     def begin(self, began: float) -> None:
         """Begin as a producer does that is started, again or not."""
         self.followed = FollowedFolder(
-            FolderSource(self.source, self.out / "source.list"),
+            self.folder(),
             os.fsencode(self.out.parent),
             began,
             self.ledger.taken(),
@@ -55,7 +58,7 @@ class Rig:
         self.look()
 
     def listed(self) -> list[str]:
-        source = FolderSource(self.source, self.out / "source.list")
+        source = self.folder()
         items = (item for chunk in self.ledger.waiting(99) for item in chunk.items)
         return [source.name(ref) for _, ref in sorted(items)]
 
@@ -121,7 +124,7 @@ def test_what_arrived_goes_before_what_was_there(rig: Rig) -> None:
     rig.wait()
     assert [len(chunk.items) for chunk in rig.ledger.arrived(9)] == [1]
     (first,) = rig.ledger.arrived(9)
-    assert FolderSource(rig.source, rig.out / "source.list").name(first.items[0][1]) == "new"
+    assert rig.folder().name(first.items[0][1]) == "new"
     rig.ledger.dispatched([first.no])
     assert rig.ledger.arrived(9) == []
     assert sorted(rig.listed()) == old
@@ -203,3 +206,29 @@ def test_a_folder_removed_and_put_back_repeats_nothing(rig: Rig) -> None:
     kept.rename(rig.source / "ward")
     rig.wait()
     assert sorted(rig.listed()) == ["ward/first", "ward/second"]
+
+
+def test_a_list_that_was_broken_off_at_its_first_byte_goes_on(rig: Rig) -> None:
+    write(rig, "a")
+    for begun in (b"", b"//ab", b"//ab12\0"):
+        (rig.out / "source.list").write_bytes(begun)
+        rig.folder().paths.check_if_there()
+    rig.wait()
+    assert rig.listed() == ["a"]
+
+
+def test_another_runs_list_is_left_as_it_is(rig: Rig) -> None:
+    theirs = rig.folder("cd34").paths.head + b"theirs\0"
+    listing = rig.out / "source.list"
+    listing.write_bytes(theirs)
+    write(rig, "a")
+    with pytest.raises(UsageError, match="another run's list of files"):
+        rig.wait()
+    assert listing.read_bytes() == theirs
+    listing.unlink()
+    rig.wait()
+    listing.write_bytes(theirs)
+    write(rig, "b")
+    with pytest.raises(UsageError, match="another run's list of files"):
+        rig.wait()
+    assert listing.read_bytes() == theirs

@@ -546,9 +546,9 @@ def test_of_many_runs_that_choose_one_folder_one_is_made(
     together = threading.Barrier(8)
     make_source = sources_open.make_source
 
-    def slowly(*arguments: object) -> object:
+    def slowly(*arguments: object, **more: object) -> object:
         together.wait()  # all have looked by now, and seen no run
-        return make_source(*arguments)  # type: ignore[arg-type]
+        return make_source(*arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(begin, "make_source", slowly)
     made: list[str] = []

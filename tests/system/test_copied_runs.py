@@ -1,7 +1,8 @@
-"""A whole run, moved before it began and copied after it ended: each acts on what lies beside it."""
+"""Whole runs, moved and copied: each acts on what lies beside it."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -43,3 +44,27 @@ def test_moved_and_copied_runs_act_beside_themselves(cli: Cli, tmp_path: Path) -
     assert (done.returncode, f"Deleted {COUNT - 1} reports" in done.stdout) == (0, True), done
     assert (len(reports(copy)), len(reports(out))) == (0, COUNT)
     assert cli("verify", out).returncode == 0
+
+
+def test_a_replay_of_a_moved_run_takes_its_own_files(cli: Cli, tmp_path: Path) -> None:
+    """Found: it scored what another run had listed in the old place, and the account was called complete."""
+    source, out, more = tmp_path / "source", tmp_path / "out", ("--pacs", tmp_path / "pacs")
+    source.mkdir()
+    (source / "bad1.dcm").write_text("not yet a dicom")
+    assert cli("run", source, "--out", out, *more).returncode == 3
+    moved = out.rename(tmp_path / "moved")
+    (source / "bad1.dcm").rename(tmp_path / "bad1.dcm")
+    (source / "AAA1.dcm").write_bytes(dicom(chest(64, 64)))
+    assert cli("run", source, "--out", out, *more).returncode == 0
+    (tmp_path / "bad1.dcm").rename(source / "bad1.dcm")
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cli("quarantine", "replay", moved, "--to", first).returncode == 3
+    shutil.rmtree(moved)
+    shutil.rmtree(out)
+    assert "bad1.dcm" in cli("items", first, "--names").stdout
+    first = first.rename(tmp_path / "third")
+    (source / "bad1.dcm").write_bytes(dicom(chest(64, 65), SOPInstanceUID="1.2.7"))
+    done = cli("quarantine", "replay", first, "--to", second)
+    assert done.returncode == 0, done.stderr
+    assert "bad1.dcm" in cli("items", second, "--names").stdout
+    assert json.loads((second / "summary.json").read_text())["reported"] == 1

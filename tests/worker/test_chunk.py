@@ -30,6 +30,7 @@ from backlog.broker.sending import send
 from backlog.dicom.eligibility import Rules
 from backlog.errors import ClaimLost, InstanceRejected, RunPaused, ServiceUnavailable, StorageFull, UsageError
 from backlog.fault_attribution import Operation
+from backlog.inputs.path_list import PathList, listing_record, new_list_id
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.log import LOGGER
 from backlog.outcomes import Reason
@@ -866,6 +867,26 @@ def test_a_replaced_zip_is_told_to_the_user(shop: Shop) -> None:
     shop.claims.broker.client.flushall()
     goes_back(shop, Stage.UPLOAD, (job, *message[1:]))
     assert "not the one that the run began with" in shop.claims.waiting_reason("run1")
+
+
+def test_another_runs_list_of_files_is_told_to_the_user(shop: Shop) -> None:
+    """A run's folder was moved, and another run made in its place, whose paths lie at the same places."""
+    (shop.folder / "in").mkdir()
+    for name, content in zip("ab", images(2).values(), strict=True):
+        (shop.folder / "in" / name).write_bytes(content)
+    listing = shop.folder / "source.list"
+    own, other = (PathList(listing, new_list_id()) for _ in range(2))
+    spec: SourceSpec = {"kind": "folder", "path": str(shop.folder / "in"), "listing": str(listing)}
+    spec["list_id"] = own.list_id
+    job = a_job("run1", spec, pacs=str(shop.folder / "pacs"))
+    items = [UploadItem(i=0, entry=own.first)]
+    listing.write_bytes(other.head + listing_record(b"b"))
+    goes_back(shop, Stage.UPLOAD, (job, 1, items))
+    assert "another run's list of files" in shop.claims.waiting_reason("run1")
+    assert shop.files() == {}
+    listing.write_bytes(own.head + listing_record(b"a"))
+    shop.do(Stage.UPLOAD, (job, 1, items))
+    assert list(shop.files().values()) == [images(2)["m0"]]
 
 
 def test_a_zip_that_is_gone_is_told_to_the_user(shop: Shop) -> None:

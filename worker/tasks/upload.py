@@ -14,6 +14,7 @@ from backlog.errors import InstanceRejected
 from backlog.fault_attribution import Operation
 from backlog.inputs.conversion import NOTHING, Picture, names_of, opened, reason_of_other
 from backlog.inputs.entries import FolderEntries, SourceFile, ZipEntries
+from backlog.inputs.path_list import PathList
 from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs, StoreResult
 from worker.tasks.attempt import Attempt
@@ -136,7 +137,7 @@ def _opened(source: SourceSpec) -> ZipEntries | FolderEntries:
     path = Path(source["path"])
     if source["kind"] == "zip":
         return ZipEntries(path, source.get("fingerprint", ""))
-    return FolderEntries(path, Path(source["listing"]))
+    return FolderEntries(path, PathList(Path(source["listing"]), source.get("list_id", "")))
 
 
 def _prepared(file: SourceFile, rules: Rules, spec: ConversionSpec) -> tuple[DicomFile, Screening]:
