@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,13 +16,11 @@ import click
 from backlog.errors import UsageError
 from producer.cli.options import COPY, FAILED, OK, OUT
 from producer.cli.output import agree_on_copy, echo, read_settings, row
+from producer.cli.pace import Pace
 from producer.translation import t
 
 if TYPE_CHECKING:
-    from producer.results.verify import Verification
-
-#: How often a long command says how far it is.
-_SAY_SECONDS: Final = 10.0
+    from producer.results.verification import Verification
 
 if TYPE_CHECKING:
     from producer.ledger.ledger import Ledger
@@ -49,9 +47,6 @@ def verify(out: Path, as_json: bool, from_start: bool) -> None:
     from producer.run.place import pacs_address
 
     paths, settings = Paths(out), read_settings()
-    if from_start:
-        with suppress(OSError):
-            paths.verification.unlink(missing_ok=True)
     with (
         closing(open_ledger(out)) as ledger,
         closing(limited(pacs_of(ledger, settings, paths), settings, pacs_address(ledger, paths))) as pacs,
@@ -61,8 +56,10 @@ def verify(out: Path, as_json: bool, from_start: bool) -> None:
             pacs,
             read=reader_of(ledger, settings, paths),
             retry_seconds=settings.pacs_retry_seconds,
-            progress=_Pace(ledger.tally().reported),
+            progress=Pace(ledger.tally().reported),
             state=paths.verification,
+            from_start=from_start,
+            resumed=_say_resumed,
         )
     if as_json:
         click.echo(json.dumps(asdict(found) | {"complete": found.complete}))
@@ -85,6 +82,14 @@ def verify(out: Path, as_json: bool, from_start: bool) -> None:
     sys.exit(OK if found.complete else FAILED)
 
 
+def _say_resumed(item: int, begun: datetime) -> None:
+    date = f"{begun.astimezone():%Y-%m-%d %H:%M}"
+    echo(
+        f"Goes on at item {item}: what comes before was looked at on {date} (--from-start begins anew)",
+        err=True,
+    )
+
+
 def _conclusion(found: Verification, out: Path) -> Iterator[str]:
     """Yield what follows from a verification, in sentences."""
     wrong = len(found.missing) + len(found.different) + len(found.twice) + len(found.misfiled)
@@ -102,32 +107,15 @@ def _conclusion(found: Verification, out: Path) -> Iterator[str]:
             f"The PACS fails on {len(found.unanswered)} reports and answers otherwise: see its log. Look again with:"
             f" cxr-backlog verify {out}"
         )
+    if found.not_looked_at:
+        yield (
+            f"The run's account changed meanwhile, so that {found.not_looked_at} reported items were not looked at."
+            f" Look again with: cxr-backlog verify {out}"
+        )
     if not found.all_listed:
         yield f"The source is not read to its end. Go on with: cxr-backlog resume {out}"
     elif found.unaccounted:
         yield f"{found.unaccounted} items have not ended yet. Go on with: cxr-backlog resume {out}"
-
-
-class _Pace:
-    """Says on standard error how far a long command is, now and then."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._began = self._said = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, done: int) -> None:
-        """Take note of how many reports were looked at."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first, self._began = done, now
-        if now - self._said < _SAY_SECONDS or now <= self._began:
-            return
-        self._said = now
-        rate = (done - self._first) / (now - self._began)
-        left = (self._total - done) / rate if rate else 0.0
-        minutes = f"{left / 60:.0f}"
-        echo(f"Looked at {done} of {self._total} reports, {rate:.0f} a second, {minutes} min left", err=True)
 
 
 #: Workers end with their producer, after the image that they are at: how long that may take, in seconds.
@@ -195,7 +183,7 @@ def retract(out: Path, yes: bool, copy: bool) -> None:
                     pacs,
                     read=reader_of(ledger, settings, paths),
                     retry_seconds=settings.pacs_retry_seconds,
-                    progress=_Pace(ledger.tally().reported),
+                    progress=Pace(ledger.tally().reported),
                 )
             finally:
                 audit.catch_up(durable=True)

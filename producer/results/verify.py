@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,34 +14,12 @@ from backlog.dicom.header import Identity
 from backlog.pacs.base import Pacs
 from producer.ledger.ledger import Ledger
 from producer.results.item_requests import ItemRequests, NotAnswered
-from producer.results.reported import ReportedItem, derived_objects, reported_pages
+from producer.results.reported import ReportedItem, derived_objects, reported_pages, retried
 from producer.results.unrecorded import Unanswered, unrecorded
+from producer.results.verification import Verification, VerificationState
 
 #: Requests at a time.
 _ABREAST: Final = 4
-
-
-@dataclass
-class Verification:
-    """What the PACS holds of a run's reports."""
-
-    right: int = 0
-    missing: list[int] = field(default_factory=list)  #: items
-    different: list[int] = field(default_factory=list)
-    twice: list[int] = field(default_factory=list)
-    misfiled: list[int] = field(default_factory=list)  #: in another patient's study than their image
-    unanswered: list[int] = field(default_factory=list)  #: the PACS fails on these, and answers otherwise
-    unrecorded: list[int] = field(default_factory=list)  #: reports of items that don't count as reported
-    foreign: int = 0  #: reports that this run's workers wrote with other weights
-    retracted: int = 0  #: gone because this run took them back
-    unaccounted: int = 0  #: input items without any outcome
-    all_listed: bool = True  #: whether the source was read to its end
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is wrong."""
-        wrong = self.missing or self.different or self.twice or self.misfiled or self.unanswered
-        return self.all_listed and not (wrong or self.unrecorded or self.foreign or self.unaccounted)
 
 
 def verify(
@@ -53,6 +30,8 @@ def verify(
     retry_seconds: float = 0.0,
     progress: Callable[[int], object] = lambda _: None,
     state: Path | None = None,
+    from_start: bool = False,
+    resumed: Callable[[int, datetime], object] = lambda *_: None,
 ) -> Verification:
     """Read every report of a run back, compare its digest, and where it lies; ask for those that nobody recorded.
 
@@ -69,14 +48,24 @@ def verify(
     progress
         Called with how many reports were looked at.
     state
-        A file that keeps how far it came, so that a verification that was broken off goes on there.
+        A file that keeps how far it came, so that a verification that was broken off goes on there, unless the run's
+        account has changed since.
+    from_start
+        Pass over what that file keeps.
+    resumed
+        Called where it goes on, with the number of the item, and with when those before it were begun to be looked at.
 
     Raises
     ------
     ServiceUnavailable, UsageError
         The PACS is unavailable or refuses us.
     """
-    after, found = _resumed(state, str(ledger.get("job")["run"]))
+    kept = None
+    if state is not None:
+        kept = VerificationState.of(state, ledger, retried(pacs.identity, retry_seconds))
+    found = (kept.kept() if kept is not None and not from_start else None) or Verification.new()
+    if found.resumed_at:
+        resumed(found.resumed_at, datetime.fromisoformat(found.begun))
     found.unaccounted = int(ledger.get("listed", 0)) - ledger.tally().ended
     found.all_listed = bool(ledger.get("all_listed", False))
     requests = ItemRequests(pacs, retry_seconds)
@@ -95,7 +84,7 @@ def verify(
         return verdict
 
     with ThreadPoolExecutor(_ABREAST) as pool:
-        for page in reported_pages(ledger, after):
+        for page in reported_pages(ledger, found.resumed_at - 1):
             twice, failed = _twice(page, requests)
             doubtful.clear()
             reports = [(item.row.sr_instance, item.row.sr_sha256) for item in page]
@@ -112,8 +101,10 @@ def verify(
                     setattr(found, verdict, getattr(found, verdict) + 1)
                 else:
                     getattr(found, verdict).append(number)
-            _keep(state, str(ledger.get("job")["run"]), page[-1].row.no, found)
-            progress(found.right + found.retracted + len(found.missing) + len(found.different))
+            if kept is not None:
+                kept.keep(page[-1].row.no, found)
+            progress(found.looked_at)
+    found.not_looked_at = abs(ledger.tally().reported - found.looked_at)
     for one in unrecorded(ledger, requests, read):
         if isinstance(one, Unanswered):
             found.unanswered.append(one.item)
@@ -121,9 +112,8 @@ def verify(
             found.unrecorded.append(one.item)
         else:
             found.foreign += 1
-    if state is not None:
-        with suppress(OSError):
-            state.unlink(missing_ok=True)
+    if kept is not None:
+        kept.remove()
     return found
 
 
@@ -192,21 +182,3 @@ def _misfiled(page: list[ReportedItem], requests: ItemRequests) -> tuple[set[int
         for number, (image, report) in pairs.items()
         if image in studies and report in studies and studies[image] != studies[report]
     }, failed
-
-
-def _resumed(state: Path | None, run: str) -> tuple[int, Verification]:
-    if state is not None:
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            kept = json.loads(state.read_text(encoding="utf-8"))
-            if kept["run"] == run:
-                return int(kept["after"]), Verification(**kept["found"])
-    return -1, Verification()
-
-
-def _keep(state: Path | None, run: str, after: int, found: Verification) -> None:
-    if state is None:
-        return
-    part = state.with_name(f".{state.name}.part")
-    with suppress(OSError):  # an archived run's folder may be read-only
-        part.write_text(json.dumps({"run": run, "after": after, "found": asdict(found)}), encoding="utf-8")
-        part.replace(state)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from backlog.broker.messages import ItemRecord, Stage
 from backlog.dicom.file import DicomFile
@@ -19,9 +22,12 @@ from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs
 from backlog.pacs.folder import FolderPacs
 from backlog.pacs.orthanc import Orthanc
+from producer.cli.main import main
 from producer.ledger.ledger import Ledger
 from producer.results.retract import retract
+from producer.results.verification import Verification
 from producer.results.verify import verify
+from producer.sources.base import Entry, Page
 from tests.support.ended_runs import harvest, list_items, new_ledger, rejected, reported, some_scores
 from tests.support.newer_orthanc import VERSIONS, an_orthanc, lacking
 from tests.worker.test_report import JOB, image, reported_through
@@ -195,14 +201,139 @@ def test_a_verification_that_was_broken_off_goes_on(tmp_path: Path, monkeypatch:
     state = tmp_path / "verification.json"
     with closing(a_ledger(tmp_path / "out", lambda item: records[item])) as ledger:
         pacs.delete(records[0]["sr_instance"])
-        failing: Any = Failing(pacs, 9, for_good=True)
+        failing: Any = Failing(pacs, 10, for_good=True)
         with pytest.raises(ServiceUnavailable):
             verify(ledger, failing, state=state)
         assert json.loads(state.read_text())["after"] == 3
+        assert state.stat().st_mode & 0o777 == 0o600
         seen: list[int] = []
-        found = verify(ledger, pacs, state=state, progress=seen.append)
-        assert (found.right, found.missing, seen) == (COUNT - 1, [0], [6])
-        assert not state.exists()
+        told: list[int] = []
+        found = verify(
+            ledger, pacs, state=state, progress=seen.append, resumed=lambda item, _: told.append(item)
+        )
+        assert (found.right, found.missing, seen, told) == (COUNT - 1, [0], [6], [4])
+        assert (found.resumed_at, found.not_looked_at) == (4, 0)
+        assert list(tmp_path.glob(f"*{state.name}*")) == []
+
+
+class BrokenOff(Exception):
+    """Somebody ends a verification."""
+
+
+@dataclass
+class Broken:
+    """A run of reported items, with a verification that was broken off behind item 3."""
+
+    pacs: FolderPacs
+    ledger: Ledger
+    state: Path
+    records: dict[int, ItemRecord]
+
+    def break_off(self, items: int) -> None:
+        def stop(looked_at: int) -> None:
+            if looked_at >= items:
+                raise BrokenOff
+
+        with pytest.raises(BrokenOff):
+            verify(self.ledger, self.pacs, state=self.state, progress=stop)
+
+    def verify(self, **more: Any) -> Verification:
+        return verify(self.ledger, self.pacs, state=self.state, **more)
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
+    """Items 0, 1, 4 and 5 are reported; 2 and 3, of a chunk of their own, have not ended."""
+    monkeypatch.setattr("producer.results.reported.BATCH", 2)
+    pacs = FolderPacs(tmp_path / "out" / "pacs")
+    records = reported_through(pacs, [pacs.store(image(number)).instance for number in range(COUNT)])
+    ledger = new_ledger(tmp_path / "out")
+    ledger.set("job", ledger.get("job") | {"weights": JOB["weights"], "when": JOB["when"]})
+    ledger.add(Page([Entry(number) for number in range(COUNT)], "", last=True), 2)
+    first, second, third = ledger.waiting(3)
+    ledger.dispatched([first.no, second.no, third.no])
+    for chunk in (first, third):
+        ledger.harvest([(chunk, {i: records[item] for i, (item, _) in enumerate(chunk.items)})])
+    made = Broken(pacs, ledger, tmp_path / "out" / "verification.json", records)
+    made.break_off(4)
+    assert json.loads(made.state.read_text())["after"] == 5
+    with closing(ledger):
+        yield made
+
+
+def end_the_others(broken: Broken) -> None:
+    (chunk,) = broken.ledger.in_flight()
+    records = {i: broken.records[item] for i, (item, _) in enumerate(chunk.items)}
+    broken.ledger.harvest([(chunk, records)])
+
+
+def test_items_that_ended_meanwhile_are_looked_at(broken: Broken) -> None:
+    """Found: items with smaller numbers were passed over, and every report called right."""
+    end_the_others(broken)
+    broken.pacs.delete(broken.records[2]["sr_instance"])
+    found = broken.verify()
+    assert (found.right, found.missing, found.resumed_at) == (COUNT - 1, [2], 0)
+    assert not found.complete
+
+
+def test_reports_retracted_meanwhile_are_looked_at(broken: Broken) -> None:
+    end_the_others(broken)
+    broken.break_off(6)
+    retract(broken.ledger, broken.pacs)
+    found = broken.verify()
+    assert (found.right, found.retracted, found.resumed_at, found.complete) == (0, COUNT, 0, True)
+
+
+def test_a_verification_of_another_pacs_begins_anew(broken: Broken, tmp_path: Path) -> None:
+    """A copy of a run's folder has its PACS beside it, and the state of the original's verification."""
+    shutil.copytree(broken.pacs.root, tmp_path / "copy")
+    broken.pacs = FolderPacs(tmp_path / "copy")
+    broken.pacs.delete(broken.records[0]["sr_instance"])
+    assert broken.verify().missing == [0]
+
+
+def test_a_state_that_cannot_be_removed_is_passed_over(broken: Broken) -> None:
+    """The folder of an archived run may be read-only."""
+    broken.pacs.delete(broken.records[0]["sr_instance"])
+    assert broken.verify(from_start=True).missing == [0]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"run": "20260101000000-abcdef", "after": 3, "found": {}}'])
+def test_a_state_of_an_earlier_version_begins_anew(broken: Broken, text: str) -> None:
+    broken.state.write_text(text)
+    broken.pacs.delete(broken.records[0]["sr_instance"])
+    assert broken.verify().missing == [0]
+
+
+@pytest.mark.parametrize(
+    ("language", "line", "conclusion"),
+    [
+        ("en", "Goes on at item 6: what comes before was looked at on 20", "2 items have not ended yet"),
+        ("pt-BR", "Continua no item 6: o que vem antes foi verificado em 20", "2 itens ainda não terminaram"),
+    ],
+)
+def test_the_terminal_says_where_a_verification_goes_on(
+    broken: Broken, tmp_path: Path, language: str, line: str, conclusion: str
+) -> None:
+    call = partial(CliRunner().invoke, main, env={"CXR_LANGUAGE": language})
+    done = call(["verify", str(tmp_path / "out")])
+    assert (done.exit_code, line in done.stderr, conclusion in done.stdout) == (1, True, True), done.output
+    broken.break_off(4)
+    done = call(["verify", str(tmp_path / "out"), "--from-start", "--json"])
+    assert (done.stderr, json.loads(done.stdout)["resumed_at"]) == ("", 0)
+
+
+def test_what_ends_during_a_verification_makes_it_incomplete(broken: Broken) -> None:
+    seen: list[int] = []
+
+    def progress(looked_at: int) -> None:
+        seen.append(looked_at)
+        if looked_at == 4:
+            end_the_others(broken)
+
+    found = broken.verify(from_start=True, progress=progress)
+    assert (found.right, found.not_looked_at, found.complete) == (4, 2, False)
+    assert broken.verify().complete
 
 
 class FailsOn:
