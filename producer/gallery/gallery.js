@@ -152,8 +152,15 @@ function heat() {
   const cells = image.cells;
   const bytes = Uint8Array.from(atob(image.heat), (one) => one.charCodeAt(0));
   const levels = bytes.subarray(finding * cells * cells, (finding + 1) * cells * cells);
-  const none = levels.every((one) => one === 0);
-  at("under").textContent = contrast + " " + filled(none ? words.heat_none : words.heat_of, { finding: name(finding) });
+  if (image.scores[finding] === null) {
+    // What such an output of the network draws means no more than its number, which is not shown either.
+    levels.fill(0);
+    at("under").textContent = contrast + " " + name(finding) + ": " + words.not_evaluated + ".";
+  } else {
+    const none = levels.every((one) => one === 0);
+    at("under").textContent =
+      contrast + " " + filled(none ? words.heat_none : words.heat_of, { finding: name(finding) });
+  }
   const canvas = at("heat");
   canvas.width = canvas.height = cells;
   const pen = canvas.getContext("2d");

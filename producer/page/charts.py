@@ -202,7 +202,8 @@ def _scores(found: Figures, words: Words) -> Chart:
         if earlier:
             line = [panel.y(share / highest * _HIGHEST_BAR) for share in earlier]
             axes.stairs(line, edges, baseline=panel.bottom, color="#b34700", linestyle="--", linewidth=1.3)
-        axes.vlines(panel.x(one.point), panel.bottom, panel.y(1), color=INK, linewidth=0.6)
+        if one.images:
+            axes.vlines(panel.x(one.point), panel.bottom, panel.y(1), color=INK, linewidth=0.6)
         not_evaluated = "" if one.images else words("suffix_not_evaluated")
         axes.text(
             panel.left,

@@ -55,6 +55,7 @@ class Verdict(Enum):
     MOVED = "moved"
     PARTED = "parted"
     FEW = "too few images to say"
+    NOT_EVALUATED = "not evaluated"
 
 
 @dataclass
@@ -101,9 +102,9 @@ class Drift:
     label: str
     before: int  #: scores of the baseline
     now: int
-    psi: float
-    ks: float
-    ks_limit: float  #: what chance alone stays below
+    psi: float | None  #: None, as the next two: a run has no score of it
+    ks: float | None
+    ks_limit: float | None  #: what chance alone stays below
     verdict: Verdict
 
 
@@ -149,23 +150,33 @@ def collect_groups(ledger: Ledger) -> dict[str, dict[str, Distribution]]:
 
 
 def compare(before: Scores, now: Scores) -> list[Drift]:
-    """Compare each finding of a run with the baseline's."""
-    alpha = ALPHA / len(LABELS)
+    """Compare each finding of a run with the baseline's, but those that either run's model was not trained on."""
+    compared = [label for label in LABELS if not (_left_out(before, label) or _left_out(now, label))]
     drifts = []
     for label in LABELS:
         old, new = before[label], now[label]
-        smaller = min(old.size, new.size)
-        limit = ks_limit(old.size, new.size, alpha) if smaller else math.inf
-        distance, index = (_ks(old, new), _psi(old, new)) if smaller else (0.0, 0.0)
-        verdict = Verdict.FEW if smaller < FEWEST else _judge(index, distance, limit)
-        drifts.append(Drift(label, old.size, new.size, index, distance, limit, verdict))
+        if label not in compared:
+            drifts.append(Drift(label, old.size, new.size, None, None, None, Verdict.NOT_EVALUATED))
+        elif not (old.size and new.size):
+            drifts.append(Drift(label, old.size, new.size, None, None, None, Verdict.FEW))
+        else:
+            limit = ks_limit(old.size, new.size, ALPHA / len(compared))
+            distance, index = _ks(old, new), _psi(old, new)
+            few = min(old.size, new.size) < FEWEST
+            verdict = Verdict.FEW if few else _judge(index, distance, limit)
+            drifts.append(Drift(label, old.size, new.size, index, distance, limit, verdict))
     return drifts
 
 
 def worst(drifts: Sequence[Drift]) -> Drift:
     """Return the finding that lies furthest from the baseline."""
-    order = [Verdict.FEW, Verdict.SAME, Verdict.MOVED, Verdict.PARTED]
-    return max(drifts, key=lambda drift: (order.index(drift.verdict), drift.psi))
+    order = [Verdict.NOT_EVALUATED, Verdict.FEW, Verdict.SAME, Verdict.MOVED, Verdict.PARTED]
+    return max(drifts, key=lambda drift: (order.index(drift.verdict), drift.psi or 0.0))
+
+
+def _left_out(scores: Scores, label: str) -> bool:
+    """Whether the images of a run have scores, but none of this finding: its model was not trained on it."""
+    return not scores[label].size and any(one.size for one in scores.values())
 
 
 def _judge(psi: float, ks: float, limit: float) -> Verdict:

@@ -185,6 +185,11 @@ def drift_line(comparison: Comparison, words: Words) -> str:
         return words(key, count=len(parted), findings=by[Verdict.PARTED], moved=by[Verdict.MOVED])
     if by[Verdict.MOVED]:
         return words("drift_moved", moved=by[Verdict.MOVED])
-    if by[Verdict.FEW]:
+    same = sum(one.verdict is Verdict.SAME for one in comparison.drifts)
+    if by[Verdict.FEW] and not same:
         return words("drift_few", fewest=drift.FEWEST)
-    return words("drift_none")
+    if not same:
+        return words("drift_nothing_compared")
+    if by[Verdict.NOT_EVALUATED]:
+        return words("drift_none_of_those", count=same, findings=by[Verdict.NOT_EVALUATED])
+    return words("drift_none", count=same)

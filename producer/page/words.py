@@ -37,9 +37,9 @@ class Words:
         """Return a finished English message, as the ledger keeps it, in this language."""
         return catalogue(self.language).message(text)
 
-    def number(self, value: float, digits: int) -> str:
-        """Return a number with so many decimals."""
-        return self._localised(f"{value:.{digits}f}")
+    def number(self, value: float | None, digits: int) -> str:
+        """Return a number with so many decimals; a dash where there is none."""
+        return "–" if value is None else self._localised(f"{value:.{digits}f}")
 
     def plain(self, value: float) -> str:
         """Return a number with as many decimals as it needs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backlog.broker.messages import ItemRecord
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from producer.ledger.ledger import Ledger
 from producer.page import comparison as report_drift
 from producer.page import drift
 from producer.page.drift import Distribution, Drift, Verdict
-from producer.page.page import drift_line
+from producer.page.page import drift_line, write_page
 from producer.page.words import words_of
-from tests.support.ended_runs import ended_run
+from tests.support.ended_runs import ended_run, harvest, list_items, new_ledger, reported, some_scores
 
 
 def scores(count: int, seed: int, mean: float = 0.4, width: float = 0.15) -> list[float]:
@@ -35,10 +37,21 @@ def distribution(values: list[float]) -> Distribution:
 
 
 def compared(old: list[float], new: list[float]) -> Drift:
-    """The first finding of two runs that differ in nothing else."""
-    before, now = drift.none_yet(), drift.none_yet()
-    before[LABELS[0]], now[LABELS[0]] = distribution(old), distribution(new)
-    return drift.compare(before, now)[0]
+    """The first finding of two runs, in which all findings have the same scores."""
+    return drift.compare(dict.fromkeys(LABELS, distribution(old)), dict.fromkeys(LABELS, distribution(new)))[
+        0
+    ]
+
+
+def psi_of(found: Drift) -> float:
+    assert found.psi is not None
+    return found.psi
+
+
+def within_chance(found: Drift) -> bool:
+    assert found.ks is not None
+    assert found.ks_limit is not None
+    return found.ks <= found.ks_limit
 
 
 @pytest.mark.parametrize("count", [200, 1000, 20_000])
@@ -60,14 +73,14 @@ def test_another_width_alone_is_drift_too() -> None:
 
 def test_what_chance_can_explain_is_no_drift_despite_a_large_psi() -> None:
     found = [compared(scores(200, seed), scores(200, seed + 500, 0.42)) for seed in range(40)]
-    large = [one for one in found if one.psi > drift.MOVED_PSI]
+    large = [one for one in found if psi_of(one) > drift.MOVED_PSI]
     assert large
-    assert all(one.verdict is Verdict.SAME for one in large if one.ks <= one.ks_limit)
+    assert all(one.verdict is Verdict.SAME for one in large if within_chance(one))
 
 
 def test_a_tiny_shift_among_very_many_scores_is_no_drift() -> None:
     found = compared(scores(300_000, 1), scores(300_000, 2, 0.41))
-    assert found.ks > found.ks_limit
+    assert not within_chance(found)
     assert found.verdict is Verdict.SAME
 
 
@@ -76,6 +89,27 @@ def test_a_tiny_shift_among_very_many_scores_is_no_drift() -> None:
 )
 def test_of_few_images_nothing_is_said(old: int, new: int) -> None:
     assert compared(scores(old, 1), scores(new, 2, 0.9)).verdict is Verdict.FEW
+
+
+def test_a_finding_that_nobody_evaluated_is_left_out() -> None:
+    """So it is with every network but the default one: the others are compared, and share the chance among them."""
+    both = dict.fromkeys(LABELS, distribution(scores(400, 1)))
+    before = both | dict.fromkeys(LABELS[14:], Distribution())
+    now = both | {LABELS[8]: Distribution()}
+    found = drift.compare(before, now)
+    left_out = [one for one in found if one.verdict is Verdict.NOT_EVALUATED]
+    assert [one.label for one in left_out] == [LABELS[8], *LABELS[14:]]
+    assert {(one.psi, one.ks, one.ks_limit) for one in left_out} == {(None, None, None)}
+    assert {one.verdict for one in found if one not in left_out} == {Verdict.SAME}
+    limits = {one.ks_limit for one in found if one not in left_out}
+    assert limits == {drift.ks_limit(400, 400, drift.ALPHA / 13)}
+    assert drift.worst(found).verdict is Verdict.SAME
+
+
+def test_runs_without_images_have_too_few_of_them() -> None:
+    found = drift.compare(drift.none_yet(), dict.fromkeys(LABELS, distribution(scores(400, 1))))
+    assert {(one.verdict, one.ks_limit) for one in found} == {(Verdict.FEW, None)}
+    assert {one.verdict for one in drift.compare(drift.none_yet(), drift.none_yet())} == {Verdict.FEW}
 
 
 def test_scores_that_are_all_the_same_are_compared_too() -> None:
@@ -132,6 +166,48 @@ def test_two_runs_part_in_the_finding_that_moved(tmp_path: Path) -> None:
     assert found.same_engine
     same = report_drift.compare(before, before, drift.collect(before))
     assert drift_line(same, words_of("en")) == "No sign of drift in any of the 18 findings."
+
+
+NULLS = (8, 14, 15, 16, 17)
+
+
+def one_of_a_narrow_model(folder: Path, nulls: tuple[int, ...] = NULLS, count: int = 400) -> Ledger:
+    """A run of a network that was not trained on all findings."""
+    ledger = new_ledger(folder)
+    list_items(ledger, count)
+
+    def record(item: int) -> ItemRecord:
+        values = [None if k in nulls else score for k, score in enumerate(some_scores(item))]
+        return reported(item, values)  # type: ignore[arg-type]
+
+    harvest(ledger, record)
+    return ledger
+
+
+def test_the_sentence_speaks_of_what_was_evaluated(tmp_path: Path) -> None:
+    narrow = one_of_a_narrow_model(tmp_path / "narrow")
+    same = report_drift.compare(narrow, narrow, drift.collect(narrow))
+    left_out = "Pneumonia, Lung Lesion, Fracture, Lung Opacity, Enlarged Cardiomediastinum"
+    assert drift_line(same, words_of("en")) == (
+        f"No sign of drift in any of the 13 findings that both runs evaluated; not evaluated: {left_out}."
+    )
+    assert "dos 13 achados que as duas execuções avaliaram" in drift_line(same, words_of("pt-BR"))
+    other = one_of_a_narrow_model(tmp_path / "other", tuple(k for k in range(18) if k not in NULLS))
+    found = report_drift.compare(narrow, other, drift.collect(narrow))
+    assert "no finding was evaluated by both runs" in drift_line(found, words_of("en"))
+    few = one_of_a_narrow_model(tmp_path / "few", count=20)
+    found = report_drift.compare(few, narrow, drift.collect(few))
+    assert drift_line(found, words_of("en")) == "Too few images to say: both runs need 200."
+
+
+@pytest.mark.parametrize(("language", "said"), [("en", "not evaluated"), ("pt-BR", "não avaliado")])
+def test_the_page_gives_what_was_not_evaluated_no_number(tmp_path: Path, language: str, said: str) -> None:
+    narrow = one_of_a_narrow_model(tmp_path / "narrow")
+    write_page(narrow, tmp_path / "summary.html", baseline=narrow, language=language)
+    page = (tmp_path / "summary.html").read_text()
+    dashes = '<td class="number">0</td>' * 2 + '<td class="number">–</td>' * 3
+    assert page.count(f"{dashes}<td>{said}</td>") == len(NULLS)
+    assert not re.search(r">(inf|nan|None)<", page)
 
 
 def grouped(folder: Path, shift: float, seed: int) -> Ledger:
