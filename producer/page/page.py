@@ -18,6 +18,7 @@ from backlog.model import OPERATING_POINT, PRODUCT
 from backlog.output_file import OutputFile
 from producer.ledger.ledger import Ledger
 from producer.page import drift
+from producer.page.beside import FILES, there
 from producer.page.comparison import Comparison
 from producer.page.drift import Verdict
 from producer.page.statistics import Figures, gather
@@ -31,16 +32,6 @@ _TEMPLATE: Final = "page.html.j2"
 
 #: In the head of every page of ours.
 _GENERATOR: Final = f'<meta name="generator" content="{PRODUCT}">'.encode()
-
-#: What a run's folder may hold beside the page, and the phrase that says what it is.
-_BESIDE: Final = {
-    "scores.csv": "file_scores",
-    "summary.json": "file_summary",
-    "audit.jsonl": "file_audit",
-    "gallery.html": "file_gallery",
-    "validation.html": "file_validation",
-    "comparison.html": "file_comparison",
-}
 
 #: Values of the table of facts that are words.
 _SAID: Final = ("yes", "no", "not_known_yet", "not_run_yet")
@@ -110,11 +101,7 @@ def write_page(
         language=language,
         link=link,
         in_viewer=bool(viewer),
-        beside=[
-            (name, words(phrase))
-            for name, phrase in _BESIDE.items()
-            if beside is not None and (beside / name).exists()
-        ],
+        beside=[(name, words(FILES[name])) for name in there(beside, FILES)] if beside else [],
         points=ledger.get("job").get("operating_points"),
         own_point=words.plain(OPERATING_POINT),
         meanings={reason: _capitalised(words.message(meaning)) for reason, meaning in MEANINGS.items()},

@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 from backlog.errors import BacklogError
 from backlog.output_file import OutputFile, begins_with
+from producer.page.beside import PAGES, there
 from producer.page.words import Words, words_of
-from producer.run.folder import Paths
 from producer.runner.runs import RunInfo
 from producer.templates import environment_of
 
@@ -33,9 +33,6 @@ _SERVICES: Final = (
     ("flower/", "entry_flower"),
     ("grafana/", "entry_grafana"),
 )
-
-#: What a run's folder may hold for people.
-_PAGES: Final = ("summary.html", "gallery.html", "validation.html", "comparison.html", "scores.csv")
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,6 @@ class EntryPage:
 
 
 def _row(root: Path, run: RunInfo, words: Words) -> _Row:
-    paths = Paths(run.out)
     name = run.out.relative_to(root).as_posix()
     return _Row(
         name,
@@ -96,5 +92,5 @@ def _row(root: Path, run: RunInfo, words: Words) -> _Row:
         words("entry_missing", queues=", ".join(run.queues_without_worker))
         if run.queues_without_worker
         else "",
-        [(f"runs/{quote(name)}/{page}", page) for page in _PAGES if (paths.out / page).exists()],
+        [(f"runs/{quote(name)}/{page}", page) for page in there(run.out, PAGES)],
     )

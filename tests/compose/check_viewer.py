@@ -98,6 +98,10 @@ def test_every_link_of_the_entry_page_leads_somewhere(site: Site) -> None:
         if link.endswith("/grafana/"):
             continue  # the profile monitoring is not up here
         assert site.get(link).status_code in (200, 302), link
+    folder = site.stack.run_folder("seen") / "validation"
+    folder.mkdir()
+    (folder / "validation.html").write_text("compared")
+    assert site.get("/runs/seen/validation/validation.html").text == "compared"
     pages = site.links("/runs/seen/summary.html")
     assert any("/viewer/viewer?StudyInstanceUIDs=" in page for page in pages)
     for page in pages:

@@ -25,11 +25,17 @@ def test_runs_and_what_lies_in_their_folders_are_linked(tmp_path: Path) -> None:
     ended_run(tmp_path / "site" / HOSTILE, 3).close()
     (tmp_path / "first" / "summary.html").touch()
     (tmp_path / "first" / "ledger.txt").touch()
+    for name in ("validation", "comparison"):
+        (tmp_path / "first" / name).mkdir()
+        (tmp_path / "first" / name / f"{name}.html").touch()
+        (tmp_path / "first" / name / f"{name}.json").touch()
     page = written(tmp_path)
     links = re.findall(r'href="([^"]+)"', page)
     assert links == [
         *("viewer/", "orthanc/app/explorer.html", "flower/", "grafana/"),
         "runs/first/summary.html",
+        "runs/first/validation/validation.html",
+        "runs/first/comparison/comparison.html",
     ]
     assert "12 / 12" in page
     assert "complete" in page

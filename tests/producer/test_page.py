@@ -183,11 +183,13 @@ def test_studies_and_items_lead_into_the_viewer(tmp_path: Path) -> None:
 def test_files_of_the_run_are_linked_where_they_are(tmp_path: Path) -> None:
     ledger = ended_run(tmp_path, 4)
     ledger.close()
-    for name in ("scores.csv", "gallery.html", "private.txt"):
+    there = ["scores.csv", "gallery.html", "validation/validation.html", "comparison/comparison.html"]
+    for name in (*there, "private.txt", "validation/unjoined.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert CliRunner().invoke(main, ["summary", str(tmp_path)]).exit_code == 0
     links = [link for link in outline(tmp_path / "summary.html").links if not link.startswith("#")]
-    assert links == ["scores.csv", "gallery.html"]
+    assert links == there
     elsewhere = tmp_path / "other.d"
     elsewhere.mkdir()
     assert (

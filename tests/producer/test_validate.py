@@ -70,6 +70,17 @@ def labels(run: Path, tmp_path: Path) -> Path:
     return path
 
 
+def test_the_summary_links_the_pages_where_they_are_put(run: Path, labels: Path, tmp_path: Path) -> None:
+    ended_run(tmp_path / "other", COUNT).close()
+    assert call("validate", run, "--labels", labels).exit_code == 0
+    assert call("compare", tmp_path / "other", run).exit_code == 0
+    assert call("summary", run).exit_code == 0
+    page = (run / "summary.html").read_text()
+    for link in ("validation/validation.html", "comparison/comparison.html"):
+        assert f'href="{link}"' in page
+        assert (run / link).is_file()
+
+
 def test_a_run_is_compared_with_labels(run: Path, labels: Path) -> None:
     done = call("validate", run, "--labels", labels, "--by", "site", "--propose", "youden")
     assert done.exit_code == 0, done.output

@@ -11,6 +11,7 @@ import yaml
 
 from backlog.environment import from_environment
 from backlog.settings import Settings, variable
+from producer.page.beside import FILES
 from tests.support.servers import ROOT
 
 #: Services that run the application's code, but Flower, which needs to know the broker alone.
@@ -94,6 +95,26 @@ def test_numbers_and_charts_are_behind_a_log_in() -> None:
     assert re.findall(r"location[^{]*\{[^}]*auth_basic off", proxy) == [
         "location = /healthz { auth_basic off"
     ]
+
+
+def test_the_viewer_serves_the_pages_of_a_run_and_no_more() -> None:
+    proxy = (ROOT / "deploy/viewer/nginx.conf").read_text()
+    (served,) = re.findall(r'location ~ "(\^/runs/[^"]+)"', proxy)
+    pattern = re.compile(served.replace("(?<", "(?P<"))
+    for run in ("run", "site/run"):
+        for name in ("summary.html", *FILES):
+            assert pattern.fullmatch(f"/runs/{run}/{name}"), name
+    for path in (
+        *(
+            "ledger.sqlite",
+            "validation/unjoined.csv",
+            "validation/validation.json",
+            "validation/operating-points.json",
+        ),
+        *("comparison/comparison.json", "scores-names.csv", "validation/", "a/b/c/summary.html"),
+        *("site/run/validation/comparison.html", "validation/validation/validation.html.bak"),
+    ):
+        assert not pattern.fullmatch(f"/runs/run/{path}"), path
 
 
 #: An image with all three parts of its version, before whatever its tag says besides.
