@@ -1,23 +1,20 @@
-"""Tables of the user's whose rows are about images: how they are encoded, and which column says which image.
+"""Tables of the user's whose rows are about images: which column says which image, and what a cell of it holds.
 
-Labels (`producer.validation.labels`) and lists of what to score (`producer.sources.only_list`) are such.
+Labels (`producer.validation.labels`) and lists of what to score (`producer.sources.only_list`) are such; how they are
+opened says `producer.table_file`.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from backlog.errors import UsageError
-from backlog.files import check_is_file
 from backlog.log import printable
 
 
@@ -50,14 +47,8 @@ _UIDS: Final = (Key.SOP_INSTANCE_UID, Key.SERIES_INSTANCE_UID, Key.STUDY_INSTANC
 #: Two parts at least (PS3.5 9.1): a number alone is what a spreadsheet made of something.
 _UID: Final = re.compile(r"(?=.{3,64}\Z)[0-9]+(?:\.[0-9]+)+")
 
-#: The first line of a table that Excel wrote for another country.
-_SEPARATOR_LINE: Final = re.compile(r'"?sep=([,;\t])"?', re.IGNORECASE)
-
 #: What would change a terminal, or the order of letters on it.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-#: More columns than any table of images has; a header of more is no header.
-_MAX_COLUMNS: Final = 20_000
 
 #: Columns that a message names, and letters of each.
 _MAX_NAMED: Final = 20
@@ -65,88 +56,6 @@ _MAX_NAME: Final = 40
 
 #: A text that a spreadsheet is kept from changing: ``="0012"``.
 _KEPT_AS_TEXT: Final = re.compile(r'="(.*)"')
-
-
-@contextmanager
-def opened_table(
-    path: Path, *, one_column: bool = False
-) -> Iterator[tuple[list[str], Iterator[list[str]], list[str]]]:
-    """Open a table: its header, its rows, and what to say of how it is encoded.
-
-    Parameters
-    ----------
-    path
-        CSV with a header row; comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252.
-    one_column
-        Whether a table of one column, which has none of these signs, is one.
-
-    Raises
-    ------
-    UsageError
-        It can't be read, or is no table.
-    """
-    notes: list[str] = []
-    encoding = _encoding(path, notes)
-    try:
-        with path.open(encoding=encoding, newline="") as file:
-            first = file.readline()
-            named = _SEPARATOR_LINE.fullmatch(first.strip())
-            if named:  # a spreadsheet's own word for the delimiter, before the header
-                delimiter = named[1]
-            else:
-                delimiter = _delimiter(first)
-                if delimiter not in first and not (one_column and first.strip()):
-                    raise UsageError(f"{path}: no table: its first line has no comma, semicolon or tab")
-                file.seek(0)
-            rows = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [printable(cell.strip()) for cell in next(rows, [])]
-            if len(header) > _MAX_COLUMNS:
-                raise UsageError(f"{path}: no table: its header has {len(header)} columns")
-            yield header, rows, notes
-    except csv.Error as error:
-        raise UsageError(f"{path}: damaged table: {error}") from error
-    except UnicodeError as error:
-        raise UsageError(f"{path}: damaged table: its text can't be read as {encoding}") from error
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-
-
-def _delimiter(first: str) -> str:
-    """Return the sign that parts the columns of a header: not one that stands in quotes."""
-    outside = re.sub(r'"[^"]*"', "", first)
-    return max(",;\t", key=outside.count)
-
-
-def _encoding(path: Path, notes: list[str]) -> str:
-    check_is_file(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-            if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-                return "utf-32"
-            if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                return "utf-16"
-            decoder = codecs.getincrementaldecoder("utf-8")()
-            file.seek(0)
-            try:
-                while block := file.read(1 << 20):
-                    _refuse_nul(path, block)
-                    decoder.decode(block)
-                decoder.decode(b"", final=True)
-            except UnicodeDecodeError:
-                notes.append("the table is not UTF-8; it was read as Windows-1252")
-                return "cp1252"
-            return "utf-8-sig"
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-
-
-def _refuse_nul(path: Path, block: bytes) -> None:
-    if b"\0" in block:
-        raise UsageError(
-            f"{path}: no table of text: it holds NUL characters. A workbook has to be saved as CSV; a text in UTF-16,"
-            " as UTF-8 or with its byte order mark"
-        )
 
 
 def plain(name: str) -> str:
@@ -224,34 +133,6 @@ def key_columns(header: Sequence[str]) -> list[tuple[Key, int]]:
     return [
         (kind, at) for kind, known in KEY_COLUMNS.items() for at, name in enumerate(names) if name in known
     ]
-
-
-def checked_rows(
-    path: Path, header: Sequence[str], rows: Iterator[list[str]]
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that hold anything, with their lines; the header's is 1.
-
-    Parameters
-    ----------
-    path
-        The table.
-    header
-        Names of its columns.
-    rows
-        Its rows, without the header.
-
-    Raises
-    ------
-    UsageError
-        A row has more or fewer cells than the header.
-    """
-    width = len(header)
-    for line, row in enumerate(rows, 2):
-        if not any(row):
-            continue
-        if len(row) != width:
-            raise UsageError(f"{path}: line {line} has {len(row)} cells, the header has {width}")
-        yield line, row
 
 
 def key_of(path: Path, key: Key, column: str, cell: str, line: int) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backlog.model import scores_notice
+from backlog.broker.messages import model_of, preprocessing_of
+from backlog.model import not_evaluated, scores_notice
 from producer.cli import label_table
 from producer.cli.options import OUT, QUARANTINED
 from producer.cli.output import echo
@@ -18,6 +19,7 @@ from producer.translation import t, translated
 if TYPE_CHECKING:
     from producer.validation.files import ResultFolder
     from producer.validation.join import Joined
+    from producer.validation.no_points import NoPoint
     from producer.validation.validate import FindingFigures
 
 
@@ -67,10 +69,10 @@ def validate(
         job = ledger.get("job")
         labels = label_table.read_table(table, key, readers, by)
         joined = label_table.join_labels(ledger, out, table, labels, names, by)
-        from backlog.broker.messages import preprocessing_of
         from producer.validation.files import ResultFolder, write_operating_points, write_validation_files
+        from producer.validation.no_points import without_point
         from producer.validation.page import About
-        from producer.validation.validate import enough, figures
+        from producer.validation.validate import enough, figures, half_joined
 
         uncertain, blank = label_table.choices(labels, uncertain, blank)
         used = job.get("operating_points", {}).get("thresholds", {})
@@ -87,21 +89,22 @@ def validate(
             blank,
             rule,
             tuple(labels.notes),
+            tuple(not_evaluated(model_of(job))),
         )
         files = ResultFolder(to or out / "validation", (table, *([names] if names else [])))
         write_validation_files(files, about, joined, found)
         if rule:
-            _say_points(files, write_operating_points(files, about, found), rule)
+            count = write_operating_points(files, about, found)
+            _say_points(files, count, rule, without_point(found, about.not_evaluated))
     for note in labels.notes:
         echo(f"Labels    {note}")
     _print(about.meaningful, joined, found)
     echo(f"Page      {files.folder / 'validation.html'}")
-    if not enough(joined, found):
-        echo(
-            "Too little to judge by: less than half of the run and of the table joined, or no finding has 20 positives"
-            " and 20 negatives.",
-            err=True,
-        )
+    if not (some := enough(found)):
+        echo("Too little to judge by: no finding has 20 positives and 20 negatives.", err=True)
+    if not (half := half_joined(joined)):
+        echo("Too little to judge by: less than half of the run and of the table joined.", err=True)
+    if not (some and half):
         sys.exit(QUARANTINED)
 
 
@@ -118,11 +121,23 @@ def _check_rule(rule: str) -> None:
         ) from None
 
 
-def _say_points(files: ResultFolder, count: int, rule: str) -> None:
+def _say_points(files: ResultFolder, count: int, rule: str, without: dict[NoPoint, list[str]]) -> None:
+    from producer.validation.no_points import NoPoint
+
     if count:
         echo(f"Points    {files.folder / 'operating-points.json'} ({count} findings, {rule})")
     else:
-        echo("No operating point can be proposed: no finding has 20 positives and 20 negatives.", err=True)
+        echo("No operating point can be proposed.", err=True)
+    for why, labels in without.items():
+        names = ", ".join(labels)
+        if why is NoPoint.NOT_EVALUATED:
+            echo(f"No point, since the model was not trained on them: {names}", err=not count)
+        elif why is NoPoint.FEW:
+            echo(f"No point, with fewer than 20 positives or 20 negatives: {names}", err=not count)
+        elif why is NoPoint.UNREACHED:
+            echo(f"No point, since no threshold reaches {rule}: {names}", err=not count)
+        else:
+            echo(f"No point, since the threshold would be 0 or 1: {names}", err=not count)
 
 
 def _print(meaningful: bool, joined: Joined, found: list[FindingFigures]) -> None:

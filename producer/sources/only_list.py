@@ -16,15 +16,14 @@ from typing import Final, TypedDict
 from backlog.errors import StorageFull, UsageError
 from producer.key_table import (
     Key,
-    checked_rows,
     key_columns,
     key_of,
     listed,
     named_key,
-    opened_table,
     refuse_repeated_columns,
 )
 from producer.sources.file_names import behind, path_key, shorter
+from producer.table_file import checked_rows, opened_table
 
 _SCHEMA: Final = """
 CREATE TABLE value (row INTEGER PRIMARY KEY, value TEXT NOT NULL UNIQUE, path TEXT);

@@ -16,6 +16,7 @@ from backlog.output_file import OutputFile, begins_with
 from producer.spreadsheet import cell
 from producer.validation.join import Joined
 from producer.validation.metrics import as_json
+from producer.validation.no_points import has_point
 from producer.validation.operating_points import ProposedPoint, document
 from producer.validation.page import About, is_own_page, write_validation
 from producer.validation.validate import FindingFigures
@@ -138,7 +139,7 @@ def write_operating_points(files: ResultFolder, about: About, found: list[Findin
             "specificity": one.proposed.specificity.value,
         }
         for one in found
-        if one.proposed is not None and 0 < one.proposed.threshold < 1
+        if one.proposed is not None and has_point(one)
     }
     if not points:
         return 0

@@ -115,7 +115,7 @@ def join(
         )
     wanted = (labels.key.value, Key.PATIENT_ID.value, *by)
     table = read_names(names, wanted) if names is not None else None
-    index = RowIndex(labels.key, labels.keys)
+    index = RowIndex(labels.key, labels.keys, labels.lines)
     units = _Units(len(labels.keys))
     opened = source() if labels.key is Key.FILE_NAME and table is None else None
     reported = without = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,6 +44,7 @@ class Labels:
     patients: list[str] = field(default_factory=list)  #: of each row, where a column says so; else empty
     groups: dict[str, list[str]] = field(default_factory=dict)  #: other columns that were asked for
     notes: list[str] = field(default_factory=list)  #: what the user has to know of how it was read
+    lines: Sequence[int] = ()  #: at which line of the file each row begins, for messages
 
     @property
     def known(self) -> list[str]:

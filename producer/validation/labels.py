@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import re
 import sys
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from operator import itemgetter
@@ -26,28 +27,24 @@ from backlog.model import LABELS
 from producer.key_table import (
     KEY_COLUMNS,
     Key,
-    checked_rows,
     column_at,
     key_columns,
     key_of,
     listed,
     named_key,
-    opened_table,
     plain,
     refuse_repeated_columns,
 )
+from producer.table_file import Rows, checked_rows, opened_table
 from producer.validation.label_values import (
     BLANK,
-    CELLS,
     CODES,
-    NEGATIVE,
     NO_COLUMN,
     POSITIVE,
-    UNCERTAIN,
-    VERDICTS,
     Labels,
 )
 from producer.validation.readers import one_row_a_key
+from producer.validation.verdicts import are_verdicts, read_verdicts
 
 #: Names, without case and signs, that say that nothing was found.
 _NO_FINDING: Final = frozenset({"nofinding", "nofindings", "normal", "semachados", "none", "negative"})
@@ -122,9 +119,6 @@ class _Reader:
         }
         self._check_findings()
         self.joined = next((at for at, name in enumerate(names) if name in _JOINED_COLUMNS), None)
-        self.verdict = (
-            (names.index("finding"), names.index("verdict")) if {"finding", "verdict"} <= set(names) else None
-        )
         self.reader = next((at for at, name in enumerate(names) if name in _READER_COLUMNS), None)
         patient = [at for at, name in enumerate(names) if name in KEY_COLUMNS[Key.PATIENT_ID]]
         self.patient = patient[0] if patient else None
@@ -149,15 +143,25 @@ class _Reader:
         if twice:
             raise UsageError(f"{self.path}: more than one column means {', '.join(sorted(twice))}")
 
-    def read(self, rows: Iterator[list[str]]) -> Labels:
+    def read(self, rows: Rows) -> Labels:
         """Read all rows."""
-        if self.verdict is not None:
-            return self._read_verdicts(rows)
+        if are_verdicts(self.header):
+            return read_verdicts(
+                self.path,
+                self.header,
+                rows,
+                (self.key, self.at),
+                self.meaning,
+                self.by,
+                self.patient,
+                self.notes,
+            )
         if not self.findings and self.joined is None:
             raise UsageError(
                 f"{self.path}: no column is a finding of this model: {', '.join(LABELS)}, or 'Finding Labels'"
             )
         keys: list[str] = []
+        lines = array("L")
         packed = bytearray()
         patients: list[str] = []
         groups: dict[str, list[str]] = {name: [] for name in self.by}
@@ -165,6 +169,7 @@ class _Reader:
         values_of = self._from_columns() if self.findings else self._from_joined
         for line, row in checked_rows(self.path, self.header, rows):
             keys.append(self._key_of(row, line))
+            lines.append(line)
             packed += values_of(row, line)
             if self.reader is not None:
                 who.append(sys.intern(row[self.reader].strip()))
@@ -182,7 +187,7 @@ class _Reader:
             self.notes.append(
                 f"the column {listed([self.header[self.joined]])} was not read: there is a column for each finding"
             )
-        table = Labels(self.key, keys, values, self._form(), patients, groups, self.notes)
+        table = Labels(self.key, keys, values, self._form(), patients, groups, self.notes, lines)
         return one_row_a_key(self.path, table, who, self.readers)
 
     def _form(self) -> str:
@@ -251,40 +256,3 @@ class _Reader:
                 f"{len(others)} different texts in {self.unknown.total()} places of its joined findings are no finding"
                 " of this model, and count as nothing"
             )
-
-    def _read_verdicts(self, rows: Iterator[list[str]]) -> Labels:
-        """Read the gallery's verdicts: whether a person agrees with what the report says of a finding."""
-        assert self.verdict is not None  # noqa: S101
-        finding_at, verdict_at = self.verdict
-        names = [plain(name) for name in self.header]
-        if "present" not in names:
-            raise UsageError(f"{self.path}: verdicts need a column 'present': what the report said")
-        present_at = names.index("present")
-        table: dict[str, list[int]] = {}
-        for line, row in checked_rows(self.path, self.header, rows):
-            finding = self.meaning.get(plain(row[finding_at]))
-            verdict = VERDICTS.get(row[verdict_at].strip().lower(), "?")
-            said = CELLS.get(row[present_at].strip().lower())
-            if finding is None or verdict == "?" or said not in (POSITIVE, NEGATIVE):
-                raise UsageError(
-                    f"{self.path}: line {line}: a verdict is a finding, agree, disagree or unsure, and present 1 or 0"
-                )
-            values = table.setdefault(self._key_of(row, line), [NO_COLUMN] * len(LABELS))
-            value = UNCERTAIN if verdict is None else said if verdict else 1 - said
-            if values[finding] not in (NO_COLUMN, value):
-                raise UsageError(
-                    f"{self.path}: line {line}: a second verdict on the same finding of the same image, and another one"
-                )
-            values[finding] = value
-        if not table:
-            raise UsageError(f"{self.path}: no rows below the header")
-        return Labels(
-            self.key,
-            list(table),
-            np.array(list(table.values()), np.int8),
-            "verdicts",
-            notes=[
-                *self.notes,
-                "labels come from verdicts on this system's own reports: who saw them saw its scores",
-            ],
-        )

@@ -19,6 +19,7 @@ from producer.templates import environment_of
 from producer.validation.compare import Comparison
 from producer.validation.join import Joined
 from producer.validation.metrics import Interval
+from producer.validation.no_points import without_point
 from producer.validation.validate import FindingFigures
 
 _MARK: Final = "<!-- cxr-backlog validation -->"
@@ -40,6 +41,7 @@ class About:
     blank: str
     rule: str
     notes: tuple[str, ...]
+    not_evaluated: tuple[str, ...] = ()  #: findings that the model was not trained on
 
 
 def write_validation(
@@ -67,7 +69,8 @@ def write_validation(
     StorageFull
         There is no room for the page.
     """
-    _write(to, "validation.html.j2", language, about=about, joined=joined, found=found)
+    without = without_point(found, about.not_evaluated) if about.rule else {}
+    _write(to, "validation.html.j2", language, about=about, joined=joined, found=found, without=without)
 
 
 def write_comparison(to: OutputFile, found: Comparison, language: str) -> None:

@@ -42,7 +42,8 @@ def one_row_a_key(path: Path, table: Labels, who: list[str], readers: str) -> La
         if first.setdefault(key, row) != row:
             again.setdefault(key, [first[key]]).append(row)
     if not who:
-        lines = ", ".join(str(row + 2) for rows in list(again.values())[:_EXAMPLES] for row in rows[:2])
+        examples = list(again.values())[:_EXAMPLES]
+        lines = ", ".join(str(table.lines[row]) for rows in examples for row in rows[:2])
         raise UsageError(
             f"{path}: {len(again)} keys stand in more than one row (lines {lines} …), and no column names a"
             " reader. Keep one row for each, or join by another column with --key"
@@ -51,7 +52,7 @@ def one_row_a_key(path: Path, table: Labels, who: list[str], readers: str) -> La
         if len({who[row] for row in rows}) < len(rows):
             raise UsageError(
                 f"{path}: one reader stands twice for one image (lines"
-                f" {', '.join(str(row + 2) for row in rows[:_EXAMPLES])}): keep one row for each"
+                f" {', '.join(str(table.lines[row]) for row in rows[:_EXAMPLES])}): keep one row for each"
             )
     if readers not in ("majority", "any"):
         raise UsageError(
@@ -69,6 +70,7 @@ def one_row_a_key(path: Path, table: Labels, who: list[str], readers: str) -> La
         [table.patients[row] for row in kept] if table.patients else [],
         {name: [cells[row] for row in kept] for name, cells in table.groups.items()},
         [*table.notes, f"several readers of {len(again)} images were counted by {readers}"],
+        [table.lines[row] for row in kept],
     )
 
 

@@ -23,9 +23,12 @@ class RowIndex:
         What the keys are.
     keys
         One a row, each once.
+    lines
+        At which line of the table each row begins, for messages.
     """
 
-    def __init__(self, key: Key, keys: Sequence[str]) -> None:
+    def __init__(self, key: Key, keys: Sequence[str], lines: Sequence[int]) -> None:
+        self._lines = lines
         self._row: dict[str, int] | None = None
         if key is not Key.FILE_NAME:
             self._row = dict(zip(keys, range(len(keys)), strict=True))
@@ -55,7 +58,7 @@ class RowIndex:
         if first is None:
             return -1
         if len(first) > 1:
-            lines = ", ".join(str(self._order[at] + 2) for at in first[:_EXAMPLES])
+            lines = ", ".join(str(self._lines[self._order[at]]) for at in first[:_EXAMPLES])
             raise UsageError(
                 f"a file of the run fits {len(first)} rows of the labels (lines {lines}): give more of its path in the"
                 " table, or join by UID"

@@ -182,8 +182,11 @@ def _auc(
     return Resampling(clusters[chosen]).interval(metrics.auc(scores[chosen], truth[chosen]), ranking.auc)
 
 
-def enough(joined: Joined, found: Sequence[FindingFigures]) -> bool:
-    """Whether the comparison says something: half of either side joined, one finding has enough."""
-    units = len(joined.scores)
-    half = 2 * joined.images >= joined.reported or 2 * units >= joined.rows
-    return half and any(one.enough for one in found)
+def half_joined(joined: Joined) -> bool:
+    """Whether half of the run, or of the table, joined."""
+    return 2 * joined.images >= joined.reported or 2 * len(joined.scores) >= joined.rows
+
+
+def enough(found: Sequence[FindingFigures]) -> bool:
+    """Whether the figures of one finding at least say something."""
+    return any(one.enough for one in found)

@@ -181,9 +181,30 @@ def test_too_little_to_judge_by_ends_with_three(tmp_path: Path) -> None:
     ledger.close()
     done = call("validate", tmp_path / "run", "--labels", path, "--propose", "youden")
     assert done.exit_code == 3
-    assert "Too little to judge by" in done.output
+    assert "Too little to judge by: no finding has 20 positives and 20 negatives." in done.output
+    assert "less than half" not in done.output
     assert "No operating point can be proposed" in done.output
+    assert "No point, with fewer than 20 positives or 20 negatives: Atelectasis, Mass" in done.output
     assert not (tmp_path / "run" / "validation" / "operating-points.json").exists()
+
+
+def test_each_finding_without_a_point_says_why(tmp_path: Path) -> None:
+    """Of these labels no threshold has a PPV of 0.99: what they call present has the lower scores."""
+    ledger = ended_run(tmp_path / "run", COUNT)
+    job = ledger.get("job")
+    low = [int(item.score_list[LABELS.index("Effusion")] < 0.5) for item in ledger.items()]  # type: ignore[operator]
+    ledger.set("job", job | {"model": "densenet121-res224-nih"})
+    ledger.close()
+    rows = [f"1.2.3.{n},{low[n]},{int(n < 3)},{n % 2}" for n in range(COUNT)]
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(["sop_instance_uid,Effusion,Mass,Fracture", *rows]))
+    done = call("validate", tmp_path / "run", "--labels", path, "--propose", "ppv=0.99")
+    assert "No operating point can be proposed.\n" in done.output
+    assert "No point, since no threshold reaches ppv=0.99: Effusion\n" in done.output
+    assert "No point, with fewer than 20 positives or 20 negatives: Mass\n" in done.output
+    assert "No point, since the model was not trained on them: Fracture\n" in done.output
+    page = (tmp_path / "run" / "validation" / "validation.html").read_text()
+    assert "No point, since no threshold reaches ppv=0.99: Effusion." in page
 
 
 def test_labels_of_other_images_are_refused(run: Path, tmp_path: Path) -> None:

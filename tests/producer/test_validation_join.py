@@ -59,5 +59,5 @@ def test_many_files_of_one_name_find_their_own_labels(tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_be_either_of_two_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="fits 2 rows of the labels"):
+    with pytest.raises(UsageError, match=r"fits 2 rows of the labels \(lines 2, 3\)"):
         joined(tmp_path, ["view1.dcm"], ["p1/view1.png", "p2/view1.png"])

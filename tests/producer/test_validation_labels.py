@@ -78,6 +78,31 @@ def test_verdicts_become_labels(tmp_path: Path) -> None:
     assert found.values[:, NODULE].tolist() == [NEGATIVE, NO_COLUMN, NO_COLUMN]
 
 
+def test_verdicts_keep_groups_and_patients(tmp_path: Path) -> None:
+    """Each image has several rows, and not every one of them need say where it is from."""
+    header = "sop_instance_uid,finding,present,verdict,site,patient_id\n"
+    rows = "1.2,Mass,1,agree,,7\n1.2,Nodule,1,disagree,A,7\n1.3,Mass,0,agree,B,8\n"
+    found = read_labels(table(tmp_path, header + rows), by=["site"])
+    assert (found.form, found.groups, found.patients) == ("verdicts", {"site": ["A", "B"]}, ["7", "8"])
+    with pytest.raises(UsageError, match="line 5: site is another than in an earlier row of the same image"):
+        read_labels(table(tmp_path, f"{header}{rows}1.3,Nodule,0,agree,A,8\n"), by=["site"])
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("file;Mass\na;1\n;\n\nb;0\na;1\n", "2, 6"),
+        ("sep=;\nfile;Mass\na;1\n;\nb;0\na;1\n", "3, 6"),
+        ('file;Mass;note\na;1;"two\nlines"\n;;\na;1;\n', "2, 5"),
+        ('file;"two\nlines";Mass\na;;1\na;;0\n', "3, 4"),
+    ],
+)
+def test_a_message_names_the_lines_of_the_file(tmp_path: Path, text: str, lines: str) -> None:
+    """Those that an editor shows: rows of nothing but signs count, and a cell may hold several lines."""
+    with pytest.raises(UsageError, match=rf"1 keys stand in more than one row \(lines {lines} …\)"):
+        read_labels(table(tmp_path, text))
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_encodings_of_spreadsheets_are_read(tmp_path: Path, encoding: str) -> None:
     found = read_labels(table(tmp_path, "arquivo;Pneumotórax;Nódulo\r\ncoração.dcm;1,0;0\r\n", encoding))
