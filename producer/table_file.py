@@ -54,7 +54,9 @@ def opened_table(path: Path, *, one_column: bool = False) -> Iterator[tuple[list
                 delimiter, before = named[1], 1
             else:
                 delimiter = _delimiter(first)
-                if delimiter not in first and not (one_column and first.strip()):
+                if one_column and not first.strip():
+                    raise UsageError(f"{path}: no table: its first line is empty")
+                if delimiter not in first and not one_column:
                     raise UsageError(f"{path}: no table: its first line has no comma, semicolon or tab")
                 file.seek(0)
             rows = csv.reader(file, delimiter=delimiter, strict=True)

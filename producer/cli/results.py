@@ -163,7 +163,12 @@ def summary(
         language=language,
     )
     if found.comparison:
-        say_beside(path, drift_line(found.comparison, words_of(language)))
+        words, grouping = words_of(language), found.comparison.grouping
+        say_beside(path, drift_line(found.comparison, words))
+        for note in grouping.notes if grouping else ():
+            say_beside(path, f"Groups    {note}")
+        if grouping and not grouping.groups:
+            click.echo(words("groups_none", count=grouping.studies), err=True)
     say_beside(path, f"Page      {path}")
     if followed and not followed.right:
         echo(

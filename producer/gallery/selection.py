@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,9 @@ from backlog.broker.messages import model_of
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Flag
+from producer.key_table import Key, key_columns, key_of
 from producer.ledger.rows import ITEM_COLUMNS, ItemRow
+from producer.table_file import opened_table
 
 if TYPE_CHECKING:
     from producer.ledger.ledger import Ledger
@@ -31,6 +33,9 @@ _COUNT: Final = "SELECT count(*)" + _MATCHING
 _NUMBERS: Final = "SELECT no" + _MATCHING + " ORDER BY no"
 
 _UID: Final = re.compile(r"[0-9.]{1,64}")
+
+#: What a list may name images by, the best first.
+_KEYS: Final = (Key.SOP_INSTANCE_UID, Key.STUDY_INSTANCE_UID)
 
 
 @dataclass(frozen=True)
@@ -136,10 +141,10 @@ def _sample(ledger: Ledger, wanted: Wanted) -> Chosen:
 
 
 def _listed(ledger: Ledger, path: Path, flag: str) -> Chosen:
-    column, uids = _read_list(path)
+    key, uids, notes = _read_list(path)
     found: dict[str, list[ItemRow]] = {}
     for row in ledger.select(ItemRow, _IMAGES + " ORDER BY no", _word(flag)):
-        uid = row.sop_instance_uid if column == "sop_instance_uid" else row.study_instance_uid
+        uid = row.sop_instance_uid if key is Key.SOP_INSTANCE_UID else row.study_instance_uid
         if uid in uids:
             found.setdefault(uid, []).append(row)
     rows = [row for uid in uids for row in found.get(uid, ())]
@@ -148,46 +153,42 @@ def _listed(ledger: Ledger, path: Path, flag: str) -> Chosen:
             f"{path}: {len(rows)} images of this run are listed; a page holds {MAX_IMAGES}: split the list"
         )
     absent = len(uids) - len(found)
-    return Chosen(rows, [f"{absent} of {len(uids)} listed have no report in this run"] if absent else [])
+    if absent:
+        notes.append(f"{absent} of {len(uids)} listed have no report in this run")
+    return Chosen(rows, notes)
 
 
-def _read_list(path: Path) -> tuple[str, dict[str, None]]:
-    """Return the column that a list names images by, and its UIDs in order, each once.
+def _read_list(path: Path) -> tuple[Key, dict[str, None], list[str]]:
+    """Return what a list names images by, its UIDs in order, each once, and what to say of how it was read.
 
     Raises
     ------
     UsageError
         It can't be read, or holds something else.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: this is no list of UIDs (not UTF-8)") from error
-    lines = [line for line in text.splitlines() if line.strip()]
-    first = lines[0] if lines else ""
-    delimiter = max(",;\t", key=first.count)
-    header = [cell.strip().lower() for cell in first.split(delimiter)]
-    column = next((one for one in ("sop_instance_uid", "study_instance_uid") if one in header), "")
-    if column:
-        cells = _column(lines, delimiter, header.index(column))
-    else:
-        column, cells = "sop_instance_uid", enumerate(lines, 1)
     uids: dict[str, None] = {}
-    for number, cell in cells:
-        uid = cell.strip()
-        if not _UID.fullmatch(uid):
-            raise UsageError(
-                f"{path}: line {number} holds no UID: write one UID a line, or a CSV with a column sop_instance_uid"
-                " or study_instance_uid"
-            )
-        uids[uid] = None
+    with opened_table(path, one_column=True) as (header, rows, notes):
+        columns = [one for one in key_columns(header) if one[0] in _KEYS]
+        if columns:
+            key, at = columns[0]
+            for line, row in rows:
+                if any(row):
+                    uids[key_of(path, key, header[at], row[at] if at < len(row) else "", line)] = None
+        else:  # one UID a line
+            key = Key.SOP_INSTANCE_UID
+            for line, row in chain([(1, header)], rows):
+                if any(row):
+                    uids[_uid(path, row, line)] = None
     if not uids:
         raise UsageError(f"{path}: no UID in it")
-    return column, uids
+    return key, uids, notes
 
 
-def _column(lines: list[str], delimiter: str, at: int) -> Iterator[tuple[int, str]]:
-    for number, row in enumerate(csv.reader(lines[1:], delimiter=delimiter), 2):
-        yield number, row[at] if at < len(row) else ""
+def _uid(path: Path, row: Sequence[str], line: int) -> str:
+    uid, *others = [cell.strip() for cell in row]
+    if any(others) or not _UID.fullmatch(uid):
+        raise UsageError(
+            f"{path}: line {line} holds no UID: write one UID a line, or a CSV with a column sop_instance_uid"
+            " or study_instance_uid"
+        )
+    return uid

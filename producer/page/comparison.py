@@ -6,19 +6,23 @@ over a table of studies and groups.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from backlog.errors import UsageError
+from producer.key_table import Key, key_columns, key_of, plain, refuse_repeated_columns
 from producer.ledger.ledger import Ledger
 from producer.page import drift
 from producer.page.drift import Drift
+from producer.table_file import checked_rows, opened_table
 
 #: Most groups of a table of groups; more is a table of something else.
 _MAX_GROUPS: Final = 64
+
+#: The column's plain name that says the group of a study.
+_GROUP_COLUMNS: Final = ("group", "grupo")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,17 @@ class Group:
     worst: Drift
 
 
+@dataclass
+class Grouping:
+    """What a table of groups has of two runs."""
+
+    studies: int = 0  #: that it names
+    images_before: int = 0  #: of the baseline, in these studies
+    images_now: int = 0
+    groups: list[Group] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  #: how it was read, where that has to be said
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One run against an earlier one."""
@@ -41,7 +56,7 @@ class Comparison:
     same_engine: bool
     drifts: list[Drift]
     before: drift.Scores
-    groups: list[Group]
+    grouping: Grouping | None  #: where the user gave a table
 
 
 def compare(ledger: Ledger, baseline: Ledger, scores: drift.Scores, groups: Path | None = None) -> Comparison:
@@ -56,7 +71,8 @@ def compare(ledger: Ledger, baseline: Ledger, scores: drift.Scores, groups: Path
     scores
         The run's own, as :func:`producer.page.drift.collect` returns them.
     groups
-        A CSV file with the columns ``study_instance_uid`` and ``group``.
+        A table, as :func:`producer.table_file.opened_table` takes it, with the columns ``study_instance_uid`` and
+        ``group``.
 
     Raises
     ------
@@ -72,38 +88,45 @@ def compare(ledger: Ledger, baseline: Ledger, scores: drift.Scores, groups: Path
         same_engine=ledger.get("engines", []) == baseline.get("engines", []),
         drifts=drift.compare(before, scores),
         before=before,
-        groups=[] if groups is None else _compare_groups(ledger, baseline, groups),
+        grouping=None if groups is None else _compare_groups(ledger, baseline, groups),
     )
 
 
-def _compare_groups(ledger: Ledger, baseline: Ledger, path: Path) -> list[Group]:
+def _compare_groups(ledger: Ledger, baseline: Ledger, path: Path) -> Grouping:
     for one in (ledger, baseline):
-        one.group(_grouping(path))
+        found = Grouping()  # the table is read for each ledger: it may be long
+        one.group(_grouping(path, found))
     now, before = drift.collect_groups(ledger), drift.collect_groups(baseline)
-    found = []
     for name in sorted(now.keys() | before.keys()):
         old, new = before.get(name, drift.none_yet()), now.get(name, drift.none_yet())
+        found.images_before += drift.images(old)
+        found.images_now += drift.images(new)
         furthest = drift.worst(drift.compare(old, new))
-        found.append(Group(name, furthest.before, furthest.now, furthest))
+        found.groups.append(Group(name, drift.images(old), drift.images(new), furthest))
     return found
 
 
-def _grouping(path: Path) -> Iterator[tuple[str, str]]:
+def _grouping(path: Path, found: Grouping) -> Iterator[tuple[str, str]]:
+    """Yield the studies of a table, each with its group, and note what is found."""
     names: set[str] = set()
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            if not {"study_instance_uid", "group"} <= set(table.fieldnames or ()):
+    with opened_table(path) as (header, rows, notes):
+        refuse_repeated_columns(path, header)
+        found.notes = notes
+        studies = [at for key, at in key_columns(header) if key is Key.STUDY_INSTANCE_UID]
+        groups = [at for at, name in enumerate(header) if plain(name) in _GROUP_COLUMNS]
+        if not studies or not groups:
+            raise UsageError(
+                f"{path}: needs a first line that names the columns study_instance_uid and group"
+            )
+        study, group = studies[0], groups[0]
+        for line, row in checked_rows(path, header, rows):
+            name = row[group].strip()
+            names.add(name)
+            if len(names) > _MAX_GROUPS:
                 raise UsageError(
-                    f"{path}: needs a first line that names the columns study_instance_uid and group"
+                    f"{path}: more than {_MAX_GROUPS} groups: is this a table of sites or devices?"
                 )
-            for row in table:
-                name = (row["group"] or "").strip()
-                names.add(name)
-                if len(names) > _MAX_GROUPS:
-                    raise UsageError(
-                        f"{path}: more than {_MAX_GROUPS} groups: is this a table of sites or devices?"
-                    )
-                yield (row["study_instance_uid"] or "").strip(), name
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: can't be read as a CSV file ({error.__class__.__name__})") from error
+            found.studies += 1
+            yield key_of(path, Key.STUDY_INSTANCE_UID, header[study], row[study], line), name
+        if not found.studies:
+            raise UsageError(f"{path}: no rows below the header")

@@ -149,6 +149,11 @@ def collect_groups(ledger: Ledger) -> dict[str, dict[str, Distribution]]:
     return groups
 
 
+def images(scores: Scores) -> int:
+    """Return how many images there are: each has a score of every finding that its model was trained on."""
+    return max(one.size for one in scores.values())
+
+
 def compare(before: Scores, now: Scores) -> list[Drift]:
     """Compare each finding of a run with the baseline's, but those that either run's model was not trained on."""
     compared = [label for label in LABELS if not (_left_out(before, label) or _left_out(now, label))]

@@ -130,6 +130,7 @@ def _account(found: Figures, words: Words) -> dict[str, object]:
         "version": metadata.version(PRODUCT),
         "found": found,
         "stages": {stage.value: words(name) for stage, name in TASKS.items()},
+        "baseline_images": drift.images(found.comparison.before) if found.comparison else 0,
         "drift_line": drift_line(found.comparison, words) if found.comparison else "",
         "verdicts": {verdict: words(f"verdict_{verdict.name.lower()}") for verdict in Verdict},
         "drift_limits": {

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from backlog.broker.messages import ItemRecord
 from backlog.errors import UsageError
 from backlog.model import LABELS
+from producer.cli.main import main
 from producer.ledger.ledger import Ledger
 from producer.page import comparison as report_drift
 from producer.page import drift
@@ -226,18 +228,56 @@ def test_drift_at_one_site_is_found_though_the_whole_hides_it(tmp_path: Path) ->
     lines = ["study_instance_uid,group", *(f"1.2.{n},{'B' if n >= 450 else 'A'}" for n in range(600))]
     table.write_text("\n".join([*lines, "9.9.9,elsewhere"]))
     found = report_drift.compare(now, before, drift.collect(now), table)
-    verdicts = {group.name: group.worst.verdict for group in found.groups}
+    assert found.grouping is not None
+    groups = found.grouping.groups
+    verdicts = {group.name: group.worst.verdict for group in groups}
     assert verdicts == {"A": Verdict.SAME, "B": Verdict.PARTED}
-    assert [(group.before, group.now) for group in found.groups] == [(900, 900), (300, 300)]
-    assert found.groups[1].worst.label == LABELS[0]
+    assert [(group.before, group.now) for group in groups] == [(900, 900), (300, 300)]
+    assert groups[1].worst.label == LABELS[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "study_instance_uid;group\n1.2.0;São João\n",
+        'sep=;\n"StudyInstanceUID";"Grupo"\n;\n1.2.0;São João\n',
+        "study_instance_uid\tgroup\n1.2.0\tSão João\n",
+    ],
+)
+def test_a_table_of_groups_is_read_as_excel_writes_it(tmp_path: Path, text: str) -> None:
+    run = ended_run(tmp_path / "run", 4)
+    (tmp_path / "groups.csv").write_bytes(text.encode("cp1252"))
+    found = report_drift.compare(run, run, drift.collect(run), tmp_path / "groups.csv").grouping
+    assert found is not None
+    assert [(group.name, group.now) for group in found.groups] == [("São João", 2)]
+    assert (found.studies, found.images_now) == (1, 2)
+    assert "Windows-1252" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("language", "said"), [("en", "None of the 1 studies in the table"), ("pt-BR", "Nenhum dos 1 estudos")]
+)
+def test_groups_of_other_studies_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str, said: str
+) -> None:
+    monkeypatch.setenv("CXR_LANGUAGE", language)
+    ended_run(tmp_path / "run", 4).close()
+    (tmp_path / "groups.csv").write_text("study_instance_uid,group\n9.9.9,A\n")
+    words = ["summary", str(tmp_path / "run"), "--baseline", str(tmp_path / "run")]
+    done = CliRunner().invoke(main, [*words, "--groups", str(tmp_path / "groups.csv")])
+    assert done.exit_code == 0, done.output
+    assert said in done.stderr
+    assert said in (tmp_path / "run" / "summary.html").read_text()
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (b"uid,site\n1.2,A\n", "study_instance_uid and group"),
-        (b"", "study_instance_uid and group"),
-        (b"study_instance_uid,group\n1.2,\xff\xfe\n", "can't be read"),
+        (b"", "no table"),
+        (b"study_instance_uid,group\n,\n", "no rows below the header"),
+        (b"study_instance_uid,group\n1.2,\0\n", "no table of text"),
+        (b"study_instance_uid;group\n1,2E+20;A\n", "line 2: study_instance_uid was turned into a number"),
         (
             b"study_instance_uid,group\n" + b"".join(b"1.%d,name %d\n" % (n, n) for n in range(99)),
             "more than 64",

@@ -91,6 +91,9 @@ def test_a_sample_is_the_same_again_and_another_for_another_run(ledger: Ledger, 
             ["1 of 2 listed have no report in this run"],
         ),
         ("site;study_instance_uid\nA;1.2.3\n", [6, 7], []),
+        ('"site";"Study Instance UID"\n"A";"1.2.3"\n', [6, 7], []),
+        ('sep=;\nsite;SOPInstanceUID\n;\n"A";"=""1.2.3.7"""\n', [7], []),
+        ('"1.2.3.7"\n\n"1.2.3.2"\n', [7, 2], []),
     ],
 )
 def test_a_list_gives_the_order(
@@ -104,10 +107,13 @@ def test_a_list_gives_the_order(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no UID in it"),
+        (b"", "its first line is empty"),
+        (b"sop_instance_uid\n", "no UID in it"),
         (b"name\nx.dcm\n", "line 1 holds no UID"),
-        (b"sop_instance_uid\n1.2.3,\n=1+1\n", "line 3 holds no UID"),
-        (b"\xff\xfe1\x00", "not UTF-8"),
+        (b"sop_instance_uid\n1.2.3,\n=1+1\n", "line 3: sop_instance_uid holds no UID"),
+        (b"a;study_instance_uid\n;\n;1,2E+20\n", "line 3: study_instance_uid was turned into a number"),
+        (b"1.2.3\n\n1.2.3,1.2.4\n", "line 3 holds no UID"),
+        (b"\0\0\0", "no table of text"),
         (b"9.9.9\n", "nothing was written"),
     ],
 )
