@@ -29,6 +29,14 @@ _STDOUT_DESCRIPTOR: Final = 1
 #: How many links lead on from one name: as many as Linux follows (path_resolution(7)).
 _MAX_LINKS: Final = 40
 
+#: What trying again doesn't help with: no such folder, no permission. A disk that fails has other numbers.
+_FOR_ITS_USER: Final = frozenset(
+    (
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+        *(errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+    )
+)
+
 #: Whether an existing file is an earlier output of a kind.
 IsOwn = Callable[[IO[bytes]], bool]
 
@@ -92,9 +100,9 @@ class OutputFile:
         Raises
         ------
         UsageError
-            It is a folder, an input, or another file than this command's.
+            It is a folder, an input, or another file than this command's, or its place can't be written to.
         StorageFull
-            It can't be written.
+            It can't be written now.
         """
         if self.path == STDOUT:
             yield sys.stdout.buffer
@@ -127,7 +135,7 @@ class OutputFile:
     def _target(self) -> Path:
         target = Path(os.path.realpath(self.path))
         if os.path.islink(target):  # noqa: PTH114  # Path.is_symlink raises on a name that is too long
-            raise StorageFull(f"{self.path}: can't be written ({os.strerror(errno.ELOOP)})")
+            raise UsageError(f"{self.path}: can't be written ({os.strerror(errno.ELOOP)})")
         return target
 
     def _check(self, target: Path, is_own: IsOwn) -> os.stat_result | None:
@@ -169,7 +177,12 @@ class OutputFile:
             yield
         except OSError as error:
             reason = error.strerror or error.__class__.__name__
-            raise StorageFull(f"{self.path}: can't be written ({reason})") from error
+            raise unwritable(error)(f"{self.path}: can't be written ({reason})") from error
+
+
+def unwritable(error: OSError) -> type[UsageError | StorageFull]:
+    """Return the kind of error of a file that can't be written: whether its user has to change something first."""
+    return UsageError if error.errno in _FOR_ITS_USER else StorageFull
 
 
 def begins_with(*starts: bytes) -> IsOwn:

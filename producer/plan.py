@@ -60,6 +60,9 @@ class Plan:
     only: OnlyAccount | None = None  #: of a list of wanted images
     not_found: list[str] = field(default_factory=list)  #: a few of its values; may identify patients
     unreadable: Counter[str] = field(default_factory=Counter)  #: Body Part Examined that isn't understood
+    compressions: set[str] = field(
+        default_factory=set
+    )  #: how members are packed that aren't read, and what to do
     assumed: Counter[Flag] = field(default_factory=Counter)  #: flags of the header, of the eligible ones read
 
     def estimate(self, reasons: Counter[Reason], reason: Reason) -> int:
@@ -201,6 +204,8 @@ def _look(plan: Plan, source: Source, entry: Entry, rules: Rules, conversion: Co
         reason = _reason(plan, source, entry, rules, conversion)
     except InstanceRejected as rejected:
         reason = rejected.reason
+        if reason is Reason.UNSUPPORTED_COMPRESSION:
+            plan.compressions.add(rejected.detail)
     except OSError:
         reason = Reason.UNREADABLE
     if reason is None:
@@ -263,9 +268,15 @@ ADVICE: Final = {
     Reason.LATERAL: "CXR_LATERALS=true scores them all the same",
     Reason.FOR_PROCESSING: "CXR_FOR_PROCESSING=true scores them all the same",
     Reason.ENCRYPTED: "unpack the zip with its password, and give the folder",
-    Reason.UNSUPPORTED_COMPRESSION: "install cxr-backlog[deflate64], or unpack the zip and give the folder",
     Reason.NOT_DICOM: "neither DICOM files nor anything that is known beside them: look at the examples (--names)",
     Reason.UNREADABLE: "damaged or not to be read: copy or unpack them again",
     Reason.TOO_LARGE: "larger than any radiograph; unpack an archive, and give the folder",
     Reason.NO_PIXELS: "images without pixel data: were they exported as headers alone?",
 }
+
+
+def advice(plan: Plan, reason: Reason) -> list[str]:
+    """Return what the operator can do about the items of a plan that would end for a reason."""
+    if reason is Reason.UNSUPPORTED_COMPRESSION:
+        return sorted(plan.compressions)  # by the method: not each has a reader that could be installed
+    return [ADVICE[reason]] if reason in ADVICE else []

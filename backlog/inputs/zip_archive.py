@@ -28,6 +28,8 @@ _STORED: Final = 0
 _DEFLATED: Final = 8
 _DEFLATED64: Final = 9
 _UNPACK: Final = {_DEFLATED: inflate, _DEFLATED64: inflate64}
+#: Other methods that archives are met with (APPNOTE.TXT 6.3.10, 4.4.5).
+_NAMES: Final = {1: "Shrink", 6: "Implode", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 98: "PPMd"}
 #: So many places a 32-bit offset can tell apart.
 _OFFSETS: Final = 1 << 32
 
@@ -251,7 +253,11 @@ def _refuse(member: Member, limit: int) -> None:
     if member.encrypted:
         raise InstanceRejected(Reason.ENCRYPTED, "the zip member needs a password; unpack it first")
     if member.method != _STORED and member.method not in _UNPACK:
-        raise InstanceRejected(Reason.UNSUPPORTED_COMPRESSION, f"zip method {member.method}")
+        name, number = _NAMES.get(member.method, "?"), member.method
+        raise InstanceRejected(
+            Reason.UNSUPPORTED_COMPRESSION,
+            f"compressed with {name} (zip method {number}): unpack the zip and give the folder",
+        )
     declared = max(member.size, member.packed)
     if declared > limit:
         raise InstanceRejected(Reason.TOO_LARGE, f"declares {declared} bytes; the limit is {limit}")

@@ -136,7 +136,7 @@ def _size(count: int) -> str:
 
 
 def _plan_lines(made: Plan, names: bool) -> list[str]:
-    from producer.plan import ADVICE
+    from producer.plan import advice
 
     whole = made.read + sum(made.by_listing.values()) == made.total
     about = "" if whole else f"{t('about')} "
@@ -157,8 +157,7 @@ def _plan_lines(made: Plan, names: bool) -> list[str]:
         lines.append(f"{t(title):<9} {about if counts else ''}{sum(counts.values())}")
         for reason, count in sorted(counts.items(), key=lambda one: one[0].value):
             lines.append(f"          {reason.value} {count}")
-            if reason in ADVICE:
-                lines.append(f"            {t(ADVICE[reason])}")
+            lines += [f"            {translated(text)}" for text in advice(made, reason)]
             if reason.value == "body_part_unreadable":
                 lines += [f"            {printable(word)!r} {n}" for word, n in _words(made, names)[:20]]
             if names:
@@ -183,12 +182,12 @@ def _words(made: Plan, names: bool) -> list[tuple[str, int]]:
 
 
 def _plan_json(made: Plan, names: bool) -> dict[str, object]:
-    from producer.plan import ADVICE
+    from producer.plan import advice
 
     def ending(counts: Mapping[Reason, int]) -> list[dict[str, object]]:
         return [
             {"reason": reason.value, "items": count}
-            | ({"advice": ADVICE[reason]} if reason in ADVICE else {})
+            | ({"advice": "; ".join(said)} if (said := advice(made, reason)) else {})
             | ({"examples": made.examples.get(reason, [])} if names else {})
             for reason, count in sorted(counts.items(), key=lambda one: one[0].value)
         ]

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from backlog.environment import interface_language
-from backlog.errors import StorageFull
-from backlog.output_file import OutputFile, begins_with
+from backlog.output_file import OutputFile, begins_with, unwritable
 from producer.spreadsheet import cell
 from producer.validation.join import Joined
 from producer.validation.metrics import as_json
@@ -37,8 +36,8 @@ class ResultFolder:
 
     Raises
     ------
-    StorageFull
-        It can't be made.
+    UsageError, StorageFull
+        It can't be made: there, or now.
     """
 
     def __init__(self, folder: Path, inputs: tuple[Path, ...]) -> None:
@@ -46,7 +45,7 @@ class ResultFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageFull(f"{folder}: can't be made ({error.strerror})") from error
+            raise unwritable(error)(f"{folder}: can't be made ({error.strerror})") from error
 
     def file(self, name: str, is_own: Callable[[IO[bytes]], bool], *, private: bool = False) -> OutputFile:
         """Return a file of the folder that is about to be written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backlog.errors import StorageFull, UsageError
-from backlog.output_file import OutputFile, begins_with
+from backlog.output_file import OutputFile, begins_with, unwritable
 
 OWN = begins_with(b"ours")
 
@@ -189,12 +190,27 @@ def test_an_error_leaves_the_old_content(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["x"]
 
 
-def test_what_can_not_be_written_is_named(tmp_path: Path) -> None:
+def test_a_place_that_its_user_has_to_change_is_named(tmp_path: Path) -> None:
+    """It is no matter of waiting, as a full disk is."""
     (tmp_path / "file").touch()
     (tmp_path / "circle").symlink_to("circle")
-    for path in (tmp_path / "no" / "x", tmp_path / "file" / "x", tmp_path / "circle", tmp_path / ("n" * 300)):
-        with pytest.raises(StorageFull, match="can't be written"):
+    for path in (
+        *(tmp_path / "no" / "x", tmp_path / "file" / "x", tmp_path / "circle", tmp_path / ("n" * 300)),
+        Path("/sys/x"),
+    ):
+        with pytest.raises(UsageError, match="can't be written"):
             write(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        *((number, UsageError) for number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)),
+        *((number, StorageFull) for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)),
+    ],
+)
+def test_what_waiting_helps_with_is_told_apart(number: int, kind: type[Exception]) -> None:
+    assert unwritable(OSError(number, "")) is kind
 
 
 def test_a_full_device_is_named() -> None:

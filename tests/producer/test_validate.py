@@ -188,6 +188,15 @@ def test_too_little_to_judge_by_ends_with_three(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "validation" / "operating-points.json").exists()
 
 
+@pytest.mark.parametrize(("to", "said"), [("/sys/x", "can't be made"), ("labels.csv", "can't be made")])
+def test_a_folder_that_cant_be_made_is_the_users_to_change(
+    run: Path, labels: Path, tmp_path: Path, to: str, said: str
+) -> None:
+    done = call("validate", run, "--labels", labels, "--to", tmp_path / to)
+    assert done.exit_code == 2
+    assert said in done.output or "is a file" in done.output
+
+
 def test_each_finding_without_a_point_says_why(tmp_path: Path) -> None:
     """Of these labels no threshold has a PPV of 0.99: what they call present has the lower scores."""
     ledger = ended_run(tmp_path / "run", COUNT)

@@ -31,7 +31,7 @@ SPEAKING = {
     **dict.fromkeys(
         (
             *("ServiceUnavailable", "StorageFull", "SourceUnavailable", "ModalityFailed"),
-            *("LedgerFenced", "DeletionUnsupported"),
+            *("LedgerFenced", "DeletionUnsupported", "unwritable"),
         ),
         (0,),
     ),
@@ -137,7 +137,7 @@ def messages() -> list[str]:
 def _spoken(tree: ast.AST, *, cli: bool) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            name = _name(node.func)
             positions = (0,) if cli and name == "append" else SPEAKING.get(name, ())
             for position in positions:
                 if position < len(node.args):
@@ -152,6 +152,13 @@ def _spoken(tree: ast.AST, *, cli: bool) -> Iterator[str]:
         elif cli and isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in _LINES:
             for one in node.value.elts if isinstance(node.value, ast.List) else [node.value]:
                 yield from _texts(one)
+
+
+def _name(called: ast.expr) -> str:
+    """Return what is called; of ``unwritable(error)("…")``, what gave it."""
+    if isinstance(called, ast.Call):
+        called = called.func
+    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
 
 
 def _is_sentence(node: ast.expr) -> bool:

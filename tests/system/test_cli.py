@@ -345,7 +345,7 @@ def test_a_run_is_looked_at_from_everywhere(cli: Cli, tmp_path: Path) -> None:
         done = call("export", out, "--format", form, "--to", f"x.{form}", cwd=elsewhere)
         assert done.returncode == 0, done.stderr
         assert "2 rows" in done.stdout
-        fails(call("export", out, "--format", form, "--to", "no/x", cwd=elsewhere), 5, "can't be written")
+        fails(call("export", out, "--format", form, "--to", "no/x", cwd=elsewhere), 2, "can't be written")
 
     replay = cli("quarantine", "replay", out, "--to", tmp_path / "replay")
     assert replay.returncode == 3, replay.stderr
