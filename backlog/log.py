@@ -19,7 +19,7 @@ LOGGER: Final = logging.getLogger("cxr")
 #: What a log line may say. Numbers, hashes, closed sets, and addresses that the operator chose.
 ALLOWED: Final = frozenset(
     "run chunk stage item items reason detail attempt ms count waiting error at exit worker service engine weights"
-    " state seconds limit threads images rate pid choice difference url version".split()
+    " state seconds limit threads images rate pid choice difference url version number".split()
 )
 
 

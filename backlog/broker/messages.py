@@ -169,6 +169,7 @@ class UploadItem(TypedDict):
 
     i: int  #: position in the chunk
     entry: int | str  #: where the source finds it
+    no: NotRequired[int]  #: number in the run, for the log; absent in messages of before
 
 
 class RetrieveItem(TypedDict):

@@ -13,7 +13,15 @@ from backlog.files import UNAVAILABLE_ERRNOS
 
 
 class DiskFile:
-    """A file whose disk may not answer: EIO of a soft NFS mount, say, at any read. Then the work waits."""
+    """A file whose disk may not answer: EIO of a soft NFS mount, say, at any read. Then the work waits.
+
+    Parameters
+    ----------
+    path
+        What it is called in messages.
+    file
+        The file, opened.
+    """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
@@ -53,5 +61,5 @@ class DiskFile:
 
 
 def unavailable(path: Path, error: OSError) -> SourceUnavailable:
-    """Return the error of an archive whose disk does not answer."""
+    """Return the error of an archive whose disk does not answer; `path` is what messages call it."""
     return SourceUnavailable(f"{path}: the zip can't be read ({error.strerror}): is its disk there?")

@@ -24,11 +24,23 @@ from backlog.outcomes import Reason
 
 #: Most bytes of one input file: eight times the largest detector's image.
 MAX_BYTES: Final = 1 << 28
+_ZIP_IN_FOLDER: Final = Path("a zip in the folder")
 
 
 def is_nested_zip(name: str) -> bool:
     """Whether an entry calls itself a zip."""
     return name.lower().endswith(".zip")
+
+
+def zip_in_folder(path: Path) -> ZipArchive:
+    """Open a zip that lies in a source's folder: no message names it, for it may be named after a patient.
+
+    Raises
+    ------
+    UsageError, SourceUnavailable
+        As :class:`~backlog.inputs.zip_archive.ZipArchive`.
+    """
+    return ZipArchive(path, called=_ZIP_IN_FOLDER)
 
 
 def nested_entries(archive: ZipArchive) -> Iterator[Member]:
@@ -171,7 +183,7 @@ class FolderEntries:
         if self._inner is None or self._inner[0] != path:
             self.__exit__(None, None, None)
             try:
-                self._inner = path, ZipArchive(path)
+                self._inner = path, zip_in_folder(path)
             except UsageError as error:
                 cause = error.__cause__
                 if isinstance(cause, OSError) and is_storage_unavailable(cause, path, self.root):

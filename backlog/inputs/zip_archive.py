@@ -46,9 +46,12 @@ class ZipArchive:
     Parameters
     ----------
     path
-        Where it lies, or what it is called in messages.
+        Where it lies.
     content
         The archive itself, where it is no file: a member of another.
+    called
+        What it is called in messages; its path where nothing else is said. Messages reach logs, Redis and
+        notifications, and only a path that the user gave may stand there: others may be named after patients.
 
     Raises
     ------
@@ -56,11 +59,12 @@ class ZipArchive:
         There is no such file, it is no zip, or it ends early.
     """
 
-    def __init__(self, path: Path, content: bytes | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path, content: bytes | None = None, called: Path | None = None) -> None:
+        file, self.path = path, called or path
+        path = self.path
         try:
             self._file: DiskFile | BytesIO = (
-                DiskFile(path, path.open("rb")) if content is None else BytesIO(content)
+                DiskFile(path, file.open("rb")) if content is None else BytesIO(content)
             )
         except FileNotFoundError as error:
             raise UsageError(f"{path}: no such file") from error

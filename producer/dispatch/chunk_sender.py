@@ -26,7 +26,7 @@ class ChunkSender:
         if retry or chunk.no in context.ledger.deferred_chunks():
             job = {**job, "retry": True, "history": context.ledger.history(chunk.no).events}
         context.claims.messages.mark_sent(context.run, [chunk.no])
-        self.send_message(stage, job, chunk.no, _items(stage, chunk))
+        self.send_message(stage, job, chunk.no, items_of(stage, chunk))
 
     def send_message(self, stage: Stage, job: Job, chunk: int, items: Sequence[StageItem]) -> None:
         """Send a message.
@@ -55,10 +55,10 @@ class ChunkSender:
             send(context.app, stage, job, chunk, items, retry=False)
 
 
-def _items(stage: Stage, chunk: ChunkRow) -> Sequence[StageItem]:
+def items_of(stage: Stage, chunk: ChunkRow) -> Sequence[StageItem]:
     """Return a chunk's items as the message for a run's first stage has them."""
     if stage is Stage.UPLOAD:
-        return [UploadItem(i=index, entry=ref) for index, (_, ref) in enumerate(chunk.items)]
+        return [UploadItem(i=index, entry=ref, no=no) for index, (no, ref) in enumerate(chunk.items)]
     if stage is Stage.INFER:
         return [InferItem(i=index, instance=str(ref)) for index, (_, ref) in enumerate(chunk.items)]
     return [RetrieveItem(i=index) for index in range(len(chunk.items))]

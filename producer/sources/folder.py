@@ -20,9 +20,9 @@ from backlog.inputs.entries import (
     SourceFile,
     is_nested_zip,
     nested_entries,
+    zip_in_folder,
 )
 from backlog.inputs.path_list import PathList, listing_record, parse_record
-from backlog.inputs.zip_archive import ZipArchive
 from backlog.log import warn
 from backlog.outcomes import Reason
 from producer.run_marks import DAYS_FILE, LEDGER_FILE
@@ -124,7 +124,7 @@ class FolderSource:
         if not is_nested_zip(name) or system_file(name):
             return []
         try:
-            with ZipArchive(self.path / name) as archive:
+            with zip_in_folder(self.path / name) as archive:
                 return [member.place for member in nested_entries(archive)]
         except (UsageError, OSError):
             return []

@@ -64,6 +64,7 @@ WORDS = (
         "interrupted",
     ),
     *(
+        "a zip in the folder",
         "Missing",
         "Different",
         "Twice",

@@ -202,7 +202,7 @@ class Attempt:
         instance = item.get("instance")
         try:
             with computing_time(self.item_seconds):
-                self.retry.while_unavailable(lambda: self._again(item, effect))
+                self.retry.while_unavailable(lambda: self._again(item, effect), item)
         except InstanceRejected as rejected:
             self.results[index] = self.ended(index, rejected, instance=instance)
         except ComputingTimeUsedUp:

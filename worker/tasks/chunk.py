@@ -21,7 +21,7 @@ from backlog.broker.claims import Claims, Refusal
 from backlog.broker.messages import FIRST_STAGES, Job, Stage, following_stage, scored
 from backlog.broker.sending import send
 from backlog.errors import ClaimLost, RunCancelled, RunPaused, ServiceUnavailable, UsageError
-from backlog.log import event
+from backlog.log import event, where
 from backlog.pacs.base import Pacs
 from backlog.pacs.concurrency_limit import Rank, Turn
 from backlog.pacs.limited_pacs import LimitedPacs
@@ -39,6 +39,10 @@ _PART_OF_LIMIT: Final = 0.5
 
 #: The part after which a process that is told to end was told so by that limit.
 _LIMIT_REACHED: Final = 0.95
+
+
+class StageFailed(Exception):
+    """A bug in a stage: of which kind and where. The bug's own text may quote a value or a path, and Celery logs it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class StageRunner:
         ------
         celery.exceptions.Reject
             The chunk goes back into its queue, untried: Redis is unavailable, or this worker stops.
+        StageFailed
+            A bug.
         """
         first = FIRST_STAGES[job["source"]["kind"]]
         try:
@@ -108,10 +114,10 @@ class StageRunner:
             _give_back(attempt, came_back=True)
             wait_a_little(error)
             self._send_again(error, stage, job, chunk, items)
-        except Exception:
+        except Exception as error:  # noqa: BLE001  # raised again, without its text
             # A bug in this stage: loud, and it counts, so that the next attempt goes item by item.
             _give_back(attempt, counts=True)
-            raise
+            raise StageFailed(where(error)).with_traceback(error.__traceback__) from None
         except BaseException:
             # Somebody ends this process. Where it is the time limit the attempt counts, and the item at work with it.
             _give_back(attempt, counts=claim.seconds > limit * _LIMIT_REACHED)
@@ -138,7 +144,8 @@ class StageRunner:
             send(self.app, stage, job, chunk, items)
         except (ServiceUnavailable, UsageError, OperationalError) as error:
             raise Reject(f"{error.__class__.__name__}: the chunk goes back", requeue=True) from None
-        raise Reject(f"{why.__class__.__name__}: the chunk was sent again", requeue=False)
+        # Celery logs a rejection with its whole chain, and at the end of that stands the path of a file.
+        raise Reject(f"{why.__class__.__name__}: the chunk was sent again", requeue=False) from None
 
     def _work(self, attempt: Attempt, job: Job, items: list[Any], body: StageBody) -> None:
         claim, stage = attempt.claim, attempt.stage

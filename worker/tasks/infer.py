@@ -166,7 +166,8 @@ def _read(
                 answer = next(answers)
             except (ServiceUnavailable, UsageError) as error:
                 refused = isinstance(error, UsageError)
-                if not refused and attempt.retry.wait_before_retry(error, attempt.retry.clock() - asked, 1.0):
+                took = attempt.retry.clock() - asked
+                if not refused and attempt.retry.wait_before_retry(error, took, 1.0, item):
                     break
                 attempt.faults.record_failure(item, error)
                 at += 1
@@ -201,11 +202,11 @@ def _again(readers: Readers, attempt: Attempt, item: InferItem, proof: InferItem
 
     attempt.before(item["i"])
     try:
-        return attempt.retry.while_unavailable(lambda: ask(item))
+        return attempt.retry.while_unavailable(lambda: ask(item), item)
     except (ServiceUnavailable, UsageError) as error:
         attempt.faults.record_failure(item, error)
     with suppress(ServiceUnavailable, UsageError):
-        if isinstance(attempt.retry.while_unavailable(lambda: ask(proof)), PreprocessedImage):
+        if isinstance(attempt.retry.while_unavailable(lambda: ask(proof), proof), PreprocessedImage):
             attempt.faults.record_success(Operation.READ)
     return None
 

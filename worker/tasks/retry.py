@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from backlog.broker.claim import Claim
 from backlog.errors import BacklogError, ServiceUnavailable
@@ -42,10 +42,17 @@ class RetryBudget:
         self._slot_wait = slot_wait
         self._second = min(seconds, _SECOND_RETRY_BUDGET)
 
-    def while_unavailable(self, effect: Callable[[], T]) -> T:
+    def while_unavailable(self, effect: Callable[[], T], item: Any = None) -> T:
         """Do something, again and again while a server is unavailable, until the budget is used up.
 
         A refusal (a wrong password, another PACS, other weights) is not waited for.
+
+        Parameters
+        ----------
+        effect
+            What is done.
+        item
+            For which item, as the stage's message has it; None where it is for none.
 
         Raises
         ------
@@ -60,7 +67,7 @@ class RetryBudget:
             try:
                 return effect()
             except ServiceUnavailable as error:
-                if not self.wait_before_retry(error, self.clock() - started, seconds):
+                if not self.wait_before_retry(error, self.clock() - started, seconds, item):
                     raise
             seconds = min(seconds * 2, _LONGEST_PAUSE)
 
@@ -68,7 +75,7 @@ class RetryBudget:
         """Return the time in seconds, which stands still while this process waits for a slot at the PACS."""
         return time.monotonic() - self._slot_wait()
 
-    def wait_before_retry(self, error: BacklogError, took: float, seconds: float) -> bool:
+    def wait_before_retry(self, error: BacklogError, took: float, seconds: float, item: Any = None) -> bool:
         """Wait a little before something is tried again, where there is budget left; say what is waited for.
 
         Parameters
@@ -79,11 +86,21 @@ class RetryBudget:
             How long it took to fail, which counts as waiting.
         seconds
             How long to wait.
+        item
+            For which item, as the stage's message has it; None where it is for none.
         """
         self.left -= took
         if self.left <= 0:
             return False
-        event("service.waiting", logging.WARNING, error=str(error), seconds=round(seconds, 2))
+        event(
+            "service.waiting",
+            logging.WARNING,
+            run=self._claim.run,
+            chunk=self._claim.chunk,
+            **_named(item),
+            error=str(error),
+            seconds=round(seconds, 2),
+        )
         with suppress(BacklogError):  # where it is Redis that is unavailable, the producer sees that itself
             self._claim.claims.tell(self._claim.run, str(error))
         self.wait(seconds)
@@ -104,3 +121,10 @@ class RetryBudget:
     def served(self) -> None:
         """Note that a server works again after such items."""
         self.left = self._second
+
+
+def _named(item: Any) -> dict[str, int]:
+    """Return the numbers by which a log line names an item: what its source calls it may be a patient's name."""
+    if item is None:
+        return {}
+    return {"item": item["i"]} | ({"number": item["no"]} if "no" in item else {})
