@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
-from pydicom.charset import python_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
+from backlog.dicom.character_sets import DEFAULT_REPERTOIRE, encoding_of, quietly
 from backlog.dicom.eligibility import UNSPECIFIC_MODALITIES, Rules, rejection_reason
 from backlog.dicom.eligibility_attributes import MODIFYING_EQUIPMENT, EligibilityAttributes, frame_count
 from backlog.dicom.file_meta import media_storage_sop_class_uid
 from backlog.dicom.parser import ParsedFile, parse_file
-from backlog.dicom.values import DEFAULT_REPERTOIRE, codes, free_text, quietly, raw_bytes, sequence, text
+from backlog.dicom.values import codes, free_text, raw_bytes, sequence, text
 from backlog.errors import InstanceRejected
 from backlog.outcomes import Reason
 
@@ -189,10 +189,11 @@ def patient_id(header: Dataset) -> str | None:
     term = raw_bytes(header, "SpecificCharacterSet").value.decode("latin-1").strip(" \0")
     if not term:
         return raw.decode("latin-1")
-    if term in DEFAULT_REPERTOIRE or term not in python_encoding:
+    encoding = encoding_of(term)
+    if term in DEFAULT_REPERTOIRE or encoding is None:
         return None
     try:
-        return raw.decode(python_encoding[term])
+        return raw.decode(encoding)
     except UnicodeDecodeError:
         return None
 

@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import tag_for_keyword
@@ -19,10 +15,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from backlog.log import silenced
-
-#: Terms of Specific Character Set (0008,0005) that declare ASCII alone (PS3.3 C.12.1.1.2).
-DEFAULT_REPERTOIRE: Final = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
+from backlog.dicom.character_sets import DEFAULT_REPERTOIRE, quietly, terms_of
 
 
 @dataclass(frozen=True)
@@ -54,8 +47,7 @@ def free_text(header: Dataset, keyword: str) -> str:
     """
     value = raw_bytes(header, keyword).value
     if not value.isascii() or b"\x1b" in value:
-        charset = raw_bytes(header, "SpecificCharacterSet").value.decode("latin-1")
-        terms = [term.strip(" \0") for term in charset.split("\\")]
+        terms = terms_of(raw_bytes(header, "SpecificCharacterSet").value)
         with quietly():
             try:
                 declared = decode_bytes(value, convert_encodings(terms), {ord("\\")})
@@ -134,11 +126,3 @@ def _element(header: Dataset, attribute: str | int) -> Raw | None:
     if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
         return None
     return Raw(element.value, little=element.is_little_endian)
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keep pydicom from warning: it quotes values, which are a patient's, and logs what it warns of."""
-    with silenced("pydicom"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -167,18 +167,28 @@ CASES: Final[dict[str, Case]] = {
     "charset empty": _case(charset=b""),
     "charset unknown": _case(charset=b"KLINGON"),
     "charset unknown, name in Latin letters": _repaired(
-        _NAME, "MÜLLER^JÖRG".encode("latin-1"), "MÜLLER^JÖRG".encode(), b"KLINGON"
+        _NAME, "MÜLLER^JÖRG".encode("latin-1"), b"", b"KLINGON"
     ),
+    "charset unknown, name in UTF-8": _repaired(_NAME, "MÜLLER^JÖRG".encode(), b"", b"KLINGON"),
+    "charset unknown, name with an alphabetic group": _repaired(
+        _NAME, b"Yamada^Tarou=\x8e\x52\x93\x63", b"Yamada^Tarou", b"KLINGON"
+    ),
+    "charset unknown before a known one": _repaired(
+        _NAME, "MÜLLER^JÖRG".encode("latin-1"), b"", b"KLINGON\\ISO 2022 IR 100"
+    ),
+    "charset unknown beside one that does not fit": _repaired(
+        _NAME, "MÜLLER^JÖRG".encode("latin-1"), b"", b"ISO_IR 192\\KLINGON"
+    ),
+    "charset of Windows": _repaired(_NAME, "Žižka".encode("cp1252"), b"", b"windows-1252"),
     "charset unknown beside a known one": _repaired(
         _NAME, "MÜLLER^JÖRG".encode("latin-1"), "MÜLLER^JÖRG".encode(), b"ISO_IR 100\\ISO_IR 999"
     ),
     "charset misspelt": _kept(_NAME, "MÜLLER^JÖRG".encode("latin-1"), "MÜLLER^JÖRG".encode(), b"ISO-IR 100"),
     "charset of control bytes": _case(charset=b"\0\1"),
     "charset with a null between": _kept(_NAME, b"DOE^JANE", charset=b"ISO_IR 100\\\2O\0 49"),
-    "charset of Python's alone": _repaired(
-        _NAME, "JOSÉ^CONCEIÇÃO".encode("latin-1"), "JOSÉ^CONCEIÇÃO".encode(), b"unicode_escape"
-    ),
-    "charset that gives half characters": _repaired(_NAME, b"+2AA-\xff\xc4", "+2AA-ÿÄ".encode(), b"utf_7"),
+    "charset of Python's alone": _repaired(_NAME, "JOSÉ^CONCEIÇÃO".encode("latin-1"), b"", b"unicode_escape"),
+    "charset that gives half characters": _repaired(_NAME, b"+2AA-\xff\xc4", b"", b"utf_7"),
+    "charset called as elsewhere": _kept(_NAME, "MÜLLER^JÖRG".encode(), None, b"UTF-8"),
     "no modality": _case((0x00080060, b"")),
     "modality of lower case": _case((0x00080060, b"cr")),
     "modality unknown": _case((0x00080060, b"ZZ")),
@@ -278,6 +288,27 @@ CASES: Final[dict[str, Case]] = {
     "name of a kanji that looks like a group's end": _repaired(
         _NAME, b"\x1b$B;3ED=(\x1b(J", b"", b"\\ISO 2022 IR 87"
     ),
+    "name in Latin alphabet 9": _kept(
+        _NAME, "Œuvre^Žižka".encode("iso8859-15"), "Œuvre^Žižka".encode(), b"ISO_IR 203"
+    ),
+    "name in Latin alphabet 9 with code extensions": _kept(
+        _NAME, "Œuvre^Žižka".encode("iso8859-15"), "Œuvre^Žižka".encode(), b"ISO 2022 IR 203"
+    ),
+    "name in Latin alphabet 9 behind escape sequences": _kept(
+        _NAME,
+        b"\x1b-b\xbcuvre^Ren\xe9^\x1b-b\xb4i\xb8ka",
+        "Œuvre^René^Žižka".encode(),
+        b"ISO 2022 IR 100\\ISO 2022 IR 203",
+    ),
+    "name in Latin alphabet 9 that is not declared": _repaired(
+        _NAME, b"\x1b-b\xbcuvre", b"", b"ISO 2022 IR 100"
+    ),
+    "name in Latin alphabet 9, misspelt": _kept(
+        _NAME, "Œuvre^Žižka".encode("iso8859-15"), "Œuvre^Žižka".encode(), b"ISO-IR 203"
+    ),
+    "name in Latin-1 under ASCII with code extensions": _repaired(
+        _NAME, "MÜLLER^JÖRG".encode("latin-1"), "MÜLLER^JÖRG".encode(), b"\\ISO 2022 IR 87"
+    ),
     "name Cyrillic": _kept(_NAME, "ИВАНОВ^ИВАН".encode("iso8859-5"), "ИВАНОВ^ИВАН".encode(), b"ISO_IR 144"),
     "name Greek": _kept(_NAME, "Διονυσιος".encode("iso8859-7"), "Διονυσιος".encode(), b"ISO_IR 126"),
     "name Arabic": _kept(_NAME, "قباني^لنزار".encode("iso8859-6"), "قباني^لنزار".encode(), b"ISO_IR 127"),
@@ -301,6 +332,13 @@ CASES: Final[dict[str, Case]] = {
     "patient id with umlauts": _kept(_ID, "PÄ7".encode("latin-1"), "PÄ7".encode()),
     "patient id Latin-1 undeclared": _kept(_ID, "PÄ7".encode("latin-1"), "PÄ7".encode(), None),
     "patient id Cyrillic": _kept(_ID, "Д7".encode("iso8859-5"), "Д7".encode(), b"ISO_IR 144"),
+    "patient id in Latin alphabet 9": _kept(_ID, "Œ7".encode("iso8859-15"), "Œ7".encode(), b"ISO_IR 203"),
+    "patient id in Latin alphabet 9 with code extensions": _kept(
+        _ID, "Œ7".encode("iso8859-15"), "Œ7".encode(), b"ISO 2022 IR 203"
+    ),
+    "patient id in Latin alphabet 9, misspelt": _case(
+        (_ID, b"\xbc7"), charset=b"ISO-IR 203", refused=_BAD_ID
+    ),
     "patient id outside declared ASCII": _case((_ID, b"P\xc47"), charset=b"ISO_IR 6", refused=_BAD_ID),
     "patient id in an unknown set": _case((_ID, b"P\xc47"), charset=b"KLINGON", refused=_BAD_ID),
     "patient id in a misspelt set": _case((_ID, b"P\xc47"), charset=b"ISO-IR 100", refused=_BAD_ID),

@@ -14,11 +14,11 @@ from typing import Final, TypeAlias
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from backlog.dicom.character_sets import quietly
 from backlog.errors import InstanceRejected
 from backlog.model import LABELS
 from backlog.outcomes import Reason
 from worker.sr.regions import SUMMARY, Outline, Regions
-from worker.sr.value_cleaning import quietly
 
 #: The elements of a dataset by tag; a sequence is a list of datasets.
 Tree: TypeAlias = "Mapping[int, bytes | list[Tree]]"

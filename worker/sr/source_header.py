@@ -9,13 +9,14 @@ are, or the image is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 
+from backlog.dicom import character_sets
+from backlog.dicom.character_sets import CharacterSets
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import patient_id
 from backlog.dicom.values import number, raw_bytes, sequence
@@ -88,9 +89,9 @@ class SourceHeader:
 class _Header:
     """Raw values of a header by keyword, decoded one by one."""
 
-    def __init__(self, header: Dataset, encodings: Sequence[str] | None) -> None:
+    def __init__(self, header: Dataset, sets: CharacterSets) -> None:
         self._header = header
-        self._encodings = encodings
+        self._sets = sets
         self.repaired = False
 
     def raw(self, keyword: str) -> bytes:
@@ -102,10 +103,12 @@ class _Header:
         return self._decoded(self.raw(keyword).strip(b" \0"))
 
     def _decoded(self, raw: bytes) -> str:
-        text = values.decode(raw, self._encodings)
-        if text is None:
+        text = character_sets.decode(raw, self._sets.encodings)
+        if text is None or (self._sets.unknown and not raw.isascii()):
             self.repaired = True
-            text = values.guess(raw) or ""
+        if text is None:
+            # By an unknown set a guess would be a wrong name, and nobody would see that it is.
+            text = "" if self._sets.unknown else values.guess(raw) or ""
         return text.strip(" ")
 
     def cleaned(self, keyword: str, cleaner: values.Cleaner) -> str:
@@ -141,7 +144,7 @@ class _Header:
         found = []
         given = sequence(self._header, "DeidentificationMethodCodeSequence")
         for item in given[: values.MAX_VALUES]:
-            fields = _Header(item, self._encodings)
+            fields = _Header(item, self._sets)
             method = CodedMethod(
                 value=fields.cleaned("CodeValue", values.clean_short),
                 scheme=fields.cleaned("CodingSchemeDesignator", values.clean_short),
@@ -227,7 +230,7 @@ def read_source(file: DicomFile) -> SourceHeader:
     if "Image Storage" not in UID_dictionary.get(of.sop_class_uid, _UNKNOWN)[0]:
         raise InstanceRejected(Reason.NOT_IMAGE, "SOPClassUID is no image's")
     charset = raw_bytes(dataset, "SpecificCharacterSet").value
-    header = _Header(dataset, values.declared_encodings(charset))
+    header = _Header(dataset, character_sets.declared(charset))
     copied_attributes = _carried(header)
     coded_methods = _deidentification(header, copied_attributes)
     manufacturer = header.cleaned("Manufacturer", values.clean_long)

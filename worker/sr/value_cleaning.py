@@ -5,25 +5,12 @@ Each ``clean_*`` function returns the value in its standard form, or None when n
 
 from __future__ import annotations
 
-import codecs
 import math
 import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import date
-from functools import cache
-from typing import Final, Literal
+from typing import Final
 
-from pydicom.charset import convert_encodings, decode_bytes, python_encoding
-
-from backlog.dicom.values import DEFAULT_REPERTOIRE
-from backlog.log import silenced
-
-#: What ends the reach of an escape sequence within a value (PS3.5 section 6.1.2.5.3).
-_DELIMITERS: Final = frozenset(b"\t\n\f\r^=\\")
-#: Makes GB 2312 the upper half of the code table (PS3.5 annex K). pydicom takes out those of other sets.
-_DESIGNATES_GB2312: Final = "\x1b$)A"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 # ASCII: other scripts have digits of their own, which int() and float() take too, and no value may have.
@@ -38,62 +25,8 @@ MAX_VALUES: Final = 64
 _SEXES: Final = {"M": "M", "F": "F", "O": "O", "MALE": "M", "FEMALE": "F", "OTHER": "O"}
 
 
-@contextmanager
-def quietly(action: Literal["ignore", "error"]) -> Iterator[None]:
-    """Ignore pydicom's warnings or raise them, and log none: they quote values, and those are a patient's."""
-    with silenced("pydicom"), warnings.catch_warnings():
-        warnings.simplefilter(action)
-        yield
-
-
-def declared_encodings(specific_character_set: bytes) -> list[str] | None:
-    """Return Python's names of the encodings that Specific Character Set (0008,0005) declares.
-
-    Returns
-    -------
-    list of str or None
-        None when it declares no more than the default repertoire (ASCII), or nothing that is known.
-    """
-    terms = [term.strip(" \0") for term in specific_character_set.decode("latin-1").split("\\")]
-    if all(term in DEFAULT_REPERTOIRE for term in terms):
-        return None
-    with quietly("ignore"):  # about spellings that pydicom understands all the same
-        warnings.filterwarnings("error", "Unknown encoding")  # it would take Latin-1 for it
-        try:
-            found = convert_encodings(terms)
-        except (LookupError, ValueError, UserWarning):
-            return None
-    # pydicom takes the name of any codec of Python's too: of one that gives half characters, or none.
-    return found if all(codecs.lookup(name).name in _codecs() for name in found) else None
-
-
-@cache
-def _codecs() -> frozenset[str]:
-    """Return Python's own names of the encodings of PS3.3 C.12.1.1.2."""
-    return frozenset(codecs.lookup(name).name for name in python_encoding.values())
-
-
-def decode(raw: bytes, encodings: Sequence[str] | None) -> str | None:
-    """Decode a value by the encodings that its header declares.
-
-    Returns
-    -------
-    str or None
-        None when they do not fit the value, which is so for each value outside ASCII where none are declared.
-    """
-    if raw.isascii() and b"\x1b" not in raw:
-        return raw.decode("ascii")
-    if encodings is None:
-        return None
-    with quietly("error"):  # pydicom would warn, then decode with losses
-        try:
-            return decode_bytes(raw, encodings, set(_DELIMITERS)).replace(_DESIGNATES_GB2312, "")
-        except (ValueError, LookupError, Warning):
-            return None
-
-
 def guess(raw: bytes) -> str | None:
-    """Decode a value that its header's encodings do not fit: UTF-8 where it is that, else Latin-1.
+    """Decode a value that no declared encoding fits, of a header that declares no unknown one: UTF-8, else Latin-1.
 
     Latin-1 is what viewers and Orthanc take for undeclared text. It gives a letter to every byte, right or
     wrong, but other encodings leave control characters behind; such a value is given up.

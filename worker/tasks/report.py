@@ -202,7 +202,7 @@ def _check_study(pacs: Pacs, stored: StoreResult, study: str, *, ours: bool) -> 
     raise InstanceRejected(
         Reason.INVALID_PATIENT_ID,
         "the PACS filed its report under another patient: it reads the image's Patient ID in a character set that the"
-        f" image does not declare (DefaultEncoding){became}",
+        f" image does not declare (DefaultEncoding), or does not know the declared one{became}",
     )
 
 
