@@ -35,7 +35,7 @@ SCORE_DIGITS: Final = 7
 ENGINE_TOLERANCE: Final = 5e-3
 
 #: Raise when the model's input for the same image changes (worker/pixels/preprocess.py): the scores may then differ.
-PREPROCESSING: Final = "3"
+PREPROCESSING: Final = "4"
 
 #: In Manufacturer and similar places: by it the system knows its own reports and files.
 PRODUCT: Final = "cxr-backlog"

@@ -42,8 +42,8 @@ class StoredValues:
     bits: int
     low: int
     high: int
-    padding: NDArray[np.bool_] | None  #: where there is padding; its values are then any other pixel's
-    padding_value: int | None  #: what stood there; None for more than one value
+    padding: NDArray[np.bool_] | None  #: where there is padding; its values are no part of the image
+    padding_value: int | None  #: what stands there; None where that was several values or out of the range
     flags: frozenset[Flag]
 
 
@@ -72,53 +72,68 @@ def stored_values(
     bits = declared.bits_stored
     lossy = bool(declared.lossy or (codestream is not None and codestream.lossy))
     if codestream is not None and codestream.signed and not declared.signed:
-        words, declared = _by_sign_of_codestream(words, declared, flags)
+        words, declared = _by_sign_of_codestream(words, header, declared, flags)
     if codestream is None or codestream.bits > bits:
         words = _without_overlays(words, header, declared, flags)
     if codestream is not None and (is_word_size(codestream, bits) or Flag.OVERLAY_MASKED in flags):
         codestream = None  # its precision says nothing of the pixels: the words are as native ones
     counted = bits if codestream is None else codestream.bits
-    words, padding, padding_value = _without_padding(words, header, declared, counted, inverted=inverted)
+    padding, padding_value = _padding(words, header, declared, counted, inverted=inverted)
+    pixels = words if padding is None else words[~padding]  # padding has no part in any measurement
     if codestream is None:
         if declared.high_bit >= bits:
-            words = _aligned(words, declared, flags)
+            pixels = _aligned(pixels, declared, flags)
     else:
-        words = _extended(words, codestream.bits) if declared.signed else words
+        pixels = _extended(pixels, codestream.bits) if declared.signed else pixels
         bits = depth_of_codestream(codestream, declared, flags)
+    negative = False
     if declared.signed:
         flags.add(Flag.SIGNED)
-        values, bits = _signed(words, bits, flags, lossy=lossy)
+        pixels, bits = _signed(pixels, bits, flags, lossy=lossy)
         # Without a negative value the sign bit was never used: the same pixels as unsigned of one bit less.
-        negative = bool(values.min() < 0)
+        negative = bool(pixels.min() < 0)
         bits = bits if negative else max(bits - 1, 1)
-        low, high = range_of(bits, signed=negative)
-        return StoredValues(values, bits, low, high, padding, padding_value, frozenset(flags))
-    most = int(words.max())
-    if most >> bits and lossy:
-        words = without_overshoot(words, bits, flags)
-        most = int(words.max())
-    if most >> bits:
-        words, bits = deep_enough(words, bits, flags, signed=False)
-    elif codestream is not None and bits > declared.bits_stored and most >> declared.bits_stored:
-        flags.add(Flag.DEPTH_CORRECTED)
-    low, high = range_of(bits, signed=False)
-    return StoredValues(words, bits, low, high, padding, padding_value, frozenset(flags))
+    else:
+        most = int(pixels.max())
+        if most >> bits and lossy:
+            pixels = without_overshoot(pixels, bits, flags)
+            most = int(pixels.max())
+        if most >> bits:
+            pixels, bits = deep_enough(pixels, bits, flags, signed=False)
+        elif codestream is not None and bits > declared.bits_stored and most >> declared.bits_stored:
+            flags.add(Flag.DEPTH_CORRECTED)
+    low, high = range_of(bits, signed=negative)
+    if padding is None:
+        return StoredValues(pixels, bits, low, high, None, None, frozenset(flags))
+    if padding_value is not None and Flag.LEFT_ALIGNED in flags:
+        padding_value >>= declared.high_bit + 1 - declared.bits_stored
+    if padding_value is not None and not low <= padding_value <= high:
+        padding_value = None
+    values = np.full(words.shape, low if padding_value is None else padding_value, pixels.dtype)
+    values[~padding] = pixels
+    return StoredValues(values, bits, low, high, padding, padding_value, frozenset(flags))
 
 
 def _by_sign_of_codestream(
-    words: NDArray[Any], declared: Declared, flags: set[Flag]
+    words: NDArray[Any], header: Dataset, declared: Declared, flags: set[Flag]
 ) -> tuple[NDArray[Any], Declared]:
     """Believe a signed stream under a header that says unsigned, where its values are signed.
 
     An encoder given words as signed numbers says signed of them all. Below zero there is then nothing, or
     what lossy coding makes of black: less than what lies above the half of the range that the sign leaves.
+    Padding says nothing of it.
     """
     values = words.view(np.int8 if words.dtype == np.uint8 else np.int16)
-    below, above = -int(values.min()), int(values.max()) - (1 << declared.bits_stored - 1)
+    ends = _padding_ends(header)
+    pixels = np.full(words.shape, True) if ends is None else ~_between(words, ends)
+    if not pixels.any():
+        return words, declared
+    least, most = int(values[pixels].min()), int(values[pixels].max())
+    below, above = -least, most - (1 << declared.bits_stored - 1)
     if below <= 0:
         return words, declared
     if below <= above:
-        return np.maximum(values, 0).view(words.dtype), declared
+        return np.where(pixels, np.maximum(values, 0), values).view(words.dtype), declared
     flags.add(Flag.CODESTREAM_DEPTH)
     return words, replace(declared, signed=True)
 
@@ -146,31 +161,35 @@ def _without_overlays(
     return cleared
 
 
-def _without_padding(
+def _padding_ends(header: Dataset) -> tuple[int, int] | None:
+    """Return the first and last value of padding (PS3.3 C.7.5.1.1.2), as words; None where there is none."""
+    value, limit = number(header, "PixelPaddingValue"), number(header, "PixelPaddingRangeLimit")
+    return None if value is None else (value, value if limit is None else limit)
+
+
+def _padding(
     words: NDArray[Any], header: Dataset, declared: Declared, bits: int, *, inverted: bool
-) -> tuple[NDArray[Any], NDArray[np.bool_] | None, int | None]:
-    """Replace padding (PS3.3 C.7.5.1.1.2) by another pixel's word: it plays no part in any measurement.
+) -> tuple[NDArray[np.bool_] | None, int | None]:
+    """Return where there is padding, and its value where it has one.
 
     Padding makes an image rectangular, so it reaches the border. Pixels of the same value inside the image
     are pixels, whatever the header says of them.
     """
-    value, limit = number(header, "PixelPaddingValue"), number(header, "PixelPaddingRangeLimit")
-    if value is None or (value == 0 and limit is None and not inverted and not declared.signed):
-        return words, None, None  # none, or black as it is
-    ends = value, value if limit is None else limit
+    ends = _padding_ends(header)
+    if ends is None or (ends == (0, 0) and not inverted and not declared.signed):
+        return None, None  # none, or black as it is
+    value = ends[0]
     if declared.signed:
         padding = _signed_padding(words, ends, bits)
         value = _twos_complement(value, bits)
     else:
         padding = _between(words, ends)
     if not padding.any() or padding.all():
-        return words, None, None
+        return None, None
     padding = reaching_border(padding)
     if not padding.any():
-        return words, None, None
-    words = words.copy()
-    words[padding] = words[~padding][0]
-    return words, padding, value if limit is None else None
+        return None, None
+    return padding, value if ends[0] == ends[1] else None
 
 
 def _signed_padding(words: NDArray[Any], ends: tuple[int, int], bits: int) -> NDArray[np.bool_]:
