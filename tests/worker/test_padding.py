@@ -1,4 +1,4 @@
-"""Padding has no part in how deep an image is."""
+"""Pixel padding is black whatever the header's maps make of its value, and it has no part in how deep an image is."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from numpy.typing import NDArray
 from backlog.outcomes import Flag
 from tests.support import dicom_images as made
 from tests.support.dicom_images import chest, dicom
-from tests.support.model_inputs import model_input
-from tests.worker.test_pixels import apart
+from tests.support.model_inputs import ModelInput, model_input
+from tests.worker.test_pixels import apart, modality_lut, padded
+
+#: Tables of 12 bits: rising from black, rising from grey, falling, falling and rising again.
+RISING = np.arange(4096, dtype=np.uint16)
+FROM_GREY = (1000 + RISING * 3 // 4).astype(np.uint16)
+FALLING = RISING[::-1].copy()
+BENT = np.abs(RISING.astype(np.int32) * 2 - 4095).astype(np.uint16)
 
 
 def framed(value: int, words: NDArray[np.uint16], width: int = 20) -> NDArray[np.uint16]:
@@ -21,6 +27,105 @@ def framed(value: int, words: NDArray[np.uint16], width: int = 20) -> NDArray[np
     words[:width] = words[-width:] = value
     words[:, :width] = words[:, -width:] = value
     return words
+
+
+def bar(seen: ModelInput) -> float:
+    """Return the grey in the middle of the bar at the left side."""
+    return float(seen.image[100, 10])
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "replaced"),
+    [
+        (RISING, 0, False),
+        (RISING, 4095, True),
+        (FROM_GREY, 0, True),
+        (FALLING, 0, True),
+        (FALLING, 4095, False),
+        (BENT, 0, True),
+        (BENT, 4095, True),
+    ],
+    ids=["rising 0", "rising 4095", "from grey 0", "falling 0", "falling 4095", "bent 0", "bent 4095"],
+)
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+def test_padding_is_black_under_any_modality_lut(
+    table: NDArray[np.uint16], value: int, replaced: bool, signed: bool
+) -> None:
+    words = padded(value)
+    header: dict[str, Any] = {"PixelPaddingValue": value}
+    first = 0
+    if signed:
+        words = (words.astype(np.int32) - 2048).astype(np.uint16)
+        header = {"PixelPaddingValue": value - 2048, "PixelRepresentation": 1}
+        first = -2048
+    sequence = modality_lut(table, 12, first=first)
+    seen = model_input(dicom(words, ModalityLUTSequence=sequence, **header))
+    assert bar(seen) == -1024
+    assert (Flag.PADDING_REPLACED in seen.flags) == replaced
+    black = padded(0, table[chest()])
+    assert apart(seen, model_input(dicom(black))) < 1e-3
+
+
+@pytest.mark.parametrize(("value", "replaced"), [(0, False), (4095, True)])
+def test_padding_is_black_where_lut_and_monochrome1_turn(value: int, replaced: bool) -> None:
+    file = dicom(
+        padded(value),
+        PixelPaddingValue=value,
+        PhotometricInterpretation="MONOCHROME1",
+        ModalityLUTSequence=modality_lut(FALLING, 12),
+    )
+    seen = model_input(file)
+    assert bar(seen) == -1024
+    assert (Flag.PADDING_REPLACED in seen.flags) == replaced
+    assert apart(seen, model_input(dicom(padded(0)))) < 1e-3
+
+
+@pytest.mark.parametrize("syntax", [made.EXPLICIT, made.IMPLICIT])
+def test_falling_lut_and_falling_rescale_show_the_same(syntax: str) -> None:
+    words = padded(0, 4095 - chest())
+    table = modality_lut(FALLING, 12)
+    by_lut = model_input(dicom(words, syntax, PixelPaddingValue=0, ModalityLUTSequence=table))
+    by_slope = model_input(
+        dicom(words, syntax, PixelPaddingValue=0, RescaleSlope="-1", RescaleIntercept="4095")
+    )
+    assert by_lut.flags == {Flag.MODALITY_LUT, Flag.PADDING_REPLACED}
+    assert by_slope.flags == {Flag.RESCALED, Flag.PADDING_REPLACED}
+    assert apart(by_lut, by_slope) < 1e-3
+
+
+def test_people_see_black_padding_under_a_falling_lut() -> None:
+    words = padded(0, 4095 - chest())
+    table = modality_lut(FALLING, 12)
+    file = dicom(words, PixelPaddingValue=0, ModalityLUTSequence=table, WindowCenter=2048, WindowWidth=4096)
+    seen = model_input(file, 224, display_side=224)
+    assert seen.displayed is not None
+    assert seen.shown is not None
+    assert seen.displayed.image[100, 10] == 0
+    assert seen.shown[100, 10] == 0
+
+
+def test_a_malformed_lut_leaves_black_padding_unflagged() -> None:
+    table = modality_lut(np.arange(10, dtype=np.uint16), 12, count=4096)
+    seen = model_input(dicom(padded(0), PixelPaddingValue=0, ModalityLUTSequence=table))
+    assert seen.flags == {Flag.MODALITY_LUT_IGNORED}
+
+
+def test_a_padding_range_of_one_value_is_that_value() -> None:
+    seen = model_input(dicom(padded(0), PixelPaddingValue=0, PixelPaddingRangeLimit=0))
+    assert seen.flags == frozenset()
+
+
+def test_left_aligned_padding_is_judged_by_its_shifted_value() -> None:
+    words = padded(0xFF, chest() & np.uint16(0xFFF0))  # its own low bits are no pixel's
+    file = dicom(
+        words << np.uint16(4),
+        HighBit=15,
+        PixelPaddingValue=0xFF0,
+        ModalityLUTSequence=modality_lut(FALLING, 12),
+    )
+    seen = model_input(file)
+    assert seen.flags == {Flag.LEFT_ALIGNED, Flag.MODALITY_LUT, Flag.PADDING_REPLACED, Flag.LOOKS_INVERTED}
+    assert bar(seen) == -1024
 
 
 #: Where a pixel stands: in the middle, and first of those that are no padding.

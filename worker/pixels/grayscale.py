@@ -108,10 +108,12 @@ def grey_image(stored: StoredValues, header: Dataset, declared: Declared, *, inv
     mapped = _modality_lut(stored, header, declared, flags)
     image, low, high = mapped.values, mapped.low, mapped.high
     if stored.padding is not None:
-        if stored.padding_value != (stored.high if inverted else stored.low):
+        black = high if inverted else low
+        # All of it has one value, so one place tells what the LUT makes of it.
+        if stored.padding_value is None or image[stored.padding][0] != black:
             flags.add(Flag.PADDING_REPLACED)
         image = image.copy()
-        image[stored.padding] = high if inverted else low
+        image[stored.padding] = black
     scale = 2048.0 / (high - low)
     offset = -1024.0 - scale * low
     if inverted:

@@ -176,7 +176,9 @@ def _padding(
     are pixels, whatever the header says of them.
     """
     ends = _padding_ends(header)
-    if ends is None or (ends == (0, 0) and not inverted and not declared.signed):
+    # A Modality LUT (PS3.3 C.11.1) may show the lowest value as any grey; a slope below zero is in `inverted`.
+    rising = not inverted and not declared.signed and "ModalityLUTSequence" not in header
+    if ends is None or (ends == (0, 0) and rising):
         return None, None  # none, or black as it is
     value = ends[0]
     if declared.signed:
