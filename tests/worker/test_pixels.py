@@ -262,6 +262,32 @@ def test_a_rescale_is_flagged() -> None:
     assert model_input(dicom(chest(), RescaleSlope="2", RescaleIntercept="0")).flags == {Flag.RESCALED}
 
 
+def with_slope(written: bytes) -> bytes:
+    """Return a file whose Rescale Slope has these bytes, with an intercept that agrees."""
+    elements = made.explicit_element(0x00281053, b"DS", written + b" " * (len(written) % 2))
+    return made.with_elements(dicom(chest(), RescaleIntercept="4095"), elements, b"\xe0\x7f\x10\x00")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [b"-1,0", b"-1.0\\1", b"--1", b"- 1", b"\xe2\x88\x921", b"\xad1", b"nan", b"abc", b"-", b"-1e999"],
+)
+def test_a_slope_that_may_be_negative_is_quarantined(written: bytes) -> None:
+    assert rejected(with_slope(written)) is Reason.UNSUPPORTED_PIXELS
+
+
+@pytest.mark.parametrize("written", [b"1,0", b"+1,000", b"1\\1", b"1e999", b"0.5 0.5"])
+def test_a_slope_above_zero_by_any_reading_inverts_nothing(written: bytes) -> None:
+    seen = model_input(with_slope(written))
+    assert seen.flags == {Flag.RESCALED}
+    assert apart(seen, model_input(dicom(chest()))) == 0
+
+
+@pytest.mark.parametrize("written", [b"", b"  ", b"\0\0"])
+def test_an_empty_slope_is_none(written: bytes) -> None:
+    assert model_input(with_slope(written)).flags == {Flag.RESCALED}  # by its intercept
+
+
 @pytest.mark.parametrize("extended", [True, False], ids=["sign repeated in the high bits", "high bits zero"])
 def test_signed_pixels_are_shifted_into_the_range(extended: bool) -> None:
     values = chest().astype(np.int32) - 2048

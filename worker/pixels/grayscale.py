@@ -24,6 +24,8 @@ _CHANNELS_APART: Final = 6
 #: What share of the pixels may still be coloured: a lossy edge, a dot.
 _COLOURED: Final = 0.001
 _NEUTRAL_CHROMA: Final = 128  # PS3.3 C.7.6.3.1.2, YBR_FULL
+#: Of these alone a number is above zero, whether its commas are decimal ones or not: there is no minus in any letter.
+_NEVER_BELOW_ZERO: Final = frozenset("0123456789.,+\\ Ee")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ def polarity(header: Dataset, declared: Declared) -> tuple[bool, frozenset[Flag]
     together (PS3.3 C.8.11.3). So either is one inversion, and both are one. A negative RescaleSlope is
     another matter and turns the greys once more; everything else of a linear rescale cancels, because its
     range moves with it.
+
+    Raises
+    ------
+    InstanceRejected
+        ``unsupported_pixels``: a RescaleSlope that can't be read, and that may be below zero.
     """
     flags: set[Flag] = set()
     inverted = False
@@ -83,7 +90,10 @@ def polarity(header: Dataset, declared: Declared) -> tuple[bool, frozenset[Flag]
         flags.add(Flag.PRESENTATION_INVERSE)
         inverted = True
     slope, intercept = decimal(header, "RescaleSlope"), decimal(header, "RescaleIntercept")
-    if slope not in (None, 1.0) or intercept not in (None, 0.0):
+    written = text(header, "RescaleSlope")
+    if slope is None and written and not set(written) <= _NEVER_BELOW_ZERO:
+        raise InstanceRejected(Reason.UNSUPPORTED_PIXELS, "RescaleSlope is no number and may be negative")
+    if slope not in (None, 1.0) or intercept not in (None, 0.0) or (slope is None and written):
         flags.add(Flag.RESCALED)
     if slope is not None and slope < 0:
         inverted = not inverted
