@@ -128,6 +128,9 @@ class Flag(Enum):
     ORIENTATION_DOUBTFUL = (
         "orientation_doubtful"  #: PatientOrientation lays it on its side, the pixels do not; as stored
     )
+    PIXEL_ASPECT_CORRECTED = (
+        "pixel_aspect_corrected"  #: pixels taller than wide, or wider than tall; resized to square ones
+    )
     LOOKS_INVERTED = "looks_inverted"  #: measured: the lungs are brighter than what lies between them
     LOW_CONTRAST = "low_contrast"  #: uses under 1/16 of its declared range
     UPSAMPLED = "upsampled"  #: smaller than the model's input

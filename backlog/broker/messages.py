@@ -194,6 +194,7 @@ class SeenSpec(TypedDict):
     transposed: NotRequired[bool]
     left_right: NotRequired[bool]
     upside_down: NotRequired[bool]
+    height: NotRequired[int]
 
 
 class EvidenceSpec(TypedDict):

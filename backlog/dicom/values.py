@@ -82,6 +82,15 @@ def decimal(header: Dataset, keyword: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def decimals(header: Dataset, keyword: str) -> tuple[float, ...]:
+    """Return the values of an attribute of VR DS or IS; none when one is malformed or not finite."""
+    try:
+        values = tuple(float(value) for value in text(header, keyword).split("\\"))
+    except ValueError:
+        return ()
+    return values if all(map(math.isfinite, values)) else ()
+
+
 def sequence(header: Dataset, keyword: str) -> tuple[Dataset, ...]:
     """Return the items of a sequence; none when it is absent or can't be read."""
     with quietly():

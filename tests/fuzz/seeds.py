@@ -73,6 +73,7 @@ def _images() -> Iterator[bytes]:
     yield dicom(grey, PixelRepresentation=1, PixelPaddingValue=0)
     yield dicom(grey, RescaleSlope="-1", RescaleIntercept="5", PresentationLUTShape="INVERSE")
     yield dicom(grey, BitsStored=10)
+    yield dicom(grey, PixelSpacing=["0.2", "0.15"], PixelAspectRatio=["4", "3"])
     drawn = synthetic.radiograph(1, 80, 72, 12)
     for syntax in (synthetic.NATIVE, synthetic.JPEG_LOSSLESS, synthetic.JPEG_LS):
         yield synthetic.dicom(drawn, synthetic.Shot(modality="CR", transfer_syntax=syntax))

@@ -46,6 +46,15 @@ def test_only_what_is_drawn_travels() -> None:
     assert "evidence" not in item({**a_job("run"), "derived_objects": ["pdf"]})
 
 
+def test_the_sides_of_a_square_of_tall_pixels_travel() -> None:
+    job = a_job("run", regions="frame")
+    evidence = gathered(job, SCORES, MAPS, SeenSquare(10, 0, 700, height=350))
+    travelled: Any = {"i": 0, "instance": "x", "scores": SCORES, "flags": [], "evidence": evidence}
+    found = drawn_regions(job, json.loads(json.dumps(travelled)))
+    assert found is not None
+    assert found.frame == ((10, 0), (710, 0), (710, 350), (10, 350), (10, 0))
+
+
 def test_a_sites_points_decide_what_is_drawn() -> None:
     points: OperatingPointsSpec = {"sha256": "c" * 64, "thresholds": {LABELS[1]: 0.6, LABELS[2]: 0.3}}
     job: Job = {**a_job("run", regions="activation"), "operating_points": points}

@@ -145,6 +145,23 @@ def test_pictures_come_in_order_as_the_model_sees_them(pacs: FolderPacs) -> None
     assert list(reader.read([])) == []
 
 
+def test_the_reader_says_how_it_saw_pixels_that_are_not_square(pacs: FolderPacs) -> None:
+    file = dicom(chest(240, 480), PixelAspectRatio=["2", "1"])
+    stored = pacs.store(file).instance
+    reader = Reader(Settings(), Rules())
+    (answer,) = reader.read([stored], 128, display_side=200)
+    reader.stop()
+    seen = model_input(file, 128, display_side=200)
+    assert isinstance(answer, PreprocessedImage)
+    assert answer.square == seen.square
+    assert (answer.square.side, answer.square.rows) == (480, 240)
+    assert Flag.PIXEL_ASPECT_CORRECTED in answer.flags
+    assert answer.shown is not None
+    assert answer.shown.shape == (160, 160)
+    assert answer.displayed is not None
+    assert answer.displayed.shape == (240, 240)
+
+
 def test_images_without_a_score_have_their_reason(pacs: FolderPacs) -> None:
     wanted: dict[Reason, dict[str, Any]] = {
         Reason.LATERAL: {"ViewPosition": "LL"},

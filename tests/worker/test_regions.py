@@ -86,6 +86,27 @@ def test_the_region_is_there_whatever_way_the_image_lies(
     check(image, (left, top, right, bottom), min(rows, columns) / 7, engine)
 
 
+@pytest.mark.parametrize("shape", ["square", "landscape", "portrait"])
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("ratio", [(2, 1), (1, 2), (4, 3)])
+def test_the_region_is_there_where_pixels_are_not_square(
+    ratio: tuple[int, int], orientation: str, shape: str, engine: Engine
+) -> None:
+    rows, columns, top, left, side = PLACES[shape]
+    tall, wide = ratio
+    upright = dark_with_a_bright_square(rows, columns, top, left, side)
+    # Fewer rows or columns of the same picture: of each pixel, one that is taller or wider stays.
+    upright = upright[np.arange(rows * wide // tall) * tall // wide] if tall > wide else upright[:, ::wide]
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    lies = STORED[orientation](np.zeros((1, 2))).shape != (1, 2)
+    lit = np.argwhere(stored == 4000)
+    (top, left), (bottom, right) = lit.min(axis=0), lit.max(axis=0) + 1
+    header: dict[str, Any] = {"PixelAspectRatio": [str(one) for one in (ratio[::-1] if lies else ratio)]}
+    image = dicom(stored, PatientOrientation=orientation.split("\\"), **header)
+    seen = model_input(image).square
+    check(image, (left, top, right, bottom), max(seen.side, seen.rows) / 7, engine)
+
+
 def check(image: bytes, lit: tuple[float, float, float, float], cell: float, engine: Engine) -> None:
     (outline, *others) = region(image, engine)
     assert not others
@@ -115,6 +136,15 @@ def test_the_frame_is_the_square_that_the_model_saw() -> None:
             outside = np.ones(stored.shape, bool)
             outside[top:bottom, left:right] = False
             assert not stored[outside].any(), (rows, columns, orientation)
+
+
+def test_the_frame_of_tall_pixels_is_a_square_in_millimetres() -> None:
+    seen = model_input(dicom(dark_with_a_bright_square(300, 900, 9, 9, 90), PixelAspectRatio=["2", "1"]))
+    frame = regions_of(seen.square, {}).frame
+    assert frame is not None
+    assert box(frame) == (150, 0, 750, 300)
+    (outline,) = outlines(seen.square, bytes([0] * 48 + [1]))
+    assert box(outline) == pytest.approx((150 + 600 * 6 / 7, 300 * 6 / 7, 750, 300))
 
 
 # -- outlines ------------------------------------------------------------------------------------------------

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from backlog.model import INPUT_SIDE
-from worker.pixels.resize import centre_crop, resize
+from worker.pixels.resize import block_means, centre_crop, resize
 
 TOLERANCE = 1e-3  # of a range of 2048
 
@@ -78,6 +78,30 @@ def test_any_geometry_and_range_resizes_as_skimage_does(
     words = np.random.default_rng(seed).integers(ends[0], ends[1] + 1, (rows, columns)).astype(np.uint16)
     square = centre_crop(words)
     np.testing.assert_allclose(ours(square, most), by_skimage(normalised(square, most)), atol=TOLERANCE)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(1, 700), columns=st.integers(1, 700), seed=st.integers(0, 1000))
+@example(rows=384, columns=512, seed=0)
+@example(rows=200, columns=400, seed=0)  # one side is enlarged, the other made smaller
+def test_pixels_that_are_not_square_resize_as_skimage_does(rows: int, columns: int, seed: int) -> None:
+    words = np.random.default_rng(seed).integers(0, 4096, (rows, columns)).astype(np.uint16)
+    np.testing.assert_allclose(ours(words, 4095), by_skimage(normalised(words, 4095)), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((9, 6), (3, 2)), ((7, 5), (3, 2)), ((4, 4), (8, 4)), ((1, 1), (2, 3)), ((5, 5), (5, 5))],
+)
+def test_block_means_are_means_of_all_pixels(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    words = np.random.default_rng(0).integers(0, 65536, shape).astype(np.uint16)
+    found = block_means(words, *size)
+    for row in range(size[0]):
+        for column in range(size[1]):
+            top, left = row * shape[0] // size[0], column * shape[1] // size[1]
+            bottom = max((row + 1) * shape[0] // size[0], top + 1)
+            right = max((column + 1) * shape[1] // size[1], left + 1)
+            assert found[row, column] == pytest.approx(words[top:bottom, left:right].mean(), rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (4, 9), (9, 4), (7, 7), (1, 3)])

@@ -31,10 +31,12 @@ from tests.support.sr_reports import (
     SEEDED,
     WHEN,
     headers,
+    look,
     regions,
     report,
     source_of,
 )
+from worker.pixels.seen import SeenSquare
 from worker.sr.build import (
     OperatingPoints,
     Options,
@@ -46,6 +48,7 @@ from worker.sr.build import (
 from worker.sr.codes import vocabulary
 from worker.sr.content import report_content
 from worker.sr.findings import percent_text
+from worker.sr.regions import regions_of
 
 _HEADERS = headers()
 
@@ -337,6 +340,24 @@ def test_what_is_present_is_drawn_and_named_and_nothing_else() -> None:
         assert [list(points) for points in marks] == [[number for point in crosswise for number in point]]
     # All scores stand in it as they do without regions.
     assert scores_of(report(options=DRAWN).dicom) == scores_of(report().dicom)
+
+
+def test_a_square_of_tall_pixels_is_drawn_in_image_coordinates() -> None:
+    source = source_of(GOOD)
+    rows, columns = source.rows or 0, source.columns or 0
+    square = SeenSquare(2, 1, columns - 4, height=rows // 2)
+    where = regions_of(square, dict.fromkeys(LABELS, bytes([0] * 48 + [9])))
+    made = report(options=DRAWN, regions=where).dicom
+    look(GOOD, made, options=DRAWN)
+    corners = {(2.0, 1.0), (columns - 2.0, 1.0), (columns - 2.0, 1.0 + rows // 2), (2.0, 1.0 + rows // 2)}
+    for group in named(read(made), "125007"):
+        for item in (item for item in items(group) if "GraphicType" in item):
+            points = set(zip(item.GraphicData[::2], item.GraphicData[1::2], strict=True))
+            if item.GraphicType == "ELLIPSE":
+                assert points == corners
+            else:
+                assert min(x for x, _ in points) == pytest.approx(2 + (columns - 4) * 6 / 7)
+                assert min(y for _, y in points) == pytest.approx(1 + rows // 2 * 6 / 7)
 
 
 def test_with_nothing_present_the_square_has_the_highest_score() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from backlog.dicom.values import decimal, sequence, text
 from backlog.outcomes import Flag
 from worker.pixels.grayscale import Grey, lookup_table
+from worker.pixels.resize import block_means
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def displayed(grey: Grey, header: Dataset, declared: Declared, side: int) -> Dis
     side
         As ``display_side`` of `worker.pixels.preprocess.model_input`.
     """
-    values = _smaller(grey.image, side)
+    values = _smaller(grey.image, side) if grey.aspect == 1 else _in_proportion(grey.image, grey.aspect, side)
     inverted = grey.scale < 0
     if Flag.MODALITY_LUT not in grey.flags:
         slope, intercept = decimal(header, "RescaleSlope") or 1.0, decimal(header, "RescaleIntercept") or 0.0
@@ -94,6 +95,13 @@ def _smaller(image: NDArray[np.generic], side: int) -> NDArray[np.float32]:
     for column in range(1, step):
         means += sums[:, column::step]
     return np.asarray(means / np.float32(step * step), np.float32)
+
+
+def _in_proportion(image: NDArray[np.generic], aspect: float, side: int) -> NDArray[np.float32]:
+    """Return an image of square pixels, of the finer side of those that it has or larger ones."""
+    height, width = image.shape[0] * max(aspect, 1.0), image.shape[1] * max(1 / aspect, 1.0)
+    step = max(1, max(height, width) // side)
+    return block_means(image, max(1, round(height / step)), max(1, round(width / step)))
 
 
 def _levels(share: NDArray[np.float32], *, inverted: bool) -> NDArray[np.uint8]:

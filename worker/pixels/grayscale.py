@@ -37,6 +37,7 @@ class Grey:
     offset: float
     bits: int
     flags: frozenset[Flag]
+    aspect: float = 1.0  #: how tall its pixels are for their width
 
 
 def without_colour(words: NDArray[Any]) -> NDArray[Any]:

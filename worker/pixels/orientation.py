@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from backlog.dicom.values import text
+from worker.pixels.resize import centred
 from worker.pixels.seen import SeenSquare
 
 _HORIZONTAL: Final = frozenset("LR")
@@ -40,22 +41,28 @@ class Turn:
         upright = upright[:: -1 if self.upside_down else 1, :: -1 if self.left_right else 1]
         return np.ascontiguousarray(upright)
 
-    def square(self, rows: int, columns: int) -> SeenSquare:
+    def aspect(self, aspect: float) -> float:
+        """Return how tall pixels are for their width after the turn."""
+        return 1 / aspect if self.transposed else aspect
+
+    def square(self, rows: int, columns: int, aspect: float = 1.0) -> SeenSquare:
         """Return what `worker.pixels.resize.centre_crop` keeps of the upright image, as a part of the stored one.
 
         Parameters
         ----------
         rows, columns
             Of the stored image.
+        aspect
+            How tall its pixels are for their width.
         """
         height, width = (columns, rows) if self.transposed else (rows, columns)
-        side = min(rows, columns)
-        top, left = height // 2 - side // 2, width // 2 - side // 2
-        top = height - top - side if self.upside_down else top
-        left = width - left - side if self.left_right else left
+        top, left, tall, wide = centred(height, width, self.aspect(aspect))
+        top = height - top - tall if self.upside_down else top
+        left = width - left - wide if self.left_right else left
         if self.transposed:
-            top, left = left, top
-        return SeenSquare(left, top, side, self.transposed, self.left_right, self.upside_down)
+            top, left, tall, wide = left, top, wide, tall
+        turned = (self.transposed, self.left_right, self.upside_down)
+        return SeenSquare(left, top, wide, *turned, height=None if tall == wide else tall)
 
 
 def turn_of(header: Dataset) -> Turn:

@@ -20,12 +20,13 @@ from backlog.dicom.file import DicomFile
 from backlog.errors import InstanceRejected
 from backlog.model import INPUT_SIDE
 from backlog.outcomes import Flag, Reason
+from worker.pixels.aspect import pixel_aspect
 from worker.pixels.attributes import declared
 from worker.pixels.decode import decode
 from worker.pixels.display import Displayed, displayed
 from worker.pixels.grayscale import grey_image, polarity, without_colour
 from worker.pixels.orientation import Turn, turn_of
-from worker.pixels.resize import centre_crop, resize
+from worker.pixels.resize import block_means, centre_crop, resize
 from worker.pixels.seen import SeenSquare
 from worker.pixels.stored_values import stored_values
 
@@ -89,7 +90,7 @@ def model_input(
 
 def _model_input(file: DicomFile, side: int, input_side: int, display_side: int) -> ModelInput:
     header = file.header
-    promise = declared(header)
+    promise, aspect = declared(header), pixel_aspect(header)
     frame = decode(file.parsed, promise)
     flags = set(frame.flags)
     words = frame.words
@@ -100,44 +101,51 @@ def _model_input(file: DicomFile, side: int, input_side: int, display_side: int)
     stored = stored_values(words, header, promise, frame.codestream, inverted=inverted)
     grey = grey_image(stored, header, promise, inverted=inverted)
     turn = turn_of(header)
-    square = centre_crop(turn.applied(grey.image) if turn.changes else grey.image)
+    upright = turn.applied(grey.image) if turn.changes else grey.image
+    square = centre_crop(upright, turn.aspect(aspect))
     # Flags mean the same whatever the model: they are measured at one size.
     small = resize(square, grey.scale, grey.offset)
     if turn.changes:
         doubtful = turn.transposed and lies_on_its_side(small)
         flags.add(Flag.ORIENTATION_DOUBTFUL if doubtful else Flag.ORIENTATION_CORRECTED)
         if doubtful:
-            turn = Turn()
-            square = centre_crop(grey.image)
+            turn, upright = Turn(), grey.image
+            square = centre_crop(upright, aspect)
             small = resize(square, grey.scale, grey.offset)
     image = small if input_side == INPUT_SIDE else resize(square, grey.scale, grey.offset, input_side)
-    flags |= (
-        reasons | grey.flags | _geometry(grey.image.shape[0], grey.image.shape[1], input_side) | _looks(small)
-    )
+    flags |= reasons | grey.flags | _geometry(square.shape, upright.shape, input_side) | _looks(small)
+    if aspect != 1:
+        flags.add(Flag.PIXEL_ASPECT_CORRECTED)
     shown = _shown(square, grey.scale, grey.offset, side) if side else None
     seen = None
     if display_side:
-        upright = turn.applied(grey.image) if Flag.ORIENTATION_CORRECTED in flags else grey.image
-        seen = displayed(replace(grey, image=upright), header, promise, display_side)
+        turned = replace(grey, image=upright, aspect=turn.aspect(aspect))
+        seen = displayed(turned, header, promise, display_side)
     rows, columns = grey.image.shape
-    return ModelInput(image, frozenset(flags), grey.bits, turn.square(rows, columns), shown, seen)
+    kept = turn.square(rows, columns, aspect)
+    return ModelInput(image, frozenset(flags), grey.bits, kept, shown, seen)
 
 
 def _shown(square: NDArray[Any], scale: float, offset: float, side: int) -> NDArray[np.uint8]:
     """Return the means of small blocks, as grey levels of eight bits."""
-    step = max(1, square.shape[0] // side)
-    kept = square.shape[0] // step
-    blocks = square[: kept * step, : kept * step].astype(np.float32).reshape(kept, step, kept, step)
-    seen = scale * blocks.mean(axis=(1, 3)) + offset
+    rows, columns = square.shape
+    step = max(1, max(rows, columns) // side)
+    kept = max(rows, columns) // step
+    if rows == columns:
+        blocks = square[: kept * step, : kept * step].astype(np.float32).reshape(kept, step, kept, step)
+        means = blocks.mean(axis=(1, 3))
+    else:
+        means = block_means(square, kept, kept)
+    seen = scale * means + offset
     return np.asarray(np.clip((seen + 1024.0) / 8.0, 0, 255), np.uint8)
 
 
-def _geometry(rows: int, columns: int, input_side: int) -> set[Flag]:
+def _geometry(square: tuple[int, ...], image: tuple[int, ...], input_side: int) -> set[Flag]:
+    """Compare the sizes of the square, of the image that it is cut of, and of the model's input."""
     flags = set()
-    side = min(rows, columns)
-    if side < input_side:
+    if min(square) < input_side:
         flags.add(Flag.UPSAMPLED)
-    if 1 - side / max(rows, columns) > _SQUARE_LOSS:
+    if 1 - math.prod(square) / math.prod(image) > _SQUARE_LOSS:
         flags.add(Flag.NON_SQUARE)
     return flags
 

@@ -3,7 +3,9 @@
 The reference calls ``skimage.transform.resize(image, (1, 224, 224), mode="constant",
 preserve_range=True)``: a Gaussian of sigma (factor - 1) / 2 cut at 4 sigma, linear interpolation at pixel
 centres, zero outside the image, the result clipped to the range of the input. All of it before the clipping
-is linear and separable, so for a square image it is ``A @ image @ A.T`` with one banded matrix A per size.
+is linear and separable, so it is ``A @ image @ B.T`` with a banded matrix for rows and one for columns, the same for a
+square image. Where pixels are not square, the square has more of them on one side: the resize brings them to square
+pixels and to the model's size in one step.
 
 A is kept as short strips of its band. The image's own words (8 or 16 bits) are turned into floats one
 strip at a time, in the processor's cache; the normalisation to [-1024, 1024], being affine, is applied to the
@@ -39,15 +41,50 @@ class _Strip:
 @dataclass(frozen=True)
 class _Resizer:
     strips: tuple[_Strip, ...]
-    coverage: NDArray[np.float32]  #: (size, size), 1 except where the border's zeros weigh in
+    sums: NDArray[np.float64]  #: of the rows of A: 1 except where the border's zeros weigh in
 
 
-def centre_crop(image: NDArray[Any]) -> NDArray[Any]:
-    """Return the square in the middle, a view (torchxrayvision 1.5.7, datasets.XRayCenterCrop)."""
+def centred(rows: int, columns: int, aspect: float = 1.0) -> tuple[int, int, int, int]:
+    """Return the first row, the first column, the rows and the columns of the square in the middle of an image.
+
+    Where pixels are square this is the reference's (torchxrayvision 1.5.7, datasets.XRayCenterCrop).
+
+    Parameters
+    ----------
+    rows, columns
+        Of the image.
+    aspect
+        How tall its pixels are for their width: the square is one in millimetres.
+    """
+    side = min(rows * aspect, columns)
+    tall, wide = min(rows, round(side / aspect)), min(columns, round(side))
+    return rows // 2 - tall // 2, columns // 2 - wide // 2, tall, wide
+
+
+def centre_crop(image: NDArray[Any], aspect: float = 1.0) -> NDArray[Any]:
+    """Return the square in the middle, a view: see :func:`centred`."""
     rows, columns = image.shape
-    side = min(rows, columns)
-    top, left = rows // 2 - side // 2, columns // 2 - side // 2
-    return image[top : top + side, left : left + side]
+    top, left, tall, wide = centred(rows, columns, aspect)
+    return image[top : top + tall, left : left + wide]
+
+
+def block_means(image: NDArray[Any], rows: int, columns: int) -> NDArray[np.float32]:
+    """Return an image of another size, for people's eyes.
+
+    Parameters
+    ----------
+    image
+        Of any size; each pixel of the result is the mean of a block of it, or one of its pixels where it has fewer.
+    rows, columns
+        Of the result.
+    """
+    means = image.astype(np.float32, copy=False)
+    for axis, size in enumerate((rows, columns)):
+        edges = np.arange(size) * image.shape[axis] // size
+        counts = np.maximum(np.diff(edges, append=image.shape[axis]), 1).astype(np.float32)
+        # Of two edges at one place `reduceat` takes the pixel there.
+        means = np.add.reduceat(means, edges, axis=axis) / (counts[:, None] if axis == 0 else counts)
+    return means
 
 
 def resize(square: NDArray[Any], scale: float, offset: float, size: int = INPUT_SIDE) -> NDArray[np.float32]:
@@ -56,7 +93,7 @@ def resize(square: NDArray[Any], scale: float, offset: float, size: int = INPUT_
     Parameters
     ----------
     square
-        (N, N), real numbers of any type.
+        (N, M), real numbers of any type: N rows and M columns that are a square in millimetres.
     scale, offset
         The affine map to the model's range.
     size
@@ -67,10 +104,11 @@ def resize(square: NDArray[Any], scale: float, offset: float, size: int = INPUT_
     NDArray[np.float32]
         (size, size), within 1e-3 of the reference where the map's range is [-1024, 1024].
     """
-    resizer = _resizer(square.shape[0], size)
-    tall = _apply(resizer.strips, square, size)
-    image = _apply(resizer.strips, tall.T, size).T
-    image = image * np.float32(scale) + np.float32(offset) * resizer.coverage
+    down, across = _resizer(square.shape[0], size), _resizer(square.shape[1], size)
+    tall = _apply(down.strips, square, size)
+    image = _apply(across.strips, tall.T, size).T
+    coverage = np.outer(down.sums, across.sums).astype(np.float32)
+    image = image * np.float32(scale) + np.float32(offset) * coverage
     ends = sorted((scale * float(square.min()) + offset, scale * float(square.max()) + offset))
     return _clip(image, ends[0], ends[1])
 
@@ -102,8 +140,7 @@ def _resizer(side: int, size: int) -> _Resizer:
         used = np.flatnonzero(rows.any(axis=0))
         start, stop = int(used[0]), int(used[-1]) + 1
         strips.append(_Strip(first, start, stop, np.ascontiguousarray(rows[:, start:stop], np.float32)))
-    sums = matrix.sum(axis=1)
-    return _Resizer(tuple(strips), np.outer(sums, sums).astype(np.float32))
+    return _Resizer(tuple(strips), matrix.sum(axis=1))
 
 
 def _matrix(side: int, size: int) -> NDArray[np.float64]:

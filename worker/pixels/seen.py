@@ -7,17 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SeenSquare:
-    """The square that the model saw, in pixels of the image as it is stored.
+    """The square that the model saw, in pixels of the image as it is stored: more of one side where they aren't square.
 
     What the model gets is first cut and turned: transposed, then mirrored; see `worker.pixels.orientation.Turn`.
     """
 
     left: int  #: column of its first pixel
     top: int  #: row of its first pixel
-    side: int
+    side: int  #: columns
     transposed: bool = False
     left_right: bool = False
     upside_down: bool = False
+    height: int | None = None  #: rows, where they aren't as many
+
+    @property
+    def rows(self) -> int:
+        """Pixels from its top to its bottom."""
+        return self.side if self.height is None else self.height
 
     def stored(self, row: int, column: int, cells: int) -> tuple[int, int]:
         """Return where a cell of the upright square lies in the stored one.

@@ -164,8 +164,8 @@ def _boundary(cells: set[tuple[int, int]]) -> Sequence[tuple[int, int]]:
 
 def _drawn(corners: Iterable[tuple[int, int]], square: SeenSquare, cells: int) -> Outline:
     """Return corners of cells in image coordinates, in the single precision that they are written with."""
-    size = square.side / cells
-    return tuple((_single(square.left + x * size), _single(square.top + y * size)) for x, y in corners)
+    width, height = square.side / cells, square.rows / cells
+    return tuple((_single(square.left + x * width), _single(square.top + y * height)) for x, y in corners)
 
 
 def _single(number: float) -> float:

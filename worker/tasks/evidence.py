@@ -84,7 +84,8 @@ def seen_only(job: Job, square: SeenSquare) -> EvidenceSpec | None:
 
 
 def _seen(square: SeenSquare) -> SeenSpec:
-    return cast("SeenSpec", {name: value for name, value in asdict(square).items() if value is not False})
+    said = {name: value for name, value in asdict(square).items() if value is not False and value is not None}
+    return cast("SeenSpec", said)
 
 
 def _known(score: float | None) -> float:
