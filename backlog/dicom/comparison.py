@@ -67,14 +67,18 @@ def compare(ours: ParsedFile, held: ParsedFile) -> Comparison:
         Whole files, as `backlog.dicom.parser.parse_file` reads them.
     """
     transcoded = ours.transfer_syntax_uid != held.transfer_syntax_uid
-    if not _same_headers(_header(ours), _header(held), transcoded=transcoded):
+    headers = _header(ours), _header(held)
+    if not _same_headers(*headers, transcoded=transcoded):
         return Comparison.DIFFERENT
     if not ours.has_pixels or not held.has_pixels:
         return Comparison.SAME if ours.has_pixels == held.has_pixels else Comparison.DIFFERENT
     native = {file.transfer_syntax_uid in _NATIVE and file.pixel_length >= 0 for file in (ours, held)}
     if native == {True}:
-        same = _same_but_for_padding(_native_pixels(ours), _native_pixels(held))
-        return Comparison.SAME if same else Comparison.DIFFERENT
+        if not _same_but_for_padding(_native_pixels(ours), _native_pixels(held)):
+            return Comparison.DIFFERENT
+        # What an encoder writes beside the pixels says how they are read: whether they were ever lossy, for one.
+        as_read = not transcoded or _same_headers(*headers, transcoded=False)
+        return Comparison.SAME if as_read else Comparison.PIXELS_UNDECIDED
     if native == {False} and not transcoded and _fragments(ours) == _fragments(held):
         return Comparison.SAME
     return Comparison.PIXELS_UNDECIDED

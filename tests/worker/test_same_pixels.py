@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import sys
 import textwrap
 import threading
@@ -11,13 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backlog.dicom.file import DicomFile
 from backlog.errors import InstanceRejected, UsageError
 from backlog.outcomes import Reason
 from backlog.settings import Settings
-from tests.support.dicom_images import JPEG_LS, chest, dicom
+from tests.support import dicom_images as made
+from tests.support.cases import case
+from tests.support.dicom_images import JPEG_LS, chest, dicom, explicit_element, with_elements
+from worker.pixels.attributes import declared
+from worker.pixels.decode import decode
+from worker.pixels.preprocess import model_input
 from worker.reader import same_pixels
 from worker.reader.same_pixels import PixelComparison
 
@@ -51,8 +59,54 @@ def test_decoded_pixels_are_compared(comparison: PixelComparison) -> None:
     assert not comparison.same(NATIVE, jpeg_ls(WORDS ^ 1))
 
 
-def test_bits_above_those_stored_do_not_count(comparison: PixelComparison) -> None:
-    assert comparison.same(dicom(WORDS | 0x8000), jpeg_ls(WORDS))
+def encoded(words: NDArray[Any], bits: int, **attributes: Any) -> bytes:
+    """As an encoder makes it that keeps so many bits of each word."""
+    stream = made.jpeg_ls(words & ((1 << bits) - 1), bits)
+    return dicom(words, JPEG_LS, stream=stream + b"\0" * (len(stream) % 2), **attributes)
+
+
+def test_an_encoder_that_drops_bits_of_pixels_is_noticed(comparison: PixelComparison) -> None:
+    """DCMTK keeps Bits Stored of each word; what is deeper than its header says wraps around."""
+    deep = 2 * WORDS
+    assert not comparison.same(dicom(deep), encoded(deep, 12))
+    assert comparison.same(dicom(deep), encoded(deep, 13))
+    assert comparison.same(dicom(deep), encoded(deep, 16))
+
+
+def test_copies_of_the_sign_carry_nothing(comparison: PixelComparison) -> None:
+    words = (WORDS.astype(np.int16) - 2048).view(np.uint16)
+    assert comparison.same(dicom(words, PixelRepresentation=1), encoded(words, 12, PixelRepresentation=1))
+
+
+def test_an_overlay_in_high_bits_carries_no_pixel(comparison: PixelComparison) -> None:
+    drawn = WORDS.copy()
+    drawn[20:40, 20:40] |= 0x8000
+    ours, held = dicom(drawn), encoded(drawn, 12)
+    assert not comparison.same(ours, held)
+    assert comparison.same(*(declaring_overlay(file, 15) for file in (ours, held)))
+
+
+def declaring_overlay(file: bytes, position: int) -> bytes:
+    elements = b"".join(
+        explicit_element(tag, vr.encode(), struct.pack("<H", value))
+        for tag, (vr, value) in made.overlay(position).items()
+    )
+    return with_elements(file, elements, struct.pack("<HH", 0x7FE0, 0x0010))
+
+
+def test_equal_words_of_another_depth_are_another_image(comparison: PixelComparison) -> None:
+    """The model would be given the same image at half its brightness."""
+    assert not comparison.same(NATIVE, encoded(WORDS, 13))
+
+
+@pytest.mark.parametrize("bits", [12, 13])
+def test_one_image_to_the_comparison_is_one_to_the_model(bits: int) -> None:
+    file = DicomFile(case("exceed2x_mono2_12b_explicit"))
+    words = decode(file.parsed, declared(file.header)).words
+    ours, held = dicom(words), encoded(words, bits)
+    one, other = (model_input(DicomFile(image)).image for image in (ours, held))
+    assert same_pixels.answer(ours, held) == {"same": np.array_equal(one, other)}
+    assert np.array_equal(one, other) is (bits == 13)
 
 
 def test_what_the_inference_stage_will_reject_is_left_to_it(comparison: PixelComparison) -> None:

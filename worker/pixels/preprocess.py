@@ -24,11 +24,10 @@ from worker.pixels.aspect import pixel_aspect
 from worker.pixels.attributes import declared
 from worker.pixels.decode import decode
 from worker.pixels.display import Displayed, displayed
-from worker.pixels.grayscale import grey_image, polarity, without_colour
+from worker.pixels.greys import greys
 from worker.pixels.orientation import Turn, turn_of
 from worker.pixels.resize import block_means, centre_crop, resize
 from worker.pixels.seen import SeenSquare
-from worker.pixels.stored_values import stored_values
 
 #: Between the 1st and the 99th percentile of what the model sees, of 2048: under one grey level of eight
 #: bits.
@@ -92,14 +91,8 @@ def _model_input(file: DicomFile, side: int, input_side: int, display_side: int)
     header = file.header
     promise, aspect = declared(header), pixel_aspect(header)
     frame = decode(file.parsed, promise)
-    flags = set(frame.flags)
-    words = frame.words
-    if words.ndim == 3:
-        words = without_colour(words)
-        flags.add(Flag.GREY_RGB)
-    inverted, reasons = polarity(header, promise)
-    stored = stored_values(words, header, promise, frame.codestream, inverted=inverted)
-    grey = grey_image(stored, header, promise, inverted=inverted)
+    grey = greys(frame, header, promise).grey
+    flags = set(grey.flags)
     turn = turn_of(header)
     upright = turn.applied(grey.image) if turn.changes else grey.image
     square = centre_crop(upright, turn.aspect(aspect))
@@ -113,7 +106,7 @@ def _model_input(file: DicomFile, side: int, input_side: int, display_side: int)
             square = centre_crop(upright, aspect)
             small = resize(square, grey.scale, grey.offset)
     image = small if input_side == INPUT_SIDE else resize(square, grey.scale, grey.offset, input_side)
-    flags |= reasons | grey.flags | _geometry(square.shape, upright.shape, input_side) | _looks(small)
+    flags |= _geometry(square.shape, upright.shape, input_side) | _looks(small)
     if aspect != 1:
         flags.add(Flag.PIXEL_ASPECT_CORRECTED)
     shown = _shown(square, grey.scale, grey.offset, side) if side else None

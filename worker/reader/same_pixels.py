@@ -1,4 +1,4 @@
-"""Do two files hold the same pixels, decoded? Decoded in a process of its own, so that a codec may crash or hang.
+"""Do two files hold the same pixels, as the model is given them? Decoded in a process of its own: a codec may crash.
 
 The upload stage asks this where a PACS keeps an image that it received in another transfer syntax. One process serves
 many questions. Its memory is limited by the kernel, and so is its time: SIGPROF ends what computes too long, and
@@ -32,7 +32,7 @@ _LENGTHS: Final = struct.Struct(">2Q")
 _PATIENCE: Final = 3
 
 #: What decoding takes, by the name it is imported by.
-_DECODERS: Final = ("worker.pixels.decode", "numpy", "gdcm", "jpeg_ls", "openjpeg", "rle")
+_DECODERS: Final = ("worker.pixels.greys", "numpy", "gdcm", "jpeg_ls", "openjpeg", "rle")
 
 
 class PixelComparison:
@@ -44,7 +44,7 @@ class PixelComparison:
         self.process: subprocess.Popen[bytes] | None = None
 
     def same(self, ours: bytes, held: bytes) -> bool:
-        """Whether two files' first frames have the same stored values.
+        """Whether two files' first frames have the same stored values, and give the model the same image.
 
         Raises
         ------
@@ -103,14 +103,10 @@ class PixelComparison:
 
 def answer(ours: bytes, held: bytes) -> dict[str, object]:
     """Compare two files; return what is written to the one who asked."""
-    from worker.pixels.attributes import declared
-    from worker.pixels.decode import decode
-
-    frames, attributes = [], []
-    for name, file in (("held", DicomFile(held)), ("ours", DicomFile(ours))):
+    found = []
+    for name, content in (("held", held), ("ours", ours)):
         try:
-            attributes.append(declared(file.header))
-            frames.append(decode(file.parsed, attributes[-1]).words)
+            found.append(_seen(DicomFile(content)))
         except InstanceRejected as rejected:
             # What the PACS holds can't be scored: the inference stage says so, with this reason.
             if name == "held":
@@ -121,18 +117,47 @@ def answer(ours: bytes, held: bytes) -> dict[str, object]:
                 "reason": Reason.OUT_OF_MEMORY.value,
                 "detail": "decoding needs more memory than the limit",
             }
-    there, here = frames
-    return {"same": _equal(there, here, attributes[-1])}
+    return {"same": _equal(*found)}
 
 
-def _equal(held: Any, ours: Any, attributes: Any) -> bool:
+def _seen(file: DicomFile) -> tuple[Any, ...]:
+    """Return what is compared of a file: all that the model's input is made of, and the words of a colour image.
+
+    Not the words of a grey one: encoders drop the bits above Bits Stored, which are copies of the sign or a retired
+    overlay in one image, and pixels in the next. Which of them they are, the scoring path alone decides.
+    """
+    from worker.pixels.aspect import pixel_aspect
+    from worker.pixels.attributes import declared
+    from worker.pixels.decode import decode
+    from worker.pixels.greys import greys
+    from worker.pixels.orientation import turn_of
+
+    promise = declared(file.header)
+    frame = decode(file.parsed, promise)
+    colours = (frame.words,) if frame.words.ndim == 3 else ()
+    try:
+        found = greys(frame, file.header, promise)
+    except InstanceRejected:
+        if not colours:
+            raise
+        return colours
+    grey = found.grey
+    return (
+        *colours,
+        found.stored.values,
+        found.stored.padding,
+        grey.image,
+        grey.scale,
+        grey.offset,
+        turn_of(file.header),
+        pixel_aspect(file.header),
+    )
+
+
+def _equal(held: tuple[Any, ...], ours: tuple[Any, ...]) -> bool:
     import numpy as np
 
-    if np.array_equal(held, ours):
-        return True
-    # An encoder keeps the bits that Bits Stored declares: above them are copies of the sign, or a retired overlay.
-    mask = ((1 << attributes.bits_stored) - 1) << (attributes.high_bit + 1 - attributes.bits_stored)
-    return held.shape == ours.shape and np.array_equal(held & mask, ours & mask)
+    return len(held) == len(ours) and all(map(np.array_equal, held, ours))
 
 
 def main() -> None:
