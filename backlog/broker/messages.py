@@ -70,7 +70,7 @@ def stages_from(first: Stage) -> list[Stage]:
     return stages
 
 
-#: The outcome in the record of an item that has not ended: a server failed on it, and served others. It is sent again.
+#: The outcome in the record of an item that has not ended: a server failed on it. It is sent again.
 DEFERRED: Final = "deferred"
 
 
@@ -95,7 +95,7 @@ class SourceSpec(TypedDict):
     kind: Literal["zip", "folder", "orthanc", "dicomweb", "modality"]
     path: str  #: the zip or folder; empty for a PACS
     listing: str  #: folder only: the run's list of relative paths
-    list_id: NotRequired[str]  #: folder only: what that list begins with; absent in runs of an earlier version
+    list_id: NotRequired[str]  #: folder only: what that list begins with; in early runs absent
     #: zip only: of :class:`backlog.inputs.zip_archive.ZipArchive`, as it was when the run began.
     fingerprint: NotRequired[str]
     modality: NotRequired[str]  #: modality only: the name by which Orthanc knows it
@@ -136,8 +136,7 @@ class Job(TypedDict):
     rules: ReadOnly[RulesSpec]  #: what is eligible
     model: ReadOnly[NotRequired[str]]  #: see :func:`model_of`
     preprocessing: ReadOnly[NotRequired[str]]  #: see :func:`preprocessing_of`
-    #: SHA-256 of the run's weights once known, so that no worker with others joins in.
-    weights: ReadOnly[str]
+    weights: ReadOnly[str]  #: their SHA-256 once known, so that no worker with others joins in
     meaningful: ReadOnly[bool]  #: False for seeded weights: every report says so
     engine: ReadOnly[str]  #: what scored this chunk; empty until then, see `Scoring`
     rescore: ReadOnly[NotRequired[bool]]  #: score images too whose report is there already
@@ -213,8 +212,7 @@ class ReportItem(TypedDict):
     flags: list[str]
     evidence: NotRequired[EvidenceSpec]  #: where something of it is drawn
     existing: NotRequired[bool]  #: the scores are those of its report, which is there already
-    #: What scored it, only while it is kept with its claim: another worker may go on. In a message the job says it.
-    scoring: NotRequired[Scoring]
+    scoring: NotRequired[Scoring]  #: while it is kept with its claim: another worker may go on with it
 
 
 #: What a message carries of each image.

@@ -180,7 +180,7 @@ def one_of_a_narrow_model(folder: Path, nulls: tuple[int, ...] = NULLS, count: i
 
     def record(item: int) -> ItemRecord:
         values = [None if k in nulls else score for k, score in enumerate(some_scores(item))]
-        return reported(item, values)  # type: ignore[arg-type]
+        return reported(item, values)
 
     harvest(ledger, record)
     return ledger

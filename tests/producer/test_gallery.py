@@ -339,7 +339,7 @@ def test_the_heat_map_lies_over_the_square_that_the_model_saw(
 def test_a_finding_that_was_not_evaluated_has_no_heat_map(browser: Browser, tmp_path: Path) -> None:
     ledger = new_ledger(tmp_path / "run")
     list_items(ledger, 8)
-    harvest(ledger, lambda item: reported(item, [None, *some_scores(item)[1:]]))  # type: ignore[list-item]
+    harvest(ledger, lambda item: reported(item, [None, *some_scores(item)[1:]]))
     browser.open(write(ledger, tmp_path / "g.html"))
     press(browser, "h")
     drawn = "document.getElementById('heat').getContext('2d').getImageData(4, 2, 1, 1).data[3]"

@@ -27,8 +27,8 @@ from backlog.broker.claims import Claims
 from backlog.broker.messages import Job, Stage
 from backlog.errors import SourceUnavailable
 from backlog.files import UNAVAILABLE_ERRNOS
-from backlog.inputs.entries import listing_record
 from backlog.inputs.image_names import table_sha256
+from backlog.inputs.path_list import listing_record
 from backlog.log import LOGGER, set_up
 from backlog.settings import Settings
 from producer.dispatch.chunk_sender import items_of
