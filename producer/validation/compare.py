@@ -102,7 +102,7 @@ def compare(first: Ledger, second: Ledger) -> Comparison:
     Raises
     ------
     UsageError
-        No image is in both.
+        No image is in both, or two images of one run have one UID.
     """
     uids, studies, one, other, counts = _paired(first, second)
     points = points_of(first.get("job")), points_of(second.get("job"))
@@ -181,10 +181,18 @@ def _scores(ledger: Ledger) -> dict[str, tuple[str, NDArray[np.float64]]]:
     query = (
         "SELECT sop_instance_uid, study_instance_uid, scores FROM item WHERE outcome = 'reported' ORDER BY no"
     )
-    return {
-        row.sop_instance_uid: (row.study_instance_uid, np.array(json.loads(row.scores), np.float64))
-        for row in ledger.select(_ScoredImage, query)
-    }
+    found: dict[str, tuple[str, NDArray[np.float64]]] = {}
+    again = set()
+    for row in ledger.select(_ScoredImage, query):
+        if row.sop_instance_uid in found:
+            again.add(row.sop_instance_uid)
+        found[row.sop_instance_uid] = row.study_instance_uid, np.array(json.loads(row.scores), np.float64)
+    if again:  # runs end such images as `uid_conflict`; a ledger doesn't forbid them
+        raise UsageError(
+            f"{len(again)} SOP Instance UIDs are of more than one image of the run {ledger.get('job')['run']}: images"
+            " are known by them, and these can't be told apart"
+        )
+    return found
 
 
 def _paired(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backlog.errors import UsageError
-from backlog.model import LABELS
-from backlog.outcomes import Outcome
+from backlog.outcomes import Outcome, Reason
 from producer.key_table import Key
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Source
 from producer.validation.label_values import Labels
 from producer.validation.names_table import NamesTable, read_names
-from producer.validation.row_index import RowIndex
-from producer.validation.score_text import parsed_scores
+from producer.validation.row_index import RowIndex, refuse_shared
+from producer.validation.units import Units, hashes, numbered
 
 #: Images that are read and joined at a time: a million at once would take a gigabyte.
 _BATCH: Final = 4096
@@ -73,6 +72,21 @@ _UNITS = {
     Key.PATIENT_ID: "patient",
 }
 
+#: Ends of files that are no image of their own beside the one that a name means: a DICOM's PNG, a copy, a report.
+_NO_OTHER_IMAGE: Final = frozenset(
+    reason.value
+    for reason in (
+        Reason.SYSTEM_FILE,
+        Reason.DOCUMENT_FILE,
+        Reason.IMAGE_FILE,
+        Reason.ARCHIVE_FILE,
+        Reason.OTHER_FILE,
+        Reason.NOT_IMAGE,
+        Reason.OWN_REPORT,
+        Reason.DUPLICATE,
+    )
+)
+
 #: The group of images of which the column says nothing.
 _NO_GROUP: Final = "(blank)"
 
@@ -106,7 +120,7 @@ def join(
     Raises
     ------
     UsageError
-        What is needed isn't there, or an image's name fits several rows.
+        What is needed isn't there, an image's name fits several rows, or a row's name several images.
     """
     if names is None and labels.key in _FROM_NAMES:
         raise UsageError(
@@ -116,7 +130,7 @@ def join(
     wanted = (labels.key.value, Key.PATIENT_ID.value, *by)
     table = read_names(names, wanted) if names is not None else None
     index = RowIndex(labels.key, labels.keys, labels.lines)
-    units = _Units(len(labels.keys))
+    units = Units(len(labels.keys))
     opened = source() if labels.key is Key.FILE_NAME and table is None else None
     reported = without = 0
     missed: dict[int, str] = {}
@@ -133,6 +147,14 @@ def join(
                 for at, row in enumerate(rows)
                 if row >= 0 and not scored[at]
             }
+        if labels.key is Key.FILE_NAME:
+            units.add_without_report(
+                [
+                    row
+                    for at, row in enumerate(rows)
+                    if row >= 0 and not scored[at] and items.reason[at] not in _NO_OTHER_IMAGE
+                ]
+            )
         if chosen:
             units.add(
                 [rows[at] for at in chosen],
@@ -140,6 +162,8 @@ def join(
                 [items.study_instance_uid[at] for at in chosen],
                 [named[at] for at in chosen] if named else [],
             )
+    if _UNITS[labels.key] == "image":
+        refuse_shared(labels.key, [labels.lines[row] for row in units.shared])
     del index  # a hundred megabytes of a million rows
     return _joined(labels, units, missed, reported, without, by, table)
 
@@ -180,60 +204,9 @@ def _keys(
     return [source.name(json.loads(ref)) for ref in items.ref]
 
 
-class _Units:
-    """What was found for each row of the labels, in arrays: a million rows are 180 MB."""
-
-    def __init__(self, rows: int) -> None:
-        self.scores = np.full((rows, len(LABELS)), np.nan)
-        self.images = np.zeros(rows, np.int32)
-        #: Of the first image: a hash of its study's UID, and its row in the names, -1 where it isn't known.
-        self.studies = np.zeros(rows, np.int64)
-        self.named = np.full(rows, -1, np.int64)
-
-    def add(
-        self, rows: list[int], scores: list[str], studies: list[str], named: Sequence[int | None]
-    ) -> None:
-        """Take some images, their scores as the ledger has them: the highest of a row's images counts."""
-        values = parsed_scores(scores)
-        at, first, inverse, count = np.unique(
-            np.array(rows, np.int64), return_index=True, return_inverse=True, return_counts=True
-        )
-        if len(at) < len(rows):
-            order = np.argsort(inverse, kind="stable")
-            values = np.fmax.reduceat(values[order], np.cumsum(count) - count, axis=0)
-        else:
-            values = values[first]
-        new = self.images[at] == 0
-        self.scores[at] = np.fmax(self.scores[at], values)
-        self.studies[at[new]] = _hashes(studies)[first[new]]
-        if named:
-            self.named[at[new]] = np.array([-1 if row is None else row for row in named], np.int64)[
-                first[new]
-            ]
-        self.images[at] += count.astype(np.int32)
-
-
-def _hashes(texts: Iterable[str]) -> NDArray[np.int64]:
-    """Return a number for each text, of 64 bits, the same for the same text in this process; 0 for none.
-
-    Of a million texts two share one in 1 of 40 million cases, and that two studies then count as one does not matter
-    to an interval; the texts themselves would take a hundred megabytes.
-    """
-    return np.fromiter((hash(text) if text else 0 for text in texts), np.int64)
-
-
-def _numbered(hashes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return which rows belong together, numbered as they come; a row whose hash is 0 is alone."""
-    alone = hashes == 0
-    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    number = np.empty(len(first), np.int64)
-    number[np.argsort(first)] = np.arange(len(first))
-    return np.where(alone, len(first) + np.arange(len(hashes)), number[inverse])
-
-
 def _joined(
     labels: Labels,
-    units: _Units,
+    units: Units,
     missed: dict[int, str],
     reported: int,
     without: int,
@@ -249,7 +222,7 @@ def _joined(
     return Joined(
         scores=units.scores if whole else units.scores[found],
         values=labels.values if whole else labels.values[found],
-        clusters=_numbered(_hashes(patients) if by_patient else units.studies[found]),
+        clusters=numbered(hashes(patients) if by_patient else units.studies[found]),
         clustered_by="patient" if by_patient else "study",
         unit=_UNITS[labels.key],
         images=int(units.images.sum()),

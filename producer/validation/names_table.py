@@ -27,6 +27,7 @@ class NamesTable:
     def __init__(self, rows: list[str], columns: dict[str, list[str]]) -> None:
         self._row = dict(zip(rows, range(len(rows)), strict=True))
         self.columns = columns
+        self.images = len(self._row)
 
     def rows_of(self, uids: Iterable[str]) -> list[int | None]:
         """Return the row of each image; None where the file has none."""
@@ -46,7 +47,7 @@ def read_names(path: Path, wanted: Sequence[str]) -> NamesTable:
     Raises
     ------
     UsageError
-        It is no such file, can't be read, or others than its owner may read it.
+        It is no such file, can't be read, others than its owner may read it, or it contradicts itself.
     """
     check_is_file(path)
     try:
@@ -75,11 +76,24 @@ def read_names(path: Path, wanted: Sequence[str]) -> NamesTable:
                     # Stripped, as the labels' cells are: earlier versions wrote a header's padding.
                     # Interned: patients and groups come again and again.
                     columns[name].append(sys.intern(text_of(row[place]).strip()))
-            return NamesTable(uids, columns)
+            table = NamesTable(uids, columns)
+            if table.images < len(uids):
+                _refuse_contradictions(path, table, uids)
+            return table
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise _no_names_file(path) from error
+
+
+def _refuse_contradictions(path: Path, table: NamesTable, uids: list[str]) -> None:
+    """Refuse a file that says of one image two things: which of them counts would be a matter of order."""
+    for row, last in enumerate(table.rows_of(uids)):
+        if last is not None and any(cells[row] != cells[last] for cells in table.columns.values()):
+            raise UsageError(
+                f"{path}: line {last + 2} names an image otherwise than an earlier line: write the file again with"
+                " 'cxr-backlog export --names'"
+            )
 
 
 def _no_names_file(path: Path) -> UsageError:

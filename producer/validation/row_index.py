@@ -58,7 +58,7 @@ class RowIndex:
         if first is None:
             return -1
         if len(first) > 1:
-            lines = ", ".join(str(self._lines[self._order[at]]) for at in first[:_EXAMPLES])
+            lines = _listed([self._lines[self._order[at]] for at in first[:_EXAMPLES]])
             raise UsageError(
                 f"a file of the run fits {len(first)} rows of the labels (lines {lines}): give more of its path in the"
                 " table, or join by UID"
@@ -75,3 +75,36 @@ class RowIndex:
             return None
         end = behind(key) if longer else f"{key}\0"
         return range(first, bisect_left(self._sorted, end, first))
+
+
+def refuse_shared(key: Key, rows: Sequence[int]) -> None:
+    """Refuse rows of labels that several images fit, each being about one: none tells which is meant.
+
+    Parameters
+    ----------
+    key
+        What the rows are known by.
+    rows
+        Those rows, each by the line of the table at which it begins; none are refused where there are none.
+
+    Raises
+    ------
+    UsageError
+        There are some.
+    """
+    if not rows:
+        return
+    lines = _listed(rows[:_EXAMPLES])
+    if key is Key.FILE_NAME:
+        raise UsageError(
+            f"{len(rows)} rows of the labels (lines {lines}) fit more than one file of the run each: give more of their"
+            " paths in the table, or join by UID"
+        )
+    raise UsageError(
+        f"{len(rows)} rows of the labels (lines {lines}) fit more than one image of the run each, which have one UID:"
+        " join by file name"
+    )
+
+
+def _listed(lines: Sequence[int]) -> str:
+    return ", ".join(map(str, lines))
