@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from backlog.inputs.entries import MAX_BYTES
 from backlog.pacs.address import is_server
 
 #: Bytes of a run's folder for each item: ledger, audit and scores (docs/scaling.md).
@@ -15,6 +17,10 @@ _RUN: Final = 1_700
 #: Bytes of a report, and of what is stored beside it (docs/scaling.md, docs/conformance.md).
 _REPORT: Final = 50_000
 _DERIVED: Final[Mapping[str, int]] = {"capture": 4_800_000, "pdf": 45_000, "pdf-picture": 150_000}
+
+_PNG: Final = b"\x89PNG"
+#: Up to columns, rows and the bits of a sample (PNG, section 11.2.1).
+_PNG_HEAD: Final = struct.Struct(">16sIIB")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,19 @@ def disk_need(
     except OSError:
         free = None
     return DiskNeed(folder, free, items * _RUN + (0 if server else written), written if server else 0)
+
+
+def picture_bytes(picture: bytes) -> int:
+    """Return about how many bytes a PNG or JPEG takes as a DICOM object.
+
+    A PNG becomes pixels of one channel, of 8 or 16 bits; a JPEG mostly stays as it is. A PNG without a header, or with
+    one that no radiograph has, is not stored.
+    """
+    if not (picture.startswith(_PNG) and len(picture) >= _PNG_HEAD.size):
+        return len(picture)
+    _, columns, rows, bits = _PNG_HEAD.unpack_from(picture)
+    pixels = columns * rows * (2 if bits > 8 else 1)
+    return pixels if 0 < pixels <= MAX_BYTES else len(picture)
 
 
 def _existing(path: Path) -> Path:

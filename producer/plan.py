@@ -23,6 +23,7 @@ from backlog.model import PRODUCT
 from backlog.outcomes import Flag, Outcome, Reason
 from backlog.pacs.address import checked_address, is_dicomweb
 from backlog.settings import Settings
+from producer.disk import picture_bytes
 from producer.ledger.ledger import Ledger
 from producer.results.only_account import ONLY, OnlyAccount, not_found, only_account
 from producer.run.check_pacs import pacs_problems
@@ -48,7 +49,8 @@ class Plan:
     """The account of a source."""
 
     total: int = 0
-    size: int = 0  #: bytes, where the source tells
+    size: int = 0  #: bytes, where the source tells; of a member of a zip, unpacked
+    growth: int = 0  #: bytes by which what was read is stored larger: unpacked, or a picture as pixels
     read: int = 0  #: items whose header was read
     by_listing: Counter[Reason] = field(default_factory=Counter)  #: decided by the listing alone
     by_header: Counter[Reason] = field(default_factory=Counter)  #: decided by the headers that were read
@@ -67,14 +69,17 @@ class Plan:
 
     def estimate(self, reasons: Counter[Reason], reason: Reason) -> int:
         """Return how many of all items a count among the read ones stands for."""
-        waiting = self.total - sum(self.by_listing.values())
-        return round(reasons[reason] * waiting / self.read) if self.read else 0
+        return round(reasons[reason] * self._waiting / self.read) if self.read else 0
 
     @property
     def would_score(self) -> int:
         """How many items would be scored, estimated where not every header was read."""
-        waiting = self.total - sum(self.by_listing.values())
-        return round(self.eligible * waiting / self.read) if self.read else 0
+        return round(self.eligible * self._waiting / self.read) if self.read else 0
+
+    @property
+    def stored(self) -> int:
+        """How many bytes the run stores of the source at most, estimated where not every header was read."""
+        return self.size + (round(self.growth * self._waiting / self.read) if self.read else 0)
 
     def seconds(self, cores: int) -> float:
         """Return about how long a run takes."""
@@ -89,6 +94,11 @@ class Plan:
         return {
             reason: count for reason, count in self._all().items() if reason.outcome is Outcome.QUARANTINED
         }
+
+    @property
+    def _waiting(self) -> int:
+        """Items that the listing alone doesn't decide."""
+        return self.total - sum(self.by_listing.values())
 
     def _all(self) -> Counter[Reason]:
         found = Counter(self.by_listing)
@@ -190,12 +200,13 @@ def make_plan(
 
 
 def _size(source: Source, entry: Entry) -> int:
-    if isinstance(source, FolderSource):
-        try:
-            return (source.path / source.name(entry.ref)).stat().st_size
-        except OSError:
-            return 0
-    return entry.size
+    """Return an entry's bytes. A folder's listing tells them of members of a zip there alone; 0 where nothing does."""
+    if entry.size or not isinstance(source, FolderSource):
+        return entry.size
+    try:
+        return (source.path / source.name(entry.ref)).stat().st_size
+    except OSError:
+        return 0
 
 
 def _look(plan: Plan, source: Source, entry: Entry, rules: Rules, conversion: ConversionSpec) -> None:
@@ -219,8 +230,10 @@ def _reason(
     plan: Plan, source: Source, entry: Entry, rules: Rules, conversion: ConversionSpec
 ) -> Reason | None:
     """Return why an item would end without a report, as far as its header tells."""
-    read = opened(SourceFile(source.name(entry.ref), source.read(entry.ref)), conversion)
+    packed = source.read(entry.ref)
+    read = opened(SourceFile(source.name(entry.ref), packed), conversion)
     if isinstance(read, Picture):
+        plan.growth += picture_bytes(read.content) - len(packed)
         subject = names_of(conversion).subject(read.name)
         made = EligibilityAttributes(
             sop_class_uid=SECONDARY_CAPTURE,
@@ -236,6 +249,8 @@ def _reason(
         found = screen(read_header(read.content), rules)
     except InstanceRejected as rejected:
         raise reason_of_other(read, rejected) from None
+    if read.content is not packed:
+        plan.growth += len(read.content) - len(packed)
     if found.rejection is None:
         plan.assumed.update(flags(found.attributes, rules))
         return None

@@ -91,7 +91,7 @@ def plan(
     disk = disk_need(
         items=made.total,
         images=made.would_score,
-        stored_bytes=made.size,
+        stored_bytes=made.stored,
         derived=kinds,
         pacs=address,
         runs_folder=settings.runs_folder,
