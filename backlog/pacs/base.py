@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from backlog.errors import InstanceRejected
@@ -25,6 +26,14 @@ class StoreResult:
     already: bool  #: it was there before; nothing was changed
     study: str = field(default="", compare=False)  #: the PACS's own id of the patient's study that it lies in
     changed: bool = field(default=False, compare=False)  #: the PACS says that it altered attributes
+
+
+class Keeping(Enum):
+    """How a PACS keeps the files that it is sent, as far as is known before one is stored."""
+
+    AS_SENT = "as_sent"  #: in the transfer syntax that they come in
+    ASK = "ask"  #: perhaps in another; in which, it tells of one instance for next to nothing
+    LOOK = "look"  #: perhaps in another; in which, only the instance's file tells
 
 
 class Pacs(Protocol):
@@ -48,6 +57,14 @@ class Pacs(Protocol):
         of
             Which object it is, where that is known: a report's header takes 5 ms to read.
         """
+        ...
+
+    def keeping(self) -> Keeping:
+        """Return whether files may be kept in another transfer syntax than they are sent in: the PACS may transcode."""
+        ...
+
+    def transfer_syntax(self, instance: str) -> str:
+        """Return the transfer syntax that an instance is kept in; empty where nothing but its file tells."""
         ...
 
     def expected_id(self, of: Identity) -> str:

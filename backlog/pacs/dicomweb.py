@@ -16,7 +16,7 @@ from backlog.dicom.file import DicomFile
 from backlog.errors import DeletionUnsupported, InstanceRejected, ServiceUnavailable
 from backlog.outcomes import Reason
 from backlog.pacs.address import DICOMWEB
-from backlog.pacs.base import StoreResult, fetch_each
+from backlog.pacs.base import Keeping, StoreResult, fetch_each
 from backlog.pacs.dicomweb_rest import JSON, DicomwebRest
 from backlog.pacs.multipart import encode
 from backlog.pacs.stow import DUPLICATE, DicomJson, failure, store_answer, value
@@ -124,6 +124,21 @@ class Dicomweb:
                 f"the PACS at {self.rest.url} says that it stored an instance, and does not have it"
             )
         return StoreResult(instance, already=False, study=self.study_of(instance, of), changed=said.changed)
+
+    def keeping(self) -> Keeping:
+        """Return that only a file tells: the standard has no word for what a server makes of what it receives."""
+        return Keeping.LOOK
+
+    def transfer_syntax(self, instance: str) -> str:
+        """Return the transfer syntax that one instance is given back in; what was just stored may take a moment."""
+        try:
+            return self.header(instance).parsed.transfer_syntax_uid
+        except InstanceRejected as rejected:
+            if rejected.reason is not Reason.NOT_IN_PACS:
+                raise
+            raise ServiceUnavailable(
+                f"the PACS at {self.rest.url} lists an instance, and does not give it"
+            ) from None
 
     def expected_id(self, of: Identity) -> str:
         """Return the id of an instance: its UIDs."""

@@ -20,7 +20,7 @@ from backlog.dicom.header import Identity
 from backlog.errors import InstanceRejected, ServiceUnavailable, StorageFull
 from backlog.files import named_when_whole
 from backlog.outcomes import Reason
-from backlog.pacs.base import StoreResult, fetch_each
+from backlog.pacs.base import Keeping, StoreResult, fetch_each
 
 _ID: Final = re.compile(r"[0-9a-f]{40}/[0-9a-f]{40}")
 _STEP: Final = 1 << 16
@@ -55,6 +55,14 @@ class FolderPacs:
                 return StoreResult(instance, already=True, study=_study(instance))
             _sync(path.parent)
         return StoreResult(instance, already=False, study=_study(instance))
+
+    def keeping(self) -> Keeping:
+        """Return that files lie here as they came."""
+        return Keeping.AS_SENT
+
+    def transfer_syntax(self, instance: str) -> str:
+        """Return the transfer syntax of one instance's file."""
+        return self.header(instance).parsed.transfer_syntax_uid
 
     def expected_id(self, of: Identity) -> str:
         """Return the id of an instance."""

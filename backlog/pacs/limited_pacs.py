@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from backlog.broker.connection import Broker
 from backlog.pacs.address import is_server
-from backlog.pacs.base import Pacs, StoreResult
+from backlog.pacs.base import Keeping, Pacs, StoreResult
 from backlog.pacs.concurrency_limit import PacsConcurrencyLimit
 from backlog.settings import Settings
 
@@ -57,6 +57,14 @@ class LimitedPacs:
     def store(self, dicom: bytes, of: Identity | None = None) -> StoreResult:
         """Store one DICOM file."""
         return self._ask("store", lambda: self.pacs.store(dicom, of))
+
+    def keeping(self) -> Keeping:
+        """Return whether files may be kept in another transfer syntax than they are sent in."""
+        return self._ask("keeping", self.pacs.keeping)
+
+    def transfer_syntax(self, instance: str) -> str:
+        """Return the transfer syntax that an instance is kept in."""
+        return self._ask("transfer_syntax", lambda: self.pacs.transfer_syntax(instance))
 
     def expected_id(self, of: Identity) -> str:
         """Return the id that the PACS gives an instance."""

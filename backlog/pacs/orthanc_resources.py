@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
+from backlog.pacs.base import Keeping
 from backlog.pacs.configuration import OrthancConfiguration
 from backlog.pacs.orthanc_find import Level, OrthancFind, OrthancResource
 from backlog.pacs.orthanc_rest import OrthancRest, checked_id
@@ -94,6 +95,21 @@ class OrthancResources(OrthancFind):
         except ServiceUnavailable:
             writable = True  # an error without an Orthanc error body, or an outage: a run waits for its end
         return OrthancConfiguration.from_system(system, writable=writable)
+
+    def keeping(self) -> Keeping:
+        """Return whether it transcodes what it receives (IngestTranscoding); before 1.11.3 Orthanc doesn't tell."""
+        told = self.rest.json("/system").get("IngestTranscoding")
+        return Keeping.AS_SENT if told == "" else Keeping.ASK
+
+    def transfer_syntax(self, instance: str) -> str:
+        """Return the transfer syntax that an instance is kept in; empty where Orthanc has no such metadata of it."""
+        path = f"/instances/{checked_id(instance)}/metadata/TransferSyntax"
+        try:
+            return self.rest.call("GET", path).text.strip()
+        except InstanceRejected as rejected:
+            if rejected.reason is Reason.NOT_IN_PACS:
+                return ""  # or the instance is gone, as who fetches it will hear
+            raise
 
     def last_change(self) -> int:
         """Return the number of the last change."""

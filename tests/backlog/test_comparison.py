@@ -37,7 +37,7 @@ from tests.support.newer_orthanc import VERSIONS, an_orthanc, lacking
 from tests.support.servers import OrthancServer, free_port
 from worker.pixels.preprocess import model_input
 from worker.reader.same_pixels import PixelComparison
-from worker.tasks.upload import same_image
+from worker.tasks.image_store import same_image
 
 WORDS = chest(64, 64)
 IMAGE = dicom(WORDS, StudyDate="20240102", InstanceNumber="1", ImageComments="ab")

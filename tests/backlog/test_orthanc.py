@@ -28,8 +28,8 @@ from tests.support.dicom_images import chest, dicom
 from tests.support.newer_orthanc import VERSIONS, an_orthanc, lacking
 from tests.support.servers import OrthancServer, free_port
 from worker.reader.same_pixels import PixelComparison
+from worker.tasks.image_store import ImageStore, SamePixels
 from worker.tasks.report import only_one
-from worker.tasks.upload import SamePixels, store_image
 
 IMAGE = dicom(chest(64, 64))
 LARGE = dicom(chest(1024, 1024), SOPInstanceUID="1.2.3.4.6")
@@ -264,7 +264,7 @@ def test_a_report_under_a_uid_that_is_taken_is_withdrawn(pacs: Orthanc) -> None:
 
 def stored_as(client: Orthanc, image: bytes, same_pixels: SamePixels) -> StoreResult:
     file = DicomFile(image)
-    return store_image(client, file, screen(file.header, Rules()), same_pixels)
+    return ImageStore(client, same_pixels).store(file, screen(file.header, Rules()))
 
 
 @pytest.mark.parametrize("version", VERSIONS)

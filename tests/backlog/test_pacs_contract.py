@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 
 from backlog.dicom.header import identity, read_header
+from backlog.dicom.parser import parse_file
 from backlog.errors import DeletionUnsupported, InstanceRejected, UsageError
 from backlog.outcomes import Reason
-from backlog.pacs.base import Pacs
+from backlog.pacs.base import Keeping, Pacs
 from backlog.pacs.connect import connect
 from backlog.pacs.dicomweb import Dicomweb
 from backlog.pacs.folder import FolderPacs
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
-from tests.support.dicom_images import chest, dicom
+from tests.support.dicom_images import EXPLICIT, IMPLICIT, chest, dicom
 from tests.support.dicomweb_servers import StrictServer, address, orthanc_dicomweb, tiny_pacs
 from tests.support.servers import OrthancServer
 
@@ -96,6 +97,16 @@ def test_what_is_stored_is_fetched_as_it_was(pacs: Pacs) -> None:
     assert stored.instance == pacs.expected_id(identity(read_header(image)))
     assert pacs.fetch(stored.instance) == image
     assert image.startswith(pacs.header(stored.instance).content)
+
+
+def test_the_transfer_syntax_of_what_is_held_is_told(pacs: Pacs) -> None:
+    assert pacs.keeping() in Keeping
+    for syntax in (EXPLICIT, IMPLICIT):
+        stored = pacs.store(dicom(chest(64, 64), syntax, **uids(next(_counter))))
+        assert (
+            pacs.transfer_syntax(stored.instance)
+            == parse_file(pacs.fetch(stored.instance)).transfer_syntax_uid
+        )
 
 
 def test_storing_again_changes_nothing(pacs: Pacs) -> None:
