@@ -34,7 +34,7 @@ _LIFETIME: Final = 10.0
 
 #: Who waits for a slot says so this often; who doesn't for longer is dead, and waits no more. In seconds.
 _ASK_EVERY: Final = 0.5
-_ALIVE: Final = 5.0
+ALIVE: Final = 5.0
 
 #: A Redis that is unavailable is not asked again for so long, in seconds.
 REDIS_DOWN_SECONDS: Final = 5.0
@@ -159,7 +159,7 @@ class PacsConcurrencyLimit:
                     **self._keys(),
                     most=self.most,
                     lifetime_ms=self._lifetime_ms,
-                    alive_ms=int(_ALIVE * 1000),
+                    alive_ms=int(ALIVE * 1000),
                     rank=int(self.turn.rank),
                     begun=self.turn.begun,
                     slot=slot,
@@ -198,7 +198,7 @@ class PacsConcurrencyLimit:
                 cut_key=f"{self.name}:cut",
                 most=self.most,
                 lifetime_ms=self._lifetime_ms,
-                alive_ms=int(_ALIVE * 1000),
+                alive_ms=int(ALIVE * 1000),
                 slot=slot,
                 ending=ending,
                 cut_ms=CUT_MS,

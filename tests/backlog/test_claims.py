@@ -29,7 +29,8 @@ UPLOAD, INFER, REPORT, FINISHED = Stage.UPLOAD, Stage.INFER, Stage.REPORT, Stage
 
 @pytest.fixture
 def claims(redis_url: str) -> Iterator[Claims]:
-    made = Claims(redis_url, lease_seconds=0.3)
+    """Claims whose leases no pause of a busy machine outlasts: where one is to end, `end_the_lease` ends it."""
+    made = Claims(redis_url, lease_seconds=60)
     yield made
     made.broker.close()
 
@@ -44,8 +45,10 @@ def record(reason: str = "") -> ItemRecord:
     return {"outcome": "quarantined" if reason else "reported", "reason": reason, "stage": 0}
 
 
-def wait_for_the_lease(claims: Claims, chunk: int = 1) -> None:
-    wait_until(lambda: not claims.progress(RUN, [chunk])[chunk].leased, 5, "the lease runs out")
+def end_the_lease(claims: Claims, chunk: int = 1) -> None:
+    """Have the lease run out, as it does where nobody renews it."""
+    assert claims.broker.client.hset(f"cxr:{RUN}:c:{chunk}", "lease", 1) == 0
+    assert not claims.progress(RUN, [chunk])[chunk].leased
 
 
 def dies(claims: Claims, item: int | None = None, stage: Stage = UPLOAD, chunk: int = 1) -> Claim:
@@ -53,7 +56,7 @@ def dies(claims: Claims, item: int | None = None, stage: Stage = UPLOAD, chunk: 
     claim = won(claims, stage, chunk)
     if item is not None:
         claim.set_current_item(item)
-    wait_for_the_lease(claims, chunk)
+    end_the_lease(claims, chunk)
     return claim
 
 
@@ -117,37 +120,58 @@ def test_of_many_at_once_one_wins(claims: Claims) -> None:
 # -- leases --------------------------------------------------------------------------------------------------
 
 
+def lease_left(claims: Claims) -> float:
+    """Return how many ms the lease still has, by the Redis server's clock."""
+    seconds, micros = claims.broker.client.time()
+    until = claims.broker.client.hget(f"cxr:{RUN}:c:1", "lease")
+    return float(str(until)) - 1000 * seconds - micros / 1000
+
+
+@pytest.mark.timeout(60, func_only=True)
 def test_a_slow_item_keeps_its_lease(claims: Claims) -> None:
     with won(claims) as claim:
-        until = time.monotonic() + 4 * claims.lease_ms / 1000
-        while time.monotonic() < until:
+        for _ in range(2):
+            claims.broker.client.hincrby(claim.key, "lease", -claims.lease_ms // 2)  # half of it has passed
+            wait_until(lambda: lease_left(claims) > claims.lease_ms / 2, what="it is renewed")
+            assert lease_left(claims) <= claims.lease_ms
             assert claims.claim(RUN, 1, UPLOAD, UPLOAD) is Refusal.BUSY
             claim.check()
-            time.sleep(0.05)
         claim.finish(INFER, {})
     assert claims.claim(RUN, 1, UPLOAD, UPLOAD) is Refusal.DONE
+
+
+@pytest.mark.timeout(60, func_only=True)
+def test_a_lease_that_nobody_renews_ends_by_itself(claims: Claims, redis_url: str) -> None:
+    brief = Claims(redis_url, lease_seconds=0.2)
+    won(brief)
+    wait_until(lambda: claims.claim(RUN, 1, UPLOAD, UPLOAD) is not Refusal.BUSY, what="the lease runs out")
+    assert claims.claim(RUN, 1, UPLOAD, UPLOAD) is Refusal.BUSY  # it has a new one
+    brief.broker.close()
 
 
 def test_a_silent_worker_loses_its_chunk_and_changes_no_more(claims: Claims) -> None:
     old = dies(claims)
     new = won(claims)
     assert new.attempt == 2
+    before = claims.broker.client.hgetall(new.key)
     with pytest.raises(ClaimLost):
         old.set_current_item(3)
     with pytest.raises(ClaimLost):
         old.finish(INFER, {0: record("blank")})
     old.release()
     old.release(counts=True)
-    assert claims.claim(RUN, 1, UPLOAD, UPLOAD) is Refusal.BUSY  # none of it touched the new owner's lease
+    assert claims.broker.client.hgetall(new.key) == before  # none of it touched the new owner's lease
+    assert claims.claim(RUN, 1, UPLOAD, UPLOAD) is Refusal.BUSY
     new.finish(INFER, {0: record()})
     assert claims.records(RUN, 1) == {0: record()}
 
 
+@pytest.mark.timeout(60, func_only=True)
 def test_a_worker_that_wakes_up_too_late_notices(claims: Claims) -> None:
     old = dies(claims)
     won(claims)
     with old:  # begins to renew again, as after a long swap
-        wait_until(lambda: _lost(old), 5, "the heartbeat notices")
+        wait_until(lambda: _lost(old), what="the heartbeat notices")
 
 
 def _lost(claim: Claim) -> bool:
@@ -158,10 +182,11 @@ def _lost(claim: Claim) -> bool:
     return False
 
 
+@pytest.mark.timeout(60, func_only=True)
 def test_cancelling_reaches_a_worker_in_the_middle(claims: Claims) -> None:
     with won(claims) as claim:
         claims.set_state(RUN, "cancelled")
-        wait_until(lambda: _lost(claim), 5, "the heartbeat notices")
+        wait_until(lambda: _lost(claim), what="the heartbeat notices")
 
 
 def test_a_redis_that_forgets_everything_fences_every_worker(claims: Claims) -> None:
@@ -291,12 +316,13 @@ def test_a_chunk_that_is_sent_anew_is_lost_to_its_worker(claims: Claims) -> None
 
 
 def test_how_long_a_stage_took_is_kept(claims: Claims) -> None:
-    before = time.time()
+    before, began = time.time(), time.monotonic()
     won(claims).finish(INFER, {}, items=7)
+    after, most = time.time(), 1000 * (time.monotonic() - began)
     (stage, took), *others = claims.times(RUN, 1).items()
     assert (stage, took["items"], took["attempt"], others) == (UPLOAD, 7, 1, [])
-    assert 0 <= took["ms"] < 5000
-    assert before - 1 <= took["at"] / 1000 <= time.time() + 1
+    assert 0 <= took["ms"] <= most + 1
+    assert before - 1 <= took["at"] / 1000 <= after + 1
 
 
 def job(run: str = RUN) -> Job:
@@ -321,11 +347,11 @@ def test_what_waits_longest_and_what_is_taken_is_found(claims: Claims, redis_url
         "report": sent[300],
     }
     with app.connection_for_read() as connection, connection.SimpleQueue("inference") as queue:
-        message = queue.get(timeout=5)  # taken and not acknowledged
+        message = queue.get(timeout=60)  # taken and not acknowledged
         assert broker.taken(RUN) == {2}
         assert "inference" not in claims.messages.oldest_sent(QUEUES.values())
         message.ack()
-        wait_until(lambda: not broker.taken(RUN), 5)
+        wait_until(lambda: not broker.taken(RUN), 60)
     app.close()
 
 
@@ -486,7 +512,7 @@ def test_a_redis_that_is_unavailable_is_waited_for(tmp_path: Path) -> None:
 def test_a_redis_that_restarts_breaks_no_claim(redis_server: RedisServer, tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     server.start()
-    claims = Claims(server.url, lease_seconds=0.5)
+    claims = Claims(server.url)
     claim = won(claims)
     server.stop(9)
     with pytest.raises(ServiceUnavailable), claim:

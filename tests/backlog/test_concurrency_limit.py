@@ -27,7 +27,29 @@ from tests.support.servers import OrthancServer, RedisServer, free_port, wait_un
 PACS = "http://orthanc.example:8042"
 
 
-def limits(url: str, count: int, *, most: int, lifetime: float = 10.0) -> list[PacsConcurrencyLimit]:
+@dataclass
+class Clock:
+    """The module's clock in a test's hand: seconds pass when the test says so, and slots are renewed as it says."""
+
+    seconds: float = 1.0
+    renew_every: float = 3600.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, _: float) -> None:
+        time.sleep(self.renew_every)
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine pauses a test for seconds: nobody is dead or slow for that, and one trouble is not over."""
+    monkeypatch.setattr(concurrency_limit, "ALIVE", 60.0)
+    monkeypatch.setattr(concurrency_limit, "CUT_MS", 60_000)
+    monkeypatch.setattr(concurrency_limit, "SLOW_SECONDS", 3600.0)
+
+
+def limits(url: str, count: int, *, most: int, lifetime: float = 60.0) -> list[PacsConcurrencyLimit]:
     """Return the limits of so many processes."""
     return [PacsConcurrencyLimit(Broker(url), PACS, most=most, lifetime=lifetime) for _ in range(count)]
 
@@ -63,7 +85,7 @@ def most_at_a_time(members: list[PacsConcurrencyLimit], expected: int, requests:
             with one.slot("fetch"), watch.one():
                 if watch.most >= expected:
                     met.set()
-                met.wait(10)
+                met.wait(60)
                 time.sleep(0.004)
 
     threads = [threading.Thread(target=ask, args=(one,)) for one in members]
@@ -126,14 +148,16 @@ def test_the_limit_never_falls_below_one(
 def test_a_far_slower_answer_than_usual_lowers_the_limit(
     redis_url: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(concurrency_limit, "SLOW_SECONDS", 0.05)
+    clock = Clock()
+    monkeypatch.setattr(concurrency_limit, "SLOW_SECONDS", 0.5)
+    monkeypatch.setattr(concurrency_limit, "time", clock)
     (one,) = limits(redis_url, 1, most=4)
-    for _ in range(3):
+    for took in (0.1, 0.1, 0.49):
         with one.slot("fetch"):
-            pass
+            clock.seconds += took
     assert current_limit(redis_server) == float("inf")  # nothing is wrong yet
     with one.slot("fetch"):
-        time.sleep(0.1)
+        clock.seconds += 0.6
     assert current_limit(redis_server) == 2
 
 
@@ -148,22 +172,33 @@ def test_an_instance_that_is_refused_says_nothing_about_the_pacs(
 
 @pytest.mark.timeout(60, func_only=True)
 def test_the_place_of_a_dead_process_is_free_again_after_a_while(redis_url: str) -> None:
-    broker = Broker(redis_url)
-    dead = PacsConcurrencyLimit(broker, PACS, most=1, lifetime=0.5)
-    broker.client.zadd(
-        f"{dead.name}:places", {"of the dead": 1000 * time.time() + 500}
-    )  # and nobody renews it
+    client = Broker(redis_url).client
     (alive,) = limits(redis_url, 1, most=1)
-    began = time.monotonic()
+    until = _redis_time(client) + 0.5
+    client.zadd(f"{alive.name}:places", {"of the dead": 1000 * until})  # and nobody renews it
     with alive.slot("fetch"):
-        waited = time.monotonic() - began
-    assert waited > 0.3
+        assert _redis_time(client) > until
 
 
-def test_a_slow_request_keeps_its_place(redis_url: str) -> None:
-    slow, other = limits(redis_url, 2, most=1, lifetime=0.3)
+def _redis_time(client: Any) -> float:
+    seconds, micros = client.time()
+    return float(seconds + micros / 1e6)
+
+
+@pytest.mark.timeout(60, func_only=True)
+def test_a_slow_request_keeps_its_place(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concurrency_limit, "time", Clock(renew_every=0.05))
+    slow, other = limits(redis_url, 2, most=1)
+    client: Any = Broker(redis_url).client
+    places = f"{slow.name}:places"
     with slow.slot("fetch"):
-        time.sleep(1.0)  # three lifetimes
+        (slot,) = client.zrange(places, 0, -1)
+        for _ in range(3):
+            client.zincrby(places, -30_000, slot)  # half a lifetime has passed
+            wait_until(
+                lambda: client.zscore(places, slot) > 1000 * (_redis_time(client) + 30), what="renewed"
+            )
+            assert client.zscore(places, slot) <= 1000 * (_redis_time(client) + 60)
         assert other.now()[1] == 1
 
 
@@ -217,9 +252,9 @@ def _served_in_order(redis_url: str, turns: list[Turn]) -> list[Turn]:
             one.turn = turn
             threads.append(threading.Thread(target=ask, args=(one,)))
             threads[-1].start()
-            wait_until(partial(_waiting, client, holder, count), 10)
+            wait_until(partial(_waiting, client, holder, count), 60)
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     return order
 
 
@@ -236,10 +271,10 @@ def test_the_first_to_ask_is_the_first_to_be_served(redis_url: str) -> None:
         client = Broker(redis_url).client
         for count, thread in enumerate(threads, 1):
             thread.start()
-            wait_until(partial(_waiting, client, holder, count), 10)
+            wait_until(partial(_waiting, client, holder, count), 60)
             time.sleep(0.003)  # the queue is ordered by the ms
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert order == [0, 1, 2, 3, 4]
 
 
@@ -316,7 +351,9 @@ def test_workers_ask_an_orthanc_politely_and_a_folder_plainly(
             asked.fetch("0" * 8 + "-00000000" * 4)
         assert asked.delete("0" * 8 + "-00000000" * 4) is False
         assert asked.limit.most == 2
-        wait_until(lambda: redis_server.client.keys("cxr-pacs:*:places") == [], 5, "the place was given back")
+        wait_until(
+            lambda: redis_server.client.keys("cxr-pacs:*:places") == [], 60, "the place was given back"
+        )
     plain = from_environment({"CXR_PACS_URL": "/some/folder", "CXR_REDIS_URL": redis_url})
     assert not isinstance(limited(connect(plain), plain), LimitedPacs)
 
@@ -332,6 +369,7 @@ def test_many_files_share_a_slot_for_a_moment(
 ) -> None:
     """Two questions to Redis for each report cost as much as the report."""
     monkeypatch.setattr(limited_pacs, "HOLD_SECONDS", seconds)
+    monkeypatch.setattr(concurrency_limit, "time", Clock())  # no slot is renewed, which is a question too
     settings = from_environment(
         orthanc.environment | {"CXR_PACS_URL": orthanc.url, "CXR_REDIS_URL": redis_url}
     )

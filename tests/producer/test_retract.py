@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from producer.results.audit_log import verify as follow
 from producer.run.folder import Paths
 from producer.run.published import Publisher
 from tests.support.ended_runs import harvest, list_items, new_ledger, reported, some_scores
+from tests.support.servers import wait_until
 
 COUNT = 7
 
@@ -239,19 +241,32 @@ def begun(tmp_path: Path) -> Path:
     return out
 
 
+@pytest.mark.timeout(60, func_only=True)
 def test_a_run_in_a_stack_is_cancelled_and_leases_awaited(
     begun: Path, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXR_REDIS_URL", redis_url)
-    monkeypatch.setenv("CXR_LEASE_SECONDS", "1")
+    monkeypatch.setenv("CXR_LEASE_SECONDS", "60")
     ledger = Ledger(begun / "ledger.sqlite", write=False)
     run, (chunk,) = str(ledger.get("job")["run"]), ledger.in_flight()
     ledger.close()
-    claims = Claims(redis_url, lease_seconds=1)
+    claims = Claims(redis_url, lease_seconds=60)
     claim = claims.claim(run, chunk.no, Stage.UPLOAD, Stage.UPLOAD)
     assert isinstance(claim, Claim)
     assert claims.progress(run, [chunk.no])[chunk.no].leased
+    held: list[Path] = []
+
+    def lease_ends() -> None:
+        client = claims.broker.client
+        wait_until(lambda: client.hget(f"cxr:{run}", "state") == "cancelled", what="the run is cancelled")
+        held.extend((tmp_path / "pacs").rglob("*.dcm"))
+        client.hdel(claim.key, "lease")
+
+    ending = threading.Thread(target=lease_ends)
+    ending.start()
     status, text = command("retract", begun, "--yes")
+    ending.join()
+    assert held, "a report is not deleted while a worker may still write another"
     assert (status, "it is cancelled first" in text, "Deleted 1 reports" in text) == (0, True, True), text
     assert not claims.progress(run, [chunk.no])[chunk.no].leased
     assert claims.claim(run, chunk.no, Stage.UPLOAD, Stage.UPLOAD) is Refusal.CANCELLED

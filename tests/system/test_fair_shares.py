@@ -121,7 +121,7 @@ def test_a_paused_run_is_in_nobodys_way(settings: Settings, tmp_path: Path) -> N
     wait_until(lambda: paused.ended >= 100, 60)
     (paused.folder / "pause").touch()
     with closing(Claims(settings.broker).broker) as broker:
-        wait_until(lambda: broker.client.hget("cxr:paused", "state") == "paused", 10)
+        wait_until(lambda: broker.client.hget("cxr:paused", "state") == "paused", 60)
         alone = Run("alone", 300, settings, tmp_path / "alone").start()
         alone.thread.join(60)
         assert alone.done

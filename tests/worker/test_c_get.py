@@ -66,7 +66,7 @@ def settings(server: OrthancServer, redis_url: str = "") -> Settings:
         pacs_username=server.username,
         pacs_password=server.password,
         pacs_seconds=5.0,
-        lease_seconds=2.0,
+        lease_seconds=60.0,  # longer than a busy machine pauses a test
         retrieve_method="get",
     )
 

@@ -115,7 +115,7 @@ def ward(
         pacs_username=dicom_orthanc.username,
         pacs_password=dicom_orthanc.password,
         pacs_seconds=5.0,
-        lease_seconds=2.0,
+        lease_seconds=60.0,  # longer than a busy machine pauses a test
     )
     monkeypatch.setattr(chunk_module, "wait_a_little", lambda error: None)
     monkeypatch.setattr("backlog.pacs.modality.ARRIVAL_SECONDS", 0.3)

@@ -135,7 +135,7 @@ def upload(
     lines = io.StringIO()
     cast("logging.StreamHandler[Any]", LOGGER.handlers[0]).setStream(lines)
     pacs = str(tmp_path / "pacs")
-    settings = Settings(redis_url=redis_url, pacs_url=pacs, pacs_retry_seconds=1)
+    settings = Settings(redis_url=redis_url, pacs_url=pacs, pacs_retry_seconds=60)  # none of it is slept
     app = make_app(settings)
     process = registry.WorkerResources(settings)
 
