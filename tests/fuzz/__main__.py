@@ -42,8 +42,22 @@ def _said(file: Path) -> str:
     )
 
 
-def fuzz(path: str, folder: Path, seconds: int, child: Sequence[str] = CHILD) -> set[Path]:
-    """Fuzz one path for some seconds; print what was found, and return the saved inputs."""
+def fuzz(path: str, folder: Path, seconds: int, runs: int = 0, child: Sequence[str] = CHILD) -> set[Path]:
+    """Fuzz one path; print what was found, and return the saved inputs.
+
+    Parameters
+    ----------
+    path
+        Of :data:`tests.fuzz.paths.PATHS`.
+    folder
+        For corpus and findings.
+    seconds
+        How long, at most.
+    runs
+        Inputs of one child, at most; 0 for as many as there is time for.
+    child
+        The command that fuzzes.
+    """
     findings = folder / "findings"
     findings.mkdir(parents=True, exist_ok=True)
     (folder / "corpus").mkdir(exist_ok=True)
@@ -57,7 +71,7 @@ def fuzz(path: str, folder: Path, seconds: int, child: Sequence[str] = CHILD) ->
         before = _saved(findings)
         with log.open("wb") as output:
             ended = subprocess.run(
-                [*child, path, str(folder), str(left)],
+                [*child, path, str(folder), str(left), str(runs)],
                 stdout=output,
                 stderr=output,
                 cwd=_ROOT,
@@ -86,6 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("path", nargs="*", help=f"{', '.join(PATHS)}; none means all")
     parser.add_argument("--seconds", type=int, default=60, help="for all paths together (60)")
+    parser.add_argument("--runs", type=int, default=0, help="inputs of each path at most (no limit)")
     parser.add_argument("--folder", type=Path, default=_ROOT / ".fuzz", help="corpus and findings (.fuzz)")
     parser.add_argument("--replay", type=Path, help="send one saved input down the path, and do nothing else")
     arguments = parser.parse_args()
@@ -104,7 +119,11 @@ def main() -> int:
         )
         return 2
     each = max(1, arguments.seconds // len(chosen))
-    found = [file for path in chosen for file in fuzz(path, (arguments.folder / path).resolve(), each)]
+    found = [
+        file
+        for path in chosen
+        for file in fuzz(path, (arguments.folder / path).resolve(), each, arguments.runs)
+    ]
     return 1 if found else 0
 
 

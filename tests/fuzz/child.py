@@ -1,4 +1,4 @@
-"""One path under atheris: ``python -m tests.fuzz.child PATH FOLDER SECONDS``. Started by :mod:`tests.fuzz`.
+"""One path under atheris: ``python -m tests.fuzz.child PATH FOLDER SECONDS RUNS``. Started by :mod:`tests.fuzz`.
 
 A bug does not end the run: its input is saved once for each place that it comes from, and fuzzing goes on.
 What ends the process (a codec's crash, a hang) is saved by libFuzzer, and the parent starts it again.
@@ -70,8 +70,20 @@ class Harness:
         return bytes(atheris.Mutate(file, most))
 
 
-def main(path: str, folder: Path, seconds: int) -> None:
-    """Fuzz for some seconds, from the corpus in ``folder`` and into it."""
+def main(path: str, folder: Path, seconds: int, runs: int) -> None:
+    """Fuzz for some seconds.
+
+    Parameters
+    ----------
+    path
+        Of :data:`tests.fuzz.paths.PATHS`.
+    folder
+        Holds the corpus, which grows, and the findings.
+    seconds
+        How long, at most.
+    runs
+        Inputs, at most, those of the corpus included; 0 for as many as there is time for.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     findings = folder / "findings"
@@ -80,6 +92,8 @@ def main(path: str, folder: Path, seconds: int) -> None:
         [
             "fuzz",
             f"-max_total_time={seconds}",
+            f"-runs={runs or -1}",
+            "-len_control=0",  # else nothing grows beyond the largest input of the corpus for a thousand runs
             f"-max_len={MOST}",
             f"-timeout={_TIMEOUT}",
             "-rss_limit_mb=0",
@@ -95,4 +109,4 @@ def main(path: str, folder: Path, seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
