@@ -128,7 +128,9 @@ class Job(TypedDict):
     """What is the same for all chunks of a run. Nothing changes it: what a task learns is a `Scoring`."""
 
     run: ReadOnly[str]
-    when: ReadOnly[str]  #: the run's start, ISO 8601 with offset; the reports' content date and time
+    #: The run's start, ISO 8601 with offset; the reports' content date and time. To the microsecond; in runs that an
+    #: earlier version began to the second.
+    when: ReadOnly[str]
     source: ReadOnly[SourceSpec]
     pacs: ReadOnly[str]  #: identity of the PACS that the run reads and writes; a worker at another refuses
     language: ReadOnly[str]

@@ -11,7 +11,6 @@ import os
 import time
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +25,7 @@ from producer.ledger.ledger import FOLLOWS, Ledger
 from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED
 from producer.run.folder import Paths, latest_day
-from producer.run.make_run import make_run, prepared_anew, run_name
+from producer.run.make_run import begun_now, make_run, prepared_anew, run_name
 from producer.run.open import open_ledger
 from producer.run.place import pacs_address
 from producer.run.schedule import SCHEDULE
@@ -140,7 +139,7 @@ def next_day(paths: Paths, clock: Clock = utc_now) -> Paths | None:
 
 def _facts(ledger: Ledger, paths: Paths, begun: Paths, day: Day) -> Facts:
     """Return what the next day's ledger begins with."""
-    now = datetime.now(UTC).replace(microsecond=0)
+    now = begun_now()
     earlier: Job = ledger.get("job")
     source = earlier["source"]
     facts: Facts = {key: value for key in _CARRIED if (value := ledger.get(key)) is not None}

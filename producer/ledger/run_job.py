@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TypedDict
 
 from backlog.broker.messages import Job, SourceSpec
 from producer.ledger.ledger import Ledger
+
+
+def begun_at(job: Job) -> str:
+    """Return a run's start as people read it: ISO 8601, to the second."""
+    return datetime.fromisoformat(job["when"]).isoformat(timespec="seconds")
 
 
 class Learned(TypedDict, total=False):

@@ -14,6 +14,7 @@ from typing import Final
 from backlog.errors import UsageError
 from producer.key_table import Key, key_columns, key_of, plain, refuse_repeated_columns
 from producer.ledger.ledger import Ledger
+from producer.ledger.run_job import begun_at
 from producer.page import drift
 from producer.page.drift import Drift
 from producer.table_file import checked_rows, opened_table
@@ -83,7 +84,7 @@ def compare(ledger: Ledger, baseline: Ledger, scores: drift.Scores, groups: Path
     before = drift.collect(baseline)
     return Comparison(
         run=other["run"],
-        when=other["when"],
+        when=begun_at(other),
         same_weights=bool(job["weights"]) and job["weights"] == other["weights"],
         same_engine=ledger.get("engines", []) == baseline.get("engines", []),
         drifts=drift.compare(before, scores),

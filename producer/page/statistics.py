@@ -16,6 +16,7 @@ from backlog.broker.messages import TASKS, model_of, points_of
 from backlog.model import LABELS, PRODUCT, not_evaluated
 from producer.ledger.ledger import Ledger
 from producer.ledger.rows import ITEM_COLUMNS, ItemRow, TallyRow
+from producer.ledger.run_job import begun_at
 from producer.page import drift
 from producer.page.comparison import Comparison, compare
 from producer.page.drift import Distribution
@@ -171,7 +172,7 @@ def _facts(ledger: Ledger) -> dict[str, str]:
     versions = {name: _version(name) for name in _PACKAGES}
     return {
         "run": job["run"],
-        "begun": job["when"],
+        "begun": begun_at(job),
         "source": job["source"]["kind"],
         "model": str(ledger.get("model")),
         **({"not_evaluated": ", ".join(missing)} if (missing := not_evaluated(model_of(job))) else {}),

@@ -226,14 +226,15 @@ def _is_of_run(requests: ItemRequests, instance: str, job: Job) -> bool:
         header = DicomFile(requests.ask(partial(requests.pacs.fetch, instance))).header
     except InstanceRejected:
         return False
-    written = text(header, "ContentDate") + text(header, "ContentTime")[:6]
+    written = text(header, "ContentDate") + text(header, "ContentTime")
     offset = text(header, "TimezoneOffsetFromUTC")
     try:
         zone = UTC
         if offset:
             sign = -1 if offset.startswith("-") else 1
             zone = timezone(sign * timedelta(hours=int(offset[1:3]), minutes=int(offset[3:5])))
-        moment = datetime.strptime(written, "%Y%m%d%H%M%S").replace(tzinfo=zone)
+        form = "%Y%m%d%H%M%S.%f" if "." in written else "%Y%m%d%H%M%S"
+        moment = datetime.strptime(written, form).replace(tzinfo=zone)
     except ValueError:
         return False
     return moment == datetime.fromisoformat(job["when"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 from backlog.broker.messages import (
@@ -35,7 +34,7 @@ from producer.results.only_account import ONLY
 from producer.run.check_pacs import check_pacs
 from producer.run.delivery import AS_USUAL, Delivery
 from producer.run.folder import Paths
-from producer.run.make_run import check_place, make_run, refuse_another, run_name
+from producer.run.make_run import begun_now, check_place, make_run, refuse_another, run_name
 from producer.run.open import open_ledger
 from producer.run.schedule import schedule_facts
 from producer.run.wanted import check_selection, read_wanted
@@ -127,7 +126,7 @@ def create(
     check_pacs(settings, pacs, stores_images=source.first is not Stage.INFER)
     # A wrong address or password ends here, and leaves nothing behind.
     identity = _identity(settings, pacs, label_findings=label_findings)
-    now = datetime.now(UTC).replace(microsecond=0)
+    now = begun_now()
     job: Job = {
         "run": run_name(now),
         "when": now.isoformat(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from backlog.broker.messages import Job, preprocessing_of
@@ -131,6 +131,15 @@ def _write_list(path: Path, listing: Iterable[bytes]) -> None:
             file.writelines(parts)
     except OSError as error:
         raise StorageFull(f"{path}: can't be written ({error.strerror})") from error
+
+
+def begun_now() -> datetime:
+    """Return the moment at which a run is made, to the microsecond.
+
+    Its reports hold it, and tell by it which run wrote them: two runs with the same settings give an image's report the
+    same UID, and may be made in one second.
+    """
+    return datetime.now(UTC)
 
 
 def run_name(now: datetime) -> str:

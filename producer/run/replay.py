@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from itertools import accumulate
 
 from backlog.broker.messages import Job, SourceSpec
@@ -18,7 +17,7 @@ from producer.ledger.rows import ItemRow
 from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED
 from producer.run.folder import Paths
-from producer.run.make_run import check_place, make_run, prepared_anew, refuse_another, run_name
+from producer.run.make_run import begun_now, check_place, make_run, prepared_anew, refuse_another, run_name
 from producer.run.open import listing_of, open_ledger
 from producer.run.place import pacs_address
 from producer.run.schedule import schedule_facts
@@ -58,7 +57,7 @@ def create_replay(of: Paths, paths: Paths, reasons: frozenset[str], settings: Se
     earlier: Job = ledger.get("job")
     refs, source, records = _own_list(listing_of(ledger, of), items, earlier["source"], paths)
     ledger.close()
-    now = datetime.now(UTC).replace(microsecond=0)
+    now = begun_now()
     job: Job = {
         **prepared_anew(earlier),
         "run": run_name(now),

@@ -7,27 +7,33 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
 
-from backlog.broker.messages import ItemRecord, Stage
+from backlog.broker.messages import ItemRecord, Job, Stage
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import identity, read_header
-from backlog.errors import ServiceUnavailable, UsageError
+from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.base import Pacs
 from backlog.pacs.folder import FolderPacs
 from backlog.pacs.orthanc import Orthanc
+from backlog.settings import Settings
 from producer.cli.main import main
 from producer.ledger.ledger import Ledger
 from producer.results.retract import retract
 from producer.results.verification import Verification
 from producer.results.verify import verify
+from producer.run.create import create
+from producer.run.folder import Paths
+from producer.run.open import open_ledger
 from producer.sources.base import Entry, Page
+from producer.sources.open import Selection
 from tests.support.ended_runs import harvest, list_items, new_ledger, rejected, reported, some_scores
 from tests.support.newer_orthanc import VERSIONS, an_orthanc, lacking
 from tests.worker.test_report import JOB, image, reported_through
@@ -132,6 +138,52 @@ def test_reports_with_other_weights_are_found(pacs: Pacs, tmp_path: Path) -> Non
         assert verify(ledger, pacs).foreign == 1
         assert retract(ledger, pacs).unrecorded == 1
         assert verify(ledger, pacs).foreign == 0
+
+
+@pytest.mark.parametrize("kind", ["language", "operating_points", "nothing"])
+def test_a_run_of_the_same_second_keeps_its_reports(tmp_path: Path, kind: str) -> None:
+    """Found: two runs with the same settings, begun in one second, each took the other's reports for its own."""
+    pacs = FolderPacs(tmp_path / "pacs")
+    images = [pacs.store(image(number)).instance for number in range(COUNT)]
+    differ: dict[str, Any] = {
+        "language": {"language": "pt-BR"},
+        "operating_points": {"operating_points": {"sha256": "ef" * 32, "thresholds": {"Effusion": 0.4}}},
+        "nothing": {},
+    }
+    fractions = (7, 70) if kind == "nothing" else (70, 70)  # other settings give other UIDs
+    moments = [f"2026-01-01T00:00:00.{fraction:06d}+00:00" for fraction in fractions]
+    theirs, ours = ({**JOB, "when": when} for when in moments)
+    theirs |= differ[kind]
+    others = reported_through(pacs, images[:4], cast("Job", theirs))
+    records = reported_through(
+        pacs, images[2:5], cast("Job", ours)
+    )  # of the first two the other run has reports
+    found = [records[one]["sr_ours"] for one in range(3)]
+    assert found == ([False, False, True] if kind == "nothing" else [True] * 3)
+    last = records[2]["sr_instance"]
+
+    def record(item: int) -> Any:
+        return records[item - 2] if 2 <= item < 4 else rejected(Reason.INTERNAL_ERROR, instance=images[item])
+
+    with closing(a_ledger(tmp_path / "out", record, when=moments[1])) as ledger:
+        assert verify(ledger, pacs).unrecorded == [4]
+        done = retract(ledger, pacs)
+        assert (done.reports, done.unrecorded) == (found.count(True) - 1, 1)
+    with pytest.raises(InstanceRejected):
+        pacs.fetch(last)
+    assert all(pacs.fetch(one["sr_instance"]) for one in others.values())
+
+
+def test_runs_made_in_one_second_have_their_own_moments(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    moments = set()
+    for name in "abc":
+        paths = Paths(tmp_path / name)
+        create(str(tmp_path / "in"), Settings(), str(tmp_path / "pacs"), paths, Selection(), workers=1)
+        with closing(open_ledger(paths.out)) as ledger:
+            moments.add(datetime.fromisoformat(ledger.get("job")["when"]))
+    assert len(moments) == 3
+    assert max(moments) - min(moments) < timedelta(seconds=10)
 
 
 def test_a_report_in_another_patients_study_is_not_right(pacs: Pacs, tmp_path: Path) -> None:

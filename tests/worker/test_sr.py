@@ -283,6 +283,9 @@ def test_times_stand_in_the_zone_that_the_image_declares() -> None:
         "200405",
         "-0300",
     )
+    begun = WHEN.replace(microsecond=70)
+    exact = read(build(source_of(GOOD), SCORES, (), model=MODEL, options=ENGLISH, when=begun).dicom)
+    assert (exact.ContentTime, exact.InstanceCreationTime) == ("230405.000070", "230405.000070")
     tokyo = WHEN.astimezone(timezone(timedelta(hours=9)))
     assert (
         build(source_of(GOOD), SCORES, (), model=MODEL, options=ENGLISH, when=tokyo).dicom == report().dicom

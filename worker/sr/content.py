@@ -193,7 +193,8 @@ def report_content(
         series_number=9000 + min(max(source.series_number, 0), 999),
         instance_number=min(max(source.instance_number, 1), 2**31 - 1),
         date=moment.strftime("%Y%m%d"),
-        time=moment.strftime("%H%M%S"),
+        # A run's moment tells its reports from another's; those of earlier versions hold no fraction.
+        time=moment.strftime("%H%M%S.%f" if moment.microsecond else "%H%M%S"),
         date_time=moment.strftime("%Y%m%d%H%M%S%z"),
         complete=complete,
         completion=words.phrases["complete" if complete else "partial"],
