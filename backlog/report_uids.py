@@ -6,10 +6,10 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Final
 
-from backlog.broker.messages import preprocessing_of
+from backlog.broker.job import preprocessing_of
 
 if TYPE_CHECKING:
-    from backlog.broker.messages import Job
+    from backlog.broker.job import Job
 
 #: Raise when a report's layout or codes change: old and new reports then stand side by side.
 SCHEMA: Final = "2"

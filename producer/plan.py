@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from backlog.broker.messages import ConversionSpec, Stage
+from backlog.broker.job import ConversionSpec
+from backlog.broker.messages import Stage
 from backlog.dicom.eligibility import SECONDARY_CAPTURE, Rules, flags, rejection_reason
 from backlog.dicom.eligibility_attributes import EligibilityAttributes
 from backlog.dicom.header import read_header, screen

@@ -338,7 +338,7 @@ def test_no_room_is_called_by_what_it_holds_together() -> None:
 
 def test_nothing_changes_a_job() -> None:
     """It is shared by all who send it or decide by it: mypy refuses what the annotations forbid."""
-    tree = tree_of(modules()["backlog.broker.messages"])
+    tree = tree_of(modules()["backlog.broker.job"])
     (job,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Job"]
     keys = [node for node in job.body if isinstance(node, ast.AnnAssign)]
     assert len(keys) > 10

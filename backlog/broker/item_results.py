@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from backlog.broker.messages import DEFERRED, DerivedRecord, ItemRecord, Scoring, Stage
+from backlog.broker.job import Scoring
+from backlog.broker.messages import DEFERRED, DerivedRecord, ItemRecord, Stage
 from backlog.outcomes import Outcome, Reason
 
 

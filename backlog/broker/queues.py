@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from backlog.broker.messages import FIRST_STAGES, QUEUES, Job, Stage, stages_from
+from backlog.broker.job import Job
+from backlog.broker.messages import FIRST_STAGES, QUEUES, Stage, stages_from
 
 #: Digits of a SHA-256 in a queue's name: enough to tell any two weights apart.
 _DIGITS: Final = 12

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from celery import Celery
 
-from backlog.broker.messages import TASKS, Job, Stage, StageItem
+from backlog.broker.job import Job
+from backlog.broker.messages import TASKS, Stage, StageItem
 from backlog.broker.queues import queue_of
 from backlog.broker.task_ids import task_id
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from backlog.broker.messages import ConversionSpec
+from backlog.broker.job import ConversionSpec
 from backlog.errors import InstanceRejected, UsageError
 from backlog.inputs.decompression import gunzip
 from backlog.inputs.entries import MAX_BYTES, SourceFile, is_nested_zip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from backlog.broker.messages import ConversionSpec
+    from backlog.broker.job import ConversionSpec
     from backlog.settings import Settings
     from producer.sources.open import Selection
 

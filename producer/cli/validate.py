@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backlog.broker.messages import model_of, preprocessing_of
+from backlog.broker.job import model_of, preprocessing_of
 from backlog.model import not_evaluated, scores_notice
 from producer.cli import label_table
 from producer.cli.options import OUT, QUARANTINED

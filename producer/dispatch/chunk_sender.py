@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backlog.broker.messages import InferItem, Job, RetrieveItem, Stage, StageItem, UploadItem
+from backlog.broker.job import Job
+from backlog.broker.messages import InferItem, RetrieveItem, Stage, StageItem, UploadItem
 from backlog.broker.sending import send
 from producer.dispatch.context import RunContext
 from producer.ledger.chunks import ChunkRow

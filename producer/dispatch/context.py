@@ -11,7 +11,7 @@ from typing import Protocol
 from celery import Celery
 
 from backlog.broker.claims import Claims
-from backlog.broker.messages import Job
+from backlog.broker.job import Job
 from backlog.broker.queues import queues_of
 from producer.dispatch.following import Following
 from producer.dispatch.hours import Clock, Hours, utc_now

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
-from backlog.broker.messages import Job
+from backlog.broker.job import Job
 from backlog.errors import BacklogError, UsageError
 from backlog.files import touch
 from backlog.inputs.path_list import new_list_id

@@ -7,7 +7,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backlog.broker.messages import Job, Stage
+from backlog.broker.job import Job
+from backlog.broker.messages import Stage
 from backlog.errors import BacklogError
 from backlog.files import private_files
 from backlog.settings import Settings

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from backlog.broker.messages import FIRST_STAGES, model_of
+from backlog.broker.job import model_of
+from backlog.broker.messages import FIRST_STAGES
 from backlog.errors import UsageError
 from backlog.processes import cores
 from backlog.weights import SEEDED_NAME, is_seeded

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backlog.broker.messages import model_of
+from backlog.broker.job import model_of
 from backlog.worker_programs import GalleryHead, GalleryImage, GalleryRejection, GalleryRequest
 from producer.ledger.rows import ItemRow
 from producer.workers.worker_command import stream_worker
 
 if TYPE_CHECKING:
-    from backlog.broker.messages import Job
+    from backlog.broker.job import Job
     from backlog.settings import Settings
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Final, TypedDict
 
-from backlog.broker.messages import model_of, points_of
+from backlog.broker.job import model_of, points_of
 from backlog.errors import UsageError
 from backlog.model import LABELS, PRODUCT
 from backlog.output_file import OutputFile, begins_with
@@ -27,7 +27,7 @@ from producer.translation import catalogue
 from producer.viewer_link import ViewerLink
 
 if TYPE_CHECKING:
-    from backlog.broker.messages import Job
+    from backlog.broker.job import Job
 
 _MARK: Final = "<!-- cxr-backlog gallery: patients' images -->"
 is_own_gallery = begins_with(_MARK.encode())

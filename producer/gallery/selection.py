@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from backlog.broker.messages import model_of
+from backlog.broker.job import model_of
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Flag

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TypedDict
 
-from backlog.broker.messages import Job, SourceSpec
+from backlog.broker.job import Job, SourceSpec
 from producer.ledger.ledger import Ledger
 
 

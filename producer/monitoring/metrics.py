@@ -16,7 +16,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from backlog.broker.messages import FIRST_STAGES, TASKS, Job, Stage
+from backlog.broker.job import Job
+from backlog.broker.messages import FIRST_STAGES, TASKS, Stage
 from backlog.broker.queues import queues_of
 from backlog.errors import UsageError
 from backlog.outcomes import Outcome

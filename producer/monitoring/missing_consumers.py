@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
-from backlog.broker.messages import QUEUES, Job, Stage, model_of
+from backlog.broker.job import Job, model_of
+from backlog.broker.messages import QUEUES, Stage
 from backlog.broker.queues import base_of, queues_of
 from backlog.weights import settings_for
 from producer.dispatch.progress import RunProgress

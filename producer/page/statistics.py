@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Final, NamedTuple
 
-from backlog.broker.messages import TASKS, model_of, points_of
+from backlog.broker.job import model_of, points_of
+from backlog.broker.messages import TASKS
 from backlog.model import LABELS, PRODUCT, not_evaluated
 from producer.ledger.ledger import Ledger
 from producer.ledger.rows import ITEM_COLUMNS, ItemRow, TallyRow

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import BinaryIO, Final, NamedTuple
 
-from backlog.broker.messages import Job
+from backlog.broker.job import Job
 from backlog.pacs.address import without_password
 from producer.ledger.ledger import Ledger
 from producer.ledger.schema import DERIVED_RETRACTED, DERIVED_STORED

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, NotRequired, TypedDict
 
-from backlog.broker.messages import Job, OperatingPointsSpec, model_of, preprocessing_of
+from backlog.broker.job import Job, OperatingPointsSpec, model_of, preprocessing_of
 from backlog.errors import UsageError
 from backlog.model import LABELS, not_evaluated
 from backlog.outcomes import Outcome

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from backlog.broker.messages import Job, points_of
+from backlog.broker.job import Job, points_of
 from backlog.errors import InstanceRejected, UsageError
 from backlog.model import LABELS
 from backlog.outcomes import Outcome, Reason

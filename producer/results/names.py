@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from backlog.broker.messages import IN_PACS
+from backlog.broker.job import IN_PACS
 from backlog.errors import InstanceRejected
 from backlog.model import LABELS
 from backlog.output_file import OutputFile, begins_with

@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Final, NamedTuple
 
-from backlog.broker.messages import Job, Stage
+from backlog.broker.job import Job
+from backlog.broker.messages import Stage
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import Identity
 from backlog.dicom.values import text

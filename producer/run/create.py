@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from backlog.broker.messages import (
+from backlog.broker.job import (
     IN_PACS,
     ConversionSpec,
     Job,
     PredecessorSpec,
     SourceSpec,
-    Stage,
     model_of,
     preprocessing_of,
 )
+from backlog.broker.messages import Stage
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.files import PrivateFolder

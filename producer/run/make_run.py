@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backlog.broker.messages import Job, preprocessing_of
+from backlog.broker.job import Job, preprocessing_of
 from backlog.errors import StorageFull, UsageError
 from backlog.files import private_files, replacing, touch
 from backlog.model import PREPROCESSING

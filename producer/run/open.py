@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from backlog.broker.messages import Job, SourceSpec
+from backlog.broker.job import Job, SourceSpec
 from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError
 from backlog.inputs.path_list import PathList

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from itertools import accumulate
 
-from backlog.broker.messages import Job, SourceSpec
+from backlog.broker.job import Job, SourceSpec
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.inputs.path_list import PathList, new_list_id

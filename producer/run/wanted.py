@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from backlog.broker.messages import ConversionSpec
+from backlog.broker.job import ConversionSpec
 from backlog.errors import StorageFull, UsageError
 from backlog.files import replacing
 from backlog.inputs.conversion import NOTHING

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from backlog.broker.messages import SourceSpec
+from backlog.broker.job import SourceSpec
 from backlog.errors import BacklogError
 from backlog.files import replacing
 from producer.results.exports import summarise

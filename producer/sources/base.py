@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final, Generic, Protocol, TypeVar
 
-from backlog.broker.messages import SourceSpec, Stage
+from backlog.broker.job import SourceSpec
+from backlog.broker.messages import Stage
 from backlog.errors import SourceUnavailable, UsageError
 from backlog.files import is_storage_unavailable
 from backlog.inputs.zip_directory import Member

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from backlog.broker.messages import SourceSpec, Stage
+from backlog.broker.job import SourceSpec
+from backlog.broker.messages import Stage
 from backlog.dicom.partial_file import read_until_pixel_data
 from backlog.errors import InstanceRejected, SourceUnavailable, StorageFull, UsageError
 from backlog.files import is_storage_unavailable, replacing

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Final
 
-from backlog.broker.messages import SourceSpec, Stage
+from backlog.broker.job import SourceSpec
+from backlog.broker.messages import Stage
 from backlog.dicom.eligibility import Rules, rejection_reason
 from backlog.dicom.eligibility_attributes import EligibilityAttributes
 from backlog.errors import InstanceRejected, ServiceUnavailable

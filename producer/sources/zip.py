@@ -9,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from backlog.broker.messages import SourceSpec, Stage
+from backlog.broker.job import SourceSpec
+from backlog.broker.messages import Stage
 from backlog.errors import InstanceRejected, UsageError
 from backlog.inputs.entries import MAX_BYTES, SourceFile, ZipEntries, is_nested_zip, nested_entries
 from backlog.inputs.zip_archive import ZipArchive

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from backlog.broker.messages import points_of
+from backlog.broker.job import points_of
 from backlog.errors import UsageError
 from backlog.model import LABELS
 from producer.ledger.ledger import Ledger

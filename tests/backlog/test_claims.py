@@ -17,7 +17,8 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import MAX_WORKER_CRASHES, Claims, Refusal
 from backlog.broker.connection import Broker
-from backlog.broker.messages import QUEUES, ItemRecord, Job, ReportItem, Stage
+from backlog.broker.job import Job
+from backlog.broker.messages import QUEUES, ItemRecord, ReportItem, Stage
 from backlog.broker.sending import send
 from backlog.errors import ClaimLost, ServiceUnavailable, StorageFull, UsageError
 from backlog.settings import Settings

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backlog.broker.messages import ConversionSpec
+from backlog.broker.job import ConversionSpec
 from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
 from backlog.inputs.conversion import NOTHING, Picture, opened, reason_of_other
 from backlog.inputs.entries import FolderEntries, SourceFile, ZipEntries

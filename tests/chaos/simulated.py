@@ -15,7 +15,8 @@ import psutil
 
 from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
-from backlog.broker.messages import SourceSpec, Stage
+from backlog.broker.job import SourceSpec
+from backlog.broker.messages import Stage
 from backlog.settings import Settings
 from producer.dispatch.context import RunContext, Silent
 from producer.dispatch.dispatcher import Dispatcher

@@ -11,7 +11,8 @@ from celery.signals import celeryd_after_setup
 from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
 from backlog.broker.item_results import from_record
-from backlog.broker.messages import TASKS, ItemRecord, Job, Stage
+from backlog.broker.job import Job
+from backlog.broker.messages import TASKS, ItemRecord, Stage
 from backlog.environment import from_environment
 from backlog.log import set_up
 from backlog.outcomes import Outcome

@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from backlog.broker.messages import ConversionSpec
+from backlog.broker.job import ConversionSpec
 from backlog.dicom.eligibility import Rules, flags
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import Screening, read_header, screen

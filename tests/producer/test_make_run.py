@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from backlog.broker.messages import Job, preprocessing_of
+from backlog.broker.job import Job, preprocessing_of
 from backlog.errors import UsageError
 from backlog.model import PREPROCESSING
 from producer.run.make_run import prepared_anew

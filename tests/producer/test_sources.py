@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from backlog.broker.messages import FIRST_STAGES, SourceSpec, Stage
+from backlog.broker.job import SourceSpec
+from backlog.broker.messages import FIRST_STAGES, Stage
 from backlog.dicom.eligibility import Rules
 from backlog.dicom.values import text
 from backlog.errors import InstanceRejected, SourceUnavailable, UsageError

@@ -15,7 +15,8 @@ from typing import Any, cast
 import pytest
 from click.testing import CliRunner
 
-from backlog.broker.messages import ItemRecord, Job, Stage
+from backlog.broker.job import Job
+from backlog.broker.messages import ItemRecord, Stage
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import identity, read_header
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError

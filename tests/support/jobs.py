@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backlog.broker.messages import Job, SourceSpec
+from backlog.broker.job import Job, SourceSpec
 from backlog.dicom.eligibility import Rules
 from backlog.model import PREPROCESSING
 

@@ -25,7 +25,8 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import Claims
 from backlog.broker.connection import Broker
-from backlog.broker.messages import DEFERRED, QUEUES, ItemRecord, Job, SourceSpec, Stage, UploadItem
+from backlog.broker.job import Job, SourceSpec
+from backlog.broker.messages import DEFERRED, QUEUES, ItemRecord, Stage, UploadItem
 from backlog.broker.sending import send
 from backlog.dicom.eligibility import Rules
 from backlog.errors import ClaimLost, InstanceRejected, RunPaused, ServiceUnavailable, StorageFull, UsageError

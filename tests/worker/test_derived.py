@@ -20,7 +20,8 @@ from celery.exceptions import Reject
 from PIL import Image
 from pydicom import dcmread
 
-from backlog.broker.messages import ItemRecord, Job, Stage
+from backlog.broker.job import Job
+from backlog.broker.messages import ItemRecord, Stage
 from backlog.dicom.eligibility import Rules
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import read_header, screen

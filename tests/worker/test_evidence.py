@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from backlog.broker.messages import Job, OperatingPointsSpec, ReportItem, Stage
+from backlog.broker.job import Job, OperatingPointsSpec
+from backlog.broker.messages import ReportItem, Stage
 from backlog.errors import InstanceRejected
 from backlog.model import LABELS
 from backlog.outcomes import Reason

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backlog.broker.messages import Job
+from backlog.broker.job import Job
 from backlog.outcomes import Outcome, Reason
 from backlog.pacs.orthanc import Orthanc
 from tests.support.dicom_images import chest, dicom

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from backlog.broker.messages import Stage, model_of
+from backlog.broker.job import model_of
+from backlog.broker.messages import Stage
 from backlog.errors import UsageError
 from backlog.model import DEFAULT_MODEL, LABELS, MODELS, not_evaluated
 from tests.worker.test_chunk import Shop, images, shop  # noqa: F401 - the fixture

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from backlog.broker.messages import ItemRecord, Job, ReportItem, Stage
+from backlog.broker.job import Job
+from backlog.broker.messages import ItemRecord, ReportItem, Stage
 from backlog.outcomes import Outcome, Reason
 from backlog.pacs.base import Pacs
 from backlog.settings import Settings

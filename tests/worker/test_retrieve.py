@@ -21,7 +21,8 @@ from backlog.broker.celery_app import make_app
 from backlog.broker.claim import Claim
 from backlog.broker.claims import Claims
 from backlog.broker.item_results import Reported
-from backlog.broker.messages import DEFERRED, ItemRecord, Job, Stage
+from backlog.broker.job import Job
+from backlog.broker.messages import DEFERRED, ItemRecord, Stage
 from backlog.broker.pace import Pace
 from backlog.errors import ModalityFailed, ServiceUnavailable, UsageError
 from backlog.fault_attribution import FaultHistory, Operation, Verdict

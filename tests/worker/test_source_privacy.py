@@ -24,7 +24,8 @@ from celery.app.trace import build_tracer
 
 from backlog.broker.celery_app import make_app
 from backlog.broker.claims import Claims
-from backlog.broker.messages import Job, Stage
+from backlog.broker.job import Job
+from backlog.broker.messages import Stage
 from backlog.errors import SourceUnavailable
 from backlog.files import UNAVAILABLE_ERRNOS
 from backlog.inputs.image_names import table_sha256

@@ -12,7 +12,8 @@ from typing import Any
 
 from backlog.broker.claim import Claim
 from backlog.broker.item_results import Deferred, ItemResult, Quarantined, Skipped, to_record, unreported
-from backlog.broker.messages import ItemRecord, Scoring, Stage
+from backlog.broker.job import Scoring
+from backlog.broker.messages import ItemRecord, Stage
 from backlog.errors import ClaimLost, InstanceRejected, RunPaused, ServiceUnavailable, UsageError
 from backlog.log import event, where
 from backlog.outcomes import Reason

@@ -18,7 +18,8 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from backlog.broker.claims import Claims, Refusal
-from backlog.broker.messages import FIRST_STAGES, Job, Stage, following_stage, scored
+from backlog.broker.job import Job, scored
+from backlog.broker.messages import FIRST_STAGES, Stage, following_stage
 from backlog.broker.sending import send
 from backlog.errors import ClaimLost, RunCancelled, RunPaused, ServiceUnavailable, UsageError
 from backlog.log import event, where

@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from backlog.broker.item_results import Reported
-from backlog.broker.messages import Job
+from backlog.broker.job import Job
 from backlog.errors import InstanceRejected, ModalityFailed, ServiceUnavailable
 from backlog.fault_attribution import Operation
 from backlog.outcomes import Reason

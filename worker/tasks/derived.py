@@ -16,7 +16,8 @@ from datetime import datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from backlog.broker.messages import DerivedRecord, Job, ReportItem, numbers
+from backlog.broker.job import Job
+from backlog.broker.messages import DerivedRecord, ReportItem, numbers
 from backlog.dicom.comparison import Comparison, compare
 from backlog.dicom.file import DicomFile
 from backlog.errors import BacklogError, InstanceRejected, ServiceUnavailable, UsageError

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, cast
 
-from backlog.broker.messages import EvidenceSpec, Job, ReportItem, SeenSpec, points_of
+from backlog.broker.job import Job, points_of
+from backlog.broker.messages import EvidenceSpec, ReportItem, SeenSpec
 from backlog.errors import InstanceRejected
 from backlog.model import LABELS
 from backlog.outcomes import Reason

@@ -11,7 +11,7 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from backlog.broker.messages import Job, model_of
+from backlog.broker.job import Job, model_of
 from backlog.dicom.file import DicomFile
 from backlog.dicom.values import text
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError

@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from backlog.broker.item_results import Quarantined, Skipped
-from backlog.broker.messages import InferItem, Job, ReportItem, Scoring
+from backlog.broker.job import Job, Scoring
+from backlog.broker.messages import InferItem, ReportItem
 from backlog.errors import InstanceRejected, ServiceUnavailable, UsageError
 from backlog.fault_attribution import Operation
 from backlog.log import event, where

@@ -8,7 +8,8 @@ from typing import Any
 
 from celery import Celery
 
-from backlog.broker.messages import TASKS, Job, Stage
+from backlog.broker.job import Job
+from backlog.broker.messages import TASKS, Stage
 from backlog.settings import Settings
 from worker.tasks.attempt import Attempt
 from worker.tasks.chunk import StageRunner

@@ -10,15 +10,8 @@ from datetime import datetime
 from functools import partial
 
 from backlog.broker.item_results import Reported
-from backlog.broker.messages import (
-    DerivedRecord,
-    Job,
-    PredecessorSpec,
-    ReportItem,
-    model_of,
-    numbers,
-    preprocessing_of,
-)
+from backlog.broker.job import Job, PredecessorSpec, model_of, preprocessing_of
+from backlog.broker.messages import DerivedRecord, ReportItem, numbers
 from backlog.dicom.comparison import same_data_set
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import Identity

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backlog.broker.claims import Claims
-from backlog.broker.messages import Job, model_of, preprocessing_of
+from backlog.broker.job import Job, model_of, preprocessing_of
 from backlog.broker.pace import Pace
 from backlog.dicom.eligibility import Rules
 from backlog.errors import BacklogError, UsageError

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final
 
-from backlog.broker.messages import InferItem, Job, RetrieveItem
+from backlog.broker.job import Job
+from backlog.broker.messages import InferItem, RetrieveItem
 from backlog.errors import ClaimLost, InstanceRejected, ModalityFailed, ServiceUnavailable
 from backlog.fault_attribution import Operation
 from backlog.outcomes import Reason

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backlog.broker.messages import ConversionSpec, InferItem, Job, SourceSpec, UploadItem
+from backlog.broker.job import ConversionSpec, Job, SourceSpec
+from backlog.broker.messages import InferItem, UploadItem
 from backlog.dicom.eligibility import Rules
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import Screening, screen
