@@ -160,7 +160,7 @@ def _secret(name: str, path: str) -> str:
 
 
 #: What a setting's value is, for a user who wrote another.
-_KINDS: Final = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+_KINDS: Final = {int: "whole number", float: "decimal number", bool: "true or false", str: "text"}
 
 
 def _parse(setting: Field[Any], name: str, text: str) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -111,17 +111,23 @@ def choices(labels: Labels, uncertain: str | None, blank: str | None) -> tuple[s
     from producer.validation.label_values import UNCERTAIN as DOUBTFUL
 
     return (
-        _chosen("--uncertain", uncertain, labels.count(DOUBTFUL), "uncertain (-1)"),
-        _chosen("--blank", blank, labels.count(EMPTY), "blank"),
+        _chosen(uncertain, labels.count(DOUBTFUL), _UNCERTAIN),
+        _chosen(blank, labels.count(EMPTY), _BLANK),
     )
 
 
-def _chosen(option: str, choice: str | None, count: int, what: str) -> str:
+_UNCERTAIN: Final = (
+    "{count} labels are uncertain (-1): choose with --uncertain whether they are ignored, or count as positive or"
+    " negative"
+)
+_BLANK: Final = (
+    "{count} labels are blank: choose with --blank whether they are ignored, or count as positive or negative"
+)
+
+
+def _chosen(choice: str | None, count: int, undecided: str) -> str:
     if choice is None and count:
-        raise click.UsageError(
-            f"{count} labels are {what}: choose with {option} whether they are ignored,"
-            " or count as positive or negative"
-        )
+        raise click.UsageError(undecided.format(count=count))
     return choice or "ignore"
 
 

@@ -86,7 +86,11 @@ def agree_on_copy(ledger: Ledger, paths: Paths, copy: bool) -> None:
     try:
         check_not_copy(ledger, paths, agreed=copy)
     except UsageError as error:
-        if copy or not sys.stdin.isatty() or not click.confirm(f"{error}.\nWork on the copy?"):
+        if (
+            copy
+            or not sys.stdin.isatty()
+            or not click.confirm(f"{translated(str(error))}.\n{t('Work on the copy?')}")
+        ):
             raise
         check_not_copy(ledger, paths, agreed=True)
 

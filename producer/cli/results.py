@@ -12,6 +12,7 @@ from backlog.model import scores_notice
 from backlog.output_file import OutputFile
 from producer.cli.options import FORCE, OUT
 from producer.cli.output import echo, read_settings, say_beside
+from producer.translation import t
 
 
 @click.command()
@@ -81,7 +82,7 @@ def _export_names(out: Path, path: Path, *, meta: bool, force: bool) -> None:
         source = source_of(ledger, settings, paths)
         with (
             closing(pacs_of(ledger, settings, paths)) as pacs,
-            click.progressbar(length=count, label="Headers", file=sys.stderr) as bar,
+            click.progressbar(length=count, label=t("Headers"), file=sys.stderr) as bar,
         ):
             missing = write_names(
                 ledger, source, pacs, output, meta=meta, progress=lambda done: bar.update(done - bar.pos)

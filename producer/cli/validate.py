@@ -5,22 +5,15 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from backlog.broker.job import model_of, preprocessing_of
-from backlog.model import not_evaluated, scores_notice
+from backlog.model import not_evaluated
 from producer.cli import label_table
 from producer.cli.options import OUT, QUARANTINED
 from producer.cli.output import echo
-from producer.translation import t, translated
-
-if TYPE_CHECKING:
-    from producer.validation.files import ResultFolder
-    from producer.validation.join import Joined
-    from producer.validation.no_points import NoPoint
-    from producer.validation.validate import FindingFigures
+from producer.cli.validation_output import print_figures, say_points
 
 
 @click.command()
@@ -95,10 +88,10 @@ def validate(
         write_validation_files(files, about, joined, found)
         if rule:
             count = write_operating_points(files, about, found)
-            _say_points(files, count, rule, without_point(found, about.not_evaluated))
+            say_points(files, count, rule, without_point(found, about.not_evaluated))
     for note in labels.notes:
         echo(f"Labels    {note}")
-    _print(about.meaningful, joined, found)
+    print_figures(about, joined, found)
     echo(f"Page      {files.folder / 'validation.html'}")
     if not (some := enough(found)):
         echo("Too little to judge by: no finding has 20 positives and 20 negatives.", err=True)
@@ -119,38 +112,3 @@ def _check_rule(rule: str) -> None:
             f"{rule!r} is no rule; write youden, sensitivity=0.9, specificity=0.95 or ppv=0.8",
             param_hint="--propose",
         ) from None
-
-
-def _say_points(files: ResultFolder, count: int, rule: str, without: dict[NoPoint, list[str]]) -> None:
-    from producer.validation.no_points import NoPoint
-
-    if count:
-        echo(f"Points    {files.folder / 'operating-points.json'} ({count} findings, {rule})")
-    else:
-        echo("No operating point can be proposed.", err=True)
-    for why, labels in without.items():
-        names = ", ".join(labels)
-        if why is NoPoint.NOT_EVALUATED:
-            echo(f"No point, since the model was not trained on them: {names}", err=not count)
-        elif why is NoPoint.FEW:
-            echo(f"No point, with fewer than 20 positives or 20 negatives: {names}", err=not count)
-        elif why is NoPoint.UNREACHED:
-            echo(f"No point, since no threshold reaches {rule}: {names}", err=not count)
-        else:
-            echo(f"No point, since the threshold would be 0 or 1: {names}", err=not count)
-
-
-def _print(meaningful: bool, joined: Joined, found: list[FindingFigures]) -> None:
-    counts = t("{keys} of {rows} rows; {images} of {reported} reported images").format(
-        keys=len(joined.keys), rows=joined.rows, images=joined.images, reported=joined.reported
-    )
-    click.echo(f"{t('Joined'):<9} {counts}")
-    for reason, count in joined.reasons.items():
-        click.echo(f"          {t('{count} rows: {reason}').format(count=count, reason=translated(reason))}")
-    click.echo(f"{t('Finding'):<28} {t('positive'):>8} {t('negative'):>8}  {t('AUC (95 %)')}")
-    for one in found:
-        area = label_table.interval(one.auc) if one.auc else "-"
-        few = "" if one.enough else f"  {t('fewer than 20 of one kind')}"
-        click.echo(f"{one.label:<28} {one.positives:>8} {one.negatives:>8}  {area}{few}")
-    if notice := scores_notice(meaningful=meaningful):
-        click.echo(t(notice))

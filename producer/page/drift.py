@@ -49,13 +49,13 @@ FEWEST: Final = 200
 
 
 class Verdict(Enum):
-    """What a comparison says of one finding."""
+    """What a comparison says of one finding; the page's phrase of it is ``verdict_`` and the value."""
 
-    SAME = "no sign of drift"
+    SAME = "same"
     MOVED = "moved"
     PARTED = "parted"
-    FEW = "too few images to say"
-    NOT_EVALUATED = "not evaluated"
+    FEW = "few"
+    NOT_EVALUATED = "not_evaluated"
 
 
 @dataclass

@@ -132,7 +132,7 @@ def _account(found: Figures, words: Words) -> dict[str, object]:
         "stages": {stage.value: words(name) for stage, name in TASKS.items()},
         "baseline_images": drift.images(found.comparison.before) if found.comparison else 0,
         "drift_line": drift_line(found.comparison, words) if found.comparison else "",
-        "verdicts": {verdict: words(f"verdict_{verdict.name.lower()}") for verdict in Verdict},
+        "verdicts": {verdict: words(f"verdict_{verdict.value}") for verdict in Verdict},
         "drift_limits": {
             "moved": words.plain(drift.MOVED_PSI),
             "parted": words.plain(drift.PARTED_PSI),
@@ -145,7 +145,7 @@ def _tables(found: Figures, audit: AuditResult | None, words: Words) -> dict[str
     facts = [
         (
             words(f"fact_{key}") if f"fact_{key}" in words.phrases else words("here", name=key),
-            words(value) if value in _SAID else value,
+            _fact(key, value, words),
         )
         for key, value in found.facts.items()
     ]
@@ -159,6 +159,14 @@ def _tables(found: Figures, audit: AuditResult | None, words: Words) -> dict[str
         "flags": [(flag, str(count), words(f"flag_{flag}")) for flag, count in found.flags.items()],
         "attempts": [(str(number), str(count)) for number, count in found.attempts.items()],
     }
+
+
+def _fact(key: str, value: str, words: Words) -> str:
+    if key == "not_evaluated":
+        return ", ".join(map(words.finding, value.split(", ")))
+    if key == "source":
+        return words(f"source_{value}")
+    return words(value) if value in _SAID else value
 
 
 def drift_line(comparison: Comparison, words: Words) -> str:

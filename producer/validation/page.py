@@ -5,8 +5,10 @@ The curves are drawn by the template as SVG. Nothing on the page names an image 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from typing import Final
 
@@ -16,6 +18,7 @@ from backlog.output_file import OutputFile, begins_with
 from producer.page.words import words_of
 from producer.phrases import read_phrases
 from producer.templates import environment_of
+from producer.translation import catalogue
 from producer.validation.compare import Comparison
 from producer.validation.join import Joined
 from producer.validation.metrics import Interval
@@ -42,6 +45,23 @@ class About:
     rule: str
     notes: tuple[str, ...]
     not_evaluated: tuple[str, ...] = ()  #: findings that the model was not trained on
+
+
+def reason_said(message: Callable[[str], str], reason: str) -> str:
+    """Return why a row of a table has no score, in another language.
+
+    Parameters
+    ----------
+    message
+        Translates a message.
+    reason
+        A sentence, or what became of the image: its outcome, and the keyword of the reason, which stays.
+    """
+    said = message(reason)
+    if said != reason:
+        return said
+    outcome, colon, keyword = reason.partition(": ")
+    return f"{message(outcome)}{colon}{keyword}"
 
 
 def write_validation(
@@ -97,6 +117,9 @@ def _write(to: OutputFile, template: str, language: str, **values: object) -> No
     environment.filters["number"] = lambda value, digits=3: _number(value, digits, comma=comma)
     environment.filters["interval"] = lambda value, digits=3: _interval(value, digits, comma=comma)
     environment.filters["finding"] = words_of(language).finding
+    message = catalogue(language).message
+    environment.filters["message"] = message
+    environment.filters["reason"] = partial(reason_said, message)
     text = environment.get_template(template).render(
         mark=_MARK,
         words=read_phrases("producer.validation", language),

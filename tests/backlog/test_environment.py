@@ -35,7 +35,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("CXR_CHUNK_SIZE", "many", "no whole number"),
         ("CXR_CHUNK_SIZE", "-1", "not allowed: from 1 to 64"),
         ("CXR_CHUNK_SIZE", "1.5", "no whole number"),
-        ("CXR_DECODE_TIMEOUT_SECONDS", "ten", "no number"),
+        ("CXR_DECODE_TIMEOUT_SECONDS", "ten", "no decimal number"),
         ("CXR_LATERALS", "perhaps", "no true or false"),
         ("CXR_LANGUAGE", "de", "none of en, pt-BR"),
         ("CXR_ENGINE", "cuda", "none of"),

@@ -208,7 +208,7 @@ def test_the_page_gives_what_was_not_evaluated_no_number(tmp_path: Path, languag
     write_page(narrow, tmp_path / "summary.html", baseline=narrow, language=language)
     page = (tmp_path / "summary.html").read_text()
     dashes = '<td class="number">0</td>' * 2 + '<td class="number">–</td>' * 3
-    assert page.count(f"{dashes}<td>{said}</td>") == len(NULLS)
+    assert page.count(f'{dashes}<td class="verdict">{said}</td>') == len(NULLS)
     assert not re.search(r">(inf|nan|None)<", page)
 
 

@@ -212,6 +212,7 @@ def test_each_finding_without_a_point_says_why(tmp_path: Path) -> None:
     assert "No point, since no threshold reaches ppv=0.99: Effusion\n" in done.output
     assert "No point, with fewer than 20 positives or 20 negatives: Mass\n" in done.output
     assert "No point, since the model was not trained on them: Fracture\n" in done.output
+    assert "  not evaluated by this model\n" in done.output
     page = (tmp_path / "run" / "validation" / "validation.html").read_text()
     assert "No point, since no threshold reaches ppv=0.99: Effusion." in page
 

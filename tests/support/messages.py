@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -20,7 +22,7 @@ from producer.cli.help import help_messages
 from producer.cli.main import main
 from producer.plan import ADVICE
 from producer.results.meanings import MEANINGS
-from producer.translation import FOLDER
+from producer.translation import FOLDER, PLACEHOLDER
 from tests.support.servers import ROOT
 
 #: Calls whose text a user reads, and the positions of the arguments that hold it.
@@ -35,18 +37,83 @@ SPEAKING = {
         ),
         (0,),
     ),
-    **dict.fromkeys(("say_beside", "InstanceRejected", "refuse"), (1,)),
+    **dict.fromkeys(("_unsupported", "_broken", "_undecodable"), (0,)),
+    **dict.fromkeys(("NotATorchFile", "DoesNotFit", "MalformedReport", "NotAnswered"), (0,)),
+    **dict.fromkeys(("say_beside", "InstanceRejected", "refuse", "never_silent", "_Died"), (1,)),
     "Check": (2, 3),
     "warn": (1,),
     "notify": (0,),
     "doing": (0,),
 }
 
+#: Calls whose text no user of a command reads: programmers' errors, what only programs see (Lua, DICOM codes, numbers
+#: for Prometheus), signals between our own parts, and the worker's own command line, which is English.
+SILENT = frozenset(
+    (
+        *(
+            "ValueError",
+            "TypeError",
+            "RuntimeError",
+            "AssertionError",
+            "FileExistsError",
+            "NotImplementedError",
+        ),
+        *("LuaScript", "Histogram", "Counter", "gauge", "gauges", "CounterMetricFamily", "GaugeMetricFamily"),
+        *(
+            "ClaimLost",
+            "RunCancelled",
+            "RunPaused",
+            "Reject",
+            "GivenUp",
+            "split",
+            "Path",
+            "Code",
+            "CodingScheme",
+        ),
+        *("add_argument", "ArgumentTypeError"),
+    )
+)
+
+#: Modules whose texts are for files that programs or other people read: DICOM objects, a document.
+SILENT_MODULES = (
+    *("worker/sr/codes_doc.py", "worker/derived/dicom.py", "worker/ingest/identifiers.py"),
+    *("producer/demo/iods.py",),
+)
+
+#: Three words in a row, as no address, query or name has them.
+_SENTENCE = re.compile(r"(?<![\w./<=-])[A-Za-z][A-Za-z']* [a-z][a-z']* [a-z][a-z']*(?![\\\w./=>(])")
+
+_QUERY = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE|WITH|ALTER|DROP|PRAGMA|REPLACE) ")
+
 #: What commands call the lines that they print.
 _LINES = ("lines", "also", "more", "text")
 
 #: The folders whose errors reach a user's terminal or lists.
 FOLDERS = ("backlog", "producer", "worker")
+
+#: What the system says of files and servers, which stands in brackets in our messages.
+SYSTEM_ERRORS = (
+    *(
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ELOOP,
+    ),
+    *(errno.ENAMETOOLONG, errno.EINVAL, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EBUSY),
+    *(errno.ENOTEMPTY, errno.ENODEV, errno.ENXIO, errno.ETXTBSY, errno.EFBIG, errno.EMFILE, errno.ENFILE),
+    *(
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EPIPE,
+    ),
+)
 
 #: Words that stand alone where a message is put together.
 WORDS = (
@@ -88,6 +155,9 @@ WORDS = (
         "To look at",
         "about ",
         "look",
+        *("whole number", "decimal number"),
+        # the system's
+        *map(os.strerror, SYSTEM_ERRORS),
         *("queued", "stopped", "unreadable", "Misfiled", "Unanswered", "Unrecorded"),
     ),
     *(f"This file would be {outcome.value}" for outcome in Outcome),
@@ -125,14 +195,41 @@ def messages() -> list[str]:
     ]
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            found += _spoken(
-                ast.parse(path.read_text(encoding="utf-8")), cli=not {"cli", "doctor"}.isdisjoint(path.parts)
-            )
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found += _spoken(tree, cli=not {"cli", "doctor"}.isdisjoint(path.parts))
+            if path.relative_to(ROOT).as_posix() not in SILENT_MODULES:
+                found += _sentences(tree)
     return [
         message
         for message in dict.fromkeys(found)
         if re.search(r"[A-Za-z]{2}", re.sub(r"\{\w+\}|cxr-backlog: ", "", message))
     ]
+
+
+def _sentences(node: ast.AST) -> Iterator[str]:
+    """Yield every text of a module that reads as one, wherever it stands, unless no user comes to see it.
+
+    Texts reach users on ways that nobody sees here: as an argument, a field, a value of a message. So what reads as a
+    sentence is a message until it is said not to be one (`SILENT`).
+    """
+    if isinstance(node, ast.Call) and _name(node.func) in SILENT:
+        return
+    if isinstance(node, (ast.Assert, ast.Compare)) or (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ):
+        return  # a docstring, what only programmers see, what another program's text is compared with
+    if isinstance(node, (ast.Constant, ast.JoinedStr)):
+        for text in _texts(node):
+            words = re.findall("[A-Za-z]{2,}", PLACEHOLDER.sub("", text))
+            if (
+                len(words) > 1
+                and _SENTENCE.search(PLACEHOLDER.sub("x", text))
+                and not _QUERY.match(text.strip())
+            ):
+                yield text
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(node, ast.JoinedStr) and isinstance(child, ast.Constant)):
+            yield from _sentences(child)
 
 
 def _spoken(tree: ast.AST, *, cli: bool) -> Iterator[str]:
