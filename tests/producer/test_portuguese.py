@@ -47,7 +47,7 @@ def record(item: int) -> ItemRecord:
     }
     flags = [flag.value for flag in Flag if "_" in flag.value] if item % 2 else []
     scores = [None, *some_scores(item)[1:]]  # not evaluated
-    ended = details.get(item % 30) or reported(item, scores, flags=flags)  # type: ignore[arg-type]
+    ended = details.get(item % 30) or reported(item, scores, flags=flags)
     return ended | {"sop_instance_uid": f"1.2.3.{item}", "study_instance_uid": f"1.2.{item // 2}"}
 
 
@@ -123,7 +123,7 @@ def test_no_command_says_a_word_of_english(
     assert not english_in(done.output.replace("a coluna findings", "")), command
 
 
-def test_pages_show_no_word_of_english(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_show_no_english_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     for command in (
         "validate run --labels old.csv --propose ppv=0.99 --to old",

@@ -16,9 +16,9 @@ PAGES = ("producer.page", "producer.validation", "producer.gallery")
 #: A word that stands alone, and is no part of a name, a path, an option or a setting.
 _WORD = re.compile(r"(?<![\w./:=@<{'-])[A-Za-z]+(?:'[a-z]+)?(?![\w/=@}'-]|\.\w)")
 
-#: What stands for itself in every language: names of commands and columns, keywords, a header's words.
+#: What stands for itself in every language: names of commands, columns, packages and codings, keywords, a header's words.
 _SAME = frozenset(
-    "lateral zip in status reader image sop instance uid chest main options command gallery".split()
+    "lateral zip in status reader image sop instance uid chest main options command gallery open requests".split()
 )
 
 
