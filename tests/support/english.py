@@ -14,11 +14,11 @@ from producer.translation import catalogue
 PAGES = ("producer.page", "producer.validation", "producer.gallery")
 
 #: A word that stands alone, and is no part of a name, a path, an option or a setting.
-_WORD = re.compile(r"(?<![\w./:=@<{'-])[A-Za-z]+(?:'[a-z]+)?(?![\w/=@}'-]|\.\w)")
+_WORD = re.compile(r"(?<![\w./:=@<{'-])[A-Za-z]{2,}(?:'[a-z]+)?(?![\w/=@}'-]|\.\w)")
 
-#: What stands for itself in every language: names of commands, columns, packages and codings, keywords, a header's words.
+#: What stands for itself in every language: names of commands, columns, packages and codings, and words of headers.
 _SAME = frozenset(
-    "lateral zip in status reader image sop instance uid chest main options command gallery open requests".split()
+    "lateral zip in status reader image sop instance uid chest main options command gallery open requests site".split()
 )
 
 
