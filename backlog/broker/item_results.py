@@ -44,6 +44,10 @@ class _Unreported:
     instance: str | None = None  #: the PACS's id of the image, where it got that far
     sop_instance_uid: str = ""
     study_instance_uid: str = ""
+    sr_sop_instance_uid: str = (
+        ""  #: of a report that this run stored before the item failed, and left in the PACS
+    )
+    sr_instance: str = ""  #: the PACS's id of that report
     scoring: Scoring | None = None  #: of the worker that looked at it, though it has no score
 
 
@@ -146,6 +150,9 @@ def to_record(result: ItemResult) -> ItemRecord:
             record["sop_instance_uid"] = result.sop_instance_uid
         if result.study_instance_uid:
             record["study_instance_uid"] = result.study_instance_uid
+        if result.sr_instance:
+            record["sr_sop_instance_uid"] = result.sr_sop_instance_uid
+            record["sr_instance"], record["sr_ours"] = result.sr_instance, True
         if isinstance(result, Deferred):
             record["outcome"], record["history"] = DEFERRED, [*result.history]
     if result.scoring is not None:
@@ -196,6 +203,10 @@ def from_record(record: ItemRecord) -> ItemResult:
             stage=Stage(record.get("stage", 0)),
             attempts=record.get("attempts", 0),
             instance=record.get("instance"),
+            sop_instance_uid=record.get("sop_instance_uid", ""),
+            study_instance_uid=record.get("study_instance_uid", ""),
+            sr_sop_instance_uid=record.get("sr_sop_instance_uid", ""),
+            sr_instance=record.get("sr_instance", ""),
             scoring=scoring,
         )
     kind = Skipped if Outcome(record["outcome"]) is Outcome.SKIPPED else Quarantined
@@ -207,5 +218,7 @@ def from_record(record: ItemRecord) -> ItemResult:
         instance=record.get("instance"),
         sop_instance_uid=record.get("sop_instance_uid", ""),
         study_instance_uid=record.get("study_instance_uid", ""),
+        sr_sop_instance_uid=record.get("sr_sop_instance_uid", ""),
+        sr_instance=record.get("sr_instance", ""),
         scoring=scoring,
     )

@@ -28,7 +28,7 @@ class ItemRow(NamedTuple):
     instance: str | None  #: the PACS's id of the image
     sop_instance_uid: str
     study_instance_uid: str
-    sr_sop_instance_uid: str
+    sr_sop_instance_uid: str  #: of an item without an outcome `reported`: a report that it left behind
     sr_instance: str
     sr_sha256: str
     sr_ours: int  #: 1 when this run wrote the report, 0 when an earlier one had
@@ -124,10 +124,10 @@ def item_row(item: int, ref: int | str, result: ItemResult, chunk: int, ended: f
         instance=result.instance,
         sop_instance_uid=result.sop_instance_uid,
         study_instance_uid=result.study_instance_uid,
-        sr_sop_instance_uid="",
-        sr_instance="",
+        sr_sop_instance_uid=result.sr_sop_instance_uid,
+        sr_instance=result.sr_instance,
         sr_sha256="",
-        sr_ours=0,
+        sr_ours=int(bool(result.sr_instance)),
         flags="",
         scores="",
         chunk=chunk,

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Final, NamedTuple
 
-from backlog.broker.job import Job
+from backlog.broker.job import IN_PACS, Job
 from backlog.broker.messages import Stage
 from backlog.dicom.file import DicomFile
 from backlog.dicom.header import Identity
@@ -30,7 +30,7 @@ from producer.sources.modality import sop_instance_uid
 _BATCH: Final = 256
 
 _NOT_REPORTED: Final = (
-    "SELECT no, ref, instance, sop_instance_uid, stage FROM item"
+    "SELECT no, ref, instance, sop_instance_uid, stage, sr_sop_instance_uid, sr_instance FROM item"
     " WHERE outcome <> 'reported' AND chunk IS NOT NULL AND no > ? ORDER BY no LIMIT ?"
 )
 
@@ -41,6 +41,8 @@ class _Unreported(NamedTuple):
     instance: str | None  #: the PACS's id of the image
     sop_instance_uid: str
     stage: int  #: in which it ended
+    sr_sop_instance_uid: str = ""
+    sr_instance: str = ""  #: of a report that it left behind, where its worker could say so
 
 
 @dataclass(frozen=True)
@@ -77,18 +79,29 @@ def unrecorded(
     if not job["weights"]:
         return  # nothing was scored
     model = str(ledger.get("model"))
+    if job["source"]["kind"] in IN_PACS:
+        read = None  # it would ask the PACS again
     for page in _pages(ledger):
         wanted: dict[str, _Wanted] = {}
+        left: dict[str, _Unreported] = {}
         for item in page:
+            of = None
             try:
                 of = _identity(item, requests, read)
             except NotAnswered:
-                yield Unanswered(item.no)
-                continue
+                if not item.sr_instance:
+                    yield Unanswered(item.no)
+                    continue
             if of is not None:
                 report = _report_of(of, job, model)
                 wanted[report.sop_instance_uid] = _Wanted(item, report)
+            elif item.sr_instance:
+                left[item.sr_sop_instance_uid] = item
         held, failed = _held(requests, wanted)
+        held = {uid: [one.sr_instance] for uid, one in left.items()} | held
+        numbers = {uid: one.no for uid, one in left.items()} | {
+            uid: one.number for uid, one in wanted.items()
+        }
         for uid in sorted(failed):
             try:
                 held[uid] = _held_by_its_id(requests, wanted[uid], read, job, model)
@@ -98,9 +111,9 @@ def unrecorded(
             for instance in instances:
                 try:
                     if _is_of_run(requests, instance, job) and not _recorded(ledger, instance):
-                        yield Unrecorded(wanted[uid].number, instance, uid)
+                        yield Unrecorded(numbers[uid], instance, uid)
                 except NotAnswered:
-                    yield Unanswered(wanted[uid].number)
+                    yield Unanswered(numbers[uid])
     for instance in ledger.get("foreign_reports", []):  # a worker's with other weights
         try:
             if _is_of_run(requests, instance, job):
@@ -166,10 +179,8 @@ def _whole_identity(
     try:
         if item.instance:
             return requests.ask(partial(requests.pacs.header, item.instance)).identity
-        if read is not None:
-            return DicomFile(read(json.loads(item.ref))).identity
-    except (InstanceRejected, OSError):
-        pass  # it is gone, or no DICOM file: nothing was written of it
+    except InstanceRejected:
+        pass  # it is gone from there; its report may not be
     except NotAnswered:
         if item.stage >= Stage.REPORT.value:
             raise
@@ -178,6 +189,7 @@ def _whole_identity(
             f"item {item.no}: the PACS fails to give its image, so no report of it is looked for",
             item=item.no,
         )
+        return None
     except UsageError:
         # An authorization plug-in or a proxy's filter may forbid one image: the workers could not read it either.
         retried(
@@ -188,7 +200,13 @@ def _whole_identity(
             f"item {item.no}: the PACS forbids reading its image, so no report of it is looked for",
             item=item.no,
         )
-    return None
+        return None
+    if read is None:
+        return None
+    try:
+        return DicomFile(read(json.loads(item.ref))).identity
+    except (InstanceRejected, UsageError, OSError):
+        return None  # it is gone there too, or no DICOM file, of which nothing was written
 
 
 def _held(requests: ItemRequests, wanted: dict[str, _Wanted]) -> tuple[dict[str, list[str]], set[str]]:
@@ -215,6 +233,8 @@ def _held_by_its_id(
     model: str,
 ) -> list[str]:
     """Return the PACS's id of a report, where it fails on the report's UID: the id derives from the image's header."""
+    if wanted.item.sr_instance:
+        return [wanted.item.sr_instance]
     of = _whole_identity(wanted.item, requests, read)
     if of is None:
         raise NotAnswered("nothing tells the id of its report")

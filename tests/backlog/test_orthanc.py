@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tests.support.servers import OrthancServer, free_port
 from worker.reader.same_pixels import PixelComparison
 from worker.tasks.image_store import ImageStore, SamePixels
 from worker.tasks.report import only_one
+from worker.tasks.withdraw import withdraw
 
 IMAGE = dicom(chest(64, 64))
 LARGE = dicom(chest(1024, 1024), SOPInstanceUID="1.2.3.4.6")
@@ -255,9 +257,10 @@ def test_an_orthanc_that_never_overwrites_is_not_asked_first() -> None:
 def test_a_report_under_a_uid_that_is_taken_is_withdrawn(pacs: Orthanc) -> None:
     """Two patients have images of one UID: their reports' UIDs, which derive from it, would be one as well."""
     first = pacs.store(dicom(chest(64, 64), SOPInstanceUID="1.2.77", PatientID="A")).instance
-    only_one(pacs, "1.2.77", first)
+    take_back = partial(withdraw, pacs)
+    only_one(pacs, "1.2.77", first, take_back)
     second = pacs.store(dicom(chest(64, 64), SOPInstanceUID="1.2.77", PatientID="B")).instance
-    assert reason_of(lambda: only_one(pacs, "1.2.77", second)) is Reason.UID_CONFLICT
+    assert reason_of(lambda: only_one(pacs, "1.2.77", second, take_back)) is Reason.UID_CONFLICT
     assert reason_of(lambda: pacs.fetch(second)) is Reason.NOT_IN_PACS
     assert pacs.count_instances("1.2.77", first) == 1
 

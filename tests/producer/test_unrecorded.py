@@ -90,6 +90,59 @@ def test_reports_of_items_that_are_not_reported_are_found(pacs: Pacs, tmp_path: 
         assert all(pacs.fetch(one) for one in images)
 
 
+@pytest.mark.parametrize(
+    "failure", [InstanceRejected(Reason.NOT_IN_PACS), MemoryError(), ZeroDivisionError()]
+)
+def test_a_report_that_its_item_left_behind_is_named(
+    pacs: Pacs, tmp_path: Path, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: the image gone, nothing told its report's UID, and verify called the run right."""
+    images = [pacs.store(image(number)).instance for number in range(2)]
+
+    def study_of(instance: str, of: Any = None) -> str:
+        pacs.delete(instance)
+        raise failure
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pacs, "study_of", study_of)
+        left = reported_through(pacs, images[:1])[0]
+    assert "reason" in left
+    assert pacs.fetch(left["sr_instance"])
+    assert (left["sop_instance_uid"], left["sr_ours"]) == ("1.2.0", True)
+    with closing(new_ledger(tmp_path / "out")) as ledger:
+        ledger.set("job", ledger.get("job") | {"weights": JOB["weights"], "when": JOB["when"]})
+        list_items(ledger, 2)
+        harvest(ledger, lambda item: left if item == 0 else rejected(Reason.BLANK, instance=images[1]))
+        assert verify(ledger, pacs).unrecorded == [0]
+        shown = CliRunner().invoke(
+            main, ["quarantine", "show", str(tmp_path / "out"), "0"], env={"CXR_LANGUAGE": "en"}
+        )
+        assert left["sr_sop_instance_uid"] in shown.output
+        assert retract(ledger, pacs).unrecorded == 1
+        assert verify(ledger, pacs).complete
+    with pytest.raises(InstanceRejected):
+        pacs.fetch(left["sr_instance"])
+
+
+def test_a_report_that_was_taken_back_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pacs = FolderPacs(tmp_path / "pacs")
+    instance = pacs.store(image(0)).instance
+    monkeypatch.setattr(pacs, "study_of", lambda *_: "another study")
+    record = reported_through(pacs, [instance])[0]
+    assert (record["reason"], "it was deleted" in record["detail"]) == (Reason.INVALID_PATIENT_ID.value, True)
+    assert "sr_instance" not in record
+
+
+def test_an_image_gone_from_the_pacs_is_known_by_its_source(pacs: Pacs, tmp_path: Path) -> None:
+    """A worker was killed after it had stored the report, and the image was deleted before it came again."""
+    instance = pacs.store(image(0)).instance
+    reported_through(pacs, [instance])
+    pacs.delete(instance)
+    gone = rejected(Reason.NOT_IN_PACS, stage=Stage.REPORT, instance=instance)
+    with closing(a_ledger(tmp_path / "out", lambda _: gone)) as ledger:
+        assert 0 in verify(ledger, pacs, read=lambda ref: image(int(ref))).unrecorded
+
+
 def test_one_forbidden_image_fails_neither_verify_nor_retract(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

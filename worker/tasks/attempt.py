@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import InitVar, dataclass, field
-from typing import Any
+from dataclasses import InitVar, dataclass, field, replace
+from typing import Any, NamedTuple
 
 from backlog.broker.claim import Claim
 from backlog.broker.item_results import Deferred, ItemResult, Quarantined, Skipped, to_record, unreported
@@ -24,6 +24,15 @@ from worker.tasks.shutdown import Stopping, TimeUsedUp, stopping
 
 #: How items ended, by their position in the chunk.
 Results = dict[int, ItemResult]
+
+
+class LeftReport(NamedTuple):
+    """What an item leaves in the PACS where it fails behind its report, under the names of its record."""
+
+    sop_instance_uid: str  #: of the image
+    study_instance_uid: str
+    sr_sop_instance_uid: str
+    sr_instance: str  #: the PACS's id
 
 
 @dataclass
@@ -58,6 +67,8 @@ class Attempt:
     #: How items ended in this stage, and the others as the next stage gets them, by their position.
     results: Results = field(default_factory=dict, init=False)
     following: dict[int, Any] = field(default_factory=dict, init=False)
+    #: Reports of this run that are in the PACS, of items whose work is not done, by their position.
+    left: dict[int, LeftReport] = field(default_factory=dict, init=False)
     #: What scores the chunk, where this stage does.
     scoring: Scoring | None = field(default=None, init=False)
     retry: RetryBudget = field(init=False)
@@ -128,6 +139,10 @@ class Attempt:
                 stage=ended.stage,
                 attempts=ended.attempts,
                 instance=ended.instance,
+                sop_instance_uid=ended.sop_instance_uid,
+                study_instance_uid=ended.study_instance_uid,
+                sr_sop_instance_uid=ended.sr_sop_instance_uid,
+                sr_instance=ended.sr_instance,
                 history=tuple(one.history.events),
             )
 
@@ -161,7 +176,7 @@ class Attempt:
             reason=rejected.reason.value,
             stage=self.stage.value,
         )
-        return unreported(
+        result = unreported(
             rejected.reason,
             rejected.detail,
             stage=self.stage,
@@ -171,6 +186,8 @@ class Attempt:
             study_instance_uid=study_instance_uid,
             scoring=self.scoring,
         )
+        left = self.left.get(index)
+        return result if left is None else replace(result, **left._asdict())
 
     def records(self) -> dict[int, ItemRecord]:
         """Return how items ended, as Redis keeps it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -23,7 +23,7 @@ from backlog.pacs.base import Pacs, StoreResult
 from worker.sr import build as sr
 from worker.sr.inputs import SOP_CLASSES, Predecessor
 from worker.sr.uids import series_uid
-from worker.tasks.attempt import Attempt
+from worker.tasks.attempt import Attempt, LeftReport
 from worker.tasks.evidence import drawn_regions
 from worker.tasks.resources import WorkerResources
 from worker.tasks.withdraw import withdraw
@@ -126,14 +126,17 @@ def _report(
             "the report that its scores come from was deleted meanwhile, or is another patient's;"
             f" {withdraw(process.pacs, stored.instance)}",
         )
+    left = LeftReport(of.sop_instance_uid, of.study_instance_uid, built.sop_instance_uid, stored.instance)
+    take_back = partial(withdraw, process.pacs, deleted=partial(attempt.left.pop, item["i"], None))
     if not stored.already:
+        attempt.left[item["i"]] = left
         attempt.faults.record_success(Operation.WRITE)
     held = fidelity.read_back(process.pacs, built.dicom, stored)
     ours = _is_same(built.dicom, held)  # also where an attempt before this one stored it and got no further
     if not ours and not stored.already:
         raise InstanceRejected(
             Reason.REPORT_CONFLICT,
-            f"the PACS changed the report while storing it; {withdraw(process.pacs, stored.instance)}",
+            f"the PACS changed the report while storing it; {take_back(stored.instance)}",
         )
     if not ours:
         item = item | {
@@ -143,8 +146,9 @@ def _report(
         built = build(numbers(item["scores"]), regions=None if regions is None else _drawn(held, regions))
         ours = _is_same(built.dicom, held)
     if ours:
-        only_one(process.pacs, built.sop_instance_uid, stored.instance)
-    _check_study(process.pacs, stored, process.pacs.study_of(item["instance"], of), ours=ours)
+        attempt.left[item["i"]] = left
+        only_one(process.pacs, built.sop_instance_uid, stored.instance, take_back)
+    _check_study(stored, process.pacs.study_of(item["instance"], of), take_back if ours else None)
     made: list[DerivedRecord] | None = None
     if job.get("derived_objects"):
         from worker.tasks import derived as derived_objects
@@ -181,7 +185,7 @@ def _is_same(ours: bytes, held: bytes) -> bool:
         return False  # what it holds is no DICOM file
 
 
-def _check_study(pacs: Pacs, stored: StoreResult, study: str, *, ours: bool) -> None:
+def _check_study(stored: StoreResult, study: str, take_back: Callable[[str], str] | None) -> None:
     """Withdraw a report that the PACS has filed under another patient or study than its image.
 
     Raises
@@ -191,7 +195,7 @@ def _check_study(pacs: Pacs, stored: StoreResult, study: str, *, ours: bool) -> 
     """
     if stored.study == study:
         return
-    became = f"; {withdraw(pacs, stored.instance)}" if ours else ""
+    became = f"; {take_back(stored.instance)}" if take_back else ""
     raise InstanceRejected(
         Reason.INVALID_PATIENT_ID,
         "the PACS filed its report under another patient: it reads the image's Patient ID in a character set that the"
@@ -234,7 +238,7 @@ def _predecessor(pacs: Pacs, job: Job, of: Identity, own: str) -> Predecessor | 
     return found if pacs.contains(report) and found.sop_instance_uid != own else None
 
 
-def only_one(pacs: Pacs, uid: str, instance: str) -> None:
+def only_one(pacs: Pacs, uid: str, instance: str, take_back: Callable[[str], str]) -> None:
     """Take a report of this run back where the PACS holds another under its UID, which derives from the image's.
 
     Parameters
@@ -245,6 +249,8 @@ def only_one(pacs: Pacs, uid: str, instance: str) -> None:
         SOP Instance UID of the report.
     instance
         The PACS's id of this run's.
+    take_back
+        Takes that back, and returns what became of it.
 
     Raises
     ------
@@ -255,7 +261,7 @@ def only_one(pacs: Pacs, uid: str, instance: str) -> None:
         raise InstanceRejected(
             Reason.UID_CONFLICT,
             "another patient or study has an image of the same UID, with its report; ours:"
-            f" {withdraw(pacs, instance)}",
+            f" {take_back(instance)}",
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from backlog.errors import DeletionUnsupported
 from backlog.pacs.base import Pacs
 
 
-def withdraw(pacs: Pacs, instance: str) -> str:
+def withdraw(pacs: Pacs, instance: str, deleted: Callable[[], object] = lambda: None) -> str:
     """Delete an object that was just stored; return what became of it, for the record of its item.
 
     Parameters
@@ -15,6 +17,8 @@ def withdraw(pacs: Pacs, instance: str) -> str:
         Where it was stored.
     instance
         The PACS's id of the object.
+    deleted
+        Called once it is gone.
     """
     try:
         pacs.delete(instance)
@@ -22,4 +26,5 @@ def withdraw(pacs: Pacs, instance: str) -> str:
         return (
             "it is still there, since this PACS deletes nothing for us: delete it with the PACS's own tools"
         )
+    deleted()
     return "it was deleted"
