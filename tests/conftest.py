@@ -66,6 +66,14 @@ def _umask_as_at_the_start() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _language_as_at_the_start() -> Iterator[None]:
+    """A command that a test runs in this process sets the language, and the next test may be in any file."""
+    yield
+    if translation := sys.modules.get("producer.translation"):
+        translation.use("en")
+
+
+@pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's own CXR_* settings don't reach the tests."""
     for name in list(os.environ):
