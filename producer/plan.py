@@ -172,7 +172,7 @@ def make_plan(
                 only_source(source, wanted), Ledger.create(Paths(folder).ledger, {ONLY: wanted.facts})
             )
         try:
-            plan.pacs_problems = pacs_problems(settings, pacs, stores_images=source.first is not Stage.INFER)
+            plan.pacs_problems = pacs_problems(settings, pacs, source.first)
         except BacklogError as error:
             plan.pacs_problems = [str(error)]
         for page in listing.first():

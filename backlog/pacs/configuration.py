@@ -16,6 +16,20 @@ _LOSSY: Final = frozenset(
         "1.2.840.10008.1.2.4.93",
     }
 )
+#: Those whose encoders keep all bits of a word, also above Bits Stored: native ones, deflated, RLE, JPEG lossless.
+#: DCMTK's JPEG-LS drops them, so that an image which uses more bits than it declares wraps around (docs/decisions.md).
+_WHOLE_WORDS: Final = frozenset(
+    {
+        "",
+        "1.2.840.10008.1.2",
+        "1.2.840.10008.1.2.1",
+        "1.2.840.10008.1.2.1.99",
+        "1.2.840.10008.1.2.2",
+        "1.2.840.10008.1.2.4.57",
+        "1.2.840.10008.1.2.4.70",
+        "1.2.840.10008.1.2.5",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,12 @@ class OrthancConfiguration:
 
     recycles: str | None  #: what makes it delete the oldest patients; empty: nothing; None: it doesn't tell
     writable: bool
-    lossy: bool  #: it compresses received images with loss
+    transcoding: str  #: the transfer syntax that it gives what it receives; empty: none, or it doesn't tell
+
+    @property
+    def lossy(self) -> bool:
+        """Whether it compresses received images with loss."""
+        return self.transcoding in _LOSSY
 
     @classmethod
     def from_system(cls, system: Mapping[str, Any], *, writable: bool) -> OrthancConfiguration:
@@ -48,16 +67,18 @@ class OrthancConfiguration:
         return cls(
             recycles,
             writable=writable and not system.get("ReadOnly", False),
-            lossy=str(system.get("IngestTranscoding", "")) in _LOSSY,
+            transcoding=str(system.get("IngestTranscoding", "")),
         )
 
-    def problems(self, *, stores_images: bool, allow_recycling: bool) -> list[str]:
+    def problems(self, *, stores_images: bool, retrieves: bool, allow_recycling: bool) -> list[str]:
         """Return why a run should not begin, in sentences; none where it may.
 
         Parameters
         ----------
         stores_images
             Whether the run stores images too, and not only reports.
+        retrieves
+            Whether another PACS sends it these images, so that no file of ours tells what became of their pixels.
         allow_recycling
             The user wants the loss.
         """
@@ -73,5 +94,11 @@ class OrthancConfiguration:
             found.append(
                 "it compresses what it receives with loss (IngestTranscoding), which makes another image of it at"
                 " each delivery: set a lossless transfer syntax or none"
+            )
+        elif self.transcoding not in _WHOLE_WORDS and retrieves:
+            found.append(
+                f"it transcodes what it receives (IngestTranscoding {self.transcoding}), which damages images that use"
+                " more bits than they declare, and retrieved images can't be compared with their source: set it to"
+                " none, or to JPEG lossless (1.2.840.10008.1.2.4.70)"
             )
         return found

@@ -52,7 +52,11 @@ def check_pacs_of(settings: Settings, given: str) -> Check:
         return Check("BAD", "pacs", str(error).replace(url, address), "correct what it names")
     except BacklogError as error:
         return Check("BAD", "pacs", str(error).replace(url, address), "start it, or correct CXR_PACS_URL")
-    problems = found.problems(stores_images=True, allow_recycling=settings.allow_recycling) if found else []
+    problems = (
+        found.problems(stores_images=True, retrieves=False, allow_recycling=settings.allow_recycling)
+        if found
+        else []
+    )
     if problems:
         return Check("BAD", "pacs", f"{address}: {'; '.join(problems)}", "correct its configuration")
     text = f"{address} answers in {1000 * took:.0f} ms"

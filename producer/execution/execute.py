@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backlog.broker.job import Job
-from backlog.broker.messages import Stage
 from backlog.errors import BacklogError
 from backlog.files import private_files
 from backlog.settings import Settings
@@ -129,7 +128,7 @@ def _check(run: OpenRun) -> None:
         A wrong password, another PACS, or workers that can't make what the run asks for.
     """
     ledger, job = run.ledger, run.job.now()
-    check_pacs(run.settings, run.pacs_url, stores_images=run.source.first is not Stage.INFER)
+    check_pacs(run.settings, run.pacs_url, run.source.first)
     with closing(pacs_of(ledger, run.settings, run.paths)) as pacs:
         identity = pacs.identity()
         if job["pacs"] and identity != job["pacs"] and ledger.get(PACS_INSIDE) is None:

@@ -6,6 +6,7 @@ import time
 from contextlib import closing
 from typing import Final
 
+from backlog.broker.messages import Stage
 from backlog.errors import ServiceUnavailable, UsageError
 from backlog.outcomes import Reason
 from backlog.pacs.address import is_orthanc
@@ -24,7 +25,7 @@ INTERVAL: Final = 0.2
 SHARE: Final = 10
 
 
-def pacs_problems(settings: Settings, address: str, *, stores_images: bool) -> list[str]:
+def pacs_problems(settings: Settings, address: str, first: Stage) -> list[str]:
     """Return why a PACS is not fit for a run; none for a folder or a DICOMweb service: these tell nothing.
 
     Parameters
@@ -33,8 +34,8 @@ def pacs_problems(settings: Settings, address: str, *, stores_images: bool) -> l
         Of this process: user, password, what is allowed.
     address
         The PACS's address.
-    stores_images
-        Whether the run stores images there, besides reports.
+    first
+        The run's first stage: with it the run stores or retrieves images there, besides reports.
 
     Raises
     ------
@@ -45,10 +46,14 @@ def pacs_problems(settings: Settings, address: str, *, stores_images: bool) -> l
         return []
     with closing(Orthanc.from_settings(settings, address)) as pacs:
         found = pacs.configuration()
-    return found.problems(stores_images=stores_images, allow_recycling=settings.allow_recycling)
+    return found.problems(
+        stores_images=first is not Stage.INFER,
+        retrieves=first is Stage.RETRIEVE,
+        allow_recycling=settings.allow_recycling,
+    )
 
 
-def check_pacs(settings: Settings, address: str, *, stores_images: bool) -> None:
+def check_pacs(settings: Settings, address: str, first: Stage) -> None:
     """Refuse a PACS that would lose or change what it has, or that stores nothing.
 
     Parameters
@@ -57,15 +62,15 @@ def check_pacs(settings: Settings, address: str, *, stores_images: bool) -> None
         Of this process: user, password, what is allowed.
     address
         The PACS's address.
-    stores_images
-        Whether the run stores images there, besides reports.
+    first
+        The run's first stage.
 
     Raises
     ------
     UsageError
         It would.
     """
-    problems = pacs_problems(settings, address, stores_images=stores_images)
+    problems = pacs_problems(settings, address, first)
     if problems:
         raise UsageError(f"the PACS at {address} is not fit for a run: {'; '.join(problems)}")
 

@@ -123,7 +123,7 @@ def create(
     source = make_source(word, settings, pacs, paths.listing, selection, list_id=new_list_id())
     if follow is not None:
         check_followed(source, paths.out.parent, only)
-    check_pacs(settings, pacs, stores_images=source.first is not Stage.INFER)
+    check_pacs(settings, pacs, source.first)
     # A wrong address or password ends here, and leaves nothing behind.
     identity = _identity(settings, pacs, label_findings=label_findings)
     now = begun_now()

@@ -84,16 +84,46 @@ def test_what_a_pacs_tells_against_a_run_refuses_it(
 def test_wanted_loss_and_rejecting_limits_are_allowed(tmp_path: Path, needs_newer: None) -> None:
     with an_orthanc("1.12", tmp_path, MaximumPatientCount=40) as server:
         allowed = settings_of(server, allow_recycling=True)
-        assert pacs_problems(allowed, server.url, stores_images=True) == []
+        assert pacs_problems(allowed, server.url, Stage.UPLOAD) == []
     with an_orthanc("1.12", tmp_path, MaximumPatientCount=40, MaximumStorageMode="Reject") as server:
-        assert pacs_problems(settings_of(server), server.url, stores_images=True) == []
+        assert pacs_problems(settings_of(server), server.url, Stage.UPLOAD) == []
 
 
 def test_lossy_compression_matters_only_to_images() -> None:
     found = OrthancConfiguration.from_system({"IngestTranscoding": "1.2.840.10008.1.2.4.91"}, writable=True)
-    assert found.problems(stores_images=False, allow_recycling=False) == []
-    assert len(found.problems(stores_images=True, allow_recycling=False)) == 1
+    assert found.problems(stores_images=False, retrieves=False, allow_recycling=False) == []
+    assert len(found.problems(stores_images=True, retrieves=True, allow_recycling=False)) == 1
     assert found.recycles is None
+
+
+@pytest.mark.parametrize(
+    ("syntax", "refused"),
+    [
+        ("", False),
+        ("1.2.840.10008.1.2.4.70", False),
+        ("1.2.840.10008.1.2.4.57", False),
+        ("1.2.840.10008.1.2.4.80", True),
+        ("1.2.840.10008.1.2.4.90", True),  # nobody has shown that it keeps all bits
+    ],
+)
+def test_retrieved_images_are_not_transcoded_by_dropping_bits(syntax: str, refused: bool) -> None:
+    """No file of ours tells afterwards what they were; a run that uploads compares each image instead."""
+    found = OrthancConfiguration.from_system({"IngestTranscoding": syntax}, writable=True)
+    assert found.problems(stores_images=True, retrieves=False, allow_recycling=False) == []
+    problems = found.problems(stores_images=True, retrieves=True, allow_recycling=False)
+    assert ["IngestTranscoding" in one for one in problems] == [True] * refused
+
+
+def test_a_run_of_a_hospital_refuses_an_orthanc_that_drops_bits(
+    orthanc: OrthancServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcoding = OrthancConfiguration.from_system(
+        {"IngestTranscoding": "1.2.840.10008.1.2.4.80"}, writable=True
+    )
+    monkeypatch.setattr(Orthanc, "configuration", lambda _: transcoding)
+    with pytest.raises(UsageError, match="set it to none, or to JPEG lossless"):
+        check_pacs.check_pacs(settings_of(orthanc), orthanc.url, Stage.RETRIEVE)
+    check_pacs.check_pacs(settings_of(orthanc), orthanc.url, Stage.UPLOAD)
 
 
 # -- an Orthanc that doesn't tell ----------------------------------------------------------------------------
