@@ -41,14 +41,14 @@ def assert_clean(found: Finding) -> None:
 # -- the experiments ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_killed_workers_lose_and_double_nothing(tmp_path: Path) -> None:
     found = deaths.killed_workers(tmp_path, items=300, kills=8, every=1.0, limit=200)
     assert_clean(found)
     assert found.passed, found
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.long
 def test_killed_redis_and_producers_lose_and_double_nothing(tmp_path: Path) -> None:
     found = deaths.killed_servers(tmp_path, items=300, redis=2, flushes=1, producers=2, limit=200)
@@ -56,7 +56,7 @@ def test_killed_redis_and_producers_lose_and_double_nothing(tmp_path: Path) -> N
     assert found.passed, found
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.long
 def test_servers_that_others_configured_lose_and_double_nothing(tmp_path: Path) -> None:
     """The whole experiment takes every case at both versions of Orthanc."""
@@ -70,7 +70,7 @@ def test_servers_that_others_configured_lose_and_double_nothing(tmp_path: Path) 
         assert refused.passed, refused
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.long
 def test_an_orthanc_killed_in_mid_store_costs_nothing(tmp_path: Path) -> None:
     found = mid_store.mid_store(tmp_path, items=200, kills=2, limit=200)
@@ -78,7 +78,7 @@ def test_an_orthanc_killed_in_mid_store_costs_nothing(tmp_path: Path) -> None:
     assert found.passed, found
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.long
 def test_a_peer_that_fails_at_random_costs_nothing(tmp_path: Path) -> None:
     found = peer.failing_peer(tmp_path, items=40, outages=1, silence=25, limit=300)
@@ -86,7 +86,7 @@ def test_a_peer_that_fails_at_random_costs_nothing(tmp_path: Path) -> None:
     assert found.passed, found
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.long
 def test_a_killed_producer_of_a_followed_source_costs_nothing(tmp_path: Path) -> None:
     found = followed.followed(tmp_path, items=60, kills=4, limit=200)
@@ -94,7 +94,7 @@ def test_a_killed_producer_of_a_followed_source_costs_nothing(tmp_path: Path) ->
     assert found.passed, found
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.long
 def test_only_poison_is_quarantined_and_for_its_reason(tmp_path: Path) -> None:
     # So few images show no throughput: the whole harness measures that.
@@ -102,7 +102,7 @@ def test_only_poison_is_quarantined_and_for_its_reason(tmp_path: Path) -> None:
     assert_clean(found)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.long
 def test_without_reconcile_the_harness_sees_what_is_lost(tmp_path: Path) -> None:
     found = deaths.without_reconcile(tmp_path, items=300, kills=6, every=1.0, quiet=12)

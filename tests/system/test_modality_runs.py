@@ -199,7 +199,9 @@ def test_a_failing_hospital_and_kills_lose_and_double_nothing(
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     settings = {"CXR_CHUNK_SIZE": "3", "CXR_LEASE_SECONDS": "2", "CXR_PACS_RETRY_SECONDS": "30"}
-    settings["PYTHONHASHSEED"] = "1"  # so it is started as a program, whose command line tells who is to be killed
+    settings["PYTHONHASHSEED"] = (
+        "1"  # so it is started as a program, whose command line tells who is to be killed
+    )
     done = run(cli, dicom_orthanc, out, **settings)
     if done.returncode == -signal.SIGKILL:
         done = cli("resume", out, **dicom_orthanc.environment | settings)
