@@ -63,9 +63,8 @@ class Plan:
     only: OnlyAccount | None = None  #: of a list of wanted images
     not_found: list[str] = field(default_factory=list)  #: a few of its values; may identify patients
     unreadable: Counter[str] = field(default_factory=Counter)  #: Body Part Examined that isn't understood
-    compressions: set[str] = field(
-        default_factory=set
-    )  #: how members are packed that aren't read, and what to do
+    #: How members are packed that aren't read, and what to do.
+    compressions: set[str] = field(default_factory=set)
     assumed: Counter[Flag] = field(default_factory=Counter)  #: flags of the header, of the eligible ones read
 
     def estimate(self, reasons: Counter[Reason], reason: Reason) -> int:

@@ -44,10 +44,9 @@ class _Unreported:
     instance: str | None = None  #: the PACS's id of the image, where it got that far
     sop_instance_uid: str = ""
     study_instance_uid: str = ""
-    sr_sop_instance_uid: str = (
-        ""  #: of a report that this run stored before the item failed, and left in the PACS
-    )
-    sr_instance: str = ""  #: the PACS's id of that report
+    #: Of a report that this run stored before the item failed, and left in the PACS; with the PACS's id of it.
+    sr_sop_instance_uid: str = ""
+    sr_instance: str = ""
     scoring: Scoring | None = None  #: of the worker that looked at it, though it has no score
 
 

@@ -37,9 +37,8 @@ _DELIMITERS: Final = frozenset(b"\t\n\f\r^=\\")
 class CharacterSets:
     """What a header declares."""
 
-    encodings: tuple[
-        str, ...
-    ] = ()  #: Python's names; none where it is ASCII alone, or the first term is unknown
+    #: Python's names; none where it is ASCII alone, or the first term is unknown.
+    encodings: tuple[str, ...] = ()
     unknown: bool = False  #: a term is none that there is: what letters it stands for, nobody can tell
 
 

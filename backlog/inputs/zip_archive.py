@@ -257,11 +257,12 @@ def _refuse(member: Member, limit: int) -> None:
     if member.encrypted:
         raise InstanceRejected(Reason.ENCRYPTED, "the zip member needs a password; unpack it first")
     if member.method != _STORED and member.method not in _UNPACK:
-        name, number = _NAMES.get(member.method, "?"), member.method
-        raise InstanceRejected(
-            Reason.UNSUPPORTED_COMPRESSION,
-            f"compressed with {name} (zip method {number}): unpack the zip and give the folder",
-        )
+        number = member.method
+        if name := _NAMES.get(number):
+            detail = f"compressed with {name} (zip method {number}): unpack the zip and give the folder"
+        else:
+            detail = f"compressed with zip method {number}: unpack the zip and give the folder"
+        raise InstanceRejected(Reason.UNSUPPORTED_COMPRESSION, detail)
     declared = max(member.size, member.packed)
     if declared > limit:
         raise InstanceRejected(Reason.TOO_LARGE, f"declares {declared} bytes; the limit is {limit}")

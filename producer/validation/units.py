@@ -12,7 +12,7 @@ from producer.validation.score_text import parsed_scores
 
 
 class Units:
-    """What was found for each row of the labels, in arrays: a million rows are 180 MB.
+    """What was found for each row of the labels, in arrays: 168 bytes a row.
 
     Parameters
     ----------

@@ -12,6 +12,20 @@ from click.testing import CliRunner
 from producer.cli.main import main
 
 
+def test_a_method_without_a_name_is_told_by_its_number(tmp_path: Path) -> None:
+    """Found: it was called "?"."""
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.dcm", bytes(4096))
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02") + 10  # APPNOTE.TXT 4.3.12: the compression method
+    content[at : at + 2] = (77).to_bytes(2, "little")
+    path.write_bytes(content)
+    done = CliRunner().invoke(main, ["plan", str(path), "--json"], env={"CXR_WEIGHTS": "seeded"})
+    (ending,) = json.loads(done.stdout)["quarantined"]
+    assert ending["advice"] == "compressed with zip method 77: unpack the zip and give the folder"
+
+
 @pytest.mark.parametrize(
     ("method", "name"),
     [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "LZMA")],
