@@ -205,9 +205,15 @@ class PrivateFolder:
 
     def __init__(self) -> None:
         self._remove_abandoned()
-        self.path = Path(tempfile.mkdtemp(prefix=self._PREFIX))
-        self._lock = os.open(self.path / self._LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=self._PREFIX))
+            self._lock = os.open(self.path / self._LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if os.fstat(self._lock).st_nlink:
+                return
+            os.close(
+                self._lock
+            )  # another process was first to lock it, took it for abandoned, and removed it
 
     def __enter__(self) -> Path:
         return self.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import stat
@@ -89,6 +90,30 @@ def test_a_killed_processs_folder_is_removed_at_the_next_start(
     with PrivateFolder() as mine:
         assert {one.name for one in tmp_path.iterdir()} == {"cxr-foreign", mine.name}
     assert [one.name for one in tmp_path.iterdir()] == ["cxr-foreign"]
+
+
+def test_a_folder_that_is_just_being_made_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lock = fcntl.flock
+    others: list[str] = []
+
+    def starts_another(handle: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and not others:
+            others.append("begun")
+            with PrivateFolder():
+                pass
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", starts_another)
+    with PrivateFolder() as mine:
+        assert others
+        assert [one.name for one in tmp_path.iterdir()] == [mine.name]
+        (mine / "x").touch()
+        with PrivateFolder():
+            assert (mine / "x").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_not_there_is_removed_also_where_nothing_can_be(tmp_path: Path) -> None:
