@@ -88,7 +88,7 @@ def test_a_bug_is_found_and_its_input_kept(
 ) -> None:
     monkeypatch.setattr(fuzzing, "write_seeds", one_seed)
     found = fuzzing.fuzz("header", tmp_path, _SECONDS, child=planted(bug))
-    assert found
+    assert found, (tmp_path / "log").read_text("utf-8", "replace")
     seed = read_header((tmp_path / "corpus" / "seed").read_bytes()).keys()
     for file in found:
         assert read_header(file.read_bytes()).keys() - seed
