@@ -29,6 +29,7 @@ from producer.ledger.ledger import Ledger
 from producer.results.only_account import ONLY, OnlyAccount, not_found, only_account
 from producer.run.check_pacs import pacs_problems
 from producer.run.folder import Paths
+from producer.run.image_table import check_image_table
 from producer.run.wanted import read_wanted
 from producer.sources.base import Entry, Page, Source
 from producer.sources.folder import FolderSource
@@ -163,6 +164,7 @@ def make_plan(
     with PrivateFolder() as folder:
         address = checked_address(pacs) if is_dicomweb(pacs) else pacs
         source = make_source(word, settings, address, Paths(folder).listing, selection)
+        check_image_table(source, conversion)
         plan = Plan()
         listing = Listing(source, None)
         if only is not None:

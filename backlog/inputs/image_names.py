@@ -6,16 +6,21 @@ ChestX-ray14, CheXpert, MIMIC-CXR-JPG), and their tables say it in more detail.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from itertools import islice
+from pathlib import Path
 from typing import Final
 
-from backlog.errors import SourceUnavailable, UsageError
+from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
+from backlog.inputs.file_names import path_key, shorter
+from backlog.inputs.key_table import Key, checked_text, key_of, listed, plain, refuse_repeated_columns
+from backlog.inputs.table_file import Rows, checked_rows, opened_table
+from backlog.outcomes import Reason
 
 #: By path: NIH ChestX-ray14 (patient and follow-up number), CheXpert, MIMIC-CXR-JPG.
 _ARCHIVES: Final = (
@@ -32,20 +37,20 @@ _ARCHIVES: Final = (
         re.compile(r"(?:.*/)?p(?P<patient>\d{8})/s(?P<study>\d+)/[0-9a-f-]+\.(?:jpe?g|png)", re.IGNORECASE),
     ),
 )
-#: What the columns of a table are called: ours, then those of the archives.
+#: What the columns of a table are called, without case and signs: ours, then those of the archives. The first counts.
 _COLUMNS: Final = {
-    "file": ("file", "filename", "path", "image", "image index", "imageid", "image_id", "dicom_id"),
-    "patient": ("patient_id", "patient", "patientid", "patient id", "subject_id"),
-    "study": ("study_id", "study", "studyid", "study id", "follow-up #"),
-    "view": ("view", "view_position", "viewposition", "view position", "projection", "frontal/lateral"),
-    "body_part": ("body_part", "bodypart", "body_part_examined", "bodypartexamined"),
+    "file": ("file", "filename", "path", "image", "imageindex", "imageid", "dicomid"),
+    "patient": ("patientid", "patient", "subjectid"),
+    "study": ("studyid", "study", "followup"),
+    "view": ("view", "viewposition", "projection", "frontallateral"),
+    "body_part": ("bodypart", "bodypartexamined"),
 }
 #: The fields of a pattern, ``{patient}/{study}/*``.
 _FIELDS: Final = ("patient", "study", "view")
 _VIEWS: Final = re.compile(r"[A-Z0-9 _]{1,16}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Subject:
     """What is known of one image beside its pixels; what isn't is empty."""
 
@@ -54,6 +59,47 @@ class Subject:
     view: str = ""  #: as View Position (0018,5101) has it
     body_part: str = ""  #: as Body Part Examined (0018,0015) has it
     archive: str = ""  #: what says so: equal numbers in two archives are two patients' studies
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of an archive's table."""
+
+    line: int
+    subject: Subject
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """An archive's table. Its paths may begin above or below the source's own: one is the end of the other."""
+
+    path: str
+    rows: Mapping[str, Row]  #: by the key of the file's path: :func:`backlog.inputs.file_names.path_key`
+    keys: Sequence[str]  #: of the rows, sorted
+    notes: Sequence[str] = ()  #: what to say of how it is encoded
+
+    def rows_of(self, name: str) -> list[Row]:
+        """Return the row that a file's path fits; where it fits several that differ, two of these.
+
+        Parameters
+        ----------
+        name
+            The file's path below the source, or in it.
+        """
+        fitting = self._fitting(path_key(name))
+        first = next(fitting, None)
+        if first is None:
+            return []
+        return [first, *islice((row for row in fitting if row.subject != first.subject), 1)]
+
+    def _fitting(self, key: str) -> Iterator[Row]:
+        for one in (key, *shorter(key)):
+            if one in self.rows:
+                yield self.rows[one]
+        for at in range(bisect_right(self.keys, key), len(self.keys)):
+            if not self.keys[at].startswith(key):
+                return
+            yield self.rows[self.keys[at]]
 
 
 @dataclass(frozen=True)
@@ -69,16 +115,26 @@ class ImageNames:
     """
 
     pattern: re.Pattern[str] | None
-    table: Mapping[str, Subject] | None
+    table: ImageTable | None
 
     def subject(self, name: str) -> Subject:
-        """Return what path and table say of a file; the table counts more."""
-        path = name.replace("\\", "/")
-        said = self._by_path(path)
-        row = self._row(path)
-        if row is None:
+        """Return what path and table say of a file; the table counts more.
+
+        Raises
+        ------
+        InstanceRejected
+            ``invalid_patient_id``: the table says two things of it.
+        """
+        said = self._by_path(name.replace("\\", "/"))
+        rows = self.table.rows_of(name) if self.table is not None else []
+        if not rows:
             return said
-        told = {field: value for field, value in vars(row).items() if value}
+        if len(rows) > 1:
+            raise InstanceRejected(
+                Reason.INVALID_PATIENT_ID,
+                f"lines {rows[0].line} and {rows[1].line} of the table of images both fit it, and differ",
+            )
+        told = {field: value for field, value in asdict(rows[0].subject).items() if value}
         return replace(said, **told)
 
     def _by_path(self, path: str) -> Subject:
@@ -91,17 +147,6 @@ class ImageNames:
                     said.get("patient", ""), said.get("study", ""), _view(said.get("view", "")), "", archive
                 )
         return Subject()
-
-    def _row(self, path: str) -> Subject | None:
-        if self.table is None:
-            return None
-        parts = PurePosixPath(path).parts
-        for at in range(len(parts)):  # a table's paths may begin above or below the source's root
-            whole = "/".join(parts[at:])
-            found = self.table.get(whole) or self.table.get(whole.rpartition(".")[0])
-            if found is not None:
-                return found
-        return None
 
 
 def image_names(pattern: str, table: str, sha256: str = "") -> ImageNames:
@@ -170,47 +215,69 @@ def table_sha256(path: Path) -> str:
 
 
 @lru_cache(maxsize=2)
-def read_table(path: str, sha256: str = "") -> Mapping[str, Subject]:
+def read_table(path: str, sha256: str = "") -> ImageTable:
     """Return the rows of an archive's table (CSV or TSV) by their files.
 
     Raises
     ------
     UsageError
-        It has no column for the file and the patient, or isn't the one of ``sha256``.
+        It has no column for the file and the patient, is damaged, says two things of one file, or isn't the one of
+        ``sha256``.
     SourceUnavailable
         It can't be read.
     """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise SourceUnavailable(
-            f"the table of images can't be read on this worker ({error.strerror}): it needs it under the same path "
-            "as the producer"
-        ) from error
+        raise _unavailable(error) from error
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise UsageError(
             f"{path}: this table was changed since the run began. Put that one back, or begin a new run"
         )
     try:
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        lines = content.decode("latin-1").splitlines()
-    head = lines[0] if lines else ""
-    delimiter = max(",;\t", key=head.count)
-    rows = csv.reader(lines, delimiter=delimiter)
-    columns = _columns(path, next(rows, []))
-    table: dict[str, Subject] = {}
-    for row in rows:
-        said = {field: row[at].strip() for field, at in columns.items() if at < len(row)}
-        file = said.pop("file", "").replace("\\", "/")
-        if file:
-            said["view"] = _view(said.get("view", ""))
-            table[file] = Subject(**said, archive="table")
-    return table
+        with opened_table(Path(path)) as (header, rows, notes):
+            columns = _columns(path, header)
+            found = _rows_by_file(Path(path), header, columns, rows)
+    except UsageError as error:
+        if isinstance(error.__cause__, OSError):
+            raise _unavailable(error.__cause__) from error
+        raise
+    return ImageTable(path, found, sorted(found), tuple(notes))
 
 
-def _columns(path: str, head: list[str]) -> dict[str, int]:
-    named = {title.strip().lower(): at for at, title in reversed(list(enumerate(head)))}
+def _unavailable(error: OSError) -> SourceUnavailable:
+    return SourceUnavailable(
+        f"the table of images can't be read on this worker ({error.strerror}): it needs it under the same path as the"
+        " producer"
+    )
+
+
+def _rows_by_file(
+    path: Path, header: Sequence[str], columns: Mapping[str, int], rows: Rows
+) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for line, row in checked_rows(path, header, rows):
+        said = {
+            field: checked_text(path, header[at], row[at], line)
+            for field, at in columns.items()
+            if field != "file"
+        }
+        said["view"] = _view(said.get("view", ""))
+        at = columns["file"]
+        key = path_key(key_of(path, Key.FILE_NAME, header[at], row[at], line))
+        new = Row(line, Subject(**said, archive="table"))
+        earlier = found.setdefault(key, new)
+        if earlier.subject != new.subject:
+            raise UsageError(
+                f"{path}: lines {earlier.line} and {line} are about one file, and differ in its patient, study, view or"
+                " body part: correct the table"
+            )
+    return found
+
+
+def _columns(path: str, header: Sequence[str]) -> dict[str, int]:
+    refuse_repeated_columns(Path(path), header)
+    named = {plain(title): at for at, title in reversed(list(enumerate(header)))}
     columns = {
         field: named[next(title for title in titles if title in named)]
         for field, titles in _COLUMNS.items()
@@ -219,7 +286,7 @@ def _columns(path: str, head: list[str]) -> dict[str, int]:
     if not {"file", "patient"} <= columns.keys():
         raise UsageError(
             f"{path}: this table needs a column 'file' and a column 'patient_id' (or the ones that NIH, MIMIC-CXR or "
-            f"PadChest have); its first line names {', '.join(head[:12]) or 'nothing'}"
+            f"PadChest have); its first line names {listed(header) or 'nothing'}"
         )
     return columns
 

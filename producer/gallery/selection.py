@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from backlog.broker.job import model_of
 from backlog.errors import UsageError
+from backlog.inputs.key_table import Key, key_columns, key_of
+from backlog.inputs.table_file import opened_table
 from backlog.model import LABELS
 from backlog.outcomes import Flag
-from producer.key_table import Key, key_columns, key_of
 from producer.ledger.rows import ITEM_COLUMNS, ItemRow
-from producer.table_file import opened_table
 
 if TYPE_CHECKING:
     from producer.ledger.ledger import Ledger

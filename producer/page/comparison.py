@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from backlog.errors import UsageError
-from producer.key_table import Key, key_columns, key_of, plain, refuse_repeated_columns
+from backlog.inputs.key_table import Key, key_columns, key_of, plain, refuse_repeated_columns
+from backlog.inputs.table_file import checked_rows, opened_table
 from producer.ledger.ledger import Ledger
 from producer.ledger.run_job import begun_at
 from producer.page import drift
 from producer.page.drift import Drift
-from producer.table_file import checked_rows, opened_table
 
 #: Most groups of a table of groups; more is a table of something else.
 _MAX_GROUPS: Final = 64
@@ -72,7 +72,7 @@ def compare(ledger: Ledger, baseline: Ledger, scores: drift.Scores, groups: Path
     scores
         The run's own, as :func:`producer.page.drift.collect` returns them.
     groups
-        A table, as :func:`producer.table_file.opened_table` takes it, with the columns ``study_instance_uid`` and
+        A table, as :func:`backlog.inputs.table_file.opened_table` takes it, with the columns ``study_instance_uid`` and
         ``group``.
 
     Raises

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, TypedDict
 
+from backlog.inputs.key_table import Key
 from backlog.output_file import OutputFile
-from producer.key_table import Key
 from producer.ledger.ledger import Ledger
 from producer.sources.only_list import OnlyFacts, OnlyList
 from producer.spreadsheet import cell
@@ -23,7 +23,7 @@ _OF_ONE_IMAGE: Final = (Key.SOP_INSTANCE_UID.value, Key.FILE_NAME.value)
 class OnlyAccount(TypedDict):
     """Counts of a list's values."""
 
-    by: str  #: what they are, of :class:`producer.key_table.Key`
+    by: str  #: what they are, of :class:`backlog.inputs.key_table.Key`
     column: str
     listed: int
     repeated: int  #: rows that repeat a value

@@ -18,7 +18,7 @@ from backlog.broker.messages import Stage
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.files import PrivateFolder
-from backlog.inputs.conversion import NOTHING, names_of
+from backlog.inputs.conversion import NOTHING
 from backlog.inputs.path_list import new_list_id
 from backlog.model import PREPROCESSING
 from backlog.pacs.address import checked_address, is_dicomweb, is_server
@@ -34,10 +34,12 @@ from producer.results.only_account import ONLY
 from producer.run.check_pacs import check_pacs
 from producer.run.delivery import AS_USUAL, Delivery
 from producer.run.folder import Paths
+from producer.run.image_table import check_image_table
 from producer.run.make_run import begun_now, check_place, make_run, refuse_another, run_name
 from producer.run.open import open_ledger
 from producer.run.schedule import schedule_facts
 from producer.run.wanted import check_selection, read_wanted
+from producer.sources.base import Source
 from producer.sources.open import Selection, check_followed, make_source
 from producer.validation.operating_points import OperatingPoints, check_fits, read_operating_points
 from producer.workers.choose_weights import choose_weights
@@ -122,7 +124,8 @@ def create(
     wanted = choose_weights(settings, weights or (points.weights_sha256 if points else ""))
     source = make_source(word, settings, pacs, paths.listing, selection, list_id=new_list_id())
     if follow is not None:
-        check_followed(source, paths.out.parent, only)
+        check_followed(source, paths.out.parent, only, conversion)
+    spec = _converting(source, conversion)
     check_pacs(settings, pacs, source.first)
     # A wrong address or password ends here, and leaves nothing behind.
     identity = _identity(settings, pacs, label_findings=label_findings)
@@ -130,7 +133,7 @@ def create(
     job: Job = {
         "run": run_name(now),
         "when": now.isoformat(),
-        "source": _converting(source.spec, conversion),
+        "source": spec,
         "pacs": identity,
         "language": settings.language,
         "coding": settings.coding,
@@ -179,21 +182,22 @@ def create(
         make_run(paths, facts | schedule | {ONLY: listed.facts}, listed.path)
 
 
-def _converting(spec: SourceSpec, conversion: ConversionSpec) -> SourceSpec:
+def _converting(source: Source, conversion: ConversionSpec) -> SourceSpec:
     """Return a source's spec with what is to be made of its files.
 
     Raises
     ------
     UsageError
-        It is a PACS, or the pattern or the table of pictures is none.
+        It is a PACS, the pattern or the table of pictures is none, or the table doesn't fit the source.
     """
+    spec = source.spec
     if conversion == NOTHING:
         return spec
     if spec["kind"] in IN_PACS:
         raise UsageError(
             "--make-uids and --wrap-images are for a zip or a folder: a PACS holds DICOM objects"
         )
-    names_of(conversion)  # what is wrong with them is told here, once
+    check_image_table(source, conversion)
     return {**spec, "conversion": conversion}
 
 

@@ -9,7 +9,7 @@ from backlog.broker.job import ConversionSpec
 from backlog.errors import StorageFull, UsageError
 from backlog.files import replacing
 from backlog.inputs.conversion import NOTHING
-from producer.key_table import Key
+from backlog.inputs.key_table import Key
 from producer.sources.base import Source
 from producer.sources.only_list import OnlyList, read_only_list
 from producer.sources.open import Selection, only_source

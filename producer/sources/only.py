@@ -12,7 +12,7 @@ from typing import Final
 from backlog.errors import InstanceRejected
 from backlog.inputs.conversion import NOTHING, Picture, opened
 from backlog.inputs.entries import SourceFile
-from producer.key_table import Key
+from backlog.inputs.key_table import Key
 from producer.sources import base as sources
 from producer.sources.base import Entry, Matches, OfSource, Page, never_silent
 from producer.sources.folder import FolderSource

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from backlog.errors import UsageError
+from backlog.inputs.key_table import Key
 from backlog.pacs.dicomweb import INSTANCE, SERIES, STUDY
 from backlog.pacs.stow import DicomJson
 from backlog.pacs.stow import value as value_of
-from producer.key_table import Key
 from producer.sources.base import Entry
 from producer.sources.dicomweb import DicomwebSource
 from producer.sources.only_pacs import FoundStudy

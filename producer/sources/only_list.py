@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from backlog.errors import StorageFull, UsageError
-from producer.key_table import (
+from backlog.inputs.file_names import behind, path_key, shorter
+from backlog.inputs.key_table import (
     Key,
     key_columns,
     key_of,
@@ -22,8 +23,7 @@ from producer.key_table import (
     named_key,
     refuse_repeated_columns,
 )
-from producer.sources.file_names import behind, path_key, shorter
-from producer.table_file import checked_rows, opened_table
+from backlog.inputs.table_file import checked_rows, opened_table
 
 _SCHEMA: Final = """
 CREATE TABLE value (row INTEGER PRIMARY KEY, value TEXT NOT NULL UNIQUE, path TEXT);
@@ -40,7 +40,7 @@ _FITTING: Final = 1000
 class OnlyFacts(TypedDict):
     """What the ledger keeps of a list: nothing of what it holds."""
 
-    key: str  #: of :class:`producer.key_table.Key`
+    key: str  #: of :class:`backlog.inputs.key_table.Key`
     column: str  #: the table's own name of it
     values: int
     repeated: int  #: rows that repeat a value
@@ -54,7 +54,7 @@ def read_only_list(table: Path, by: str, to: Path) -> OnlyFacts:
     Parameters
     ----------
     table
-        CSV with a header row, as :func:`producer.key_table.opened_table` takes it, of one column or more.
+        CSV with a header row, as :func:`backlog.inputs.key_table.opened_table` takes it, of one column or more.
     by
         Which column counts, or ``COLUMN=KIND``; empty where the columns' names tell.
     to

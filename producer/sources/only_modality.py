@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from backlog.errors import UsageError
-from producer.key_table import Key
+from backlog.inputs.key_table import Key
 from producer.sources.modality import STUDIES_AT_A_TIME, ModalitySource
 from producer.sources.only_pacs import FoundStudy
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from backlog.errors import InstanceRejected
+from backlog.inputs.key_table import Key
 from backlog.pacs.orthanc_find import Level, OrthancResource
-from producer.key_table import Key
 from producer.sources.base import Entry
 from producer.sources.only_pacs import FoundStudy
 from producer.sources.orthanc import OrthancSource

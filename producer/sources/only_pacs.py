@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from producer.key_table import Key
+from backlog.inputs.key_table import Key
 from producer.sources.base import Entry, Matches, OfSource, Page, Source, never_silent
 from producer.sources.only_list import OnlyList
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from backlog.broker.job import ConversionSpec
 from backlog.dicom.eligibility import Rules
 from backlog.errors import SourceUnavailable, UsageError
+from backlog.inputs.key_table import Key
 from backlog.pacs.address import checked_address, is_dicomweb, is_orthanc, without_password
 from backlog.pacs.dicomweb import Dicomweb
 from backlog.pacs.modality import Modality, modality_named
 from backlog.pacs.orthanc import Orthanc
 from backlog.settings import Settings
-from producer.key_table import Key
 from producer.sources.base import Source, reading
 from producer.sources.dicomweb import DicomwebSource
 from producer.sources.folder import FolderSource
@@ -186,7 +187,7 @@ def only_source(source: Source, wanted: OnlyList) -> Source:
     raise AssertionError(f"a list does not go together with {type(source).__name__}")
 
 
-def check_followed(source: Source, out: Path, only: Path | None) -> None:
+def check_followed(source: Source, out: Path, only: Path | None, conversion: ConversionSpec) -> None:
     """Refuse to follow a source that tells nobody what is new.
 
     Parameters
@@ -197,14 +198,22 @@ def check_followed(source: Source, out: Path, only: Path | None) -> None:
         The folder that is to hold the days.
     only
         A list of the images that are wanted.
+    conversion
+        What is made of its files.
 
     Raises
     ------
     UsageError
-        It is a zip, a modality or a DICOMweb server; or a list is given, which names what is there already.
+        It is a zip, a modality or a DICOMweb server; or a list or a table of images is given, which names what is there
+        already.
     """
     if only is not None:
         raise UsageError("--only names images that are there, and --follow waits for others: leave one out")
+    if "table" in conversion:
+        raise UsageError(
+            "--image-table names pictures that are there, and --follow waits for others: say by --image-names how their"
+            " paths tell whose they are"
+        )
     if isinstance(source, FolderSource):
         if source.path.resolve() == out.resolve():
             raise UsageError(

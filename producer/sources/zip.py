@@ -86,6 +86,11 @@ class ZipSource:
         except (InstanceRejected, UsageError):
             return []
 
+    def names(self) -> Iterator[str]:
+        """Yield what its members are called, but those that end with the listing."""
+        for page in self._pages(""):
+            yield from (entry.name for entry in page.entries if entry.reason is None)
+
     def read(self, ref: int | str) -> bytes:
         """Return one member's content."""
         with _entries(self.path) as entries:

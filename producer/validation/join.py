@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backlog.errors import UsageError
+from backlog.inputs.key_table import Key
 from backlog.outcomes import Outcome, Reason
-from producer.key_table import Key
 from producer.ledger.ledger import Ledger
 from producer.sources.base import Source
 from producer.validation.label_values import Labels

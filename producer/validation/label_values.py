@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from backlog.inputs.key_table import Key
 from backlog.model import LABELS
-from producer.key_table import Key
 
 POSITIVE: Final = 1
 NEGATIVE: Final = 0

@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backlog.errors import UsageError
-from backlog.model import LABELS
-from producer.key_table import (
+from backlog.inputs.key_table import (
     KEY_COLUMNS,
     Key,
     column_at,
@@ -35,7 +34,8 @@ from producer.key_table import (
     plain,
     refuse_repeated_columns,
 )
-from producer.table_file import Rows, checked_rows, opened_table
+from backlog.inputs.table_file import Rows, checked_rows, opened_table
+from backlog.model import LABELS
 from producer.validation.label_values import (
     BLANK,
     CODES,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from backlog.errors import UsageError
-from producer.key_table import Key
-from producer.sources.file_names import behind, path_key, shorter
+from backlog.inputs.file_names import behind, path_key, shorter
+from backlog.inputs.key_table import Key
 
 #: Errors name so many rows.
 _EXAMPLES: Final = 5

@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 
 from backlog.errors import UsageError
+from backlog.inputs.key_table import Key, key_of, plain
+from backlog.inputs.table_file import Rows, checked_rows
 from backlog.model import LABELS
-from producer.key_table import Key, key_of, plain
-from producer.table_file import Rows, checked_rows
 from producer.validation.label_values import CELLS, NEGATIVE, NO_COLUMN, POSITIVE, UNCERTAIN, VERDICTS, Labels
 
 _COLUMNS: Final = ("finding", "verdict", "present")

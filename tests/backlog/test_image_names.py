@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backlog.errors import SourceUnavailable, UsageError
+from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
 from backlog.inputs.image_names import (
     ImageNames,
     Subject,
@@ -15,6 +15,7 @@ from backlog.inputs.image_names import (
     read_table,
     table_sha256,
 )
+from backlog.outcomes import Reason
 
 
 @pytest.mark.parametrize(
@@ -86,10 +87,65 @@ def test_the_table_counts_more_than_the_path_and_may_lack_a_file(tmp_path: Path)
     assert names.subject("x/00000014_000.png").patient == "00000014"
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "file,study_id\nx,y\n", "patient_id\n1\n"])
-def test_a_table_without_its_columns_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UsageError, match="needs a column"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,b\n1,2\n", "needs a column"),
+        ("file,study_id\nx,y\n", "needs a column"),
+        ("", "no table"),
+        ("patient_id\n1\n", "no table"),
+        ("file,patient_id\na.png,P1,PA\n", "line 2 has 3 cells"),
+        ("file,patient_id\n,P1\n", "line 2: file is empty"),
+        ("file,patient_id,patient_id\na.png,P1,P2\n", "stand twice: patient_id"),
+        ("file,patient_id\na.png,1.2E+05\n", "line 2: patient_id was turned into a number"),
+        ("file,patient_id,study_id\na.png,P1,1.2E+05\n", "line 2: study_id was turned into a number"),
+        ("file,patient_id\na.png,P\x011\n", "control character"),
+    ],
+)
+def test_a_table_that_could_say_something_wrong_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
         table(tmp_path, text)
+
+
+@pytest.mark.parametrize("second", ["a/one.png,P2,S1,PA", "a/one.jpg,P1,S2,PA", "./a\\one.png,P1,S1,LATERAL"])
+def test_two_rows_that_differ_about_one_file_are_refused(tmp_path: Path, second: str) -> None:
+    head = "file,patient_id,study_id,view\na/one.png,P1,S1,PA\n"
+    with pytest.raises(UsageError, match="lines 2 and 3 are about one file"):
+        table(tmp_path, f"{head}{second}\n")
+    assert table(tmp_path, f"{head}a/one.png,P1,S1,PA\n").subject("a/one.png").patient == "P1"
+
+
+def test_a_file_that_fits_rows_that_differ_is_nobodys(tmp_path: Path) -> None:
+    names = table(
+        tmp_path, "file,patient_id\np1/view1.png,P1\np2/view1.png,P2\nview2.png,P3\na/view2.png,P4\n"
+    )
+    assert names.subject("train/p1/view1.png").patient == "P1"
+    for name, lines in (("view1.png", "2 and 3"), ("a/view2.png", "5 and 4")):
+        with pytest.raises(InstanceRejected, match=f"lines {lines} of the table") as rejected:
+            names.subject(name)
+        assert rejected.value.reason is Reason.INVALID_PATIENT_ID
+
+
+@pytest.mark.parametrize("name", ["one.png", "p1/one.png", "archive/train/p1/one.png", "train\\p1\\one.png"])
+def test_paths_of_a_table_begin_above_or_below_the_sources(tmp_path: Path, name: str) -> None:
+    names = table(tmp_path, "file,patient_id\ntrain/p1/one.png,P1\ntrain/p1/one2.png,P2\n")
+    assert names.subject(name).patient == "P1"
+    assert names.subject("two/one.png").patient == ""
+
+
+def test_letters_count_however_they_are_composed(tmp_path: Path) -> None:
+    composed, decomposed = "Jo\u00e3o.png", "Joa\u0303o.png"
+    assert table(tmp_path, f"file,patient_id\n{composed},P1\n").subject(decomposed).patient == "P1"
+
+
+def test_a_cell_is_read_as_a_spreadsheet_shows_it(tmp_path: Path) -> None:
+    text = 'file,patient_id,note\none.png,"=""0012""","of\ntwo lines"\ntwo.png,P2,x\n'
+    names = table(tmp_path, text, "utf-16")
+    assert (names.subject("one.png").patient, names.subject("two.png").patient) == ("0012", "P2")
+    assert (
+        table(tmp_path, "file,patient_id,note\none.png,P1,\x85 too\n", "latin-1").subject("one.png").patient
+        == "P1"
+    )
 
 
 def test_a_table_that_was_changed_or_is_gone_is_told_apart(tmp_path: Path) -> None:

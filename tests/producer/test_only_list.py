@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from backlog.errors import UsageError
-from producer.key_table import Key
-from producer.sources.file_names import path_key
+from backlog.inputs.file_names import path_key
+from backlog.inputs.key_table import Key
 from producer.sources.only_list import OnlyList, read_only_list
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from backlog.errors import UsageError
+from backlog.inputs.key_table import Key
 from backlog.model import LABELS
-from producer.key_table import Key
 from producer.validation.label_values import BLANK, NEGATIVE, NO_COLUMN, POSITIVE, UNCERTAIN
 from producer.validation.labels import read_labels
 

@@ -104,11 +104,20 @@ def test_options_of_pictures_are_checked_before_a_run_is_made(cli: Cli, tmp_path
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(picture("PNG"))
     (tmp_path / "bad.csv").write_text("a,b\n")
+    (tmp_path / "two.csv").write_text("file,patient_id\na.png,P1\na.png,P2\n")
+    (tmp_path / "other.csv").write_text("file,patient_id\nb.png,P1\n")
     for options, words in (
         (("--image-names", "{patient}"), "add --wrap-images"),
         (("--wrap-images", "--image-names", "{sex}"), "not {sex}"),
         (("--wrap-images", "--image-table", "bad.csv"), "needs a column"),
+        (("--wrap-images", "--image-table", "two.csv"), "lines 2 and 3 are about one file"),
+        (("--wrap-images", "--image-table", "other.csv"), "names none of the 1 pictures"),
+        (("--wrap-images", "--image-table", "other.csv", "--follow"), "--follow waits for others"),
     ):
+        if "--follow" not in options:
+            planned = cli("plan", "in", *options)
+            assert planned.returncode == 2
+            assert words in planned.stderr
         done = cli("run", "in", "--out", "out", *options)
         assert done.returncode == 2
         assert words in done.stderr

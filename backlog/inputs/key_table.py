@@ -1,7 +1,7 @@
 """Tables of the user's whose rows are about images: which column says which image, and what a cell of it holds.
 
 Labels (`producer.validation.labels`) and lists of what to score (`producer.sources.only_list`) are such; how they are
-opened says `producer.table_file`.
+opened says `backlog.inputs.table_file`.
 """
 
 from __future__ import annotations
@@ -159,18 +159,43 @@ def key_of(path: Path, key: Key, column: str, cell: str, line: int) -> str:
     is_uid = key in _UIDS
     if is_uid and _UID.fullmatch(cell):
         return cell  # as nearly all are
+    text = checked_text(path, column, cell, line, may_be_number=key is Key.FILE_NAME)
+    if not text:
+        raise UsageError(f"{path}: line {line}: {column} is empty")
+    if is_uid and not _UID.fullmatch(text):
+        raise UsageError(f"{path}: line {line}: {column} holds no UID")
+    return text
+
+
+def checked_text(path: Path, column: str, cell: str, line: int, *, may_be_number: bool = False) -> str:
+    """Return the text of a cell, without the formula that kept a spreadsheet from changing it; it may be empty.
+
+    Parameters
+    ----------
+    path
+        The table.
+    column
+        The column's name, for the message.
+    cell
+        The cell's text.
+    line
+        The row's line, for the message.
+    may_be_number
+        Whether a number as ``1.2E+05`` is no sign of a spreadsheet.
+
+    Raises
+    ------
+    UsageError
+        It was turned into a number by a spreadsheet, or holds a control character.
+    """
     text = cell.strip()
     if kept := _KEPT_AS_TEXT.fullmatch(text):
         text = kept[1].strip()
-    if not text:
-        raise UsageError(f"{path}: line {line}: {column} is empty")
     if _CONTROL.search(text):
         raise UsageError(f"{path}: line {line}: {column} holds a control character")
-    if key is not Key.FILE_NAME and _MANGLED.fullmatch(text):
+    if not may_be_number and _MANGLED.fullmatch(text):
         raise UsageError(
             f"{path}: line {line}: {column} was turned into a number by a spreadsheet ({text});"
             " import this column as text and save the table again"
         )
-    if is_uid and not _UID.fullmatch(text):
-        raise UsageError(f"{path}: line {line}: {column} holds no UID")
     return text
