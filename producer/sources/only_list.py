@@ -54,7 +54,7 @@ def read_only_list(table: Path, by: str, to: Path) -> OnlyFacts:
     Parameters
     ----------
     table
-        CSV with a header row, as :func:`backlog.inputs.key_table.opened_table` takes it, of one column or more.
+        CSV with a header row, as :func:`backlog.inputs.table_file.opened_table` takes it, of one column or more.
     by
         Which column counts, or ``COLUMN=KIND``; empty where the columns' names tell.
     to
