@@ -12,6 +12,7 @@ import pytest
 
 from producer.cli import options
 from producer.cli.main import main
+from producer.run.folder import Paths
 from tests.support.servers import ROOT
 
 UNIT = ROOT / "deploy" / "systemd" / "cxr-backlog@.service"
@@ -38,13 +39,15 @@ def test_the_unit_knows_the_exit_statuses() -> None:
     lines = re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE)
     unit = dict(lines)
     assert unit["SuccessExitStatus"] == str(options.QUARANTINED)
-    assert unit["RestartPreventExitStatus"] == str(options.USAGE)
+    assert unit["RestartPreventExitStatus"] == f"{options.USAGE} {options.INTERRUPTED}"
     program, command, out = shlex.split(unit["ExecStart"])
     assert program == PROGRAM
     assert command in main.commands
     # "|": one of them is enough, a run's ledger or a followed source's days.
     conditions = [value for name, value in lines if name == "ConditionPathExists"]
-    assert conditions == [f"|{out}/ledger.sqlite", f"|{out}/days"]
+    marks = [f"!{out}/cancel", f"!{out}/pause"]  # of its user, for whom nothing else may decide
+    assert conditions == [f"|{out}/ledger.sqlite", f"|{out}/days", *marks]
+    assert [Paths(Path(out)).cancel, Paths(Path(out)).pause] == [Path(mark[1:]) for mark in marks]
 
 
 def test_the_cron_line_is_a_command_that_there_is() -> None:
