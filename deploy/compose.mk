@@ -13,7 +13,7 @@ model: ## Fetch and verify the weights into models, if they are not there; 'up' 
 
 up: ## Build and start the stack, or upgrade all of it; N=4 keeps four inference workers
 	@sh deploy/workers.sh $(N)
-	$(COMPOSE) up --detach --build --wait --remove-orphans
+	$(COMPOSE) up --detach --build --wait
 
 down: ## Stop the stack and a running producer; its volumes, runs and reports stay
 	$(COMPOSE) --profile '*' down --remove-orphans
