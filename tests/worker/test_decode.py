@@ -315,3 +315,11 @@ def test_expanded_pixels_may_keep_the_name_of_shared_chrominance() -> None:
     colour[..., 0] = eight()
     seen = model_input(dicom(colour, PhotometricInterpretation="YBR_FULL_422"))
     assert apart(seen, model_input(dicom(eight()))) == 0
+
+
+def test_a_decoder_that_is_missing_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = dicom(chest(), made.JPEG_2000_LOSSLESS, stream=made.jpeg_2000(chest(), 12))
+    monkeypatch.setitem(sys.modules, "openjpeg.utils", None)
+    with pytest.raises(InstanceRejected, match=r"install cxr-backlog\[codecs\]") as caught:
+        model_input(file)
+    assert caught.value.reason is Reason.UNSUPPORTED_TRANSFER_SYNTAX

@@ -35,7 +35,7 @@ def decoded(stream: bytes, codestream: Codestream, declared: Declared) -> bytes:
     Raises
     ------
     InstanceRejected
-        ``undecodable``; ``unsupported_transfer_syntax`` for JPEG XL without its library.
+        ``undecodable``; ``unsupported_transfer_syntax`` where its library is not installed.
     """
     decoder: Callable[[bytes, Codestream, Declared], bytes]
     match codestream.process:
@@ -53,6 +53,11 @@ def decoded(stream: bytes, codestream: Codestream, declared: Declared) -> bytes:
         return decoder(stream, codestream, declared)
     except (InstanceRejected, MemoryError, KeyboardInterrupt, SystemExit):
         raise
+    except ImportError:
+        raise InstanceRejected(
+            Reason.UNSUPPORTED_TRANSFER_SYNTAX,
+            "its decoder is not installed here: install cxr-backlog[codecs]",
+        ) from None
     except BaseException as error:  # noqa: BLE001  # anything at foreign bytes; a panic in Rust is no Exception
         raise InstanceRejected(Reason.UNDECODABLE, f"decoder: {type(error).__name__}") from None
 
