@@ -133,12 +133,14 @@ def checked_rows(path: Path, header: Sequence[str], rows: Rows) -> Rows:
     Raises
     ------
     UsageError
-        A row has more or fewer cells than the header.
+        A row has fewer cells than the header, or more that hold something.
     """
     width = len(header)
     for line, row in rows:
         if not any(row):
             continue
+        if len(row) > width and not any(row[width:]):
+            row = row[:width]  # noqa: PLW2901  # commas at the end, as spreadsheets leave them
         if len(row) != width:
             raise UsageError(f"{path}: line {line} has {len(row)} cells, the header has {width}")
         yield line, row

@@ -68,18 +68,35 @@ class RunEffects(RunDatabase):
                 )
                 self._effect(UNLABELLED, item, time.time())
 
-    def group(self, studies: Iterable[tuple[str, str]]) -> None:
+    def group(self, studies: Iterable[tuple[str, str]]) -> int | None:
         """Tell which group each study (by its UID) belongs to, for this connection's queries alone.
 
         Kept in a temporary table, which SQLite puts on the disk: a million studies cost no memory.
+
+        Returns
+        -------
+        int or None
+            How many studies these are; None where one is given a second group, at which reading ends.
         """
         self._execute("DROP TABLE IF EXISTS temp.grouping")
         self._execute("CREATE TEMP TABLE grouping (uid TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID")
         self._db.execute("BEGIN")
+        count = 0
         try:
-            self._db.executemany("INSERT OR REPLACE INTO temp.grouping VALUES (?, ?)", studies)
+            for uid, name in studies:
+                new = self._db.execute(
+                    "INSERT OR IGNORE INTO temp.grouping VALUES (?, ?)", (uid, name)
+                ).rowcount
+                count += new
+                if not new:
+                    known = self._db.execute(
+                        "SELECT name FROM temp.grouping WHERE uid = ?", (uid,)
+                    ).fetchone()
+                    if known["name"] != name:
+                        return None
         finally:
             self._db.execute("COMMIT")
+        return count
 
     def evictions(self, limit: int) -> list[tuple[int, str, str]]:
         """Return images that are to be deleted in Orthanc: (item, Orthanc's id or empty, reference)."""

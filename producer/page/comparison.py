@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from backlog.errors import UsageError
-from backlog.inputs.key_table import Key, key_columns, key_of, plain, refuse_repeated_columns
+from backlog.inputs.key_table import Key, key_columns, key_of, listed, plain, refuse_repeated_columns
 from backlog.inputs.table_file import checked_rows, opened_table
 from producer.ledger.ledger import Ledger
 from producer.ledger.run_job import begun_at
@@ -41,6 +41,7 @@ class Grouping:
     """What a table of groups has of two runs."""
 
     studies: int = 0  #: that it names
+    line: int = 0  #: that was read last
     images_before: int = 0  #: of the baseline, in these studies
     images_now: int = 0
     groups: list[Group] = field(default_factory=list)
@@ -96,7 +97,10 @@ def compare(ledger: Ledger, baseline: Ledger, scores: drift.Scores, groups: Path
 def _compare_groups(ledger: Ledger, baseline: Ledger, path: Path) -> Grouping:
     for one in (ledger, baseline):
         found = Grouping()  # the table is read for each ledger: it may be long
-        one.group(_grouping(path, found))
+        studies = one.group(_grouping(path, found))
+        if studies is None:
+            raise UsageError(f"{path}: line {found.line}: an earlier line gives this study another group")
+        found.studies = studies
     now, before = drift.collect_groups(ledger), drift.collect_groups(baseline)
     for name in sorted(now.keys() | before.keys()):
         old, new = before.get(name, drift.none_yet()), now.get(name, drift.none_yet())
@@ -119,15 +123,20 @@ def _grouping(path: Path, found: Grouping) -> Iterator[tuple[str, str]]:
             raise UsageError(
                 f"{path}: needs a first line that names the columns study_instance_uid and group"
             )
+        if len(studies) > 1 or len(groups) > 1:
+            raise UsageError(
+                f"{path}: more than one column of studies or of groups:"
+                f" {listed([header[at] for at in studies + groups])}"
+            )
         study, group = studies[0], groups[0]
         for line, row in checked_rows(path, header, rows):
+            found.line = line
             name = row[group].strip()
             names.add(name)
             if len(names) > _MAX_GROUPS:
                 raise UsageError(
                     f"{path}: more than {_MAX_GROUPS} groups: is this a table of sites or devices?"
                 )
-            found.studies += 1
             yield key_of(path, Key.STUDY_INSTANCE_UID, header[study], row[study], line), name
-        if not found.studies:
+        if not found.line:
             raise UsageError(f"{path}: no rows below the header")

@@ -242,6 +242,7 @@ def test_drift_at_one_site_is_found_though_the_whole_hides_it(tmp_path: Path) ->
         "study_instance_uid;group\n1.2.0;São João\n",
         'sep=;\n"StudyInstanceUID";"Grupo"\n;\n1.2.0;São João\n',
         "study_instance_uid\tgroup\n1.2.0\tSão João\n",
+        "study_instance_uid,group\n1.2.0,São João,,\n1.2.0,São João\n",
     ],
 )
 def test_a_table_of_groups_is_read_as_excel_writes_it(tmp_path: Path, text: str) -> None:
@@ -276,6 +277,12 @@ def test_groups_of_other_studies_are_told(
         (b"uid,site\n1.2,A\n", "study_instance_uid and group"),
         (b"", "no table"),
         (b"study_instance_uid,group\n,\n", "no rows below the header"),
+        (
+            b"study_instance_uid,group\n1.2,A\n1.3,A\n1.2,B\n",
+            "line 4: an earlier line gives this study another group",
+        ),
+        (b"study_instance_uid,grupo,Group\n1.2,A,B\n", "more than one column of studies or of groups"),
+        (b"study_instance_uid,study_uid,group\n1.2,1.3,B\n", "more than one column of studies or of groups"),
         (b"study_instance_uid,group\n1.2,\0\n", "no table of text"),
         (b"study_instance_uid;group\n1,2E+20;A\n", "line 2: study_instance_uid was turned into a number"),
         (
