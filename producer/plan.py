@@ -27,9 +27,9 @@ from backlog.settings import Settings
 from producer.disk import picture_bytes
 from producer.ledger.ledger import Ledger
 from producer.results.only_account import ONLY, OnlyAccount, not_found, only_account
+from producer.run.check_image_table import check_image_table
 from producer.run.check_pacs import pacs_problems
 from producer.run.folder import Paths
-from producer.run.image_table import check_image_table
 from producer.run.wanted import read_wanted
 from producer.sources.base import Entry, Page, Source
 from producer.sources.folder import FolderSource

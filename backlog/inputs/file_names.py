@@ -20,10 +20,11 @@ def path_key(name: str) -> str:
 
     So a path that is the end of another begins that one's key.
     """
-    text = name
-    if not name.isascii():
-        text = unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
-    parts = [part for part in text.replace("\\", "/").strip().split("/") if part not in ("", ".")]
+    text = name.replace("\\", "/")
+    if not text.isascii():
+        # What is no UTF-8 stays apart from other such names, and can be kept as text.
+        text = unicodedata.normalize("NFC", os.fsencode(text).decode("utf-8", "backslashreplace"))
+    parts = [part for part in text.strip().split("/") if part not in ("", ".")]
     if not parts:
         return "/"
     last = parts[-1]

@@ -17,6 +17,7 @@ _END64: Final = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
 _ENTRY: Final = struct.Struct("<4s4B4HL2L5H2L")  # 4.3.12 central directory header
 
 _ENCRYPTED: Final = 0x1 | 0x40 | 0x2000  #: general purpose bits 0, 6 and 13 (4.4.4)
+_UTF8: Final = 0x800  #: general purpose bit 11
 _ENTRY_SIGNATURE: Final = b"PK\x01\x02"
 _MAX16: Final = 0xFFFF
 _MAX32: Final = 0xFFFFFFFF
@@ -217,7 +218,7 @@ class ZipDirectory:
         size, packed, header = _zip64(extra, size, packed, header)
         return Member(
             place=place,
-            name=raw.decode("utf-8" if flags & 0x800 else "cp437", "replace"),
+            name=_name(raw, is_utf8=bool(flags & _UTF8)),
             size=size,
             packed=packed,
             method=method,
@@ -226,6 +227,16 @@ class ZipDirectory:
             header=header + self._shift,
             next_place=place + end - at,
         )
+
+
+def _name(raw: bytes, *, is_utf8: bool) -> str:
+    """Return a name as text; no two names become one. Many programs write UTF-8 without the flag for it (4.4.4)."""
+    if is_utf8:
+        return raw.decode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("cp437")
 
 
 def _zip64(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:

@@ -227,7 +227,7 @@ def conversion_of(make_uids: bool, wrap_images: bool, names: str, table: Path | 
     table
         The archive's table, if it has one.
     """
-    from backlog.inputs.image_names import table_sha256
+    from backlog.inputs.image_table import table_sha256
 
     if (names or table) and not wrap_images:
         raise click.UsageError(

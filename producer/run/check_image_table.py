@@ -4,21 +4,49 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from backlog.broker.job import ConversionSpec
 from backlog.errors import UsageError
 from backlog.inputs.conversion import names_of
 from backlog.inputs.file_names import path_key
-from backlog.inputs.image_names import ImageTable
+from backlog.inputs.image_names import DICOM_NAME
+from backlog.inputs.image_table import ImageTable
 from backlog.log import warn
 from producer.sources.base import Source
 from producer.sources.folder import FolderSource
 from producer.sources.zip import ZipSource
 
-#: Names of files that are scored as they are, and so may lie beside a picture of the same name.
-_DICOM: Final = re.compile(r"\.(dcm|dicom)(\.gz)?\Z", re.IGNORECASE)
 _PICTURE: Final = re.compile(r"\.(png|jpe?g)(\.gz)?\Z", re.IGNORECASE)
+
+
+def checked_listing(source: Source, conversion: ConversionSpec, folder: Path) -> Iterator[bytes]:
+    """Check a table of images; return what the list of a folder's files holds that was looked through.
+
+    The run goes by that list: a picture that comes later would be held against the table by nobody.
+
+    Parameters
+    ----------
+    source, conversion
+        As :func:`check_image_table` takes them, which raises the same errors.
+    folder
+        Where the list is kept until it was read.
+    """
+    if "table" in conversion and isinstance(source, FolderSource):
+        source = replace(source, listing=folder / source.listing.name)
+        check_image_table(source, conversion)
+        return _blocks(source.listing)
+    check_image_table(source, conversion)
+    return iter(())
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            yield block
 
 
 def check_image_table(source: Source, conversion: ConversionSpec) -> None:
@@ -47,8 +75,8 @@ def check_image_table(source: Source, conversion: ConversionSpec) -> None:
     #: By the line of a row, the checksum of the one path that fits it.
     paths = array("q", bytes(8 * (1 + max((row.line for row in table.rows.values()), default=0))))
     for name in source.names():
-        if _DICOM.search(name):
-            continue
+        if DICOM_NAME.search(name):
+            continue  # scored as it is, and so may lie beside a picture of the same name
         known = _is_known(table, name, paths)
         if _PICTURE.search(name):
             pictures += 1

@@ -18,7 +18,7 @@ from backlog.broker.messages import Stage
 from backlog.dicom.eligibility import Rules
 from backlog.errors import UsageError
 from backlog.files import PrivateFolder
-from backlog.inputs.conversion import NOTHING
+from backlog.inputs.conversion import NOTHING, names_of
 from backlog.inputs.path_list import new_list_id
 from backlog.model import PREPROCESSING
 from backlog.pacs.address import checked_address, is_dicomweb, is_server
@@ -31,15 +31,14 @@ from producer.ledger.ledger import EVICTS, FOLLOWS
 from producer.ledger.run_database import Facts
 from producer.results.labels import WANTED, check_labels
 from producer.results.only_account import ONLY
+from producer.run.check_image_table import checked_listing
 from producer.run.check_pacs import check_pacs
 from producer.run.delivery import AS_USUAL, Delivery
 from producer.run.folder import Paths
-from producer.run.image_table import check_image_table
 from producer.run.make_run import begun_now, check_place, make_run, refuse_another, run_name
 from producer.run.open import open_ledger
 from producer.run.schedule import schedule_facts
 from producer.run.wanted import check_selection, read_wanted
-from producer.sources.base import Source
 from producer.sources.open import Selection, check_followed, make_source
 from producer.validation.operating_points import OperatingPoints, check_fits, read_operating_points
 from producer.workers.choose_weights import choose_weights
@@ -125,7 +124,7 @@ def create(
     source = make_source(word, settings, pacs, paths.listing, selection, list_id=new_list_id())
     if follow is not None:
         check_followed(source, paths.out.parent, only, conversion)
-    spec = _converting(source, conversion)
+    spec = _converting(source.spec, conversion)
     check_pacs(settings, pacs, source.first)
     # A wrong address or password ends here, and leaves nothing behind.
     identity = _identity(settings, pacs, label_findings=label_findings)
@@ -174,30 +173,30 @@ def create(
         facts[FOLLOWS] = asdict(follow)
     if source.first is Stage.RETRIEVE:
         facts[EVICTS] = not delivery.keep
-    if only is None:
-        make_run(paths, facts | schedule)
-        return
     with PrivateFolder() as folder:
+        listing = checked_listing(source, conversion, folder)
+        if only is None:
+            make_run(paths, facts | schedule, listing=listing)
+            return
         listed = read_wanted(only, only_by, folder, source, selection, conversion)
-        make_run(paths, facts | schedule | {ONLY: listed.facts}, listed.path)
+        make_run(paths, facts | schedule | {ONLY: listed.facts}, listed.path, listing=listing)
 
 
-def _converting(source: Source, conversion: ConversionSpec) -> SourceSpec:
+def _converting(spec: SourceSpec, conversion: ConversionSpec) -> SourceSpec:
     """Return a source's spec with what is to be made of its files.
 
     Raises
     ------
     UsageError
-        It is a PACS, the pattern or the table of pictures is none, or the table doesn't fit the source.
+        It is a PACS, or the pattern or the table of pictures is none.
     """
-    spec = source.spec
     if conversion == NOTHING:
         return spec
     if spec["kind"] in IN_PACS:
         raise UsageError(
             "--make-uids and --wrap-images are for a zip or a folder: a PACS holds DICOM objects"
         )
-    check_image_table(source, conversion)
+    names_of(conversion)  # what is wrong with them is told here, once
     return {**spec, "conversion": conversion}
 
 

@@ -120,13 +120,9 @@ class FolderSource:
             )
 
     def names(self) -> Iterator[str]:
-        """Yield what its files are called now, but those that end with the listing; keeps no listing."""
-        with FolderEntries(self.path, self.paths) as inside:
-            for relative in walk(os.fsencode(self.path), os.fsencode(self.listing.parent), Passed()):
-                for inner in self.inside(relative) or [None]:
-                    entry = entry_at(0, listing_record(relative, inner)[:-1], inside)
-                    if entry.reason is None:
-                        yield entry.name
+        """Yield what its files are called, but those that end with the listing, which is made where it isn't there."""
+        for page in self._pages(""):
+            yield from (entry.name for entry in page.entries if entry.reason is None)
 
     def inside(self, relative: bytes) -> list[int | None]:
         """Return the places in a zip of the folder, which is read in place; none where it can't be, or is none."""

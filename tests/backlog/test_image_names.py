@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from backlog.dicom.eligibility import SECONDARY_CAPTURE, Rules, rejection_reason
+from backlog.dicom.eligibility_attributes import EligibilityAttributes
 from backlog.errors import InstanceRejected, SourceUnavailable, UsageError
-from backlog.inputs.image_names import (
-    ImageNames,
-    Subject,
-    compile_pattern,
-    image_names,
-    read_table,
-    table_sha256,
-)
+from backlog.inputs.image_names import ImageNames, compile_pattern, image_names
+from backlog.inputs.image_table import COLUMNS, read_table, table_sha256
+from backlog.inputs.key_table import KEY_COLUMNS, Key
+from backlog.inputs.subject import Subject
 from backlog.outcomes import Reason
 
 
@@ -83,7 +81,7 @@ def test_a_table_of_any_archive_is_read(tmp_path: Path, text: str, encoding: str
 
 def test_the_table_counts_more_than_the_path_and_may_lack_a_file(tmp_path: Path) -> None:
     names = table(tmp_path, "file,patient_id,body_part\n00000013_005.png,NEW,CHEST\n")
-    assert names.subject("x/00000013_005.png") == Subject("NEW", "005", "", "CHEST", "table")
+    assert names.subject("x/00000013_005.png") == Subject("NEW", "005", "", "CHEST", "table nih 00000013")
     assert names.subject("x/00000014_000.png").patient == "00000014"
 
 
@@ -97,6 +95,9 @@ def test_the_table_counts_more_than_the_path_and_may_lack_a_file(tmp_path: Path)
         ("file,patient_id\na.png,P1,PA\n", "line 2 has 3 cells"),
         ("file,patient_id\n,P1\n", "line 2: file is empty"),
         ("file,patient_id,patient_id\na.png,P1,P2\n", "stand twice: patient_id"),
+        ("file,patient_id,Patient ID\na.png,P1,P2\n", "stand twice: patient_id, Patient ID"),
+        ("file,patient_id,body_part\na.png,P1,upper abdomen and knee\n", "line 2: body_part holds what"),
+        ("file,patient_id,body_part\na.png,P1,\u819d\n", "line 2: body_part holds what"),
         ("file,patient_id\na.png,1.2E+05\n", "line 2: patient_id was turned into a number"),
         ("file,patient_id,study_id\na.png,P1,1.2E+05\n", "line 2: study_id was turned into a number"),
         ("file,patient_id\na.png,P\x011\n", "control character"),
@@ -160,3 +161,79 @@ def test_a_table_that_was_changed_or_is_gone_is_told_apart(tmp_path: Path) -> No
         read_table(str(path), "0" * 64)
     with pytest.raises(UsageError, match="can't be read"):
         table_sha256(path)
+
+
+@pytest.mark.parametrize(
+    ("said", "view"),
+    [
+        ("L", "LATERAL"),
+        ("Obl\u00edqua", "OBLIQUA"),
+        ("Lateral (left)", "LATERAL LEFT"),
+        ("lateral/erect", "LATERAL ERECT"),
+        ("lat.", "LAT"),
+        ("Left lateral decubitus", "LATERAL"),
+        ("AP_horizontal", "AP_HORIZONTAL"),
+        ("P-A", "P A"),
+        ("Postero-anterior, standing", "FRONTAL"),
+        ("\u5074\u9762", "LATERAL"),
+        ("nobody knows what this means", ""),
+        ("", ""),
+    ],
+)
+def test_a_view_is_kept_in_letters_that_dicom_has(tmp_path: Path, said: str, view: str) -> None:
+    names = table(tmp_path, f'file,patient_id,Projection\none.png,P1,"{said}"\n')
+    assert names.subject("one.png").view == view
+    made = EligibilityAttributes(sop_class_uid=SECONDARY_CAPTURE, modality="DX", view_position=view)
+    lateral = said[:1] in "LlO\u5074" and said != ""
+    assert (rejection_reason(made, Rules(any_body_part=True)) is Reason.LATERAL) == lateral
+
+
+@pytest.mark.parametrize(
+    ("said", "part"),
+    [
+        ("T\u00f3rax", "TORAX"),
+        ("\u80f8\u90e8", "CHEST"),
+        ("X-ray of the chest", "CHEST"),
+        ("hand", "HAND"),
+        ("chest, PA", "CHEST PA"),
+    ],
+)
+def test_a_body_part_is_kept_in_letters_that_dicom_has(tmp_path: Path, said: str, part: str) -> None:
+    names = table(tmp_path, f'file,patient_id,body_part\none.png,P1,"{said}"\n')
+    assert names.subject("one.png").body_part == part
+
+
+@pytest.mark.parametrize("name", ["Jos\udce9/1/a.png", "Jos\ufffd/1/a.png", "Ana/1\udce1/a.png"])
+def test_no_patient_is_told_by_letters_that_nobody_knows(name: str) -> None:
+    names = image_names("{patient}/{study}/*", "")
+    with pytest.raises(InstanceRejected, match="a character set that nothing declares") as rejected:
+        names.subject(name)
+    assert rejected.value.reason is Reason.INVALID_PATIENT_ID
+    assert "Jos" not in str(rejected.value)
+
+
+def test_a_patient_of_two_paths_keeps_their_studies_apart(tmp_path: Path) -> None:
+    rows = "patient00001/study1/view1_frontal.jpg,X\npatient00002/study1/view1_frontal.jpg,X\n"
+    names = table(tmp_path, f"file,patient_id\n{rows}")
+    first, second = (names.subject(f"train/patient0000{n}/study1/view1_frontal.jpg") for n in (1, 2))
+    assert (first.patient, first.study) == (second.patient, second.study) == ("X", "study1")
+    assert first.archive != second.archive
+
+
+def test_a_picture_that_is_called_a_dicom_file_has_no_row(tmp_path: Path) -> None:
+    names = table(tmp_path, "file,patient_id\n1.png,P1\n")
+    with pytest.raises(InstanceRejected, match="called a DICOM file"):
+        names.subject("p1/1.dcm")
+    assert names.subject("p1/2.dcm") == Subject()
+
+
+def test_columns_are_called_as_in_labels_and_lists() -> None:
+    assert set(COLUMNS["file"]) == KEY_COLUMNS[Key.FILE_NAME]
+    assert set(COLUMNS["patient"]) == KEY_COLUMNS[Key.PATIENT_ID]
+
+
+def test_a_path_of_thousands_of_folders_is_looked_up_soon(tmp_path: Path) -> None:
+    names = table(tmp_path, "file,patient_id\na/b/1.png,P1\n")
+    assert names.subject("x/" * 30_000 + "a/b/1.png").patient == "P1"
+    assert names.table is not None
+    assert [len(names.table.rows_of("a/" * 30_000 + f"{n}.png")) for n in range(100)] == [0] * 100

@@ -191,11 +191,20 @@ def test_names_are_never_used_as_paths_and_may_be_anything(tmp_path: Path) -> No
     assert [one.name for one in tmp_path.iterdir()] == ["backlog.zip"]
 
 
-def test_a_name_that_is_no_utf8_is_shown_with_marks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("raw", "name"), [("é/1".encode(), "é/1"), (b"\x82/1", "é/1"), (b"Jos\xe9", "JosΘ"), (b"plain", "plain")]
+)
+def test_names_are_utf8_also_without_the_flag(tmp_path: Path, raw: bytes, name: str) -> None:
+    content = zipped({"x" * len(raw): b"x"}).replace(b"x" * len(raw), raw)
+    with ZipArchive(saved(tmp_path, content)) as archive:
+        assert [member.name for member in archive.members()] == [name]
+
+
+def test_a_name_that_is_no_utf8_stays_another_than_the_next(tmp_path: Path) -> None:
     content = zipped({"ab": b"x"}).replace(b"ab", b"\xff\xfe")
     with ZipArchive(saved(tmp_path, entry_changed(content, 8, "<H", 0x800))) as archive:
         (member,) = archive.members()
-        assert member.name == "��"
+        assert member.name == "\udcff\udcfe"
         assert archive.read(member, limit=9) == b"x"
 
 

@@ -24,7 +24,7 @@ from backlog.dicom.header import Screening, read_header, screen
 from backlog.errors import InstanceRejected, UsageError
 from backlog.inputs.conversion import Picture, opened, reason_of_other
 from backlog.inputs.entries import SourceFile
-from backlog.inputs.image_names import Subject
+from backlog.inputs.subject import Subject
 from backlog.inputs.zip_archive import ZipArchive
 from backlog.outcomes import Reason
 from worker.ingest.identifiers import with_uids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 
 from backlog.broker.job import ConversionSpec
 from backlog.errors import UsageError
-from backlog.inputs.image_names import table_sha256
-from producer.run.image_table import check_image_table
+from backlog.inputs.image_table import table_sha256
+from producer.run.check_image_table import check_image_table, checked_listing
 from producer.sources.base import Source
 from producer.sources.folder import FolderSource
 from producer.sources.zip import ZipSource
@@ -24,6 +25,7 @@ def folder_of(tmp_path: Path, *names: str) -> Source:
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
+    (tmp_path / "out").mkdir(exist_ok=True)
     return FolderSource(tmp_path / "in", tmp_path / "out" / "listing")
 
 
@@ -44,6 +46,7 @@ def nested(tmp_path: Path, *names: str) -> Source:
 def zip_in_folder(tmp_path: Path, *names: str) -> Source:
     folder = tmp_path / "in"
     folder.mkdir()
+    (tmp_path / "out").mkdir()
     zip_of(tmp_path, *names)
     (tmp_path / "in.zip").rename(folder / "study.zip")
     return FolderSource(folder, tmp_path / "out" / "listing")
@@ -101,9 +104,24 @@ def test_pictures_that_the_table_leaves_out_are_counted(
     assert not caplog.text
 
 
-def test_nothing_is_kept_of_the_look(tmp_path: Path) -> None:
-    check_image_table(folder_of(tmp_path, "1.png"), with_table(tmp_path, "1.png,P1"))
-    assert not (tmp_path / "out").exists()
+def test_a_run_goes_by_the_list_that_was_looked_through(tmp_path: Path) -> None:
+    source = folder_of(tmp_path, "p1/view1.png")
+    conversion = with_table(tmp_path, "view1.png,P1")
+    (tmp_path / "look").mkdir()
+    listing = b"".join(checked_listing(source, conversion, tmp_path / "look"))
+    assert not (tmp_path / "out" / "listing").exists()
+    folder_of(tmp_path, "p2/view1.png")  # comes too late for the look
+    (tmp_path / "out" / "listing").write_bytes(listing)
+    assert [entry.name for page in source.pages("") for entry in page.entries] == ["p1/view1.png"]
+
+
+def test_folders_that_differ_in_no_utf8_letter_are_two(tmp_path: Path) -> None:
+    for folder in (b"Jos\xe9", b"Jos\xe1"):
+        path = Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + folder))
+        path.mkdir(parents=True)
+        (path / "view1.png").write_bytes(b"x")
+    with pytest.raises(UsageError, match="line 2 fits several files"):
+        check_image_table(FolderSource(tmp_path / "in", tmp_path / "l"), with_table(tmp_path, "view1.png,P1"))
 
 
 def test_how_a_table_was_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -117,6 +117,7 @@ def test_paths_mean_one_file_where_one_ends_the_other(tmp_path: Path) -> None:
         assert found.rows_of_file("any/folder/alone.dcm.gz") == [3]
         assert found.rows_of_file("caf\u00e9/x") == [4]
         assert found.rows_of_file("caf\udce9/x") == []  # no UTF-8
+        assert path_key("caf\udce9/x") != path_key("caf\udce1/x")
         assert found.rows_of_file("p1/s1/view10.dcm") == []
     assert path_key("a/b/c.png") == "c/b/a/"
 

@@ -19,10 +19,10 @@ from pydicom.dataset import Dataset
 
 from backlog.dicom.eligibility import Rules, flags
 from backlog.dicom.file import DicomFile
-from backlog.dicom.header import eligibility_attributes, identity, read_header, screen
+from backlog.dicom.header import Identity, eligibility_attributes, identity, read_header, screen
 from backlog.dicom.values import text
 from backlog.errors import BacklogError, InstanceRejected
-from backlog.inputs.image_names import Subject
+from backlog.inputs.subject import Subject
 from backlog.outcomes import Flag, Reason
 from tests.support.dicom_images import (
     BIG,
@@ -107,6 +107,20 @@ def test_only_what_is_missing_is_made() -> None:
     )
     assert one.study_instance_uid == two.study_instance_uid != made.study_instance_uid
     assert one.sop_instance_uid != two.sop_instance_uid
+
+
+@pytest.mark.parametrize("word", [b"ANONYMIZED", b"0 ", b"REMOVED "])
+def test_a_word_in_place_of_a_uid_joins_no_two_patients(word: bytes) -> None:
+    def made(patient: str, study: bytes = word) -> Identity:
+        file = _with_study(nameless(PatientID=patient), study)
+        series = explicit_element(0x0020000E, b"UI", word)
+        return identity(read_header(with_uids(with_elements(file, series, b"\x28\0\x02\0"))))
+
+    one, two = made("PATIENT-A"), made("PATIENT-B")
+    assert one.study_instance_uid != two.study_instance_uid
+    assert one.series_instance_uid != two.series_instance_uid
+    assert made("PATIENT-A", b"STUDY 7 ").series_instance_uid != one.series_instance_uid
+    assert made("PATIENT-A").series_instance_uid == one.series_instance_uid
 
 
 def _with_study(file: bytes, value: bytes) -> bytes:
@@ -216,7 +230,7 @@ def test_a_wrapped_picture_is_eligible_and_flagged() -> None:
     lateral = screen(read_header(wrapped(PICTURES["jpeg"], Subject("7", "1", "LATERAL"))), RULES)
     assert lateral.rejection is not None
     assert lateral.rejection.reason is Reason.LATERAL
-    hand = screen(read_header(wrapped(PICTURES["jpeg"], Subject("7", "1", "", "hand"))), RULES)
+    hand = screen(read_header(wrapped(PICTURES["jpeg"], Subject("7", "1", "", "HAND"))), RULES)
     assert hand.rejection is not None
     assert hand.rejection.reason is Reason.NOT_CHEST
 

@@ -28,7 +28,7 @@ from backlog.broker.job import Job
 from backlog.broker.messages import Stage
 from backlog.errors import SourceUnavailable
 from backlog.files import UNAVAILABLE_ERRNOS
-from backlog.inputs.image_names import table_sha256
+from backlog.inputs.image_table import table_sha256
 from backlog.inputs.path_list import listing_record
 from backlog.log import LOGGER, set_up
 from backlog.settings import Settings

@@ -21,7 +21,7 @@ from backlog.dicom.file import DicomFile
 from backlog.dicom.file_meta import media_storage_sop_class_uid
 from backlog.dicom.header import is_uid
 from backlog.dicom.parser import DEFLATED, EXPLICIT_LITTLE, ParsedFile
-from backlog.dicom.values import text
+from backlog.dicom.values import raw_bytes, text
 from backlog.errors import InstanceRejected
 from backlog.model import PRODUCT
 from backlog.outcomes import Reason
@@ -64,7 +64,10 @@ def with_uids(file: DicomFile) -> bytes:
             meta = media_storage_sop_class_uid(file.content)
             uid = meta if is_uid(meta) else SECONDARY_CAPTURE
         elif said and keyword != "SOPInstanceUID":
-            uid = derived_uid("made", keyword, said)  # what names one study stays one study
+            # What names one study stays one study, of one patient: it may be a word that stands in every file.
+            within = text(header, "StudyInstanceUID") if keyword == "SeriesInstanceUID" else ""
+            patient = raw_bytes(header, "PatientID").value.strip(b" \0").decode("latin-1")
+            uid = derived_uid("made", keyword, patient, within, said)
         else:
             uid = derived_uid("made", keyword, content)
         tag = tag_for_keyword(keyword)

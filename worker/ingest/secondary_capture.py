@@ -22,7 +22,7 @@ from backlog.dicom.eligibility import SECONDARY_CAPTURE
 from backlog.dicom.parser import EXPLICIT_LITTLE
 from backlog.errors import InstanceRejected, UsageError
 from backlog.inputs.conversion import WRAPPED_MODALITY
-from backlog.inputs.image_names import Subject
+from backlog.inputs.subject import Subject
 from backlog.model import PRODUCT
 from backlog.outcomes import Reason
 from backlog.report_uids import derived_uid
@@ -133,7 +133,7 @@ def _described(subject: Subject, content: str) -> Dataset:
     if subject.view:
         dataset.ViewPosition = subject.view
     if subject.body_part:
-        dataset.BodyPartExamined = subject.body_part.upper()[:16]
+        dataset.BodyPartExamined = subject.body_part
     return dataset
 
 
