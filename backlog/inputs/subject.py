@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from backlog.dicom.lettering import fold
@@ -25,6 +26,7 @@ class Subject:
     archive: str = ""  #: what says so: equal numbers in two archives are two patients' studies
 
 
+@lru_cache(maxsize=1024)
 def view_code(text: str) -> str:
     """Return a view as a Code String: its words without accents and signs; where these don't fit, what they mean.
 
@@ -44,6 +46,7 @@ def view_code(text: str) -> str:
     return {View.LATERAL: "LATERAL", View.FRONTAL: "FRONTAL", View.UNKNOWN: ""}[meaning]
 
 
+@lru_cache(maxsize=1024)
 def body_part_code(text: str) -> str | None:
     """Return a body part as a Code String, as :func:`view_code`; None where none can say it and it isn't the chest."""
     code, meaning = _code(text), body_examined(text, frozenset())
