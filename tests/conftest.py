@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from backlog.log import LOGGER
 from backlog.settings import Settings
@@ -20,6 +21,15 @@ from tests.support.servers import ROOT, OrthancServer, RedisServer, free_port, m
 
 if TYPE_CHECKING:
     from tests.support.warm_worker import WarmWorker
+
+# By default an example may take 200 ms, which says something of the machine and nothing of the code.
+settings.register_profile(
+    "untimed",
+    settings(),
+    deadline=None,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.too_slow],
+)
+settings.load_profile("untimed")
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from backlog.settings import Settings, variable
 from tests.support.servers import ROOT
@@ -639,3 +640,8 @@ def test_every_option_of_every_command_has_its_help() -> None:
     every = dict(options(main, "cxr-backlog"))
     assert len(every) > 50
     assert [name for name, option in every.items() if not option.help and not option.hidden] == []
+
+
+def test_no_example_of_a_property_is_timed() -> None:
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check

@@ -422,7 +422,7 @@ def test_a_missing_zip64_record_is_refused(tmp_path: Path) -> None:
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     members=st.dictionaries(names, st.binary(max_size=3000), max_size=12),
     method=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
@@ -468,7 +468,7 @@ def _flip(content: bytes, at: int, to: int) -> bytes:
     return content[:at] + bytes([to]) + content[at + 1 :]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(where=st.floats(0, 1, exclude_max=True), to=st.integers(0, 255), more=st.booleans())
 def test_a_changed_byte_is_refused_or_changes_no_content(
     tmp_path_factory: pytest.TempPathFactory, where: float, to: int, more: bool

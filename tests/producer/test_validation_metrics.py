@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.validation import metrics
@@ -17,7 +17,6 @@ from producer.validation.rules import parse_rule
         lambda rows: len({truth for _, truth in rows}) == 2
     )
 )
-@settings(deadline=None)
 def test_weighted_figures_agree_with_scikit_learn(rows: list[tuple[int, bool]]) -> None:
     from sklearn.metrics import (
         average_precision_score,

@@ -15,11 +15,12 @@ import redis
 
 from backlog.broker.celery_app import make_app
 from backlog.broker.messages import QUEUES, TASKS, Stage
-from backlog.broker.queues import queue_for
+from backlog.broker.queues import queue_of
 from backlog.model import DEFAULT_MODEL
 from backlog.settings import Settings
 from backlog.weights import RELEASE_SHA256
 from producer.cli import options
+from tests.support.jobs import a_job
 from tests.support.manifests import Built, Manifest, build, environment, need_kubectl, of, pods, prepare
 from tests.support.servers import ROOT, RedisServer
 from worker.health import ALIVE
@@ -46,8 +47,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 def queues_for(stage: Stage) -> set[str]:
     """Return what a worker with the released weights takes from at one stage."""
-    base = QUEUES[stage]
-    return {base} if stage <= Stage.UPLOAD else {base, queue_for(base, RELEASE_SHA256[DEFAULT_MODEL])}
+    return {QUEUES[stage], queue_of(stage, a_job("run", weights=RELEASE_SHA256[DEFAULT_MODEL]))}
 
 
 def scaled(built: Built, overlay: str) -> dict[str, Manifest]:

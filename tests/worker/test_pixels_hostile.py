@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backlog.dicom.header import eligibility_attributes, read_header
@@ -337,7 +337,7 @@ FILES = [
 ]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(
     which=st.integers(0, len(FILES) - 1),
     changes=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=6)), max_size=4),
@@ -354,7 +354,7 @@ def test_any_damage_ends_in_an_outcome(which: int, changes: list[tuple[float, by
     assert answer["outcome"] in ("reported", "skipped", "quarantined")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     body=st.binary(max_size=300), uid=st.sampled_from([made.EXPLICIT, made.IMPLICIT, made.BIG, made.DEFLATED])
 )
@@ -368,7 +368,7 @@ def test_any_bytes_are_surveyed_or_refused(body: bytes, uid: str) -> None:
         assert 0 <= layout.header_end <= len(layout.body)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     bits=st.integers(8, 16),
     signed=st.booleans(),

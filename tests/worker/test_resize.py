@@ -61,7 +61,7 @@ def test_the_black_border_is_clipped_as_skimage_clips_it(low: int, side: int) ->
     np.testing.assert_allclose(ours(words, 4095), by_skimage(normalised(words, 4095)), atol=TOLERANCE)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     rows=st.integers(1, 700),
     columns=st.integers(1, 700),
@@ -80,7 +80,7 @@ def test_any_geometry_and_range_resizes_as_skimage_does(
     np.testing.assert_allclose(ours(square, most), by_skimage(normalised(square, most)), atol=TOLERANCE)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.integers(1, 700), columns=st.integers(1, 700), seed=st.integers(0, 1000))
 @example(rows=384, columns=512, seed=0)
 @example(rows=200, columns=400, seed=0)  # one side is enlarged, the other made smaller

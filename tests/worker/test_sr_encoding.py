@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backlog.model import LABELS
@@ -77,7 +77,7 @@ def test_the_bytes_are_highdicoms_for_every_option(options: Options, model: Mode
 
 # highdicom takes a third of a second for each example: few, and chosen anew by hypothesis every time.
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     header=st.sampled_from(sorted(_HEADERS)),
     scores=st.lists(st.floats(0, 1) | st.just(math.nan), min_size=len(LABELS), max_size=len(LABELS)).filter(

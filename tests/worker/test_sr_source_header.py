@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backlog.dicom import character_sets
@@ -121,7 +121,7 @@ def test_each_hostile_file_gives_a_report_or_a_reason(case: object) -> None:
 _TEXT_TAGS = [tag for tag, (vr, _) in GOOD.items() if vr not in (b"US", b"UI")]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(_TEXT_TAGS), st.binary(max_size=80), max_size=6))
 def test_any_bytes_in_a_header_give_a_report_or_a_reason(values_by_tag: dict[int, bytes]) -> None:
     dicom = written({**GOOD, **{tag: (GOOD[tag][0], raw) for tag, raw in values_by_tag.items()}})
