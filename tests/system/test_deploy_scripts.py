@@ -26,7 +26,8 @@ def test_a_broken_off_backup_starts_again_what_it_stopped(tmp_path: Path, number
     fake.write_text(FAKE)
     fake.chmod(0o755)
     running = subprocess.Popen(
-        ["sh", ROOT / "deploy" / "backup.sh", tmp_path / "backup"],
+        # Who started the tests may ignore a signal, which a shell then can't trap.
+        ["env", "--default-signal", "sh", ROOT / "deploy" / "backup.sh", tmp_path / "backup"],
         env=os.environ | {"COMPOSE": str(fake), "LOG": str(log)},
         start_new_session=True,
         stderr=subprocess.DEVNULL,
