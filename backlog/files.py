@@ -211,9 +211,8 @@ class PrivateFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             if os.fstat(self._lock).st_nlink:
                 return
-            os.close(
-                self._lock
-            )  # another process was first to lock it, took it for abandoned, and removed it
+            # Another process was first to lock it, took it for abandoned, and removed it.
+            os.close(self._lock)
 
     def __enter__(self) -> Path:
         return self.path
